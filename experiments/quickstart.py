@@ -1,0 +1,34 @@
+"""Quickstart: ViViT's factorised encoder (model 2) learns what moves, and how, in moving digits."""
+
+from vitx.data.pipeline import Data
+from vitx.data.sources import MovingDigits
+from vitx.experiment import Experiment
+from vitx.models.vivit import FactorisedEncoder
+from vitx.tasks.classification import Classification
+from vitx.training.loop import Training
+from vitx.training.optimizers import AdamW
+
+experiment = Experiment(
+    model=FactorisedEncoder(
+        num_classes=(("appearance", 10), ("motion", 8)),
+        num_frames=12,
+        image_size=48,
+        tubelet_size=(2, 12, 12),
+        hidden_size=96,
+        num_layers=4,
+        num_temporal_layers=2,
+        num_heads=3,
+        mlp_dim=192,
+    ),
+    data=Data(
+        dataset=MovingDigits(),
+        num_frames=12,
+        frame_stride=1,
+        image_size=(48, 48),
+        batch_size=32,
+        eval_batch_size=100,
+    ),
+    task=Classification(),
+    optimizer=AdamW(peak_lr=1e-3, weight_decay=0.05),
+    training=Training(steps=1250, log_every=50, evaluate_every=250, checkpoint_every=250),
+)

@@ -1,0 +1,166 @@
+"""Decoding gives exactly the frames asked for, whatever the coding order, and refuses what it cannot read."""
+
+import io
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vitx.data import decoding
+from vitx.data.decoding import VideoError, decode_frames, encode_video, probe
+
+NUM_FRAMES = 70
+INTRA = {"preset": "ultrafast", "x264-params": "keyint=1:qp=10"}
+LONG_GOP = {"preset": "medium", "x264-params": "qp=10"}
+SHORT_GOP = {"preset": "medium", "x264-params": "qp=10:keyint=9:min-keyint=9:bframes=3:b-adapt=0:scenecut=0"}
+OPEN_GOP = {"preset": "medium", "x264-params": "qp=10:keyint=9:min-keyint=9:bframes=3:open-gop=1:scenecut=0"}
+
+
+def numbered_frames(num_frames: int = NUM_FRAMES, side: int = 32) -> np.ndarray:
+    """Frames that carry their number as 8 black or white blocks in the top half, over a pattern that moves."""
+    frames = np.full((num_frames, side, side, 3), 60, np.uint8)
+    for number, frame in enumerate(frames):
+        for bit in range(8):
+            row, column = divmod(bit, 4)
+            frame[8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = 255 * (number >> bit & 1)
+        frame[16:, (np.arange(8) + number) % side] = 200
+    return frames
+
+
+def read_numbers(frames: np.ndarray) -> list[int]:
+    blocks = frames[:, :16].mean(-1).reshape(-1, 2, 8, 4, 8).mean((2, 4)).reshape(-1, 8) > 128
+    return list((blocks * 2 ** np.arange(8)).sum(1))
+
+
+@pytest.fixture(scope="module", params=[INTRA, LONG_GOP, SHORT_GOP, OPEN_GOP], ids=["intra", "long", "short", "open"])
+def video(request) -> bytes:
+    return encode_video(numbered_frames(), options=request.param)
+
+
+def test_long_gop_has_reordered_frames():
+    with av.open(io.BytesIO(encode_video(numbered_frames(), options=LONG_GOP))) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    assert [p.pts for p in packets] != sorted(p.pts for p in packets)
+    assert sum(p.is_keyframe for p in packets) < 5
+
+
+def test_decodes_every_frame_in_order(video):
+    assert read_numbers(decode_frames(video, range(NUM_FRAMES))) == list(range(NUM_FRAMES))
+
+
+@settings(max_examples=25, deadline=None)
+@given(indices=st.lists(st.integers(0, NUM_FRAMES - 1), max_size=12))
+def test_decodes_any_indices(video, indices):
+    frames = decode_frames(video, indices)
+    assert frames.shape == (len(indices), 32, 32, 3) and frames.dtype == np.uint8
+    np.testing.assert_array_equal(frames, decode_frames(video, range(NUM_FRAMES))[indices])
+    assert read_numbers(frames) == indices
+
+
+def test_decodes_close_to_the_original():
+    frames = numbered_frames(12)
+    decoded = decode_frames(encode_video(frames, options=INTRA), range(12))
+    assert np.abs(decoded.astype(int) - frames).mean() < 3
+
+
+def test_reads_paths_and_bytes_alike(video, tmp_path):
+    path = tmp_path / "a:b %d.mp4"
+    path.write_bytes(video)
+    for source in (path, str(path)):
+        np.testing.assert_array_equal(decode_frames(source, [3, 40]), decode_frames(video, [3, 40]))
+        assert probe(source) == probe(video)
+
+
+def test_probe(video):
+    info = probe(video)
+    assert (info.num_frames, info.height, info.width) == (NUM_FRAMES, 32, 32)
+    assert info.fps == pytest.approx(25) and info.duration == pytest.approx(NUM_FRAMES / 25, abs=0.05)
+
+
+@pytest.mark.parametrize("container_format", ["matroska", "mov", "mpegts"])
+def test_counts_frames_when_the_container_does_not(video, container_format):
+    remuxed = remux(video, container_format)
+    assert probe(remuxed).num_frames == NUM_FRAMES
+    assert read_numbers(decode_frames(remuxed, [60, 2, 33])) == [60, 2, 33]
+
+
+def remux(video: bytes, container_format: str) -> bytes:
+    file = io.BytesIO()
+    with av.open(io.BytesIO(video)) as source, av.open(file, "w", format=container_format) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("indices", [[-1], [NUM_FRAMES], [0, 1000]])
+def test_refuses_frames_that_are_not_there(video, indices):
+    with pytest.raises(IndexError, match="70 frames"):
+        decode_frames(video, indices)
+
+
+def audio_only() -> bytes:
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=44100, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.rate = 44100
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def giant_gif() -> bytes:
+    return b"GIF89a" + b"\xff\xff\xff\xff" + b"\x00\x00\x00" + b"\x2c\x00\x00\x00\x00\xff\xff\xff\xff\x00\x02\x00\x3b"
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("nothing", lambda: b""),
+        ("text", lambda: b"not a video at all" * 100),
+        ("audio only", audio_only),
+        ("huge frames", giant_gif),
+        ("half a file", lambda: encode_video(numbered_frames(), options=INTRA)[:2000]),
+    ],
+)
+def test_unreadable_videos_are_one_kind_of_error(name, make):
+    for read in (probe, lambda video: decode_frames(video, [0])):
+        with pytest.raises(VideoError):
+            read(make())
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(VideoError, match=r"missing\.mp4"):
+        probe(tmp_path / "missing.mp4")
+
+
+def test_urls_are_not_opened():
+    with pytest.raises(VideoError):
+        probe("http://127.0.0.1:9/clip.mp4")
+
+
+def test_cut_short():
+    whole = remux(encode_video(numbered_frames(), options=INTRA), "matroska")
+    cut = whole[: int(0.6 * len(whole))]
+    assert read_numbers(decode_frames(cut, [5, 0])) == [5, 0]
+    assert 0 < probe(cut).num_frames < NUM_FRAMES
+    with pytest.raises(IndexError):
+        decode_frames(cut, [NUM_FRAMES - 1])
+
+
+def test_refuses_large_frames_by_the_limit(monkeypatch, video):
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 32 * 32 - 1)
+    with pytest.raises(VideoError):
+        decode_frames(video, [0])
+
+
+def test_encoder_errors():
+    with pytest.raises(VideoError, match="no frames"):
+        encode_video(np.zeros((0, 32, 32, 3), np.uint8))
+    with pytest.raises(VideoError):
+        encode_video(np.zeros((2, 33, 32, 3), np.uint8))

@@ -1,0 +1,27 @@
+"""vitx: efficient video Transformers in JAX and Flax.
+
+The public surface is lazy: importing vitx imports neither JAX nor Flax, so that data workers stay light.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "create_model": "vitx.models",
+    "list_models": "vitx.models",
+    "Experiment": "vitx.experiment",
+    "load_experiment": "vitx.experiment",
+    "UserError": "vitx.errors",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vitx' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,212 @@
+"""Checkpoints: Orbax behind one file, with a digest of every array, and what a run's folder holds.
+
+A run's folder:
+
+    config.json      the experiment: settings, versions; never executed
+    metrics.jsonl    one object a line: step, split, figures
+    checkpoints/     one folder a step, written asynchronously and renamed into place when complete
+    events.*         TensorBoard's view of metrics.jsonl
+    report.md        what the run learnt, with its pictures
+"""
+
+import contextlib
+import errno
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jaxtyping import Array, UInt32
+from orbax.checkpoint.checkpoint_managers import PreservationContext
+
+from vitx.errors import UserError
+
+State = dict[str, Any]  # pytrees of arrays by the part that they restore separately: variables, optimizer, ...
+
+
+def digest(array: Array) -> UInt32[Array, "2"]:
+    """Two checksums of an array's bits, the same however the array is sharded.
+
+    Each is a sum modulo 2³² of every element's bits times an odd number drawn from its position, so a single
+    flipped bit always changes both.
+    """
+    if array.dtype == jnp.bool_:
+        bits = array.astype(jnp.uint32)
+    else:
+        bits = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * array.dtype.itemsize}")).astype(jnp.uint32)
+    position, stride = jnp.zeros(array.shape, jnp.uint32), 1
+    for axis in reversed(range(array.ndim)):
+        position += jnp.uint32(stride % 2**32) * jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
+        stride *= array.shape[axis]
+    mixed = (position ^ (position >> 16)) * jnp.uint32(0x85EBCA6B)
+    factors = (position * 2 + 1) * jnp.uint32(0x9E3779B1), (mixed ^ (mixed >> 13)) * jnp.uint32(0xC2B2AE35) | 1
+    return jnp.stack([jnp.sum(bits * factor, dtype=jnp.uint32) for factor in factors])
+
+
+@jax.jit
+def _digests(state: State) -> State:
+    return jax.tree.map(digest, state)
+
+
+def digests(state: State) -> dict[str, str]:
+    """Returns {path of each array: its digest in hexadecimal}."""
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(_digests(state)))
+    return {jax.tree_util.keystr(path): f"{low:08x}{high:08x}" for path, (low, high) in leaves}
+
+
+class Checkpoints:
+    """The checkpoints of one run: saved in the background, the newest and the best kept, restored verified.
+
+    Attributes:
+        directory: the folder of checkpoints.
+        best_step: the checkpoint to keep whatever its age, or None; the record says which.
+    """
+
+    def __init__(self, directory: Path, *, keep: int = 2, read_only: bool = False):
+        self.directory = Path(directory).absolute()
+        self.best_step: int | None = None
+        self._keep = keep
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self,
+                read_only=read_only,
+                create=not read_only,
+                lightweight_initialize=True,
+                cleanup_tmp_directories=not read_only,
+            ),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        with told(self.directory):
+            self._manager.close()
+
+    def should_preserve(self, checkpoints: Any, *, context: PreservationContext) -> list[bool]:
+        """Orbax asks which checkpoints to keep: the newest few, and the best."""
+        newest = len(checkpoints) - self._keep
+        return [i >= newest or checkpoint.step == self.best_step for i, checkpoint in enumerate(checkpoints)]
+
+    def steps(self) -> list[int]:
+        """Returns the steps of all complete checkpoints, oldest first."""
+        self._manager.reload()
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: State, record: Mapping[str, Any]) -> None:
+        """Starts to save; returns when the arrays may change again.
+
+        Args:
+            step: number of finished training steps.
+            state: arrays, in parts that can be restored apart.
+            record: JSON data that travels with them: best metric, counters, config.
+        """
+        parts = {name: ocp.args.StandardSave(part) for name, part in state.items()}
+        record = {**record, "step": step, "digests": digests(state)}
+        with told(self.directory):
+            self._manager.save(step, args=ocp.args.Composite(record=ocp.args.JsonSave(record), **parts))
+
+    def wait(self) -> None:
+        """Returns when everything saved is on disk."""
+        with told(self.directory):
+            self._manager.wait_until_finished()
+
+    def restore(self, step: int, abstract: State) -> tuple[State, dict[str, Any]]:
+        """Returns (state, record) of one checkpoint, every array checked against its digest.
+
+        Args:
+            step: one of `steps()`.
+            abstract: the parts wanted: `jax.ShapeDtypeStruct`s with the shardings that the arrays shall have.
+
+        Raises:
+            UserError: the checkpoint is damaged, or holds arrays of other names or shapes.
+        """
+        parts = {name: ocp.args.StandardRestore(part) for name, part in abstract.items()}
+        where = f"checkpoint {self.directory / str(step)}"
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore(), **parts))
+            state, record = {name: restored[name] for name in abstract}, dict(restored["record"])
+            expected, found = record["digests"], digests(state)
+        except Exception as error:  # a damaged file can surface as nearly anything
+            raise UserError(f"{where} cannot be read: {_first_line(error)}") from error
+        damaged = sorted(path for path in found if expected.get(path) != found[path])
+        if damaged:
+            raise UserError(f"{where} is damaged: {len(damaged)} arrays differ from their digest, first {damaged[0]}")
+        return state, record
+
+    def restore_newest(self, abstract: State, say: Callable[[str], None]) -> tuple[State, dict[str, Any]] | None:
+        """Returns the newest checkpoint that is whole, or None where there is none.
+
+        A damaged one is said so, and set aside as `damaged_STEP_...` so that its step can be saved again.
+        """
+        for step in reversed(self.steps()):
+            try:
+                state, record = self.restore(step, abstract)
+            except UserError as error:
+                say(f"{error}; going on from the one before")
+                folder = self.directory / str(step)
+                folder.rename(folder.with_name(f"damaged_{step}_{uuid.uuid4().hex[:8]}"))
+                continue
+            self.best_step = (record.get("best") or {}).get("step")
+            return state, record
+        return None
+
+
+def abstract_state(state: State, shardings: State) -> State:
+    """Returns the state's shapes and types with the shardings that they shall be restored to."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state, shardings
+    )
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes a JSON file in one piece: a reader sees the old file or the new one, never a half."""
+    draft = path.with_name(path.name + ".tmp")
+    with told(path):
+        with open(draft, "w") as file:
+            json.dump(data, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Returns a JSON file's data.
+
+    Raises:
+        UserError: no such file, or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:300] or type(error).__name__
+
+
+@contextlib.contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Turns the file system's refusals into one message for the user."""
+    try:
+        yield
+    except Exception as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error)
+        if full:
+            raise UserError(
+                f"the disk is full: {path} could not be written; free some space and run the same command again, "
+                "which goes on from the last complete checkpoint"
+            ) from error
+        if isinstance(error, PermissionError):
+            raise UserError(f"{path} may not be written: {error.strerror}; choose another folder") from error
+        raise

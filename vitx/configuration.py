@@ -1,0 +1,203 @@
+"""Typed settings: every part of an experiment is a frozen dataclass (Linen modules are), read and written alike.
+
+One mechanism serves experiment files, the command line and `config.json`: a dotted path names a field, the
+field's annotation checks the value, and a mistyped name is answered with the nearest one.
+"""
+
+import ast
+import dataclasses
+import functools
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+import typeguard
+
+from vitx.errors import UserError, closest
+
+Part = TypeVar("Part")
+
+_REGISTERED: dict[str, type] = {}
+
+
+def register(cls: type[Part]) -> type[Part]:
+    """Class decorator: lets `config.json` name this dataclass, by its class name."""
+    known = _REGISTERED.setdefault(cls.__name__, cls)
+    if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise TypeError(f"two parts are registered as {cls.__name__}: {known} and {cls}")
+    _REGISTERED[cls.__name__] = cls
+    return cls
+
+
+def settings(part: Any) -> dict[str, Any]:
+    """Returns the part's own fields and values; a Linen module's `parent` and `name` are not settings."""
+    return {name: getattr(part, name) for name in _annotations(type(part))}
+
+
+def paths(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted path, value) of every setting that is not itself a part."""
+    for name, value in settings(part).items():
+        if dataclasses.is_dataclass(value):
+            yield from paths(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def override(part: Part, changes: Mapping[str, Any]) -> Part:
+    """Returns the part with settings replaced.
+
+    Args:
+        part: a frozen dataclass, with parts as fields.
+        changes: {"optimizer.peak_lr": 0.05}: dotted paths, and values of the field's type or text to be read as one.
+
+    Raises:
+        UserError: there is no such setting, or the value is not of its type.
+    """
+    tree: dict[str, Any] = {}
+    for path, value in changes.items():
+        *parents, key = path.split(".")
+        branch = tree
+        for parent in parents:
+            branch = branch.setdefault(parent, {})
+        branch[key] = _Leaf(path, value)
+    return _replaced(part, tree, part, "")
+
+
+def to_dict(part: Any) -> Any:
+    """Returns plain JSON data; every part becomes {"type": its class name, ...its settings}."""
+    if dataclasses.is_dataclass(part):
+        return {"type": type(part).__name__} | {name: to_dict(value) for name, value in settings(part).items()}
+    if isinstance(part, tuple | list):
+        return [to_dict(value) for value in part]
+    if part is None or isinstance(part, str | bool | int | float):
+        return part
+    raise TypeError(f"{part!r} of type {type(part).__name__} cannot be written to config.json")
+
+
+def from_dict(data: Any, where: str = "config.json") -> Any:
+    """Inverse of `to_dict`: makes parts of registered types only, and checks each setting.
+
+    Raises:
+        UserError: an unknown type or setting, or a value of the wrong type.
+    """
+    if isinstance(data, list):
+        return tuple(from_dict(value, where) for value in data)
+    if not isinstance(data, dict):
+        return data
+    name = data.get("type")
+    if name not in _REGISTERED:
+        raise UserError(
+            f"{where}: no part of type {name!r} is registered{closest(str(name), _REGISTERED)} "
+            "If it is your own, import the module that defines it (@vitx.configuration.register) first."
+        )
+    cls = _REGISTERED[name]
+    annotations = _annotations(cls)
+    values = {}
+    for key, value in data.items():
+        if key == "type":
+            continue
+        if key not in annotations:
+            raise UserError(f"{where}: {name} has no setting {key!r}{closest(key, annotations)}")
+        values[key] = _checked(annotations[key], from_dict(value, where), f"{where}: {name}.{key}")
+    return _made(functools.partial(cls, **values), f"{where}: {name}")
+
+
+def differences(ours: Any, theirs: Any) -> dict[str, tuple[Any, Any]]:
+    """Returns {dotted path: (ours, theirs)} of the settings that differ between two parts."""
+    mine, other = dict(paths(ours)), dict(paths(theirs))
+    missing = "(none)"
+    return {
+        path: (mine.get(path, missing), other.get(path, missing))
+        for path in (mine | other)
+        if mine.get(path, missing) != other.get(path, missing)
+    }
+
+
+def is_free(part: Any, path: str) -> bool:
+    """Returns whether a setting, or the part that it belongs to, is marked as free to change when a run resumes."""
+    for key in path.split("."):
+        fields = {field.name: field for field in dataclasses.fields(part)} if dataclasses.is_dataclass(part) else {}
+        if key not in fields:
+            return False
+        if fields[key].metadata.get("free"):
+            return True
+        part = getattr(part, key)
+    return False
+
+
+def free(default: Any) -> Any:
+    """Returns a dataclass field that is free: it does not change what a run computes."""
+    return dataclasses.field(default=default, metadata={"free": True})
+
+
+@functools.cache
+def _annotations(cls: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    linen = {"parent", "name"} if hasattr(cls, "scope") else set()
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.name not in linen}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Leaf:
+    path: str
+    value: Any
+
+
+def _replaced(part: Any, tree: dict[str, Any], root: Any, prefix: str) -> Any:
+    # all changes of one part are applied at once, so that only their sum has to make sense
+    annotations = _annotations(type(part)) if dataclasses.is_dataclass(part) else {}
+    changed = settings(part) if annotations else {}
+    for key, branch in tree.items():
+        path = prefix + key
+        if key not in annotations:
+            raise UserError(f"there is no setting {path}{closest(path, dict(paths(root)))}")
+        if isinstance(branch, _Leaf):
+            changed[key] = _checked(annotations[key], branch.value, path)
+        else:
+            changed[key] = _replaced(changed[key], branch, root, path + ".")
+    return _made(functools.partial(type(part), **changed), prefix.rstrip(".") or type(part).__name__)
+
+
+def _made(make: typing.Callable[[], Any], where: str) -> Any:
+    try:
+        return make()
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _checked(annotation: Any, value: Any, where: str) -> Any:
+    if isinstance(value, str) and not _accepts(annotation, value):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            pass  # it stays text, and is refused below with the type that was expected
+    if isinstance(value, list):
+        value = tuple(value)
+    wants_float = annotation is float or float in typing.get_args(annotation)
+    if wants_float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    wrong_bool = isinstance(value, bool) and not _accepts_bool(annotation)
+    if wrong_bool or not _accepts(annotation, value):
+        raise UserError(f"{where} is {value!r}; expected {_described(annotation)}")
+    return value
+
+
+def _accepts(annotation: Any, value: Any) -> bool:
+    try:
+        typeguard.check_type(value, annotation, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS)
+    except typeguard.TypeCheckError:
+        return False
+    return True
+
+
+def _accepts_bool(annotation: Any) -> bool:
+    return annotation in (bool, Any) or bool in typing.get_args(annotation)
+
+
+def _described(annotation: Any) -> str:
+    if typing.get_origin(annotation) is typing.Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(annotation)))
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return annotation.__name__
+    return str(annotation).replace("typing.", "")

@@ -1,0 +1,200 @@
+"""Video bytes to arrays and back: the only module that knows PyAV.
+
+Frames are numbered in presentation order. Each call opens its video, works in the calling thread and closes it
+again; PyAV releases the GIL while it works, so callers get parallelism from threads.
+"""
+
+import bisect
+import contextlib
+import io
+import operator
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+from jaxtyping import UInt8
+
+MAX_PIXELS = 64_000_000
+"""Frames that claim more pixels than this are refused before any memory is set aside for them."""
+
+Video = bytes | str | os.PathLike
+"""A whole video file in memory, or the path of one. Paths are local: no URL is ever opened."""
+
+
+class VideoError(ValueError):
+    """A video that cannot be read (or written); the message says what was found and what was expected."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video says about itself.
+
+    Attributes:
+      num_frames: frames that decoding gives, counted.
+      fps: average frames per second.
+      height: pixels.
+      width: pixels.
+      duration: seconds.
+    """
+
+    num_frames: int
+    fps: float
+    height: int
+    width: int
+    duration: float
+
+
+def encode_video(
+    frames: UInt8[np.ndarray, "frames height width 3"],
+    *,
+    fps: int | Fraction = 25,
+    codec: str = "libx264",
+    pixel_format: str = "yuv420p",
+    options: Mapping[str, str] | None = None,
+) -> bytes:
+    """Encodes RGB frames as an mp4 file in memory, with one encoder thread.
+
+    Args:
+      frames: `[frames, height, width, 3]`, 0 to 255. yuv420p needs even height and width.
+      fps: frames per second.
+      codec: FFmpeg's name of the encoder.
+      pixel_format: FFmpeg's name of the encoded pixel format.
+      options: the encoder's own options, such as `{"preset": "ultrafast", "crf": "18"}`.
+
+    Raises:
+      VideoError: there are no frames, or the encoder refuses them.
+    """
+    if not len(frames):
+        raise VideoError("found no frames to encode, expected at least one")
+    file, reformatter = io.BytesIO(), VideoReformatter()
+    with _av_errors("cannot encode"), av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream(codec, rate=fps, options=dict(options or {}))
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixel_format
+        stream.codec_context.thread_count = 1
+        for pts, array in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(array, format="rgb24")
+            frame = reformatter.reformat(frame, format=pixel_format, threads=1)
+            frame.pts, frame.time_base = pts, 1 / Fraction(fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def probe(video: Video) -> VideoInfo:
+    """Reads a video's header, and its packets too where the header does not list the frames; decodes nothing.
+
+    Raises:
+      VideoError: the video is unreadable.
+    """
+    with _opened(video) as (container, stream):
+        if stream.frames and len(stream.index_entries):
+            num_frames = sum(not entry.is_discard for entry in stream.index_entries)
+        else:
+            num_frames = len(_presentation_times(container, stream)[0])
+        rate = stream.average_rate or stream.guessed_rate
+        if stream.duration:
+            duration = float(stream.duration * stream.time_base)
+        elif container.duration:
+            duration = container.duration / av.time_base
+        else:
+            duration = float(num_frames / rate) if rate else 0.0
+        fps = float(rate) if rate else num_frames / duration if duration else 0.0
+        return VideoInfo(num_frames, fps, stream.height, stream.width, duration)
+
+
+def decode_frames(video: Video, indices: Sequence[int] | np.ndarray) -> UInt8[np.ndarray, "frames height width 3"]:
+    """Decodes exactly the frames asked for.
+
+    Decodes each frame at most once, skips to the last keyframe before a wanted frame where that is ahead, and stops
+    after the last wanted frame. Holds one decoded frame beside the result.
+
+    Args:
+      video: the file's bytes or its path.
+      indices: frame numbers from 0 in presentation order; any order, repeats allowed.
+
+    Returns:
+      RGB `[len(indices), height, width, 3]`, 0 to 255.
+
+    Raises:
+      VideoError: the video is unreadable, or a wanted frame of it is.
+      IndexError: an index is negative or not below the number of frames.
+    """
+    wanted = sorted(set(map(operator.index, indices)))
+    with _opened(video) as (container, stream):
+        times, keyframes, seek_times = _presentation_times(container, stream)
+        if wanted and not 0 <= wanted[0] <= wanted[-1] < len(times):
+            raise IndexError(f"asked for frames {wanted[0]} to {wanted[-1]} of a video of {len(times)} frames")
+        frames = np.empty((len(wanted), stream.height, stream.width, 3), np.uint8)
+        reformatter, decoder, position = VideoReformatter(), None, -1
+        for row, index in enumerate(wanted):
+            keyframe = max(bisect.bisect_right(keyframes, index) - 1, 0)
+            if decoder is None or keyframes[keyframe] > position + 1:
+                container.seek(seek_times[keyframe], stream=stream)
+                decoder = container.decode(stream)
+            frame = next((frame for frame in decoder if frame.pts >= times[index]), None)
+            if frame is None or frame.pts != times[index]:
+                raise VideoError(f"cannot decode frame {index} of {len(times)}: the video is damaged or cut short")
+            if (frame.height, frame.width) != frames.shape[1:3]:
+                raise VideoError(
+                    f"frame {index} is {frame.height} x {frame.width}, expected {stream.height} x {stream.width} "
+                    "as the stream says"
+                )
+            frames[row] = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+            position = index
+    rows = [bisect.bisect_left(wanted, index) for index in indices]
+    return frames if rows == list(range(len(wanted))) else frames[rows]
+
+
+@contextlib.contextmanager
+def _av_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise VideoError(f"{what}: {error}") from error
+
+
+@contextlib.contextmanager
+def _opened(video: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Opens a video at its first real video stream, with one decoder thread."""
+    in_memory = isinstance(video, bytes)
+    name = f"{len(video)} bytes" if in_memory else os.fspath(video)
+    # The whitelist and the prefix keep names and playlists from reaching out to the network.
+    options = {"protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
+    source = io.BytesIO(video) if in_memory else f"file:{name}"
+    with _av_errors(f"cannot read {name} as a video"), av.open(source, options=options) as container:
+        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not streams:
+            raise VideoError(f"found {len(container.streams)} streams but no video in {name}")
+        stream = streams[0]
+        if not 0 < stream.height * stream.width <= MAX_PIXELS:
+            raise VideoError(
+                f"found frames of {stream.height} x {stream.width} in {name}, expected 1 to {MAX_PIXELS:,} pixels"
+            )
+        stream.codec_context.thread_count = 1
+        yield container, stream
+
+
+def _presentation_times(container: InputContainer, stream: VideoStream) -> tuple[list[int], list[int], list[int]]:
+    """Demuxes the stream: the frames' times, the keyframes' places among them, and where to seek for those.
+
+    Seeking goes by decoding time, as mp4's index does: by presentation time it could land one keyframe late.
+    """
+    packets = [
+        (packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
+        for packet in container.demux(stream)
+        if packet.size
+    ]
+    if any(pts is None for pts, *_ in packets):
+        raise VideoError("found frames without presentation times, expected a container that stores them")
+    times = sorted(pts for pts, _, _, discard in packets if not discard)
+    keys = sorted((pts, pts if dts is None else dts) for pts, dts, is_keyframe, _ in packets if is_keyframe)
+    if not times or not keys:
+        raise VideoError(f"found {len(times)} frames and {len(keys)} keyframes, expected at least one of each")
+    return times, [bisect.bisect_left(times, pts) for pts, _ in keys], [dts for _, dts in keys]

@@ -1,0 +1,377 @@
+"""Moving Digits: short videos of real handwritten digits, made on this machine in seconds.
+
+One digit says *what* (appearance, 10 classes), its path says *how* (motion, 8 classes in time-reversed pairs). The
+two labels are independent, and no frame gives the motion away: position and size in a frame drawn at random follow
+one distribution for all motions, and the unordered set of frames follows one distribution for both motions of a pair.
+Only the order of the frames tells, say, growing from shrinking.
+
+A clip is a pure function of (config, split, index). Space is a torus: what leaves on one side enters on the other.
+"""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from types import MappingProxyType
+from typing import ClassVar
+
+import filelock
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+from jaxtyping import Float, UInt8
+from joblib import Parallel, delayed
+from sklearn.datasets import load_digits
+from tqdm import tqdm
+
+from vitx.data.decoding import encode_video
+
+APPEARANCES = tuple("0123456789")
+MOTIONS = ("left", "right", "up", "down", "growing", "shrinking", "clockwise", "anticlockwise")
+"""Motion `2 k + 1` is motion `2 k` played backwards."""
+
+DIGITS = {"train": range(0, 1287), "validation": range(1287, 1545), "test": range(1545, 1797)}
+"""The images of `load_digits` that each split draws from."""
+
+ALL_INTRA = MappingProxyType({"preset": "ultrafast", "x264-params": "keyint=1:qp=24:ipratio=1:scenecut=0:cabac=1"})
+"""Every frame a keyframe at one quantiser.
+
+Frames predicted from their past are coded differently from it: with x264's defaults the unordered set of decoded
+frames tells growing from shrinking. CABAC is no part of that; its tables are merely quicker to set up than CAVLC's.
+"""
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """How hard the clips are.
+
+    Attributes:
+      num_frames: frames per clip.
+      side: height and width of a frame, and period of the torus, in pixels.
+      speed: least and greatest length of a step between two frames, in pixels; along the arc for circles.
+      radius: least and greatest radius of the circles, in pixels.
+      size: least and greatest side of the digit's 8x8 image as drawn, in pixels.
+      growth: least and greatest share of the (logarithmic) range of sizes that a growing digit goes through.
+      texture: greatest brightness of the still background, 0 to 255.
+      noise: standard deviation of the pixel noise, drawn anew for each frame, on the scale 0 to 255.
+      distractor: brightness of a second digit with its own motion, relative to the first; 0 for none.
+      occluder: width in pixels of an opaque still bar across the frame; 0 for none.
+      num_clips: clips for training, validation and test.
+    """
+
+    num_frames: int = 12
+    side: int = 48
+    speed: tuple[float, float] = (1.5, 3.0)
+    radius: tuple[float, float] = (5.0, 7.0)
+    size: tuple[float, float] = (14.0, 30.0)
+    growth: tuple[float, float] = (0.7, 1.0)
+    texture: float = 110.0
+    noise: float = 5.0
+    distractor: float = 0.0
+    occluder: float = 0.0
+    num_clips: tuple[int, int, int] = (4000, 1000, 1000)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Where a digit is in each frame.
+
+    Attributes:
+      centre: `[frames, 2]`, (x, y) in pixels, x to the right and y down, in [0, side).
+      size: `[frames]`, side of the drawn 8x8 image in pixels.
+    """
+
+    centre: Float[np.ndarray, "frames 2"]
+    size: Float[np.ndarray, " frames"]
+
+
+def sample_trajectory(config: ClipConfig, motion: int, rng: np.random.Generator) -> Trajectory:
+    """Draws a path of the motion `MOTIONS[motion]`.
+
+    The second motion of each pair is drawn as the first and played backwards. The start is uniform on the torus, so
+    the centre is uniform in every frame. Motions of constant size take the size that a growing digit has in a frame
+    drawn at random.
+    """
+    time = np.arange(config.num_frames)
+    start, speed = rng.uniform(0, config.side, 2), rng.uniform(*config.speed)
+    radius, phase = rng.uniform(*config.radius), rng.uniform(0, 2 * np.pi)
+    share, offset, frame = rng.uniform(*config.growth), rng.uniform(), rng.integers(config.num_frames)
+
+    progress = (1 - share) * offset + share * time / max(config.num_frames - 1, 1)
+    size = config.size[0] * (config.size[1] / config.size[0]) ** progress
+    angle = phase + speed / radius * time
+    path = {
+        "left": np.stack([-speed * time, 0 * time], axis=1),
+        "up": np.stack([0 * time, -speed * time], axis=1),
+        "growing": np.zeros((config.num_frames, 2)),
+        # With y pointing down, an increasing angle turns clockwise as the viewer sees it.
+        "clockwise": radius * np.stack([np.cos(angle), np.sin(angle)], axis=1),
+    }
+    forward = MOTIONS[motion - motion % 2]
+    centre = (start + path[forward]) % config.side
+    if forward != "growing":
+        size = np.full(config.num_frames, size[frame])
+    return Trajectory(centre[::-1], size[::-1]) if motion % 2 else Trajectory(centre, size)
+
+
+def clip_labels(split: str, index: int) -> tuple[int, int]:
+    """Returns which image of `load_digits` clip `index` shows, and its motion.
+
+    Any eight clips from a multiple of eight on have the eight motions; any run through the split's digits shows each
+    once. Indices may go beyond the size of the split.
+    """
+    digits, code = DIGITS[split], list(DIGITS).index(split)
+    epoch, place = divmod(index, len(digits))
+    block, turn = divmod(index, len(MOTIONS))
+    motion = np.random.default_rng([code, 1, block]).permutation(len(MOTIONS))[turn]
+    return digits[_digit_order(split, epoch)[place]], int(motion)
+
+
+def render_clip(
+    config: ClipConfig, split: str, index: int
+) -> tuple[UInt8[np.ndarray, "frames height width 3"], int, int]:
+    """Draws clip `index` of a split.
+
+    Returns:
+      RGB frames `[frames, height, width, 3]`, 0 to 255; the appearance; the motion.
+    """
+    rng = np.random.default_rng([list(DIGITS).index(split), 2, index])
+    images, targets = _digits()
+    digit, motion = clip_labels(split, index)
+    frames = _texture(config.texture, config.side, rng)[None]
+    if config.distractor:
+        other = rng.choice(DIGITS[split])
+        trajectory = sample_trajectory(config, int(rng.integers(len(MOTIONS))), rng)
+        ink = _ink(images[other], trajectory, config.side)
+        frames = _paint(frames, ink, config.distractor * _bright_colour(rng))
+    ink = _ink(images[digit], sample_trajectory(config, motion, rng), config.side)
+    frames = _paint(frames, ink, _bright_colour(rng))
+    if config.occluder:
+        bar = _offset(rng.uniform(0, config.side), config.side)
+        bar = (np.abs(bar) < config.occluder / 2).astype(np.float32)
+        bar = bar[None, :, None] if rng.integers(2) else bar[None, None, :]
+        frames = _paint(frames, bar, rng.uniform(40, 120, 3).astype(np.float32))
+    if config.noise:
+        noise = rng.standard_normal((config.num_frames, config.side, config.side, 1), np.float32)
+        frames = frames + config.noise * noise
+    return np.clip(frames + 0.5, 0, 255).astype(np.uint8), int(targets[digit]), motion
+
+
+def encode_clip(config: ClipConfig, split: str, index: int) -> dict[str, bytes | int]:
+    """Returns a record of the dataset: the video as an all-intra mp4, its labels and its index."""
+    frames, appearance, motion = render_clip(config, split, index)
+    video = encode_video(frames, options=ALL_INTRA)
+    return {"video": video, "appearance": appearance, "motion": motion, "index": index}
+
+
+@cache
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """The images `[1797, 8, 8]`, scaled to 0 to 1, and the digits they show."""
+    digits = load_digits()
+    return (digits.images / 16).astype(np.float32), digits.target
+
+
+@cache
+def _digit_order(split: str, epoch: int) -> np.ndarray:
+    return np.random.default_rng([list(DIGITS).index(split), 0, epoch]).permutation(len(DIGITS[split]))
+
+
+def _offset(centre: np.ndarray | float, side: int) -> np.ndarray:
+    """Signed distance of every pixel from a centre the short way round, `[..., side]`."""
+    return (np.arange(side) - np.asarray(centre)[..., None] + side / 2) % side - side / 2
+
+
+def _ink(image: np.ndarray, trajectory: Trajectory, side: int) -> np.ndarray:
+    """Draws an 8x8 image along a path with bilinear sampling: coverage `[frames, side, side]`, 0 to 1."""
+    cells = len(image)
+    place = _offset(trajectory.centre, side) * (cells / trajectory.size[:, None, None]) + (cells - 1) / 2
+    # Bilinear sampling is separable: one matrix of hat functions for the columns, one for the rows.
+    hats = np.maximum(0, 1 - np.abs(place[..., None] - np.arange(cells))).astype(np.float32)
+    return hats[:, 1] @ image @ hats[:, 0].swapaxes(1, 2)
+
+
+def _texture(brightness: float, side: int, rng: np.random.Generator, cells: int = 6) -> np.ndarray:
+    """Smooth random colours on the torus, `[side, side, 3]`."""
+    grid = rng.uniform(0, 1, (cells, cells, 1)) * rng.uniform(0.6, 1, 3)
+    place = (np.arange(side)[:, None] * cells / side - np.arange(cells) + cells / 2) % cells - cells / 2
+    smooth = np.cos(np.pi / 2 * np.clip(place, -1, 1)) ** 2
+    return np.moveaxis(brightness * (smooth @ np.moveaxis(grid, 2, 0) @ smooth.T), 0, 2).astype(np.float32)
+
+
+def _bright_colour(rng: np.random.Generator) -> np.ndarray:
+    return rng.uniform(205, 255, 3).astype(np.float32)
+
+
+def _paint(frames: np.ndarray, coverage: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    return frames + coverage[..., None] * (colour - frames)
+
+
+@dataclass(eq=False)
+class MovingDigitsConfig(tfds.core.BuilderConfig):
+    """A named configuration of the dataset."""
+
+    clips: ClipConfig = ClipConfig()
+
+
+class MovingDigits(tfds.core.GeneratorBasedBuilder):
+    """TFDS builder; `load` builds and opens the dataset in one call."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [
+        MovingDigitsConfig(name="standard", description="One digit on a still texture."),
+        MovingDigitsConfig(
+            name="harder",
+            description="A dimmer second digit with its own motion, and a still bar in front of both.",
+            clips=ClipConfig(distractor=0.55, occluder=8.0),
+        ),
+        MovingDigitsConfig(
+            name="forecast",
+            description="Twenty frames, black background, no noise: for predicting frames.",
+            clips=ClipConfig(num_frames=20, texture=0.0, noise=0.0),
+        ),
+    ]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=(
+                "Short all-intra H.264 videos of the 1,797 handwritten digits of scikit-learn's load_digits (UCI "
+                "Optical Recognition of Handwritten Digits), moving on a torus in eight ways. load_digits is ordered "
+                "by writer: the splits are contiguous blocks of it, so that they hardly share writers; a random "
+                "split would."
+            ),
+            features=tfds.features.FeaturesDict(
+                {
+                    "video": tfds.features.Tensor(shape=(), dtype=np.object_),
+                    "appearance": tfds.features.ClassLabel(names=APPEARANCES),
+                    "motion": tfds.features.ClassLabel(names=MOTIONS),
+                    "index": np.int64,
+                }
+            ),
+            # Record i is clip i.
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        return {split: self._generate_examples(split) for split in DIGITS}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
+        config = self.builder_config.clips
+        num_clips = config.num_clips[list(DIGITS).index(split)]
+        # A clip is many steps too short for threads to take turns at. Starting a process costs as much as 500 clips.
+        num_workers = min(os.cpu_count(), 1 + num_clips // 500)
+        workers = Parallel(
+            num_workers, batch_size=25, pre_dispatch="200*n_jobs", return_as="generator", idle_worker_timeout=10
+        )
+        records = workers(delayed(encode_clip)(config, split, index) for index in range(num_clips))
+        name = f"{self.name}/{self.builder_config.name} {split}"
+        yield from enumerate(tqdm(records, f"building {name}", num_clips, unit=" clips"))
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """Random access to the clips of one split, for `grain.MapDataset.source`.
+
+    Record i is `{"video": mp4 bytes, "labels": {"appearance": int, "motion": int}}`, and is clip i of `render_clip`.
+    Opens its files at the first read, in each process anew: a fresh or unpickled source costs nothing.
+
+    Attributes:
+      directory: where TFDS keeps this version of the dataset.
+      split: "train", "validation" or "test".
+    """
+
+    directory: str
+    split: str
+
+    label_names: ClassVar[dict[str, tuple[str, ...]]] = {"appearance": APPEARANCES, "motion": MOTIONS}
+
+    @cached_property
+    def _records(self) -> Sequence[dict]:
+        return tfds.builder_from_directory(self.directory).as_data_source(self.split)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, bytes | dict[str, int]]:
+        record = self._records[index]
+        return {
+            "video": record["video"],
+            "labels": {name: int(record[name]) for name in self.label_names},
+        }
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"directory": self.directory, "split": self.split}
+
+
+def load(
+    split: str, config: str | MovingDigitsConfig = "standard", *, data_dir: str | os.PathLike | None = None
+) -> ClipSource:
+    """Opens a split of Moving Digits; builds the dataset first where it is missing.
+
+    Safe to call from several processes at once: one builds, the others wait. A build that was cut short is begun
+    anew. Never touches the network.
+
+    Args:
+      split: "train", "validation" or "test".
+      config: "standard", "harder", "forecast", or a configuration of one's own.
+      data_dir: where TFDS keeps data sets; the environment's TFDS_DATA_DIR or TFDS's own default when None.
+
+    Raises:
+      ValueError: the split is unknown, or the directory holds a data set of the same name but another size.
+    """
+    if split not in DIGITS:
+        raise ValueError(f"found split {split!r}, expected one of {', '.join(DIGITS)}")
+    builder = build(config, data_dir=data_dir)
+    return ClipSource(builder.data_dir, split)
+
+
+def build(config: str | MovingDigitsConfig = "standard", *, data_dir: str | os.PathLike | None = None) -> MovingDigits:
+    """Returns the prepared TFDS builder; see `load`."""
+    with _quiet():
+        builder = MovingDigits(config=config, data_dir=data_dir, file_format="array_record")
+        if not builder.data_path.exists():
+            builder.data_dir_root.mkdir(parents=True, exist_ok=True)
+            with _locked(builder.data_dir_root / f"{builder.name}.{builder.builder_config.name}.lock"):
+                for leftover in builder.data_path.parent.glob("incomplete.*"):
+                    leftover.rmtree()
+                builder.download_and_prepare()
+            builder = MovingDigits(config=config, data_dir=data_dir, file_format="array_record")
+    expected = builder.builder_config.clips.num_clips
+    found = tuple(builder.info.splits[split].num_examples for split in DIGITS)
+    if found != expected:
+        raise ValueError(
+            f"found {found} clips in {builder.data_dir}, expected {expected}: give the configuration another name or "
+            "the dataset another directory"
+        )
+    return builder
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps TFDS from announcing itself on stdout, from drawing its own bars and from logging."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.enable_progress_bar()
+        logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _locked(path: os.PathLike) -> Iterator[None]:
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        print(f"waiting for another process that is building this dataset ({path})", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

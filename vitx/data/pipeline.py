@@ -1,0 +1,182 @@
+"""From encoded videos to batches: a `grain.MapDataset` from end to end.
+
+Global batch k of a run is a pure function of (seed, k), whatever the number of threads, workers and processes; the
+position in the data is the step, and resuming is slicing. A batch is
+
+    {"video": uint8[b, t, h, w, 3], "labels": {name: int32[b]}, "weight": float32[b], "index": int32[b],
+     "replaced": bool[b], "decode_seconds": float32[b]}
+
+with weight 0 for padding, and `decode_seconds` the processor time that an example took. In evaluation "video" has
+an axis of views after the first.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+from jaxtyping import UInt8
+
+from vitx.configuration import free, register
+from vitx.data import sampling
+from vitx.data.decoding import Video, VideoError, decode_frames, probe
+from vitx.data.sources import Dataset, Source
+from vitx.errors import UserError
+
+Batch = dict[str, Any]
+ATTEMPTS = 20  # clips tried, one after the other, in the place of one that cannot be read
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """How a dataset becomes batches.
+
+    Attributes:
+        dataset: where the clips come from.
+        num_frames: frames of a clip.
+        frame_stride: distance between them, in frames of the video.
+        image_size: (height, width) of a clip in pixels; frames are scaled to cover it and cropped.
+        batch_size: clips of a training batch, over all devices and processes.
+        eval_batch_size: videos of an evaluation batch, likewise.
+        eval_clips: clips of each video in evaluation, evenly spaced; their logits are averaged.
+        num_threads: threads that decode, in each process.
+        num_workers: worker processes; 0 decodes in threads of this one.
+        prefetch_batches: batches made ahead.
+    """
+
+    dataset: Dataset
+    num_frames: int = 32
+    frame_stride: int = 2
+    image_size: tuple[int, int] = (224, 224)
+    batch_size: int = 64
+    eval_batch_size: int = free(64)
+    eval_clips: int = 1
+    num_threads: int = free(2)
+    num_workers: int = free(0)
+    prefetch_batches: int = free(4)
+
+    def train_batches(
+        self, source: Source, seed: int, steps: range, *, process: int = 0, processes: int = 1
+    ) -> Iterator[Batch]:
+        """Yields this process's rows of the global batches with numbers in `steps`, in order."""
+        rows = self.batch_size // processes
+        examples = _Shuffled(self, source, seed, self.batch_size, process * rows, rows)
+        return self._read(examples, steps.start * rows, steps.stop * rows, rows)
+
+    def eval_batches(self, source: Source, *, process: int = 0, processes: int = 1) -> Iterator[Batch]:
+        """Yields this process's rows of every example once, in order; the last batch is padded with weight 0."""
+        rows = self.eval_batch_size // processes
+        examples = _InOrder(self, source, self.eval_batch_size, process * rows, rows)
+        return self._read(examples, 0, self.num_eval_batches(source) * rows, rows)
+
+    def num_eval_batches(self, source: Source) -> int:
+        """Returns how many evaluation batches cover the source: the same number in every process."""
+        return -(-len(source) // self.eval_batch_size)
+
+    @property
+    def views(self) -> str:
+        """Clips x crops of each video in evaluation."""
+        return f"{self.eval_clips}x1"
+
+    def views_of(self, video: Video) -> UInt8[np.ndarray, "views frames height width 3"]:
+        """Returns the clips that evaluation looks at."""
+        return np.stack([self.clip(video, (i + 0.5) / self.eval_clips) for i in range(self.eval_clips)])
+
+    def clip(self, video: Video, start: float) -> UInt8[np.ndarray, "frames height width 3"]:
+        """Decodes one clip of the set frames and size; `start` in [0, 1] as in `sampling.dense`."""
+        indices = sampling.dense(probe(video).num_frames, self.num_frames, self.frame_stride, start)
+        return sampling.centre_fit(decode_frames(video, indices), self.image_size)
+
+    def _read(self, examples: Any, start: int, stop: int, rows: int) -> Iterator[Batch]:
+        dataset = grain.MapDataset.range(start, stop).map(examples).batch(rows)
+        ahead = max(self.prefetch_batches, 1)
+        if not self.num_workers:
+            options = grain.ReadOptions(num_threads=min(self.num_threads, ahead), prefetch_buffer_size=ahead)
+            return iter(dataset.to_iter_dataset(options))
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # grain's workers read absl's flags
+        workers = grain.MultiprocessingOptions(self.num_workers, per_worker_buffer_size=ahead)
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+        return iter(dataset.to_iter_dataset(options).mp_prefetch(workers))
+
+
+@dataclasses.dataclass(frozen=True)
+class _InOrder:
+    """Maps a process's row number to an evaluation example: all its views, nothing replaced."""
+
+    data: Data
+    source: Source
+    batch_size: int
+    first_row: int
+    rows: int
+
+    def __call__(self, row: int) -> Batch:
+        batch, offset = divmod(int(row), self.rows)
+        index = batch * self.batch_size + self.first_row + offset
+        if index >= len(self.source):
+            return _blank(self.data, self.source, index)
+        return _load(self.source, index, self.data.views_of) or _blank(self.data, self.source, index)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shuffled:
+    """Maps a process's row number to a training example: each once an epoch, in an order drawn from the seed."""
+
+    data: Data
+    source: Source
+    seed: int
+    batch_size: int
+    first_row: int
+    rows: int
+
+    def __call__(self, row: int) -> Batch:
+        batch, offset = divmod(int(row), self.rows)
+        size = len(self.source)
+        epoch, place = divmod(batch * self.batch_size + self.first_row + offset, size)
+        index = int(_permutation(self.seed, epoch, size)[place])
+        for attempt in range(ATTEMPTS):
+            chosen = (index + attempt) % size
+            start = np.random.default_rng((self.seed, epoch, chosen)).uniform()
+            if example := _load(self.source, chosen, functools.partial(self.data.clip, start=start)):
+                return example | {"replaced": np.bool_(attempt > 0)}
+        raise UserError(
+            f"{ATTEMPTS} clips in a row cannot be read, from number {index} of {size}; the data is damaged or not video"
+        )
+
+
+def _load(source: Source, index: int, decode: Callable[[Video], np.ndarray]) -> Batch | None:
+    began = time.thread_time()
+    example = source[index]
+    try:
+        video = decode(example["video"])
+    except VideoError:
+        return None
+    return {
+        "video": video,
+        "labels": {name: np.int32(label) for name, label in example["labels"].items()},
+        "weight": np.float32(1),
+        "index": np.int32(index),
+        "replaced": np.bool_(False),
+        "decode_seconds": np.float32(time.thread_time() - began),
+    }
+
+
+def _blank(data: Data, source: Source, index: int) -> Batch:
+    return {
+        "video": np.zeros((data.eval_clips, data.num_frames, *data.image_size, 3), np.uint8),
+        "labels": {name: np.int32(0) for name in source.label_names},
+        "weight": np.float32(0),
+        "index": np.int32(index),
+        "replaced": np.bool_(True),
+        "decode_seconds": np.float32(0),
+    }
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(size)

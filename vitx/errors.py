@@ -1,0 +1,21 @@
+"""The one exception for mistakes that a user can mend."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the caller can put right; the message says what was found, what was expected, what to do.
+
+    The command line prints the message alone and exits with status 2.
+    """
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Returns "; did you mean X?" for the known name nearest to `name`, or ""."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]}?" if matches else ""
+
+
+class RunError(Exception):
+    """A run that had to stop, through no mistake in its settings that we know of; exit status 1."""

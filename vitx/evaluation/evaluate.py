@@ -1,0 +1,84 @@
+"""Every example of a split once, whatever the batch size and the number of devices."""
+
+import contextlib
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, UInt8
+from tqdm import tqdm
+
+from vitx.data.pipeline import Data
+from vitx.data.sources import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What a model says of a split, example by example.
+
+    Attributes:
+        outputs: {label: logits [examples, classes]}, averaged over views.
+        labels: {label: true classes [examples]}.
+        index: each example's number in the split.
+        unreadable: numbers of the examples that could not be read; they are in none of the above.
+        views: "clips x crops" of each video, as every printed accuracy names them.
+    """
+
+    outputs: dict[str, Float[np.ndarray, "examples _"]]
+    labels: dict[str, Int[np.ndarray, "examples"]]
+    index: Int[np.ndarray, "examples"]
+    unreadable: tuple[int, ...]
+    views: str
+
+
+@functools.partial(jax.jit, static_argnames=("model", "task"))
+def predict(
+    variables: Any, video: UInt8[Array, "batch views frames height width 3"], *, model: nn.Module, task: Any
+) -> dict[str, Float[Array, "batch _"]] | Float[Array, "batch _"]:
+    """Returns logits averaged over views; one view of the batch is in memory at a time."""
+    logits = jax.lax.map(lambda view: task.predict(model, variables, view), video.swapaxes(0, 1))
+    return jax.tree.map(lambda views: views.mean(axis=0), logits)
+
+
+def evaluate(
+    model: nn.Module,
+    task: Any,
+    variables: Any,
+    data: Data,
+    source: Source,
+    sharding: jax.sharding.NamedSharding,
+    *,
+    description: str = "evaluating",
+) -> Predictions:
+    """Returns the model's predictions for every example of the source.
+
+    Args:
+        variables: of the model, on the devices of `sharding`.
+        sharding: of a batch.
+        description: what the progress bar says.
+    """
+    replicated = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    batches = data.eval_batches(source, process=jax.process_index(), processes=jax.process_count())
+    columns: list[dict[str, Any]] = []
+    with contextlib.closing(batches), tqdm(desc=description, total=len(source), unit=" clips", leave=False) as bar:
+        for batch in batches:
+            batch.pop("decode_seconds")
+            rows = jax.tree.map(lambda column: jax.make_array_from_process_local_data(sharding, column), batch)
+            video = rows.pop("video")
+            logits = task.named(predict(variables, video, model=model, task=task), rows["labels"])
+            columns.append(jax.device_get(jax.device_put({"outputs": logits, **rows}, replicated)))
+            bar.update(len(columns[-1]["index"]))
+    table = jax.tree.map(lambda *column: np.concatenate(column), *columns)
+    table = jax.tree.map(lambda column: column[: len(source)], table)
+    read = table["weight"] > 0
+    whole = jax.tree.map(lambda column: column[read], table)
+    return Predictions(
+        outputs=whole["outputs"],
+        labels={name: whole["labels"][name] for name in whole["outputs"]},
+        index=whole["index"],
+        unreadable=tuple(int(index) for index in table["index"][~read]),
+        views=data.views,
+    )

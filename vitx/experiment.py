@@ -1,0 +1,118 @@
+"""An experiment: one frozen dataclass composed of the parts; loaded by path, overridden by dotted path, saved."""
+
+import dataclasses
+import inspect
+import runpy
+import subprocess
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+import vitx
+from vitx import configuration
+from vitx.checkpoints import read_json, write_json
+from vitx.configuration import register
+from vitx.data.pipeline import Data
+from vitx.errors import UserError
+from vitx.layers.embeddings import height_and_width
+from vitx.tasks.classification import Classification
+from vitx.training.loop import Training
+from vitx.training.optimizers import AdamW, Optimizer
+
+FORMAT = 1
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that a run is.
+
+    Attributes:
+        model: a Linen module, which is its own settings.
+        data: the dataset and how it becomes batches.
+        task: what is learnt: loss, figures, normalisation of pixels.
+        optimizer: how parameters change.
+        training: how long and how the run trains.
+    """
+
+    model: nn.Module
+    data: Data
+    task: Classification = Classification()
+    optimizer: Optimizer = AdamW()
+    training: Training = Training()
+
+    def __post_init__(self):
+        clip = (self.data.num_frames, *self.data.image_size)
+        wanted = (self.model.num_frames, *height_and_width(self.model.image_size))
+        if clip != wanted:
+            raise ValueError(
+                f"the data gives clips of {clip} (frames, height, width) and the model takes {wanted}; "
+                "set data.num_frames and data.image_size, or model.num_frames and model.image_size"
+            )
+
+    def override(self, changes: Mapping[str, Any]) -> "Experiment":
+        """Returns the experiment with settings replaced: {"optimizer.peak_lr": 0.05}."""
+        return configuration.override(self, changes)
+
+
+def load_experiment(path: str | Path) -> Experiment:
+    """Returns the `experiment` that a Python file defines; a relative path is relative to the calling file.
+
+    Raises:
+        UserError: no such file, the file raises, or it defines no experiment.
+    """
+    path = Path(path)
+    if not path.is_absolute():
+        caller = Path(inspect.stack()[1].filename)
+        beside = caller.parent / path
+        path = beside if beside.exists() else path
+    if not path.is_file():
+        raise UserError(f"there is no experiment file {path}")
+    try:
+        names = runpy.run_path(str(path))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f"{path}, line {lines[-1]}" if lines else getattr(error, "filename", None) or path
+        raise UserError(f"{where}: {type(error).__name__}: {error}") from error
+    if not isinstance(names.get("experiment"), Experiment):
+        raise UserError(f"{path} defines no `experiment = vitx.Experiment(...)`")
+    return names["experiment"]
+
+
+def save_config(experiment: Experiment, path: Path) -> None:
+    """Writes config.json: the settings, with the versions that they were run with."""
+    versions = {"vitx": vitx.__version__, "jax": jax.__version__, "git": _git_commit()}
+    write_json(path, {"format": FORMAT, "versions": versions, "experiment": configuration.to_dict(experiment)})
+
+
+def load_config(workdir: str | Path) -> Experiment:
+    """Returns the experiment of a run's folder; executes nothing that lies there.
+
+    Raises:
+        UserError: not a run's folder, or a config.json that this version cannot read.
+    """
+    path = Path(workdir) / "config.json"
+    if not path.is_file():
+        raise UserError(f"{workdir} is not a run's folder: it has no config.json")
+    data = read_json(path)
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        found = data.get("format") if isinstance(data, dict) else None
+        raise UserError(f"{path} has format {found!r}; this vitx reads {FORMAT}")
+    experiment = configuration.from_dict(data.get("experiment"), str(path))
+    if not isinstance(experiment, Experiment):
+        raise UserError(f"{path} does not describe an experiment")
+    return experiment
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None  # installed without its history

@@ -1,0 +1,28 @@
+"""The last step of every model: pooled features to logits."""
+
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+NumClasses = int | tuple[tuple[str, int], ...]
+
+
+class Head(nn.Module):
+    """A linear classifier, zero at first; or one for each name; or none.
+
+    Attributes:
+        num_classes: an int; 0 for the features themselves; (("verb", 97), ("noun", 300)) for logits by name.
+    """
+
+    num_classes: NumClasses
+
+    @nn.compact
+    def __call__(
+        self, features: Float[Array, "batch width"]
+    ) -> Float[Array, "batch outputs"] | dict[str, Float[Array, "batch _"]]:
+        def dense(classes: int, name: str) -> Float[Array, "batch outputs"]:
+            # float32 whatever the model computes in: a loss over many classes needs the digits
+            return nn.Dense(classes, dtype="float32", kernel_init=nn.initializers.zeros, name=name)(features)
+
+        if isinstance(self.num_classes, tuple):
+            return {name: dense(classes, name) for name, classes in self.num_classes}
+        return dense(self.num_classes, "logits") if self.num_classes else features

@@ -1,0 +1,34 @@
+"""Named variants of every family, found and made by name."""
+
+import fnmatch
+from typing import Any
+
+from flax import linen as nn
+
+from vitx.configuration import override
+from vitx.errors import UserError, closest
+from vitx.layers.head import NumClasses
+from vitx.models import vivit
+
+VARIANTS: dict[str, nn.Module] = {**vivit.VARIANTS}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Returns the sorted names of all variants that match a shell pattern, such as "vivit_b_*"."""
+    return sorted(fnmatch.filter(VARIANTS, pattern))
+
+
+def create_model(name: str, *, num_classes: NumClasses = 400, **fields: Any) -> nn.Module:
+    """Returns a named variant, with fields of its class replaced.
+
+    Args:
+        name: one of `list_models()`.
+        num_classes: an int; 0 for pooled features; (("verb", 97), ("noun", 300)) for a dictionary of logits.
+        fields: num_frames=16, image_size=(180, 320), ...
+
+    Raises:
+        UserError: no such model or field, a value of the wrong type, or a shape that the model cannot have.
+    """
+    if name not in VARIANTS:
+        raise UserError(f"there is no model {name}{closest(name, VARIANTS)} (`vitx models` lists them)")
+    return override(VARIANTS[name], {"num_classes": num_classes, **fields})

@@ -1,0 +1,248 @@
+"""What one does with a run's folder: train in it, evaluate what it learnt, predict with it."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from vitx import configuration
+from vitx.checkpoints import Checkpoints, abstract_state
+from vitx.data.decoding import VideoError
+from vitx.errors import UserError
+from vitx.evaluation import report
+from vitx.evaluation.evaluate import evaluate, predict
+from vitx.experiment import Experiment, load_config, save_config
+from vitx.training.logs import MetricsLog, Stopwatch, read_metrics, say
+from vitx.training.loop import described, train
+from vitx.training.sharding import batch_sharding, state_shardings
+
+Which = Literal["best", "last"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run learnt.
+
+    Attributes:
+        experiment: its settings.
+        variables: of its model, on the devices; averaged parameters where the run has an average.
+        step: the checkpoint that they come from.
+        classes: {label: names of its classes} of what the model predicts.
+        sharding: of a batch.
+    """
+
+    experiment: Experiment
+    variables: dict[str, Any]
+    step: int
+    classes: dict[str, tuple[str, ...]]
+    sharding: jax.sharding.NamedSharding
+
+
+def train_run(experiment: Experiment, workdir: str | Path, *, extend: bool = False) -> None:
+    """Trains an experiment in a folder, or goes on where it stopped; then tests it and writes the report.
+
+    Args:
+        workdir: the run's folder; made if need be. One of another experiment is refused.
+        extend: whether a run may be given more `training.steps` than it began with.
+
+    Raises:
+        UserError: a mistake in the settings, or a folder that belongs to another experiment.
+        RunError: the loss is no longer finite.
+    """
+    workdir, clock = Path(workdir), Stopwatch()
+    start = experiment.training.initialise_from
+    if start is not None:
+        load_config(start)  # a mistyped path is told before anything is built
+    experiment.training.mesh.make(experiment.data.batch_size)
+    _claim(workdir, experiment, extend)
+    with clock("build"):
+        sources = {split: experiment.data.dataset.open(split) for split in ("train", "validation")}
+    label_names = dict(sources["train"].label_names)
+    experiment.task.classes(experiment.model, label_names)
+    trained = train(
+        model=experiment.model,
+        task=experiment.task,
+        data=experiment.data,
+        optimizer=experiment.optimizer,
+        settings=experiment.training,
+        sources=sources,
+        workdir=workdir,
+        clock=clock,
+        record={"config": configuration.to_dict(experiment), "label_names": label_names},
+        initialise=None if start is None else functools.partial(_variables_of, Path(start)),
+    )
+    if trained.resumed_at == experiment.training.steps:
+        say(f"{workdir} is finished: all {trained.resumed_at} steps are done; --training.steps N --extend goes on")
+        if (workdir / "report.md").exists():
+            return
+    evaluate_run(workdir, clock=clock)
+    if trained.figures:
+        say(
+            "after its first steps training waited for input {input_wait_percent:.1f} % of the time; "
+            "decoding took {decode_core_percent:.0f} % of the cores".format(**trained.figures)
+        )
+    say(f"time: {clock}")
+    say(f"see {workdir / 'report.md'}")
+
+
+def evaluate_run(
+    workdir: str | Path, *, split: str = "test", which: Which = "best", clock: Stopwatch | None = None
+) -> dict[str, float]:
+    """Evaluates a run on a split, adds the figures to metrics.jsonl and writes the report.
+
+    Args:
+        split: "train", "validation" or "test".
+        which: the best checkpoint by the run's monitored figure, or the last.
+        clock: gets the time of "evaluate" and "report".
+
+    Returns:
+        {"step": of the checkpoint, and figures by name; accuracies in percent}.
+    """
+    workdir, clock = Path(workdir), clock or Stopwatch()
+    with clock("evaluate"):
+        run = load_run(workdir, which)
+        experiment, data = run.experiment, run.experiment.data
+        source = data.dataset.open(split)
+        predictions = evaluate(
+            experiment.model, experiment.task, run.variables, data, source, run.sharding, description=f"{split} split"
+        )
+        if not len(predictions.index):
+            raise UserError(f"none of the {len(source)} videos of the {split} split could be read")
+        figures = experiment.task.metrics(predictions)
+    say(f"step {run.step}: {split} split ({predictions.views} views) {described(figures)}")
+    with clock("report"):
+        name = "val" if split == "validation" else split
+        with MetricsLog(workdir, lambda row: (row["step"], row["split"]) != (run.step, name)) as log:
+            log.write(run.step, name, figures)
+        shown = np.linspace(0, len(predictions.index) - 1, min(8, len(predictions.index))).astype(int)
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
+        model = type(experiment.model).__name__
+        report.write(
+            workdir,
+            title=workdir.absolute().name,
+            facts=[
+                f"Model: {model}, {parameters:,} parameters, clips of {data.num_frames} frames of "
+                f"{data.image_size[0]}x{data.image_size[1]} pixels",
+                f"Checkpoint: step {run.step} of {experiment.training.steps}, the {which}; seed {experiment.training.seed}",
+                f"Devices: {run.sharding.mesh.size} x {run.sharding.mesh.devices.flat[0].device_kind}; jax {jax.__version__}",
+                "Settings: [config.json](config.json); figures: [metrics.jsonl](metrics.jsonl)",
+            ],
+            split=split,
+            figures=figures,
+            rows=read_metrics(workdir),
+            predictions=predictions,
+            classes=run.classes,
+            clips=np.stack([data.clip(source[int(index)]["video"], 0.5) for index in predictions.index[shown]]),
+            shown=shown,
+        )
+    return {"step": run.step, **figures}
+
+
+def predict_files(
+    workdir: str | Path, files: Sequence[str | Path], *, which: Which = "best", top: int = 5
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Returns {file: {label: {class: probability}}} of the `top` classes, most probable first.
+
+    Raises:
+        UserError: a file cannot be read as video; the message names each.
+    """
+    run = load_run(Path(workdir), which)
+    experiment, data = run.experiment, run.experiment.data
+    clips, broken = {}, []
+    for file in files:
+        try:
+            clips[str(file)] = data.views_of(str(file))
+        except (VideoError, OSError) as error:
+            broken.append(f"{file}: {error}")
+    if broken:
+        raise UserError("these files cannot be read as video:\n" + "\n".join(broken))
+    answers = {}
+    for file, video in clips.items():
+        logits = predict(run.variables, jax.device_put(video[None]), model=experiment.model, task=experiment.task)
+        answers[file] = {}
+        for label, row in experiment.task.named(logits, run.classes).items():
+            probabilities = np.asarray(jax.nn.softmax(row[0]))
+            order = probabilities.argsort()[::-1][:top]
+            answers[file][label] = {run.classes[label][i]: float(probabilities[i]) for i in order}
+    return answers
+
+
+def load_run(workdir: Path, which: Which = "best") -> Run:
+    """Returns what a run learnt.
+
+    Raises:
+        UserError: not a run's folder, or no checkpoint in it that can be read.
+    """
+    experiment = load_config(workdir)
+    mesh = experiment.training.mesh.make(experiment.data.batch_size)
+    with _checkpoints_of(workdir) as checkpoints:
+        step = checkpoints.steps()[-1]
+        _, record = checkpoints.restore(step, {})
+        if which == "best" and record["best"]:
+            step = record["best"]["step"]
+        classes = experiment.task.classes(experiment.model, {k: tuple(v) for k, v in record["label_names"].items()})
+        abstract = _abstract_variables(experiment, mesh)
+        variables = _restore_variables(checkpoints, step, abstract, experiment.training.ema_decay is not None)
+    return Run(experiment, variables, step, classes, batch_sharding(mesh))
+
+
+def _claim(workdir: Path, experiment: Experiment, extend: bool) -> None:
+    """Makes the folder this experiment's, or refuses: it may differ from the one there in free settings alone."""
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"{workdir} is a file; --workdir takes a folder")
+    if (workdir / "config.json").exists():
+        before = load_config(workdir)
+        changed = configuration.differences(before, experiment)
+        refused = {path: values for path, values in changed.items() if not configuration.is_free(experiment, path)}
+        if "training.steps" in refused and extend:
+            old, new = refused.pop("training.steps")
+            if new < old:
+                raise UserError(f"training.steps is {new}, fewer than the {old} that {workdir} began with")
+        if refused:
+            hint = " --extend lets training.steps grow." if set(refused) == {"training.steps"} else ""
+            lines = "".join(f"\n  {path}: {old!r} there, {new!r} here" for path, (old, new) in refused.items())
+            raise UserError(
+                f"{workdir} holds a run with other settings; give this one a --workdir of its own, or the same settings."
+                f"{hint}{lines}"
+            )
+    elif workdir.exists() and (workdir / "checkpoints").exists():
+        raise UserError(f"{workdir} holds checkpoints but no config.json; choose another --workdir")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{workdir} cannot be made: {error.strerror}; choose another --workdir") from error
+    save_config(experiment, workdir / "config.json")
+
+
+def _checkpoints_of(workdir: Path) -> Checkpoints:
+    folder = workdir / "checkpoints"
+    if not folder.is_dir():
+        raise UserError(f"{workdir} has no checkpoints yet")
+    checkpoints = Checkpoints(folder, read_only=True)
+    if not checkpoints.steps():
+        raise UserError(f"{folder} holds no complete checkpoint yet")
+    return checkpoints
+
+
+def _abstract_variables(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    video = jax.ShapeDtypeStruct((1, experiment.data.num_frames, *experiment.data.image_size, 3), np.uint8)
+    init = functools.partial(experiment.task.init, experiment.model, batch={"video": video})
+    shapes = dict(jax.eval_shape(init, jax.random.key(0)))
+    return abstract_state(shapes, state_shardings(shapes, mesh))
+
+
+def _restore_variables(checkpoints: Checkpoints, step: int, abstract: dict[str, Any], averaged: bool) -> dict[str, Any]:
+    wanted = {"variables": abstract} | ({"ema": abstract["params"]} if averaged else {})
+    state, _ = checkpoints.restore(step, wanted)
+    return {**state["variables"], "params": state["ema"]} if averaged else state["variables"]
+
+
+def _variables_of(workdir: Path, abstract: dict[str, Any]) -> dict[str, Any]:
+    """Returns the parameters of another run, for a new one to start from."""
+    averaged = load_config(workdir).training.ema_decay is not None
+    with _checkpoints_of(workdir) as checkpoints:
+        return _restore_variables(checkpoints, checkpoints.steps()[-1], abstract, averaged)

@@ -1,0 +1,123 @@
+"""What a run writes while it goes: metrics.jsonl, TensorBoard events, the terminal, and where its time went."""
+
+import collections
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from vitx.checkpoints import told
+from vitx.errors import UserError
+
+
+def say(message: str) -> None:
+    """Prints a line for people, on standard error, above a progress bar where there is one."""
+    tqdm.write(message, file=sys.stderr)
+
+
+class MetricsLog:
+    """metrics.jsonl, the one record of a run's figures, and TensorBoard's view of it.
+
+    Both are rewritten when the log is opened, without the rows that are no longer true: those of steps that a
+    resumed run will take again.
+
+    Attributes:
+        path: of metrics.jsonl.
+    """
+
+    def __init__(self, workdir: Path, keep: Callable[[dict[str, Any]], bool]):
+        self.path = workdir / "metrics.jsonl"
+        rows = [row for row in read_metrics(workdir) if keep(row)]
+        for events in workdir.glob("events.out.tfevents.*"):
+            events.unlink()
+        draft = self.path.with_suffix(".tmp")
+        with told(self.path):
+            draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            draft.replace(self.path)
+            self._file = open(self.path, "a")
+            self._events = SummaryWriter(str(workdir), max_queue=1000, flush_secs=30)
+            for row in rows:
+                self._add_events(row)
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        with told(self.path):
+            self._file.close()
+            self._events.close()
+
+    def write(self, step: int, split: str, figures: dict[str, float]) -> None:
+        """Adds one row; figures are numbers by name, accuracies in percent."""
+        row = {"step": step, "split": split, **figures}
+        with told(self.path):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+            self._add_events(row)
+
+    def sync(self) -> None:
+        """Returns when all rows are on disk: a checkpoint must never be newer than the log."""
+        with told(self.path):
+            os.fsync(self._file.fileno())
+
+    def _add_events(self, row: dict[str, Any]) -> None:
+        for name, value in row.items():
+            if name not in ("step", "split") and value is not None:
+                self._events.add_scalar(f"{row['split']}/{name}", value, row["step"])
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a run's metrics.jsonl; a last line cut short by a kill is left out.
+
+    Raises:
+        UserError: another line is not a row.
+    """
+    path = Path(workdir) / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            if line:
+                rows.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise UserError(f"{path}, line {number} is not JSON: {error}") from error
+    return rows
+
+
+class Stopwatch:
+    """Splits wall time into named phases; a phase inside another stops the outer one's clock."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = collections.defaultdict(float)
+        self._phases: list[str] = []
+        self._since = time.perf_counter()
+
+    @contextlib.contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Counts the time inside the `with` as the phase's."""
+        self._switch()
+        self._phases.append(phase)
+        try:
+            yield
+        finally:
+            self._switch()
+            self._phases.pop()
+
+    def _switch(self) -> None:
+        now = time.perf_counter()
+        if self._phases:
+            self.seconds[self._phases[-1]] += now - self._since
+        self._since = now
+
+    def __str__(self) -> str:
+        return ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in self.seconds.items())

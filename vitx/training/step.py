@@ -1,0 +1,85 @@
+"""One step of training, and the state that it changes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+Gradients = Callable[[Callable[[Any], tuple[Array, Any]], Any], tuple[tuple[Array, Any], Any]]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that training changes; with the seed, all that a run is.
+
+    Attributes:
+        step: finished steps, int32.
+        variables: {"params": ..., and collections such as batch statistics}.
+        optimizer: Optax's state.
+        ema: exponential moving average of the parameters, or {} without one.
+    """
+
+    step: Int[Array, ""]
+    variables: dict[str, Any]
+    optimizer: Any
+    ema: dict[str, Any]
+
+    @property
+    def averaged(self) -> dict[str, Any]:
+        """The variables to evaluate: with averaged parameters where there are some."""
+        return {**self.variables, "params": self.ema} if self.ema else self.variables
+
+
+def plain_gradients(loss: Callable[[Any], tuple[Array, Any]], params: Any) -> tuple[tuple[Array, Any], Any]:
+    """Returns ((loss, aux), gradient by the parameters)."""
+    return jax.value_and_grad(loss, has_aux=True)(params)
+
+
+def init_state(
+    model: nn.Module, task: Any, optimizer: optax.GradientTransformation, batch: Any, seed: int, *, with_ema: bool
+) -> TrainState:
+    """Returns the state before the first step: a pure function of the seed."""
+    variables = task.init(model, jax.random.fold_in(jax.random.key(seed), 0xFFFFFFFF), batch)
+    params = variables["params"]
+    # a copy, because the step donates the state's buffers and none may be given twice
+    ema = jax.tree.map(jnp.copy, params) if with_ema else {}
+    return TrainState(jnp.zeros((), jnp.int32), dict(variables), optimizer.init(params), ema)
+
+
+def train_step(
+    state: TrainState,
+    batch: Any,
+    *,
+    model: nn.Module,
+    task: Any,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    ema_decay: float | None,
+    gradients: Gradients = plain_gradients,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """Returns (next state, figures of this step).
+
+    The key of a step is fold_in(key(seed), step). Figures are the weighted sums of the task, "weight", the mean
+    "loss" and the "gradient_norm" before clipping.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    collections = {name: value for name, value in state.variables.items() if name != "params"}
+
+    def loss(params: Any) -> tuple[Array, Any]:
+        variables = {"params": params, **collections}
+        losses, aux = task.loss(model, variables, batch, key=key, step=state.step, train=True)
+        return (losses * batch["weight"]).sum() / jnp.maximum(batch["weight"].sum(), 1e-9), aux
+
+    params = state.variables["params"]
+    (value, aux), gradient = gradients(loss, params)
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer, params)
+    params = optax.apply_updates(params, updates)
+    ema = optax.incremental_update(params, state.ema, 1 - ema_decay) if state.ema else state.ema
+    figures = {**aux.sums, "loss": value, "gradient_norm": optax.global_norm(gradient)}
+    variables = {"params": params, **collections, **aux.collections}
+    return TrainState(state.step + 1, variables, optimizer_state, ema), figures
