@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import typeguard
@@ -159,7 +159,7 @@ def _replaced(part: Any, tree: dict[str, Any], root: Any, prefix: str) -> Any:
     return _made(functools.partial(type(part), **changed), prefix.rstrip(".") or type(part).__name__)
 
 
-def _made(make: typing.Callable[[], Any], where: str) -> Any:
+def _made(make: Callable[[], Any], where: str) -> Any:
     try:
         return make()
     except (TypeError, ValueError) as error:

@@ -4,7 +4,6 @@ import dataclasses
 import io
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import time
@@ -106,7 +105,8 @@ def test_steps_are_visible_and_well_below_half_the_period():
 @pytest.mark.parametrize("pair", range(4))
 def test_each_pair_is_one_motion_and_its_reversal(pair):
     """A path and the reversal of the other motion's path agree in distribution: in speed, in size, in both ends."""
-    (forward, forward_size), (backward, backward_size) = trajectories(MOTIONS[2 * pair]), trajectories(MOTIONS[2 * pair + 1])
+    forward, forward_size = trajectories(MOTIONS[2 * pair])
+    backward, backward_size = trajectories(MOTIONS[2 * pair + 1])
     backward, backward_size = backward[:, ::-1], backward_size[:, ::-1]
     for feature in (
         lambda centres, sizes: np.linalg.norm(steps(centres)[:, 0], axis=-1),
@@ -252,31 +252,26 @@ def pair_score(sets: list[tuple[np.ndarray, np.ndarray]], pair: int) -> float:
     return cross_score(*((x[y // 2 == pair], y[y // 2 == pair] % 2) for x, y in sets))
 
 
-@pytest.fixture(scope="module")
-def measured() -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """5,000 clips of digits to train on and as many of digits to test on, more than the splits hold."""
-    return [measure(split, range(5000)) for split in ("train", "test")]
+def test_only_the_order_of_frames_tells_the_motion():
+    """4,000 clips of digits to train on and as many of digits to test on, more than the splits hold.
 
+    2,000 clips of each pair are scored: a blind probe's standard error is 1.1 points, 0.4 points for one frame. One
+    test, so that the clips are made once however the tests are dealt out to processes.
+    """
+    measured = [measure(split, range(4000)) for split in ("train", "test")]
 
-def test_one_frame_does_not_tell_the_motion(measured):
-    rng = np.random.default_rng(1)
-    sets = []
+    rng, one_frame = np.random.default_rng(1), []
     for features, thumbnails, motions in measured:
         frame = rng.integers(features.shape[1], size=len(features))
-        sets.append((np.concatenate([features[np.arange(len(frame)), frame], thumbnails], axis=1), motions))
-    assert abs(cross_score(*sets) - 1 / 8) < 0.05
+        one_frame.append((np.concatenate([features[np.arange(len(frame)), frame], thumbnails], axis=1), motions))
+    assert abs(cross_score(*one_frame) - 1 / 8) < 0.05
 
+    frame_set = [(unordered(features), motions) for features, _, motions in measured]
+    scores = {MOTIONS[2 * pair]: pair_score(frame_set, pair) for pair in range(4)}
+    assert max(scores.values()) < 0.53, scores
 
-@pytest.mark.parametrize("pair", range(4))
-def test_the_set_of_frames_does_not_tell_the_direction(measured, pair):
-    """2,500 clips scored: a blind probe's standard error is one point."""
-    sets = [(unordered(features), motions) for features, _, motions in measured]
-    assert pair_score(sets, pair) < 0.53
-
-
-def test_the_order_of_frames_tells_growing_from_shrinking(measured):
-    sets = [(change(features), motions) for features, _, motions in measured]
-    assert pair_score(sets, MOTIONS.index("growing") // 2) > 0.95
+    ordered = [(change(features), motions) for features, _, motions in measured]
+    assert pair_score(ordered, MOTIONS.index("growing") // 2) > 0.95
 
 
 def test_the_set_of_frames_would_tell_with_ordinary_coding():
@@ -298,14 +293,14 @@ BUILD = """
 import sys
 from vitx.data.moving_digits import ClipConfig, MovingDigitsConfig, load
 clips = ClipConfig(num_clips=({train}, 8, 8))
-source = load("train", MovingDigitsConfig(name="{name}", clips=clips), data_dir={directory!r})
+source = load("train", MovingDigitsConfig(name="tiny", clips=clips), data_dir={directory!r})
 print(len(source), source[5]["labels"], [name for name in ("tensorflow", "jax") if name in sys.modules])
 """
 
 
-def start_build(directory: os.PathLike, train: int = 24, name: str = "tiny") -> subprocess.Popen:
+def start_build(directory: os.PathLike, train: int = 24) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-c", BUILD.format(train=train, name=name, directory=str(directory))],
+        [sys.executable, "-c", BUILD.format(train=train, directory=str(directory))],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -346,25 +341,30 @@ def test_other_sizes_under_the_same_name_are_refused(directory):
         load("tets", TINY, data_dir=directory)
 
 
+def test_bare_clip_settings_are_kept_apart(tmp_path):
+    small, smaller = (ClipConfig(num_clips=(count, 8, 8)) for count in (16, 8))
+    assert len(load("train", small, data_dir=tmp_path)) == 16
+    assert len(load("train", smaller, data_dir=tmp_path)) == 8
+
+
 def test_two_processes_build_once(tmp_path):
     with filelock.FileLock(tmp_path / "moving_digits.tiny.lock"):
         builds = [start_build(tmp_path) for _ in range(2)]
         for build in builds:
             assert "waiting" in build.stderr.readline()
-    outputs = [build.communicate(timeout=60) for build in builds]
+    outputs = [build.communicate(timeout=120) for build in builds]
     assert [build.returncode for build in builds] == [0, 0]
     assert outputs[0][0] == outputs[1][0] and outputs[0][0].startswith("24 ") and outputs[0][0].endswith("[]\n")
     assert sum("building" in err for _, err in outputs) == 1
 
 
 def test_killed_build_is_begun_anew(tmp_path):
-    build = start_build(tmp_path, train=2000, name="tiny")
     version = tmp_path / "moving_digits" / "tiny"
-    while not list(version.glob("incomplete.*")):
-        assert build.poll() is None
-        time.sleep(0.01)
-    build.send_signal(signal.SIGKILL)
-    build.wait()
+    with start_build(tmp_path, train=2000) as build:
+        while not list(version.glob("incomplete.*")):
+            assert build.poll() is None
+            time.sleep(0.01)
+        build.kill()
     assert not list(version.glob("1.*"))
     assert len(ClipSource(load("train", TINY, data_dir=tmp_path).directory, "train")) == 24
     assert not list(version.glob("incomplete.*"))

@@ -10,8 +10,12 @@ A clip is a pure function of (config, split, index). Space is a torus: what leav
 
 import contextlib
 import io
+import itertools
 import os
+import pickle
+import subprocess
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -23,7 +27,6 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 from jaxtyping import Float, UInt8
-from joblib import Parallel, delayed
 from sklearn.datasets import load_digits
 from tqdm import tqdm
 
@@ -220,7 +223,7 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
     """TFDS builder; `load` builds and opens the dataset in one call."""
 
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [
+    BUILDER_CONFIGS: ClassVar[list[MovingDigitsConfig]] = [
         MovingDigitsConfig(name="standard", description="One digit on a still texture."),
         MovingDigitsConfig(
             name="harder",
@@ -256,19 +259,52 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        return {split: self._generate_examples(split) for split in DIGITS}
+        num_clips = dict(zip(DIGITS, self.builder_config.clips.num_clips, strict=True))
+        clips = [(split, index) for split in DIGITS for index in range(num_clips[split])]
+        # TFDS writes one split after the other: they share the stream of records.
+        records = _encode_clips(self.builder_config.clips, clips)
+        return {split: self._generate_examples(split, records, num_clips[split]) for split in DIGITS}
 
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
-        config = self.builder_config.clips
-        num_clips = config.num_clips[list(DIGITS).index(split)]
-        # A clip is many steps too short for threads to take turns at. Starting a process costs as much as 500 clips.
-        num_workers = min(os.cpu_count(), 1 + num_clips // 500)
-        workers = Parallel(
-            num_workers, batch_size=25, pre_dispatch="200*n_jobs", return_as="generator", idle_worker_timeout=10
-        )
-        records = workers(delayed(encode_clip)(config, split, index) for index in range(num_clips))
-        name = f"{self.name}/{self.builder_config.name} {split}"
-        yield from enumerate(tqdm(records, f"building {name}", num_clips, unit=" clips"))
+    def _generate_examples(self, split: str, records: Iterator[dict], num_clips: int) -> Iterator[tuple[int, dict]]:
+        with tqdm(desc=f"building {self.name}/{self.builder_config.name} {split}", total=num_clips) as progress:
+            for index, record in enumerate(itertools.islice(records, num_clips)):
+                yield index, record
+                progress.update()
+
+
+def _encode_clips(config: ClipConfig, clips: list[tuple[str, int]]) -> Iterator[dict[str, bytes | int]]:
+    """The records of (split, index) pairs in order, made by as many processes as pay.
+
+    A clip is many steps too short for threads to take turns at. Plain pipes, not a pool: the workers do not run the
+    caller's script again, and end with the process that reads them, however that ends.
+    """
+    num_workers = min(os.cpu_count() or 1, 1 + len(clips) // 1000)
+    if num_workers == 1:
+        yield from (encode_clip(config, split, index) for split, index in clips)
+        return
+    command = [sys.executable, "-c", "from vitx.data import moving_digits; moving_digits._serve_clips()"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with contextlib.ExitStack() as stack:
+        workers = []
+        for first in range(num_workers):
+            worker = stack.enter_context(subprocess.Popen(command, env=environment, **pipes))
+            stack.callback(worker.terminate)
+            pickle.dump((config, clips[first::num_workers]), worker.stdin)
+            worker.stdin.flush()
+            workers.append(worker)
+        for place in range(len(clips)):
+            yield pickle.load(workers[place % num_workers].stdout)
+
+
+def _serve_clips() -> None:
+    """What a worker does: reads its share from stdin, writes the records to stdout."""
+    config, clips = pickle.load(sys.stdin.buffer)
+    # A worker whose reader is gone ends in silence.
+    with contextlib.suppress(BrokenPipeError):
+        for split, index in clips:
+            pickle.dump(encode_clip(config, split, index), sys.stdout.buffer)
+            sys.stdout.buffer.flush()
 
 
 @dataclass(frozen=True)
@@ -307,7 +343,10 @@ class ClipSource:
 
 
 def load(
-    split: str, config: str | MovingDigitsConfig = "standard", *, data_dir: str | os.PathLike | None = None
+    split: str,
+    config: str | ClipConfig | MovingDigitsConfig = "standard",
+    *,
+    data_dir: str | os.PathLike | None = None,
 ) -> ClipSource:
     """Opens a split of Moving Digits; builds the dataset first where it is missing.
 
@@ -316,7 +355,8 @@ def load(
 
     Args:
       split: "train", "validation" or "test".
-      config: "standard", "harder", "forecast", or a configuration of one's own.
+      config: "standard", "harder", "forecast", or a configuration of one's own; bare clip settings are filed under a
+        name made from them.
       data_dir: where TFDS keeps data sets; the environment's TFDS_DATA_DIR or TFDS's own default when None.
 
     Raises:
@@ -328,8 +368,12 @@ def load(
     return ClipSource(builder.data_dir, split)
 
 
-def build(config: str | MovingDigitsConfig = "standard", *, data_dir: str | os.PathLike | None = None) -> MovingDigits:
+def build(
+    config: str | ClipConfig | MovingDigitsConfig = "standard", *, data_dir: str | os.PathLike | None = None
+) -> MovingDigits:
     """Returns the prepared TFDS builder; see `load`."""
+    if isinstance(config, ClipConfig):
+        config = MovingDigitsConfig(name=f"custom_{zlib.crc32(repr(config).encode()):08x}", clips=config)
     with _quiet():
         builder = MovingDigits(config=config, data_dir=data_dir, file_format="array_record")
         if not builder.data_path.exists():

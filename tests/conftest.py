@@ -1,0 +1,62 @@
+"""What many tests share: a small build of moving digits, and a run small enough to train in seconds."""
+
+import filelock
+import pytest
+
+from vitx.data.moving_digits import ClipConfig
+from vitx.data.sources import MovingDigits
+from vitx.experiment import Experiment, load_experiment
+
+SMALL_MODEL = {
+    "model.num_frames": 4,
+    "model.tubelet_size": (2, 12, 12),
+    "model.image_size": 24,
+    "model.hidden_size": 24,
+    "model.num_layers": 1,
+    "model.num_temporal_layers": 1,
+    "model.num_heads": 2,
+    "model.mlp_dim": 24,
+    "data.num_frames": 4,
+    "data.image_size": (24, 24),
+    "data.batch_size": 8,
+    "data.eval_batch_size": 8,
+    "training.steps": 12,
+    "training.log_every": 4,
+    "training.evaluate_every": 4,
+    "training.checkpoint_every": 2,
+}
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory) -> MovingDigits:
+    """A small build of moving digits, made once for all test processes."""
+    shared = tmp_path_factory.getbasetemp().parent / "moving_digits"
+    dataset = MovingDigits(
+        ClipConfig(num_frames=6, side=24, size=(8.0, 14.0), radius=(3.0, 4.0), num_clips=(52, 21, 19)), str(shared)
+    )
+    with filelock.FileLock(f"{shared}.lock"):
+        dataset.open("train")
+    return dataset
+
+
+@pytest.fixture(scope="session")
+def small(digits, pytestconfig) -> Experiment:
+    """The quickstart, made small in every way."""
+    quickstart = load_experiment(pytestconfig.rootpath / "experiments" / "quickstart.py")
+    return quickstart.override({"data.dataset": digits, **SMALL_MODEL})
+
+
+@pytest.fixture(scope="session")
+def small_file(digits, tmp_path_factory, pytestconfig) -> str:
+    """An experiment file that builds on the quickstart and makes it small."""
+    path = tmp_path_factory.mktemp("experiments") / "small.py"
+    quickstart = pytestconfig.rootpath / "experiments" / "quickstart.py"
+    path.write_text(
+        "from vitx.data.moving_digits import ClipConfig\n"
+        "from vitx.data.sources import MovingDigits\n"
+        "from vitx.experiment import load_experiment\n"
+        f"experiment = load_experiment({str(quickstart)!r}).override(\n"
+        f"    {{'data.dataset': {digits!r}, **{SMALL_MODEL!r}}}\n"
+        ")\n"
+    )
+    return str(path)

@@ -1,0 +1,157 @@
+"""The data contract: batch k is a function of (seed, k), each example once an epoch, nothing lost silently."""
+
+import collections
+import contextlib
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitx.data import sampling
+from vitx.data.decoding import encode_video
+from vitx.data.pipeline import Data
+from vitx.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbered:
+    """Clips of one colour each, some of them broken."""
+
+    size: int
+    broken: tuple[int, ...] = ()
+    label_names = {"place": tuple(map(str, range(100)))}  # noqa: RUF012
+
+    def open(self, split: str) -> "Numbered":
+        return self
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        frames = np.full((5, 8, 8, 3), 2 * index, np.uint8)
+        video = b"not a video" if index in self.broken else encode_video(frames, options={"qp": "0"})
+        return {"video": video, "labels": {"place": index}}
+
+
+def data(source, **fields):
+    settings = {"num_frames": 2, "frame_stride": 1, "image_size": (8, 8), "batch_size": 4, "eval_batch_size": 4}
+    return Data(dataset=source, **(settings | fields))
+
+
+def batches(iterator):
+    with contextlib.closing(iterator):
+        return [{name: value for name, value in batch.items() if name != "decode_seconds"} for batch in iterator]
+
+
+def same(ours, theirs):
+    assert len(ours) == len(theirs) > 0
+    for mine, other in zip(ours, theirs, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, mine, other)
+
+
+def test_a_batch_keeps_the_contract():
+    source = Numbered(10)
+    (batch, *_) = batches(data(source).train_batches(source, 0, range(0, 3)))
+    types = jax.tree.map(lambda value: (str(value.dtype), value.shape), batch)
+    assert types == {
+        "video": ("uint8", (4, 2, 8, 8, 3)),
+        "labels": {"place": ("int32", (4,))},
+        "weight": ("float32", (4,)),
+        "index": ("int32", (4,)),
+        "replaced": ("bool", (4,)),
+    }
+    np.testing.assert_array_equal(batch["labels"]["place"], batch["index"])
+    np.testing.assert_allclose(batch["video"].mean(axis=(1, 2, 3, 4)), 2 * batch["index"], atol=3)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_batches_are_the_same_with_any_number_of_workers(workers, digits):
+    source = digits.open("train")
+    settings = data(digits, num_frames=4, image_size=(24, 24))
+    plain = batches(settings.train_batches(source, 5, range(2, 9)))
+    same(plain, batches(dataclasses.replace(settings, num_threads=1).train_batches(source, 5, range(2, 9))))
+    same(plain, batches(dataclasses.replace(settings, num_workers=workers).train_batches(source, 5, range(2, 9))))
+
+
+def test_resuming_is_slicing():
+    source = Numbered(10)
+    whole = batches(data(source).train_batches(source, 1, range(0, 8)))
+    same(whole[3:], batches(data(source).train_batches(source, 1, range(3, 8))))
+
+
+def test_each_example_once_an_epoch_in_another_order_each_time():
+    source = Numbered(12)
+    epochs = [
+        np.concatenate([batch["index"] for batch in batches(data(source).train_batches(source, seed, steps))])
+        for seed, steps in ((0, range(0, 3)), (0, range(3, 6)), (1, range(0, 3)))
+    ]
+    assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_two_processes_take_the_rows_of_the_same_batches():
+    source = Numbered(10, broken=(3,))
+    whole = batches(data(source).train_batches(source, 0, range(0, 5)))
+    halves = [batches(data(source).train_batches(source, 0, range(0, 5), process=i, processes=2)) for i in range(2)]
+    joined = [jax.tree.map(lambda a, b: np.concatenate([a, b]), *pair) for pair in zip(*halves, strict=True)]
+    same(whole, joined)
+    whole = batches(data(source).eval_batches(source))
+    halves = [batches(data(source).eval_batches(source, process=i, processes=2)) for i in range(2)]
+    assert len(halves[0]) == len(halves[1]) == len(whole)
+    same(whole, [jax.tree.map(lambda a, b: np.concatenate([a, b]), *pair) for pair in zip(*halves, strict=True)])
+
+
+def test_an_unreadable_clip_is_replaced_by_a_function_of_its_index_and_flagged():
+    source = Numbered(12, broken=(3, 4, 11))
+    seen = collections.Counter()
+    for batch in batches(data(source).train_batches(source, 0, range(0, 3))):
+        for index, replaced in zip(batch["index"], batch["replaced"], strict=True):
+            seen[int(index), bool(replaced)] += 1
+    whole = {(i, False): 1 for i in range(12) if i not in source.broken}
+    assert seen == collections.Counter(whole) + collections.Counter({(5, True): 2, (0, True): 1})
+
+
+def test_data_without_a_readable_clip_stops():
+    source = Numbered(4, broken=(0, 1, 2, 3))
+    with pytest.raises(UserError, match="20 clips in a row cannot be read"):
+        batches(data(source).train_batches(source, 0, range(0, 1)))
+
+
+@pytest.mark.parametrize("size", [1, 7, 8])
+def test_evaluation_sees_every_example_once_and_replaces_none(size):
+    source = Numbered(size, broken=(3,))
+    table = batches(data(source, eval_clips=2).eval_batches(source))
+    assert len(table) == -(-size // 4) and all(batch["video"].shape == (4, 2, 2, 8, 8, 3) for batch in table)
+    index = np.concatenate([batch["index"] for batch in table])
+    weight = np.concatenate([batch["weight"] for batch in table])
+    assert sorted(index[weight > 0]) == [i for i in range(size) if i != 3]
+    np.testing.assert_array_equal(index[:size], range(size))
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 8), st.floats(0, 1))
+def test_dense_sampling_stays_inside_and_keeps_its_stride(num_frames, clip, stride, start):
+    indices = sampling.dense(num_frames, clip, stride, start)
+    assert len(indices) == clip and indices.min() >= 0 and indices.max() < num_frames
+    assert all((b - a) % num_frames == stride % num_frames for a, b in zip(indices, indices[1:], strict=False))
+    if num_frames > (clip - 1) * stride:
+        assert (np.diff(indices) == stride).all()
+
+
+def test_frames_are_scaled_to_cover_and_cropped_at_the_centre():
+    ramp = np.broadcast_to(np.linspace(0, 255, 64).astype(np.uint8)[None, None, :, None], (2, 32, 64, 3)).copy()
+    fitted = sampling.centre_fit(ramp, (16, 16))
+    assert fitted.shape == (2, 16, 16, 3)
+    np.testing.assert_allclose(fitted[0, 8, :, 0], np.linspace(64, 191, 16), atol=6)
+    np.testing.assert_array_equal(sampling.centre_fit(ramp, (32, 64)), ramp)
+
+
+def test_a_data_worker_does_not_import_jax():
+    code = "import sys, vitx, vitx.data.pipeline, vitx.data.moving_digits; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

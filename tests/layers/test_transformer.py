@@ -1,0 +1,53 @@
+"""Layers: tubelets are the convolution that they say they are, stochastic depth keeps its expectation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from vitx.layers import attention
+from vitx.layers.embeddings import TubeletEmbedding
+from vitx.layers.transformer import Encoder, EncoderBlock, StochasticDepth
+
+
+def test_tubelet_embedding_is_a_strided_3d_convolution():
+    video = jax.random.normal(jax.random.key(0), (2, 6, 8, 12, 3))
+    embedding = TubeletEmbedding(width=5, tubelet_size=(3, 4, 2))
+    variables = embedding.init(jax.random.key(1), video)
+    kernel, bias = variables["params"]["kernel"], jnp.arange(5.0)
+    found = embedding.apply({"params": {"kernel": kernel, "bias": bias}}, video)
+    expected = lax.conv_general_dilated(
+        video, kernel, (3, 4, 2), "VALID", dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+    )
+    np.testing.assert_allclose(found, expected.reshape(2, -1, 5) + bias, atol=1e-5)
+
+
+def test_attention_weights_with_bias_and_mask():
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 5, 3, 4))
+    mask = jnp.tril(jnp.ones((5, 5), bool))
+    bias = jax.random.normal(jax.random.key(1), (3, 5, 5))
+    expected = np.zeros(q.shape)
+    for b in range(2):
+        for h in range(3):
+            for i in range(5):
+                score = np.exp([q[b, i, h] @ k[b, j, h] / 2 + bias[h, i, j] for j in range(i + 1)])
+                expected[b, i, h] = (score / score.sum()) @ v[b, : i + 1, h]
+    np.testing.assert_allclose(attention.core(q, k, v, bias=bias, mask=mask), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.25, 0.9])
+def test_stochastic_depth_keeps_the_expectation(rate):
+    x = jnp.ones((4000, 1, 1))
+    y = StochasticDepth(rate).apply({}, x, train=True, rngs={"drop_path": jax.random.key(0)})
+    assert set(np.unique(y)) == {np.float32(0), np.float32(1 / (1 - rate))}
+    assert abs(y.mean() - 1) < 5 * np.sqrt(rate / (1 - rate) / 4000)
+    np.testing.assert_array_equal(StochasticDepth(rate).apply({}, x, train=False), x)
+
+
+def test_stochastic_depth_grows_linearly_over_the_blocks(monkeypatch):
+    seen = []
+    monkeypatch.setattr(EncoderBlock, "__call__", lambda self, x, **_: seen.append((self.name, self.drop_path_rate)) or x)
+    encoder = Encoder(5, EncoderBlock(num_heads=1, mlp_dim=1, drop_path_rate=0.4))
+    encoder.init(jax.random.key(0), jnp.zeros((1, 1, 2)), grid=(1, 1, 1), train=False)
+    assert seen == [(f"block_{i}", 0.4 * i / 4) for i in range(5)]

@@ -1,0 +1,200 @@
+"""ViViT: parameter counts, the factorised encoder against its definition, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+import vitx
+from vitx.layers.embeddings import Positions, TubeletEmbedding
+from vitx.layers.transformer import Encoder, EncoderBlock
+from vitx.models import VARIANTS
+
+SMALL = {
+    "num_frames": 4,
+    "image_size": (16, 24),
+    "tubelet_size": (2, 8, 8),
+    "hidden_size": 12,
+    "num_layers": 2,
+    "num_temporal_layers": 2,
+    "num_heads": 3,
+    "mlp_dim": 20,
+    "num_classes": 5,
+}
+
+
+def random_variables(model, key=0):
+    """Variables of which no tensor is zero or constant."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, model.num_frames, *_size(model), 3)))
+    leaves, tree = jax.tree.flatten(shapes)
+    keys = jax.random.split(jax.random.key(key), len(leaves))
+    return tree.unflatten([0.3 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)])
+
+
+def _size(model):
+    return model.image_size if isinstance(model.image_size, tuple) else (model.image_size,) * 2
+
+
+def small(**fields):
+    return vitx.create_model("vivit_b_16x2_fe", **(SMALL | fields))
+
+
+def video(batch=2, frames=4, height=16, width=24):
+    return jax.random.normal(jax.random.key(1), (batch, frames, height, width, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "count"),
+    [
+        ("vivit_b_16x2_fe", {}, 115_062_928),
+        ("vivit_b_16x2_avg", {}, 86_696_080),
+        ("vivit_b_16x2_fe", {"num_temporal_layers": 12}, 171_765_904),
+        ("vivit_l_16x2_fe", {}, 354_903_440),
+        ("vivit_l_16x2_fe", {"num_temporal_layers": 24}, 606_827_920),
+    ],
+)
+def test_published_parameter_counts(name, fields, count):
+    model = vitx.create_model(name, **fields)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 224, 224, 3)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
+
+
+def test_paths_and_shapes_of_every_variant_are_frozen(request):
+    found = {}
+    for name, model in VARIANTS.items():
+        shape = (1, model.num_frames, *_size(model), 3)
+        shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))
+        found[name] = {path: list(leaf.shape) for path, leaf in flatten_dict(shapes, sep="/").items()}
+    frozen = json.loads((Path(__file__).parent / "parameters.json").read_text())
+    assert found == {name: _expanded(tree) for name, tree in frozen.items()}, (
+        "parameter paths or shapes changed: old checkpoints need a migration"
+    )
+
+
+def _expanded(tree):
+    """In the frozen file one entry stands for a run of equal blocks: "encoder/block_{0..11}/..."."""
+    paths = {}
+    for path, shape in tree.items():
+        if "{" in path:
+            head, rest = path.split("{")
+            span, tail = rest.split("}")
+            paths |= {f"{head}{i}{tail}": shape for i in range(int(span.split("..")[1]) + 1)}
+        else:
+            paths[path] = shape
+    return paths
+
+
+@pytest.mark.parametrize("pooling", ["class", "mean"])
+@pytest.mark.parametrize("temporal", [0, 2])
+def test_the_factorised_encoder_is_two_plain_encoders(pooling, temporal):
+    model = small(pooling=pooling, num_temporal_layers=temporal)
+    variables, clip = random_variables(model), video()
+    params = variables["params"]
+    prefix = int(pooling == "class")
+
+    def encoder(layers):
+        return Encoder(layers, EncoderBlock(num_heads=3, mlp_dim=20))
+
+    def pooled(x):
+        return x[:, 0] if prefix else x.mean(axis=1)
+
+    frames = []
+    for t in range(2):  # each pair of frames alone, through an embedding and an encoder of its own
+        tokens = TubeletEmbedding(12, (2, 8, 8)).apply({"params": params["embedding"]}, clip[:, 2 * t : 2 * t + 2])
+        tokens = Positions(prefix).apply({"params": params["spatial_positions"]}, tokens)
+        tokens = encoder(2).apply({"params": params["spatial_encoder"]}, tokens, grid=(1, 2, 3), train=False)
+        frames.append(pooled(tokens))
+    features = jnp.stack(frames, axis=1)
+    if temporal:
+        features = Positions(prefix).apply({"params": params["temporal_positions"]}, features)
+        features = encoder(2).apply({"params": params["temporal_encoder"]}, features, grid=(2, 1, 1), train=False)
+        features = pooled(features)
+    else:
+        features = features.mean(axis=1)
+    head = params["head"]["logits"]
+    np.testing.assert_allclose(model.apply(variables, clip), features @ head["kernel"] + head["bias"], atol=1e-5)
+
+
+def test_the_average_pool_baseline_is_blind_to_the_order_of_tubelets():
+    clip = video()
+    swapped = jnp.concatenate([clip[:, 2:], clip[:, :2]], axis=1)
+    average, factorised = small(num_temporal_layers=0), small()
+    variables = random_variables(average)
+    np.testing.assert_allclose(average.apply(variables, clip), average.apply(variables, swapped), atol=1e-5)
+    variables = random_variables(factorised)
+    assert not np.allclose(factorised.apply(variables, clip), factorised.apply(variables, swapped), atol=1e-3)
+
+
+def test_heads_by_name_and_features():
+    model = small(num_classes=(("verb", 3), ("noun", 4)))
+    logits = model.apply(random_variables(model), video())
+    assert {name: value.shape for name, value in logits.items()} == {"verb": (2, 3), "noun": (2, 4)}
+    pooled = small(num_classes=0)
+    variables = random_variables(pooled)
+    np.testing.assert_array_equal(
+        pooled.apply(variables, video()), pooled.apply(variables, video(), method=pooled.features)
+    )
+
+
+def test_attention_is_sown_when_asked_for():
+    model = small()
+    variables = random_variables(model)
+    logits, sown = model.apply(variables, video(), mutable="intermediates")
+    np.testing.assert_array_equal(logits, model.apply(variables, video()))
+    maps = flatten_dict(sown["intermediates"], sep="/")
+    assert maps["spatial_encoder/block_0/attention/attention"][0].shape == (4, 3, 7, 7)
+    assert maps["temporal_encoder/block_1/attention/attention"][0].shape == (2, 3, 3, 3)
+    for weights in jax.tree.leaves(maps):
+        np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
+
+
+def test_bfloat16_computes_nearly_the_same_with_float32_parameters_and_logits():
+    model, half = small(), small(dtype="bfloat16")
+    variables = random_variables(model)
+    logits = half.apply(variables, video())
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, model.apply(variables, video()), atol=0.2, rtol=0.1)
+
+
+def test_stochastic_depth_and_dropout_change_training_only():
+    model = small(drop_path_rate=0.5, dropout_rate=0.1)
+    variables = random_variables(model)
+    rngs = {"dropout": jax.random.key(0), "drop_path": jax.random.key(1)}
+    plain = small().apply(variables, video())
+    np.testing.assert_array_equal(model.apply(variables, video()), plain)
+    assert not np.allclose(model.apply(variables, video(), train=True, rngs=rngs), plain, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_heads": 5}, "hidden_size 12 is not divisible by num_heads 5"),
+        ({"tubelet_size": (3, 8, 8)}, "a tubelet of (3, 8, 8) (frames, height, width) does not divide a clip of (4, 16, 24)"),
+        ({"image_size": 20}, "does not divide a clip of (4, 20, 20)"),
+        ({"num_layers": 0}, "num_layers is 0"),
+        ({"num_head": 3}, "did you mean num_heads?"),
+        ({"pooling": "max"}, "pooling is 'max'; expected one of 'class', 'mean'"),
+    ],
+)
+def test_a_model_that_cannot_be_is_refused_when_made(fields, message):
+    with pytest.raises(vitx.UserError) as error:
+        small(**fields)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 3, 16, 24), (2, 8, 16, 24, 3), (2, 4, 24, 16, 3)])
+def test_a_video_of_another_shape_is_refused(shape):
+    model = small()
+    variables = random_variables(model)
+    with pytest.raises(ValueError, match=r"this model was made for \[batch, frames, height, width, channels\]"):
+        model.apply(variables, jnp.zeros(shape))
+
+
+def test_names():
+    assert vitx.list_models("vivit_b_16x2_*") == ["vivit_b_16x2_avg", "vivit_b_16x2_fe"]
+    with pytest.raises(vitx.UserError, match="did you mean vivit_b_16x2_fe"):
+        vitx.create_model("vivit_b_16x2_fee")

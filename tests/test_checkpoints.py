@@ -1,0 +1,147 @@
+"""Checkpoints: exact, verified, the newest and the best kept."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from vitx.checkpoints import Checkpoints, abstract_state, digest, digests, read_json, write_json
+from vitx.errors import UserError
+
+
+@pytest.fixture
+def state():
+    mesh = jax.make_mesh((1,), ("data",))
+    place = NamedSharding(mesh, PartitionSpec())
+    arrays = {
+        "variables": {"params": {"kernel": jax.random.normal(jax.random.key(0), (64, 33)), "bias": jnp.ones(3)}},
+        "optimizer": {"step": jnp.int32(7), "half": jnp.arange(5, dtype=jnp.bfloat16)},
+    }
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, place), arrays)
+
+
+def abstract(state):
+    return abstract_state(state, jax.tree.map(lambda leaf: leaf.sharding, state))
+
+
+def test_round_trip_is_exact_and_parts_restore_apart(state, tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(7, state, {"best": None, "note": "x"})
+        checkpoints.wait()
+        restored, record = checkpoints.restore(7, abstract(state))
+        jax.tree.map(np.testing.assert_array_equal, restored, state)
+        assert (record["step"], record["note"]) == (7, "x")
+        part, _ = checkpoints.restore(7, {"variables": abstract(state)["variables"]})
+        jax.tree.map(np.testing.assert_array_equal, part, {"variables": state["variables"]})
+
+
+def test_the_newest_two_and_the_best_are_kept(state, tmp_path):
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step in range(1, 6):
+            checkpoints.best_step = 2 if step >= 2 else None
+            checkpoints.save(step, state, {"best": None})
+        checkpoints.wait()
+        assert checkpoints.steps() == [2, 4, 5]
+
+
+def flip(path, at, bit=3):
+    data = bytearray(path.read_bytes())
+    data[at % len(data)] ^= 1 << bit
+    path.write_bytes(data)
+
+
+def arrays_of(folder):
+    """The files that hold the arrays' bytes."""
+    return sorted((p for p in folder.rglob("*") if p.is_file() and p.parent.name == "d"), key=lambda p: p.stat().st_size)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete_file", "delete_record", "delete_all"])
+def test_a_damaged_checkpoint_is_said_and_the_one_before_is_taken(damage, state, tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {"best": {"step": 1}})
+        checkpoints.save(2, jax.tree.map(lambda leaf: leaf + 1, state), {"best": {"step": 1}})
+        checkpoints.wait()
+    largest = arrays_of(tmp_path / "2")[-1]
+    if damage == "flip":
+        flip(largest, largest.stat().st_size // 2)
+    elif damage == "truncate":
+        largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    elif damage == "delete_file":
+        largest.unlink()
+    elif damage == "delete_record":
+        next((tmp_path / "2" / "record").glob("*")).unlink()
+    else:
+        for file in sorted((tmp_path / "2").rglob("*"), reverse=True):
+            file.rmdir() if file.is_dir() else file.unlink()
+        (tmp_path / "2").rmdir()
+    said = []
+    with Checkpoints(tmp_path) as checkpoints:
+        restored, record = checkpoints.restore_newest(abstract(state), said.append)
+        jax.tree.map(np.testing.assert_array_equal, restored, state)
+        assert record["step"] == 1 and checkpoints.best_step == 1
+        if damage == "delete_all":
+            assert not said
+        else:
+            assert len(said) == 1 and f"{tmp_path / '2'}" in said[0]
+            assert len(list(tmp_path.glob("damaged_2_*"))) == 1
+        checkpoints.save(2, state, {"best": None})
+        checkpoints.wait()
+        assert checkpoints.steps() == [1, 2]
+
+
+def test_any_flipped_bit_is_noticed_or_harmless(state, tmp_path):
+    """Over every file of a checkpoint: the arrays come back exact or the checkpoint is refused."""
+    rng = np.random.default_rng(0)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {"best": None})
+        checkpoints.wait()
+        files = sorted(p for p in (tmp_path / "1").rglob("*") if p.is_file() and p.stat().st_size)
+        refused = 0
+        for _ in range(60):
+            file, at, bit = files[rng.integers(len(files))], int(rng.integers(1 << 30)), int(rng.integers(8))
+            flip(file, at, bit)
+            try:
+                restored, _ = checkpoints.restore(1, abstract(state))
+            except UserError:
+                refused += 1
+            else:
+                jax.tree.map(np.testing.assert_array_equal, restored, state)
+            flip(file, at, bit)
+        assert refused > 10
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8", "bool"])
+def test_a_digest_sees_every_bit_and_every_place(dtype):
+    values = np.random.default_rng(0).integers(0, 2, (6, 5)).astype(jnp.dtype(dtype))
+    values[0, 0] = 1 - values[0, 1]
+    seen = {bytes(np.asarray(digest(jnp.asarray(values))))}
+    swapped = values.copy()
+    swapped[0, 0], swapped[0, 1] = values[0, 1], values[0, 0]
+    seen.add(bytes(np.asarray(digest(jnp.asarray(swapped)))))
+    bits = 1 if dtype == "bool" else 8 * values.itemsize
+    for place in range(values.size):
+        for bit in range(bits):
+            raw = bytearray(values.tobytes())
+            raw[place * values.itemsize + bit // 8] ^= 1 << bit % 8
+            changed = np.frombuffer(bytes(raw), values.dtype).reshape(values.shape)
+            seen.add(bytes(np.asarray(jax.jit(digest)(jnp.asarray(changed)))))
+    assert len(seen) == 2 + values.size * bits
+
+
+def test_digests_name_every_array(state):
+    assert set(digests(state)) == {
+        "['variables']['params']['kernel']",
+        "['variables']['params']['bias']",
+        "['optimizer']['step']",
+        "['optimizer']['half']",
+    }
+
+
+def test_json_files(tmp_path):
+    write_json(tmp_path / "a.json", {"x": [1, None]})
+    assert read_json(tmp_path / "a.json") == {"x": [1, None]}
+    (tmp_path / "b.json").write_text("{")
+    for name, message in (("b.json", "is not JSON"), ("c.json", "cannot be read")):
+        with pytest.raises(UserError, match=message):
+            read_json(tmp_path / name)

@@ -1,0 +1,126 @@
+"""Settings: overridden by dotted path, written to JSON and read back."""
+
+import dataclasses
+from typing import Literal
+
+import pytest
+from flax import linen as nn
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitx import configuration
+from vitx.configuration import differences, free, from_dict, is_free, override, register, to_dict
+from vitx.errors import UserError
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    rate: float = 0.1
+    sizes: tuple[int, ...] = (1, 2)
+    kind: Literal["a", "b"] = "a"
+    limit: int | None = None
+    flag: bool = False
+    name: str = "x"
+
+    def __post_init__(self):
+        if self.rate < 0:
+            raise ValueError(f"rate is {self.rate}; expected at least 0")
+
+
+@register
+class Module(nn.Module):
+    width: int = 4
+    heads: int = 2
+
+    def __post_init__(self):
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+        super().__post_init__()
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    inner: Inner = Inner()
+    module: nn.Module = Module()
+    workers: int = free(0)
+
+
+def test_a_value_is_given_as_such_or_as_text():
+    typed = override(Outer(), {"inner.rate": 2, "inner.sizes": [3], "inner.limit": 7, "module.width": 8})
+    text = override(Outer(), {"inner.rate": "2", "inner.sizes": "(3,)", "inner.limit": "7", "module.width": "8"})
+    assert typed == text == Outer(Inner(rate=2.0, sizes=(3,), limit=7), Module(width=8))
+    assert isinstance(typed.inner.rate, float)
+    assert override(Outer(), {"inner.flag": "True", "inner.limit": "None", "inner.name": "4"}).inner.name == "4"
+
+
+def test_changes_of_one_part_are_checked_together():
+    assert override(Outer(), {"module.heads": 3, "module.width": 9}).module == Module(9, 3)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("inner.ratte", 1, "no setting inner.ratte; did you mean inner.rate?"),
+        ("iner.rate", 1, "did you mean inner.rate?"),
+        ("inner.rate.x", 1, "no setting inner.rate.x"),
+        ("inner.rate", "fast", "inner.rate is 'fast'; expected float"),
+        ("inner.sizes", "(1, 2.5)", "inner.sizes is (1, 2.5); expected tuple[int, ...]"),
+        ("inner.kind", "c", "inner.kind is 'c'; expected one of 'a', 'b'"),
+        ("inner.limit", True, "inner.limit is True; expected int | None"),
+        ("inner.flag", "1", "inner.flag is 1; expected bool"),
+        ("inner.rate", -1.0, "inner: rate is -1.0; expected at least 0"),
+        ("module.width", 3, "module: width 3 is not divisible by heads 2"),
+        ("module", 3, "module is 3; expected Module"),
+    ],
+)
+def test_a_mistake_is_told_in_one_message(path, value, message):
+    with pytest.raises(UserError) as error:
+        override(Outer(), {path: value})
+    assert message in str(error.value)
+
+
+@given(
+    st.builds(
+        Outer,
+        st.builds(
+            Inner,
+            st.floats(0, 1e9),
+            st.lists(st.integers(), max_size=4).map(tuple),
+            st.sampled_from("ab"),
+            st.none() | st.integers(),
+            st.booleans(),
+            st.text(),
+        ),
+        st.builds(Module, st.integers(1, 99).map(lambda n: 2 * n)),
+        st.integers(),
+    )
+)
+def test_json_round_trip(part):
+    assert from_dict(to_dict(part)) == part
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"type": "os.system"}, "no part of type 'os.system' is registered"),
+        ({"type": "Iner"}, "did you mean Inner?"),
+        ({"type": "Inner", "ratte": 1}, "Inner has no setting 'ratte'; did you mean rate?"),
+        ({"type": "Inner", "rate": "fast"}, "Inner.rate is 'fast'; expected float"),
+        ({"type": "Inner", "rate": -1}, "rate is -1.0; expected at least 0"),
+    ],
+)
+def test_a_config_of_unknown_parts_is_refused(data, message):
+    with pytest.raises(UserError) as error:
+        from_dict(data)
+    assert message in str(error.value)
+
+
+def test_differences_and_what_is_free():
+    assert differences(Outer(), override(Outer(), {"workers": 3, "inner.rate": 1})) == {
+        "workers": (0, 3),
+        "inner.rate": (0.1, 1.0),
+    }
+    assert is_free(Outer(), "workers") and not is_free(Outer(), "inner.rate") and not is_free(Outer(), "nothing.there")
+    assert configuration.settings(Module()) == {"width": 4, "heads": 2}
