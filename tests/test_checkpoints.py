@@ -53,7 +53,9 @@ def flip(path, at, bit=3):
 
 def arrays_of(folder):
     """The files that hold the arrays' bytes."""
-    return sorted((p for p in folder.rglob("*") if p.is_file() and p.parent.name == "d"), key=lambda p: p.stat().st_size)
+    return sorted(
+        (p for p in folder.rglob("*") if p.is_file() and p.parent.name == "d"), key=lambda p: p.stat().st_size
+    )
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete_file", "delete_record", "delete_all"])

@@ -127,8 +127,9 @@ def evaluate_run(
             facts=[
                 f"Model: {model}, {parameters:,} parameters, clips of {data.num_frames} frames of "
                 f"{data.image_size[0]}x{data.image_size[1]} pixels",
-                f"Checkpoint: step {run.step} of {experiment.training.steps}, the {which}; seed {experiment.training.seed}",
-                f"Devices: {run.sharding.mesh.size} x {run.sharding.mesh.devices.flat[0].device_kind}; jax {jax.__version__}",
+                f"Checkpoint: step {run.step} of {experiment.training.steps}, the {which}; "
+                f"seed {experiment.training.seed}",
+                f"Devices: {run.sharding.mesh.size} x {jax.devices()[0].device_kind}; jax {jax.__version__}",
                 "Settings: [config.json](config.json); figures: [metrics.jsonl](metrics.jsonl)",
             ],
             split=split,
@@ -206,8 +207,8 @@ def _claim(workdir: Path, experiment: Experiment, extend: bool) -> None:
             hint = " --extend lets training.steps grow." if set(refused) == {"training.steps"} else ""
             lines = "".join(f"\n  {path}: {old!r} there, {new!r} here" for path, (old, new) in refused.items())
             raise UserError(
-                f"{workdir} holds a run with other settings; give this one a --workdir of its own, or the same settings."
-                f"{hint}{lines}"
+                f"{workdir} holds a run with other settings; give this one a --workdir of its own, or the same "
+                f"settings.{hint}{lines}"
             )
     elif workdir.exists() and (workdir / "checkpoints").exists():
         raise UserError(f"{workdir} holds checkpoints but no config.json; choose another --workdir")

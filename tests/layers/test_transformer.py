@@ -47,7 +47,9 @@ def test_stochastic_depth_keeps_the_expectation(rate):
 
 def test_stochastic_depth_grows_linearly_over_the_blocks(monkeypatch):
     seen = []
-    monkeypatch.setattr(EncoderBlock, "__call__", lambda self, x, **_: seen.append((self.name, self.drop_path_rate)) or x)
+    monkeypatch.setattr(
+        EncoderBlock, "__call__", lambda self, x, **_: seen.append((self.name, self.drop_path_rate)) or x
+    )
     encoder = Encoder(5, EncoderBlock(num_heads=1, mlp_dim=1, drop_path_rate=0.4))
     encoder.init(jax.random.key(0), jnp.zeros((1, 1, 2)), grid=(1, 1, 1), train=False)
     assert seen == [(f"block_{i}", 0.4 * i / 4) for i in range(5)]

@@ -173,7 +173,10 @@ def test_stochastic_depth_and_dropout_change_training_only():
     ("fields", "message"),
     [
         ({"num_heads": 5}, "hidden_size 12 is not divisible by num_heads 5"),
-        ({"tubelet_size": (3, 8, 8)}, "a tubelet of (3, 8, 8) (frames, height, width) does not divide a clip of (4, 16, 24)"),
+        (
+            {"tubelet_size": (3, 8, 8)},
+            "a tubelet of (3, 8, 8) (frames, height, width) does not divide a clip of (4, 16, 24)",
+        ),
         ({"image_size": 20}, "does not divide a clip of (4, 20, 20)"),
         ({"num_layers": 0}, "num_layers is 0"),
         ({"num_head": 3}, "did you mean num_heads?"),

@@ -8,28 +8,15 @@ Only the order of the frames tells, say, growing from shrinking.
 A clip is a pure function of (config, split, index). Space is a torus: what leaves on one side enters on the other.
 """
 
-import contextlib
-import io
-import itertools
-import os
-import pickle
-import subprocess
-import sys
-import zlib
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from types import MappingProxyType
-from typing import ClassVar
 
-import filelock
 import numpy as np
-import tensorflow_datasets as tfds
-from absl import logging
 from jaxtyping import Float, UInt8
 from sklearn.datasets import load_digits
-from tqdm import tqdm
 
+from vitx.configuration import register
 from vitx.data.decoding import encode_video
 
 APPEARANCES = tuple("0123456789")
@@ -39,14 +26,15 @@ MOTIONS = ("left", "right", "up", "down", "growing", "shrinking", "clockwise", "
 DIGITS = {"train": range(0, 1287), "validation": range(1287, 1545), "test": range(1545, 1797)}
 """The images of `load_digits` that each split draws from."""
 
-ALL_INTRA = MappingProxyType({"preset": "ultrafast", "x264-params": "keyint=1:qp=24:ipratio=1:scenecut=0:cabac=1"})
+ALL_INTRA = MappingProxyType({"preset": "ultrafast", "x264-params": "keyint=1:qp=20:scenecut=0"})
 """Every frame a keyframe at one quantiser.
 
 Frames predicted from their past are coded differently from it: with x264's defaults the unordered set of decoded
-frames tells growing from shrinking. CABAC is no part of that; its tables are merely quicker to set up than CAVLC's.
+frames tells growing from shrinking.
 """
 
 
+@register
 @dataclass(frozen=True)
 class ClipConfig:
     """How hard the clips are.
@@ -54,8 +42,9 @@ class ClipConfig:
     Attributes:
       num_frames: frames per clip.
       side: height and width of a frame, and period of the torus, in pixels.
-      speed: least and greatest length of a step between two frames, in pixels; along the arc for circles.
+      speed: least and greatest length of a straight step between two frames, in pixels.
       radius: least and greatest radius of the circles, in pixels.
+      period: least and greatest number of frames that a circle takes.
       size: least and greatest side of the digit's 8x8 image as drawn, in pixels.
       growth: least and greatest share of the (logarithmic) range of sizes that a growing digit goes through.
       texture: greatest brightness of the still background, 0 to 255.
@@ -67,15 +56,26 @@ class ClipConfig:
 
     num_frames: int = 12
     side: int = 48
-    speed: tuple[float, float] = (1.5, 3.0)
-    radius: tuple[float, float] = (5.0, 7.0)
-    size: tuple[float, float] = (14.0, 30.0)
+    speed: tuple[float, float] = (2.0, 3.5)
+    radius: tuple[float, float] = (7.0, 9.0)
+    period: tuple[float, float] = (10.0, 13.0)
+    size: tuple[float, float] = (18.0, 32.0)
     growth: tuple[float, float] = (0.7, 1.0)
-    texture: float = 110.0
+    texture: float = 80.0
     noise: float = 5.0
     distractor: float = 0.0
     occluder: float = 0.0
     num_clips: tuple[int, int, int] = (4000, 1000, 1000)
+
+
+CONFIGS = MappingProxyType(
+    {
+        "standard": ClipConfig(),
+        "harder": ClipConfig(distractor=0.55, occluder=8.0),
+        "forecast": ClipConfig(num_frames=20, texture=0.0, noise=0.0),
+    }
+)
+"""One digit on a still texture; with a dimmer second digit and a still bar in front; on black, without noise."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,12 @@ def sample_trajectory(config: ClipConfig, motion: int, rng: np.random.Generator)
     time = np.arange(config.num_frames)
     start, speed = rng.uniform(0, config.side, 2), rng.uniform(*config.speed)
     radius, phase = rng.uniform(*config.radius), rng.uniform(0, 2 * np.pi)
+    turn = 2 * np.pi / rng.uniform(*config.period)
     share, offset, frame = rng.uniform(*config.growth), rng.uniform(), rng.integers(config.num_frames)
 
     progress = (1 - share) * offset + share * time / max(config.num_frames - 1, 1)
     size = config.size[0] * (config.size[1] / config.size[0]) ** progress
-    angle = phase + speed / radius * time
+    angle = phase + turn * time
     path = {
         "left": np.stack([-speed * time, 0 * time], axis=1),
         "up": np.stack([0 * time, -speed * time], axis=1),
@@ -210,212 +211,3 @@ def _bright_colour(rng: np.random.Generator) -> np.ndarray:
 
 def _paint(frames: np.ndarray, coverage: np.ndarray, colour: np.ndarray) -> np.ndarray:
     return frames + coverage[..., None] * (colour - frames)
-
-
-@dataclass(eq=False)
-class MovingDigitsConfig(tfds.core.BuilderConfig):
-    """A named configuration of the dataset."""
-
-    clips: ClipConfig = ClipConfig()
-
-
-class MovingDigits(tfds.core.GeneratorBasedBuilder):
-    """TFDS builder; `load` builds and opens the dataset in one call."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS: ClassVar[list[MovingDigitsConfig]] = [
-        MovingDigitsConfig(name="standard", description="One digit on a still texture."),
-        MovingDigitsConfig(
-            name="harder",
-            description="A dimmer second digit with its own motion, and a still bar in front of both.",
-            clips=ClipConfig(distractor=0.55, occluder=8.0),
-        ),
-        MovingDigitsConfig(
-            name="forecast",
-            description="Twenty frames, black background, no noise: for predicting frames.",
-            clips=ClipConfig(num_frames=20, texture=0.0, noise=0.0),
-        ),
-    ]
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=(
-                "Short all-intra H.264 videos of the 1,797 handwritten digits of scikit-learn's load_digits (UCI "
-                "Optical Recognition of Handwritten Digits), moving on a torus in eight ways. load_digits is ordered "
-                "by writer: the splits are contiguous blocks of it, so that they hardly share writers; a random "
-                "split would."
-            ),
-            features=tfds.features.FeaturesDict(
-                {
-                    "video": tfds.features.Tensor(shape=(), dtype=np.object_),
-                    "appearance": tfds.features.ClassLabel(names=APPEARANCES),
-                    "motion": tfds.features.ClassLabel(names=MOTIONS),
-                    "index": np.int64,
-                }
-            ),
-            # Record i is clip i.
-            disable_shuffling=True,
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        num_clips = dict(zip(DIGITS, self.builder_config.clips.num_clips, strict=True))
-        clips = [(split, index) for split in DIGITS for index in range(num_clips[split])]
-        # TFDS writes one split after the other: they share the stream of records.
-        records = _encode_clips(self.builder_config.clips, clips)
-        return {split: self._generate_examples(split, records, num_clips[split]) for split in DIGITS}
-
-    def _generate_examples(self, split: str, records: Iterator[dict], num_clips: int) -> Iterator[tuple[int, dict]]:
-        with tqdm(desc=f"building {self.name}/{self.builder_config.name} {split}", total=num_clips) as progress:
-            for index, record in enumerate(itertools.islice(records, num_clips)):
-                yield index, record
-                progress.update()
-
-
-def _encode_clips(config: ClipConfig, clips: list[tuple[str, int]]) -> Iterator[dict[str, bytes | int]]:
-    """The records of (split, index) pairs in order, made by as many processes as pay.
-
-    A clip is many steps too short for threads to take turns at. Plain pipes, not a pool: the workers do not run the
-    caller's script again, and end with the process that reads them, however that ends.
-    """
-    num_workers = min(os.cpu_count() or 1, 1 + len(clips) // 1000)
-    if num_workers == 1:
-        yield from (encode_clip(config, split, index) for split, index in clips)
-        return
-    command = [sys.executable, "-c", "from vitx.data import moving_digits; moving_digits._serve_clips()"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with contextlib.ExitStack() as stack:
-        workers = []
-        for first in range(num_workers):
-            worker = stack.enter_context(subprocess.Popen(command, env=environment, **pipes))
-            stack.callback(worker.terminate)
-            pickle.dump((config, clips[first::num_workers]), worker.stdin)
-            worker.stdin.flush()
-            workers.append(worker)
-        for place in range(len(clips)):
-            yield pickle.load(workers[place % num_workers].stdout)
-
-
-def _serve_clips() -> None:
-    """What a worker does: reads its share from stdin, writes the records to stdout."""
-    config, clips = pickle.load(sys.stdin.buffer)
-    # A worker whose reader is gone ends in silence.
-    with contextlib.suppress(BrokenPipeError):
-        for split, index in clips:
-            pickle.dump(encode_clip(config, split, index), sys.stdout.buffer)
-            sys.stdout.buffer.flush()
-
-
-@dataclass(frozen=True)
-class ClipSource:
-    """Random access to the clips of one split, for `grain.MapDataset.source`.
-
-    Record i is `{"video": mp4 bytes, "labels": {"appearance": int, "motion": int}}`, and is clip i of `render_clip`.
-    Opens its files at the first read, in each process anew: a fresh or unpickled source costs nothing.
-
-    Attributes:
-      directory: where TFDS keeps this version of the dataset.
-      split: "train", "validation" or "test".
-    """
-
-    directory: str
-    split: str
-
-    label_names: ClassVar[dict[str, tuple[str, ...]]] = {"appearance": APPEARANCES, "motion": MOTIONS}
-
-    @cached_property
-    def _records(self) -> Sequence[dict]:
-        return tfds.builder_from_directory(self.directory).as_data_source(self.split)
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> dict[str, bytes | dict[str, int]]:
-        record = self._records[index]
-        return {
-            "video": record["video"],
-            "labels": {name: int(record[name]) for name in self.label_names},
-        }
-
-    def __getstate__(self) -> dict[str, str]:
-        return {"directory": self.directory, "split": self.split}
-
-
-def load(
-    split: str,
-    config: str | ClipConfig | MovingDigitsConfig = "standard",
-    *,
-    data_dir: str | os.PathLike | None = None,
-) -> ClipSource:
-    """Opens a split of Moving Digits; builds the dataset first where it is missing.
-
-    Safe to call from several processes at once: one builds, the others wait. A build that was cut short is begun
-    anew. Never touches the network.
-
-    Args:
-      split: "train", "validation" or "test".
-      config: "standard", "harder", "forecast", or a configuration of one's own; bare clip settings are filed under a
-        name made from them.
-      data_dir: where TFDS keeps data sets; the environment's TFDS_DATA_DIR or TFDS's own default when None.
-
-    Raises:
-      ValueError: the split is unknown, or the directory holds a data set of the same name but another size.
-    """
-    if split not in DIGITS:
-        raise ValueError(f"found split {split!r}, expected one of {', '.join(DIGITS)}")
-    builder = build(config, data_dir=data_dir)
-    return ClipSource(builder.data_dir, split)
-
-
-def build(
-    config: str | ClipConfig | MovingDigitsConfig = "standard", *, data_dir: str | os.PathLike | None = None
-) -> MovingDigits:
-    """Returns the prepared TFDS builder; see `load`."""
-    if isinstance(config, ClipConfig):
-        config = MovingDigitsConfig(name=f"custom_{zlib.crc32(repr(config).encode()):08x}", clips=config)
-    with _quiet():
-        builder = MovingDigits(config=config, data_dir=data_dir, file_format="array_record")
-        if not builder.data_path.exists():
-            builder.data_dir_root.mkdir(parents=True, exist_ok=True)
-            with _locked(builder.data_dir_root / f"{builder.name}.{builder.builder_config.name}.lock"):
-                for leftover in builder.data_path.parent.glob("incomplete.*"):
-                    leftover.rmtree()
-                builder.download_and_prepare()
-            builder = MovingDigits(config=config, data_dir=data_dir, file_format="array_record")
-    expected = builder.builder_config.clips.num_clips
-    found = tuple(builder.info.splits[split].num_examples for split in DIGITS)
-    if found != expected:
-        raise ValueError(
-            f"found {found} clips in {builder.data_dir}, expected {expected}: give the configuration another name or "
-            "the dataset another directory"
-        )
-    return builder
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps TFDS from announcing itself on stdout, from drawing its own bars and from logging."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        tfds.enable_progress_bar()
-        logging.set_verbosity(verbosity)
-
-
-@contextlib.contextmanager
-def _locked(path: os.PathLike) -> Iterator[None]:
-    lock = filelock.FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        print(f"waiting for another process that is building this dataset ({path})", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from vitx.configuration import free, register
+from vitx.data.moving_digits import ClipConfig
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to the examples of one split; must pickle, for worker processes."""
 
@@ -34,14 +36,14 @@ class MovingDigits:
     """The embedded dataset: real handwritten digits that move (`vitx.data.moving_digits`).
 
     Attributes:
-        config: "standard", "harder" (a distractor and an occluder) or "forecast".
-        data_dir: where it is built on first use; None is TFDS's own folder (TFDS_DATA_DIR, ~/tensorflow_datasets).
+        clips: how hard the clips are.
+        data_dir: where they are built on first use; None is TFDS's own folder (TFDS_DATA_DIR, ~/tensorflow_datasets).
     """
 
-    config: str = "standard"
+    clips: ClipConfig = ClipConfig()
     data_dir: str | None = free(None)
 
     def open(self, split: str) -> Source:
-        from vitx.data import moving_digits  # TFDS takes a second to import
+        from vitx.data import moving_digits_builder  # TFDS takes a second to import
 
-        return moving_digits.load(split, self.config, data_dir=self.data_dir)
+        return moving_digits_builder.load(split, self.clips, data_dir=self.data_dir)

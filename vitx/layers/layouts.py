@@ -9,13 +9,14 @@ factorisation, write one such function and one line in `LAYOUTS`.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
 Grid = tuple[int, int, int]
 
 
+@runtime_checkable
 class Layout(Protocol):
     """A rule that calls `core` on the tokens that may see one another."""
 

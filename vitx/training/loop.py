@@ -65,7 +65,7 @@ class Training:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}")
         if self.keep_checkpoints < 2:
             raise ValueError(
-                f"keep_checkpoints is {self.keep_checkpoints}; expected at least 2, so that a damaged one has one before"
+                f"keep_checkpoints is {self.keep_checkpoints}; expected at least 2: a damaged one needs one before it"
             )
 
 

@@ -1,0 +1,155 @@
+"""The `vitx` command as people type it: every mistake is one message and the right status."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vitx.cli import main
+from vitx.configuration import paths
+from vitx.data.decoding import encode_video
+from vitx.experiment import load_experiment
+
+
+@pytest.fixture(scope="module")
+def run(small_file, tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("run")
+    assert main(["train", small_file, "--workdir", str(workdir), "--training.steps", "4"]) == 0
+    return workdir
+
+
+def refused(capsys, *words: object) -> str:
+    assert main([str(word) for word in words]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "Traceback" not in err
+    (line, *_) = [line for line in err.splitlines() if line.startswith("vitx: ")]
+    return err[err.index(line) :]
+
+
+def test_help_lists_every_setting_with_its_meaning(small_file, capsys, small):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", small_file, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for path, _ in paths(small):
+        assert f"--{path}" in text, path
+    assert re.search(r"learning rate after the warm-up", " ".join(text.split()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["--training.step", "4"], "there is no setting training.step; did you mean training.steps?"),
+        (["--training.steps", "many"], "training.steps is 'many'; expected int"),
+        (["--training.steps"], "--training.steps has no value"),
+        (["--model.pooling=max"], "model.pooling is 'max'; expected one of 'class', 'mean'"),
+        (["--model.num_heads", "5"], "hidden_size 24 is not divisible by num_heads 5"),
+        (["--training.steps", "0"], "steps is 0; expected at least 1"),
+        (["stray"], "'stray' belongs to no setting"),
+    ],
+)
+def test_a_mistaken_setting(settings, message, small_file, tmp_path, capsys):
+    assert message in refused(capsys, "train", small_file, "--workdir", tmp_path / "new", *settings)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_mistaken_experiment_file(tmp_path, capsys):
+    assert "there is no experiment file" in refused(capsys, "train", tmp_path / "no.py", "--workdir", tmp_path)
+    for text, message in (
+        ("x = 1\ny = x / 0\n", "line 2: ZeroDivisionError: division by zero"),
+        ("experiment = 3\n", "defines no `experiment = vitx.Experiment(...)`"),
+        ("experiment =\n", "SyntaxError"),
+        ("import vitx_of_tomorrow\n", "No module named 'vitx_of_tomorrow'"),
+    ):
+        file = tmp_path / "bad.py"
+        file.write_text(text)
+        error = refused(capsys, "train", file, "--workdir", tmp_path / "run")
+        assert message in error and str(file) in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistaken_folder(run, small_file, tmp_path, capsys):
+    assert "needs --workdir DIR" in refused(capsys, "train", small_file)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    words = ("train", small_file, "--workdir", run, "--training.steps", 4, "--optimizer.peak_lr", 0.5)
+    assert "holds a run with other settings" in refused(capsys, *words)
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    (tmp_path / "file").touch()
+    assert "is a file" in refused(capsys, "train", small_file, "--workdir", tmp_path / "file")
+    for command in ("evaluate", "predict"):
+        clip = ["clip.mp4"] if command == "predict" else []
+        assert "is not a run's folder" in refused(capsys, command, tmp_path, *clip)
+
+
+def test_a_config_is_never_executed(run, tmp_path, capsys):
+    config = json.loads((run / "config.json").read_text())
+    config["experiment"]["task"] = {"type": "os.system", "command": "touch hacked"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "no part of type 'os.system' is registered" in refused(capsys, "evaluate", tmp_path)
+
+
+def test_evaluate(run, capsys):
+    assert main(["evaluate", str(run), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["step"] == 4 and figures["examples"] == 19
+    assert main(["evaluate", str(run), "--split", "validation", "--checkpoint", "last"]) == 0
+    assert "motion/top1" in capsys.readouterr().out
+
+
+def test_predict(run, tmp_path, capsys):
+    clip = tmp_path / "a clip.mp4"
+    clip.write_bytes(encode_video(np.random.default_rng(0).integers(0, 255, (9, 50, 70, 3), np.uint8)))
+    assert main(["predict", str(run), str(clip), "--json", "--top", "3"]) == 0
+    answer = json.loads(capsys.readouterr().out)[str(clip)]
+    assert list(answer) == ["appearance", "motion"]
+    for shares in answer.values():
+        assert len(shares) == 3 and sorted(shares.values(), reverse=True) == list(shares.values())
+    assert main(["predict", str(run), str(clip)]) == 0
+    assert "motion: " in capsys.readouterr().out
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    error = refused(capsys, "predict", run, clip, tmp_path / "bad.mp4", tmp_path / "missing.mp4")
+    assert "bad.mp4" in error and "missing.mp4" in error
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk(small_file, tmp_path):
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=150k", "tmpfs", str(tmp_path)]).returncode:
+        pytest.skip("this machine does not let us mount a small disk")
+    try:
+        words = [sys.executable, "-m", "vitx.cli", "train", small_file, "--workdir", str(tmp_path / "run")]
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert done.returncode == 2, done.stderr
+        assert "the disk is full" in done.stderr and "Traceback" not in done.stderr
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_models(capsys):
+    assert main(["models", "vivit_b_16x2_*"]) == 0
+    assert capsys.readouterr().out.split() == ["vivit_b_16x2_avg", "vivit_b_16x2_fe"]
+    assert "no model matches" in refused(capsys, "models", "resnet*")
+
+
+def test_unknown_options_elsewhere(run, capsys):
+    assert main(["evaluate", str(run), "--fast"]) == 2
+    assert "there is no option --fast here" in capsys.readouterr().err
+
+
+def test_debug_shows_where(tmp_path, capsys):
+    assert main(["train", str(tmp_path / "no.py"), "--workdir", str(tmp_path), "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_experiment_builds_on_another(tmp_path, pytestconfig):
+    (tmp_path / "base.py").write_text((pytestconfig.rootpath / "experiments" / "quickstart.py").read_text())
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "next.py").write_text(
+        "from vitx import load_experiment\n"
+        'experiment = load_experiment("../base.py").override({"optimizer.peak_lr": 0.05})\n'
+    )
+    assert load_experiment(tmp_path / "sub" / "next.py").optimizer.peak_lr == 0.05

@@ -1,0 +1,230 @@
+"""The loop: exact resuming, devices that do not matter, and what stops it."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vitx.checkpoints import Checkpoints
+from vitx.errors import RunError, UserError
+from vitx.experiment import load_config
+from vitx.runs import evaluate_run, load_run, train_run
+from vitx.training import loop
+from vitx.training.logs import read_metrics
+
+
+def final_digests(workdir: Path) -> dict[str, str]:
+    """What a run's last checkpoint holds, bit for bit."""
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        _, record = checkpoints.restore(checkpoints.steps()[-1], {})
+    assert record["step"] == load_config(workdir).training.steps
+    return record["digests"]
+
+
+def figures(workdir: Path) -> list[dict]:
+    """Rows of metrics.jsonl without the figures that depend on the clock."""
+    clock = {"clips_per_second", "input_wait_percent", "decode_core_percent"}
+    return [{name: value for name, value in row.items() if name not in clock} for row in read_metrics(workdir)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small, tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    train_run(small.override({"training.ema_decay": 0.9}), workdir)
+    return workdir
+
+
+def command(file: str, workdir: Path, *settings: str) -> list[str]:
+    return [sys.executable, "-m", "vitx.cli", "train", file, "--workdir", str(workdir), *settings]
+
+
+def test_a_run_leaves_what_it_promises(undisturbed):
+    assert {path.name for path in undisturbed.iterdir()} >= {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "report.md",
+        "curves.png",
+        "confusion_motion.png",
+        "confusion_appearance.png",
+        "predictions.png",
+    }
+    assert len(list(undisturbed.glob("events.out.tfevents.*"))) == 1
+    rows = read_metrics(undisturbed)
+    assert [(row["step"], row["split"]) for row in rows if row["split"] != "test"] == [
+        (step, split) for step in (4, 8, 12) for split in ("train", "val")
+    ]
+    (test,) = [row for row in rows if row["split"] == "test"]
+    assert test["examples"] == 19 and 0 <= test["motion/top1"] <= 100
+    assert json.loads((undisturbed / "config.json").read_text())["format"] == 1
+
+
+@pytest.mark.parametrize("moment", [1, 3, 6, 7])
+def test_a_run_cut_off_goes_on_bit_for_bit(moment, small, undisturbed, tmp_path, monkeypatch):
+    """The loop dies when batch `moment` is asked for; the same command again ends as if nothing had happened."""
+    place, asked = loop.to_devices, 0
+
+    def dies(batch, sharding):
+        nonlocal asked
+        asked += 1
+        if asked == moment:
+            raise KeyboardInterrupt
+        return place(batch, sharding)
+
+    experiment = small.override({"training.ema_decay": 0.9})
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "to_devices", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train_run(experiment, tmp_path)
+    train_run(experiment.override({"data.num_workers": 2 if moment == 7 else 0}), tmp_path)
+    assert final_digests(tmp_path) == final_digests(undisturbed)
+    ours, theirs = figures(tmp_path), figures(undisturbed)
+    assert [(row["step"], row["split"]) for row in ours] == [(row["step"], row["split"]) for row in theirs]
+    assert [row for row in ours if row["split"] != "train"] == [row for row in theirs if row["split"] != "train"]
+
+
+def test_killed_while_a_checkpoint_is_written(small_file, undisturbed, tmp_path):
+    settings = ("--training.ema_decay", "0.9")
+    with subprocess.Popen(command(small_file, tmp_path, *settings), stderr=subprocess.PIPE) as process:
+        while not list(tmp_path.glob("checkpoints/*.orbax-checkpoint-tmp*")):
+            assert process.poll() is None, process.stderr.read().decode()
+            time.sleep(0.0005)
+        process.send_signal(signal.SIGKILL)
+    subprocess.run(command(small_file, tmp_path, *settings), check=True)
+    assert final_digests(tmp_path) == final_digests(undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", range(12))
+def test_killed_at_any_moment(trial, small_file, undisturbed, tmp_path):
+    """Kills the run at random moments, again and again, until it gets through."""
+    rng, kills = np.random.default_rng(trial), 0
+    while True:
+        process = subprocess.Popen(command(small_file, tmp_path, "--training.ema_decay", "0.9"))
+        try:
+            assert process.wait(timeout=rng.uniform(4, 20) + 5 * kills) == 0
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    assert final_digests(tmp_path) == final_digests(undisturbed)
+
+
+def test_eight_devices_follow_the_losses_of_one(small_file, tmp_path):
+    settings = "--training.steps 20 --training.log_every 1 --training.evaluate_every 0 --training.checkpoint_every 20"
+    losses = {}
+    for name, devices, mesh in (("one", 1, ""), ("data", 8, ""), ("fsdp", 8, "--training.mesh.fsdp 4")):
+        workdir = tmp_path / name
+        environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        words = command(small_file, workdir, *settings.split(), *mesh.split())
+        subprocess.run(words, check=True, env=environment)
+        losses[name] = [row["loss"] for row in read_metrics(workdir) if row["split"] == "train"]
+        assert len(losses[name]) == 20
+    assert losses["one"][-1] != losses["one"][0]
+    np.testing.assert_allclose(losses["data"], losses["one"], rtol=2e-4)
+    np.testing.assert_allclose(losses["fsdp"], losses["one"], rtol=2e-4)
+    # a checkpoint made on eight devices is read on one
+    assert load_run(tmp_path / "fsdp").step == 20
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(small, tmp_path):
+    short = small.override({"training.steps": 3, "training.evaluate_every": 0})
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train_run(short.override({"training.seed": seed}), tmp_path / name)
+    assert final_digests(tmp_path / "a") == final_digests(tmp_path / "b")
+    assert final_digests(tmp_path / "a") != final_digests(tmp_path / "c")
+
+
+def test_a_finished_run_says_so_and_extends_when_asked(small, undisturbed, tmp_path, capsys):
+    train_run(small, tmp_path)
+    before = final_digests(tmp_path)
+    capsys.readouterr()
+    train_run(small, tmp_path)
+    assert "is finished: all 12 steps are done" in capsys.readouterr().err
+    assert final_digests(tmp_path) == before
+    longer = small.override({"training.steps": 16})
+    with pytest.raises(UserError, match="--extend lets training.steps grow"):
+        train_run(longer, tmp_path)
+    train_run(longer, tmp_path, extend=True)
+    assert [row["step"] for row in read_metrics(tmp_path) if row["split"] == "val"] == [4, 8, 12, 16]
+
+
+def test_free_settings_may_change_and_others_are_refused(small, undisturbed):
+    experiment = small.override({"training.ema_decay": 0.9})
+    train_run(experiment.override({"training.log_every": 1, "data.num_threads": 1}), undisturbed)
+    with pytest.raises(UserError) as error:
+        train_run(experiment.override({"optimizer.peak_lr": 1.0, "training.log_every": 2}), undisturbed)
+    assert "optimizer.peak_lr: 0.001 there, 1.0 here" in str(error.value) and "log_every" not in str(error.value)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(small, tmp_path):
+    mad = small.override({"optimizer.peak_lr": 1e30, "optimizer.clip_norm": None, "training.checkpoint_every": 1})
+    with pytest.raises(RunError, match=r"step \d+: the loss is .*the last good checkpoint is .*initialise_from"):
+        train_run(mad, tmp_path)
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.steps()[-1] < 12
+
+
+def test_initialise_from_takes_parameters_and_nothing_else(small, undisturbed, tmp_path):
+    start = small.override(
+        {"training.initialise_from": str(undisturbed), "training.steps": 1, "optimizer.peak_lr": 0.0}
+    )
+    train_run(start, tmp_path)
+    ours, theirs = load_run(tmp_path, "last").variables, load_run(undisturbed, "last").variables
+    for mine, other in zip(*map(_leaves, (ours, theirs)), strict=True):
+        np.testing.assert_array_equal(mine, other)
+    assert [row["step"] for row in read_metrics(tmp_path) if row["split"] == "val"] == [1]
+    with pytest.raises(UserError, match="is not a run's folder"):
+        train_run(start.override({"training.initialise_from": str(tmp_path / "no")}), tmp_path / "other")
+
+
+def _leaves(tree):
+    import jax
+
+    return jax.tree.leaves(tree)
+
+
+def test_evaluation_counts_every_example_once_whatever_the_batch(small, undisturbed, tmp_path):
+    reference = evaluate_run(undisturbed, split="validation")
+    assert reference["examples"] == 21
+    config = undisturbed / "config.json"
+    before = config.read_text()
+    for size in (1, 5, 64):
+        config.write_text(before.replace('"eval_batch_size": 8', f'"eval_batch_size": {size}'))
+        other = evaluate_run(undisturbed, split="validation")
+        assert other.keys() == reference.keys()
+        for name, value in reference.items():
+            assert other[name] == pytest.approx(value, rel=1e-5), (size, name)
+    config.write_text(before)
+    rows = [(row["step"], row["split"]) for row in read_metrics(undisturbed)]
+    assert len(rows) == len(set(rows))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training.mesh.data": 3}, "a mesh of data=3, fsdp=1 does not cover"),
+        ({"training.monitor": "los"}, "did you mean loss?"),
+        ({"model.num_classes": 7}, "name the one to learn"),
+        ({"model.num_classes": 7, "task.label": "motion"}, "predicts motion with 7 classes; the data has"),
+    ],
+)
+def test_settings_that_do_not_fit_are_told(changes, message, small, tmp_path):
+    with pytest.raises(UserError) as error:
+        train_run(small.override(changes), tmp_path)
+    assert message in str(error.value)
+
+
+def test_clips_of_another_shape_than_the_model_are_refused(small):
+    with pytest.raises(UserError, match=r"the data gives clips of \(4, 24, 24\).*the model takes \(8, 24, 24\)"):
+        small.override({"model.num_frames": 8})
+    with pytest.raises(ValueError, match="the model takes"):
+        dataclasses.replace(small, model=small.model.clone(image_size=48))

@@ -1,0 +1,223 @@
+"""Moving Digits as a TFDS dataset: built once, in parallel, safely; read at random, without TensorFlow."""
+
+import contextlib
+import io
+import itertools
+import os
+import pickle
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import filelock
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+from tqdm import tqdm
+
+from vitx.data.moving_digits import APPEARANCES, CONFIGS, DIGITS, MOTIONS, ClipConfig, encode_clip
+from vitx.errors import UserError
+
+
+@dataclass(eq=False)
+class MovingDigitsConfig(tfds.core.BuilderConfig):
+    """A named configuration of the dataset."""
+
+    clips: ClipConfig = ClipConfig()
+
+
+class MovingDigits(tfds.core.GeneratorBasedBuilder):
+    """TFDS builder; `load` builds and opens the dataset in one call."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar[list[MovingDigitsConfig]] = [
+        MovingDigitsConfig(name=name, clips=clips) for name, clips in CONFIGS.items()
+    ]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=(
+                "Short all-intra H.264 videos of the 1,797 handwritten digits of scikit-learn's load_digits (UCI "
+                "Optical Recognition of Handwritten Digits), moving on a torus in eight ways. load_digits is ordered "
+                "by writer: the splits are contiguous blocks of it, so that they hardly share writers; a random "
+                "split would."
+            ),
+            features=tfds.features.FeaturesDict(
+                {
+                    "video": tfds.features.Tensor(shape=(), dtype=np.object_),
+                    "appearance": tfds.features.ClassLabel(names=APPEARANCES),
+                    "motion": tfds.features.ClassLabel(names=MOTIONS),
+                    "index": np.int64,
+                }
+            ),
+            # Record i is clip i.
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        num_clips = dict(zip(DIGITS, self.builder_config.clips.num_clips, strict=True))
+        clips = [(split, index) for split in DIGITS for index in range(num_clips[split])]
+        # TFDS writes one split after the other: they share the stream of records.
+        records = _encode_clips(self.builder_config.clips, clips)
+        return {split: self._generate_examples(split, records, num_clips[split]) for split in DIGITS}
+
+    def _generate_examples(self, split: str, records: Iterator[dict], num_clips: int) -> Iterator[tuple[int, dict]]:
+        with tqdm(desc=f"building {self.name}/{self.builder_config.name} {split}", total=num_clips) as progress:
+            for index, record in enumerate(itertools.islice(records, num_clips)):
+                yield index, record
+                progress.update()
+
+
+def _encode_clips(config: ClipConfig, clips: list[tuple[str, int]]) -> Iterator[dict[str, bytes | int]]:
+    """The records of (split, index) pairs in order, made by as many processes as pay.
+
+    A clip is many steps too short for threads to take turns at. Plain pipes, not a pool: the workers do not run the
+    caller's script again, and end with the process that reads them, however that ends.
+    """
+    num_workers = min(os.cpu_count() or 1, 1 + len(clips) // 1000)
+    if num_workers == 1:
+        yield from (encode_clip(config, split, index) for split, index in clips)
+        return
+    command = [
+        sys.executable,
+        "-c",
+        "from vitx.data import moving_digits_builder; moving_digits_builder._serve_clips()",
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with contextlib.ExitStack() as stack:
+        workers = []
+        for first in range(num_workers):
+            worker = stack.enter_context(subprocess.Popen(command, env=environment, **pipes))
+            stack.callback(worker.terminate)
+            pickle.dump((config, clips[first::num_workers]), worker.stdin)
+            worker.stdin.flush()
+            workers.append(worker)
+        for place in range(len(clips)):
+            yield pickle.load(workers[place % num_workers].stdout)
+
+
+def _serve_clips() -> None:
+    """What a worker does: reads its share from stdin, writes the records to stdout."""
+    config, clips = pickle.load(sys.stdin.buffer)
+    # A worker whose reader is gone ends in silence.
+    with contextlib.suppress(BrokenPipeError):
+        for split, index in clips:
+            pickle.dump(encode_clip(config, split, index), sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """Random access to the clips of one split, for `grain.MapDataset.source`.
+
+    Record i is `{"video": mp4 bytes, "labels": {"appearance": int, "motion": int}}`, and is clip i of `render_clip`.
+    Opens its files at the first read, in each process anew: a fresh or unpickled source costs nothing.
+
+    Attributes:
+      directory: where TFDS keeps this version of the dataset.
+      split: "train", "validation" or "test".
+    """
+
+    directory: str
+    split: str
+
+    label_names: ClassVar[dict[str, tuple[str, ...]]] = {"appearance": APPEARANCES, "motion": MOTIONS}
+
+    @cached_property
+    def _records(self) -> Sequence[dict]:
+        return tfds.builder_from_directory(self.directory).as_data_source(self.split)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, bytes | dict[str, int]]:
+        record = self._records[index]
+        return {
+            "video": record["video"],
+            "labels": {name: int(record[name]) for name in self.label_names},
+        }
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"directory": self.directory, "split": self.split}
+
+
+def load(
+    split: str, clips: ClipConfig = CONFIGS["standard"], *, data_dir: str | os.PathLike | None = None
+) -> ClipSource:
+    """Opens a split of Moving Digits; builds the dataset first where it is missing.
+
+    Safe to call from several processes at once: one builds, the others wait. A build that was cut short is begun
+    anew. Never touches the network.
+
+    Args:
+      split: "train", "validation" or "test".
+      clips: one of `CONFIGS`, or settings of one's own, which are filed under a name made from them.
+      data_dir: where TFDS keeps data sets; the environment's TFDS_DATA_DIR or TFDS's own default when None.
+
+    Raises:
+      UserError: the split is unknown, or the directory cannot be written.
+    """
+    if split not in DIGITS:
+        raise UserError(f"found split {split!r}, expected one of {', '.join(DIGITS)}")
+    return ClipSource(build(clips, data_dir=data_dir).data_dir, split)
+
+
+def config_name(clips: ClipConfig) -> str:
+    """Returns the name under which TFDS files clips of these settings."""
+    own = f"custom_{zlib.crc32(repr(clips).encode()):08x}"
+    return next((name for name, known in CONFIGS.items() if known == clips), own)
+
+
+def build(clips: ClipConfig, *, data_dir: str | os.PathLike | None = None) -> MovingDigits:
+    """Returns the prepared TFDS builder; see `load`."""
+    config = MovingDigitsConfig(name=config_name(clips), clips=clips)
+    with _quiet():
+        builder = MovingDigits(config=config, data_dir=data_dir, file_format="array_record")
+        if not builder.data_path.exists():
+            try:
+                builder.data_dir_root.mkdir(parents=True, exist_ok=True)
+                with _locked(builder.data_dir_root / f"{builder.name}.{config.name}.lock"):
+                    for leftover in builder.data_path.parent.glob("incomplete.*"):
+                        leftover.rmtree()
+                    builder.download_and_prepare()
+            except OSError as error:
+                raise UserError(
+                    f"{builder.name} cannot be built in {builder.data_dir_root}: {error.strerror or error}; "
+                    "free some space there, or set data.dataset.data_dir (or TFDS_DATA_DIR) to another folder"
+                ) from error
+            builder = MovingDigits(config=config, data_dir=data_dir, file_format="array_record")
+    return builder
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps TFDS from announcing itself on stdout, from drawing its own bars and from logging."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.enable_progress_bar()
+        logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _locked(path: os.PathLike) -> Iterator[None]:
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        print(f"waiting for another process that is building this dataset ({path})", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
