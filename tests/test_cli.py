@@ -19,7 +19,7 @@ from vitx.experiment import load_experiment
 @pytest.fixture(scope="module")
 def run(small_file, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("run")
-    assert main(["train", small_file, "--workdir", str(workdir), "--training.steps", "4"]) == 0
+    assert main(["train", small_file, "--workdir", str(workdir), "--training.steps", "4", "--debug"]) == 0
     return workdir
 
 

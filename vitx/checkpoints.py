@@ -13,6 +13,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import Array, UInt32
 from orbax.checkpoint.checkpoint_managers import PreservationContext
 
-from vitx.errors import UserError
+from vitx.errors import RunError, UserError
 
 State = dict[str, Any]  # pytrees of arrays by the part that they restore separately: variables, optimizer, ...
 
@@ -32,8 +33,8 @@ State = dict[str, Any]  # pytrees of arrays by the part that they restore separa
 def digest(array: Array) -> UInt32[Array, "2"]:
     """Two checksums of an array's bits, the same however the array is sharded.
 
-    Each is a sum modulo 2³² of every element's bits times an odd number drawn from its position, so a single
-    flipped bit always changes both.
+    Each is a sum modulo 2³² over all elements of a one-to-one hash of the element's bits, keyed by its position: a
+    change of one element always changes both.
     """
     if array.dtype == jnp.bool_:
         bits = array.astype(jnp.uint32)
@@ -43,9 +44,15 @@ def digest(array: Array) -> UInt32[Array, "2"]:
     for axis in reversed(range(array.ndim)):
         position += jnp.uint32(stride % 2**32) * jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
         stride *= array.shape[axis]
-    mixed = (position ^ (position >> 16)) * jnp.uint32(0x85EBCA6B)
-    factors = (position * 2 + 1) * jnp.uint32(0x9E3779B1), (mixed ^ (mixed >> 13)) * jnp.uint32(0xC2B2AE35) | 1
-    return jnp.stack([jnp.sum(bits * factor, dtype=jnp.uint32) for factor in factors])
+    keys = _mixed(position + 1), _mixed(position + jnp.uint32(0x9E3779B9))
+    return jnp.stack([jnp.sum(_mixed(bits ^ key), dtype=jnp.uint32) for key in keys])
+
+
+def _mixed(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+    """A permutation of the 32-bit numbers (the finaliser of MurmurHash3, Appleby)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
 
 
 @jax.jit
@@ -109,8 +116,13 @@ class Checkpoints:
         """
         parts = {name: ocp.args.StandardSave(part) for name, part in state.items()}
         record = {**record, "step": step, "digests": digests(state)}
+        needed, there = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(self.directory).free
+        if there < needed:
+            raise UserError(_full(self.directory, f": a checkpoint takes {needed:,} bytes and {there:,} are free"))
         with told(self.directory):
-            self._manager.save(step, args=ocp.args.Composite(record=ocp.args.JsonSave(record), **parts))
+            args = ocp.args.Composite(record=ocp.args.JsonSave(record), **parts)
+            if not self._manager.save(step, args=args, force=True):
+                raise RunError(f"Orbax refused to save step {step} in {self.directory}")
 
     def wait(self) -> None:
         """Returns when everything saved is on disk."""
@@ -152,13 +164,14 @@ class Checkpoints:
                 say(f"{error}; going on from the one before")
                 folder = self.directory / str(step)
                 folder.rename(folder.with_name(f"damaged_{step}_{uuid.uuid4().hex[:8]}"))
+                self._manager.reload()
                 continue
             self.best_step = (record.get("best") or {}).get("step")
             return state, record
         return None
 
 
-def abstract_state(state: State, shardings: State) -> State:
+def abstract_state(state: Any, shardings: Any) -> Any:
     """Returns the state's shapes and types with the shardings that they shall be restored to."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state, shardings
@@ -195,6 +208,13 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0][:300] or type(error).__name__
 
 
+def _full(path: Path, why: str = "") -> str:
+    return (
+        f"the disk is full: {path} could not be written{why}; free some space and run the same command again, "
+        "which goes on from the last complete checkpoint"
+    )
+
+
 @contextlib.contextmanager
 def told(path: Path) -> Iterator[None]:
     """Turns the file system's refusals into one message for the user."""
@@ -203,10 +223,7 @@ def told(path: Path) -> Iterator[None]:
     except Exception as error:
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error)
         if full:
-            raise UserError(
-                f"the disk is full: {path} could not be written; free some space and run the same command again, "
-                "which goes on from the last complete checkpoint"
-            ) from error
+            raise UserError(_full(path)) from error
         if isinstance(error, PermissionError):
             raise UserError(f"{path} may not be written: {error.strerror}; choose another folder") from error
         raise

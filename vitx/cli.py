@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import sys
 import traceback
 from collections.abc import Sequence
@@ -17,6 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    if not debug:
+        # Orbax announces every folder that it opens; its threads report again the error that we tell
+        for name, level in (("absl", logging.ERROR), ("asyncio", logging.CRITICAL), ("concurrent", logging.CRITICAL)):
+            logging.getLogger(name).setLevel(level)
     options, settings = _parser().parse_known_args([argument for argument in arguments if argument != "--debug"])
     if settings and options.command is not _train:
         print(f"vitx: there is no option {settings[0]} here (--help lists them)", file=sys.stderr)

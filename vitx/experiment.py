@@ -24,6 +24,7 @@ from vitx.training.loop import Training
 from vitx.training.optimizers import AdamW, Optimizer
 
 FORMAT = 1
+RUN_NAME = "<experiment>"  # __name__ inside an experiment file
 
 
 @register
@@ -60,20 +61,20 @@ class Experiment:
 
 
 def load_experiment(path: str | Path) -> Experiment:
-    """Returns the `experiment` that a Python file defines; a relative path is relative to the calling file.
+    """Returns the `experiment` that a Python file defines.
+
+    Args:
+        path: of the file; in an experiment file, relative to that file.
 
     Raises:
         UserError: no such file, the file raises, or it defines no experiment.
     """
-    path = Path(path)
-    if not path.is_absolute():
-        caller = Path(inspect.stack()[1].filename)
-        beside = caller.parent / path
-        path = beside if beside.exists() else path
+    asking = (frame.filename for frame in inspect.stack() if frame.frame.f_globals.get("__name__") == RUN_NAME)
+    path = Path(next(asking, "")).parent / path
     if not path.is_file():
         raise UserError(f"there is no experiment file {path}")
     try:
-        names = runpy.run_path(str(path))
+        names = runpy.run_path(str(path), run_name=RUN_NAME)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except Exception as error:

@@ -91,7 +91,7 @@ def train_run(experiment: Experiment, workdir: str | Path, *, extend: bool = Fal
 
 def evaluate_run(
     workdir: str | Path, *, split: str = "test", which: Which = "best", clock: Stopwatch | None = None
-) -> dict[str, float]:
+) -> dict[str, float | int]:
     """Evaluates a run on a split, adds the figures to metrics.jsonl and writes the report.
 
     Args:

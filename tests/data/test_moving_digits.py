@@ -31,7 +31,7 @@ from vitx.data.moving_digits import (
     render_clip,
     sample_trajectory,
 )
-from vitx.data.moving_digits_builder import config_name, load
+from vitx.data.moving_digits_builder import config_of, load
 from vitx.errors import UserError
 
 STANDARD = CONFIGS["standard"]
@@ -345,7 +345,7 @@ def test_bare_clip_settings_are_kept_apart(tmp_path):
 
 
 def test_two_processes_build_once(tmp_path):
-    with filelock.FileLock(tmp_path / f"moving_digits.{config_name(TINY)}.lock"):
+    with filelock.FileLock(tmp_path / f"moving_digits.{config_of(TINY).name}.lock"):
         builds = [start_build(tmp_path) for _ in range(2)]
         for build in builds:
             assert "waiting" in build.stderr.readline()
@@ -356,7 +356,7 @@ def test_two_processes_build_once(tmp_path):
 
 
 def test_killed_build_is_begun_anew(tmp_path):
-    version = tmp_path / "moving_digits" / config_name(LONG)
+    version = tmp_path / "moving_digits" / config_of(LONG).name
     with start_build(tmp_path, train=2000) as build:
         while not list(version.glob("incomplete.*")):
             assert build.poll() is None

@@ -9,7 +9,7 @@ import contextlib
 import io
 import operator
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -109,7 +109,9 @@ def probe(video: Video) -> VideoInfo:
         return VideoInfo(num_frames, fps, stream.height, stream.width, duration)
 
 
-def decode_frames(video: Video, indices: Sequence[int] | np.ndarray) -> UInt8[np.ndarray, "frames height width 3"]:
+def decode_frames(
+    video: Video, indices: Sequence[int] | np.ndarray | Callable[[int], Sequence[int] | np.ndarray]
+) -> UInt8[np.ndarray, "frames height width 3"]:
     """Decodes exactly the frames asked for.
 
     Decodes each frame at most once, skips to the last keyframe before a wanted frame where that is ahead, and stops
@@ -117,7 +119,8 @@ def decode_frames(video: Video, indices: Sequence[int] | np.ndarray) -> UInt8[np
 
     Args:
       video: the file's bytes or its path.
-      indices: frame numbers from 0 in presentation order; any order, repeats allowed.
+      indices: frame numbers from 0 in presentation order; any order, repeats allowed. Or a function that chooses
+        them, given the number of frames.
 
     Returns:
       RGB `[len(indices), height, width, 3]`, 0 to 255.
@@ -126,9 +129,11 @@ def decode_frames(video: Video, indices: Sequence[int] | np.ndarray) -> UInt8[np
       VideoError: the video is unreadable, or a wanted frame of it is.
       IndexError: an index is negative or not below the number of frames.
     """
-    wanted = sorted(set(map(operator.index, indices)))
     with _opened(video) as (container, stream):
         times, keyframes, seek_times = _presentation_times(container, stream)
+        if callable(indices):
+            indices = indices(len(times))
+        wanted = sorted(set(map(operator.index, indices)))
         if wanted and not 0 <= wanted[0] <= wanted[-1] < len(times):
             raise IndexError(f"asked for frames {wanted[0]} to {wanted[-1]} of a video of {len(times)} frames")
         frames = np.empty((len(wanted), stream.height, stream.width, 3), np.uint8)

@@ -59,9 +59,9 @@ class ClipConfig:
     speed: tuple[float, float] = (2.0, 3.5)
     radius: tuple[float, float] = (7.0, 9.0)
     period: tuple[float, float] = (10.0, 13.0)
-    size: tuple[float, float] = (18.0, 32.0)
+    size: tuple[float, float] = (20.0, 34.0)
     growth: tuple[float, float] = (0.7, 1.0)
-    texture: float = 80.0
+    texture: float = 60.0
     noise: float = 5.0
     distractor: float = 0.0
     occluder: float = 0.0

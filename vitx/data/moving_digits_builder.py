@@ -168,15 +168,15 @@ def load(
     return ClipSource(build(clips, data_dir=data_dir).data_dir, split)
 
 
-def config_name(clips: ClipConfig) -> str:
-    """Returns the name under which TFDS files clips of these settings."""
-    own = f"custom_{zlib.crc32(repr(clips).encode()):08x}"
-    return next((name for name, known in CONFIGS.items() if known == clips), own)
+def config_of(clips: ClipConfig) -> MovingDigitsConfig:
+    """Returns the named configuration with these settings, or one of a name made from them."""
+    own = MovingDigitsConfig(name=f"custom_{zlib.crc32(repr(clips).encode()):08x}", clips=clips)
+    return next((named for named in MovingDigits.BUILDER_CONFIGS if named.clips == clips), own)
 
 
 def build(clips: ClipConfig, *, data_dir: str | os.PathLike | None = None) -> MovingDigits:
     """Returns the prepared TFDS builder; see `load`."""
-    config = MovingDigitsConfig(name=config_name(clips), clips=clips)
+    config = config_of(clips)
     with _quiet():
         builder = MovingDigits(config=config, data_dir=data_dir, file_format="array_record")
         if not builder.data_path.exists():

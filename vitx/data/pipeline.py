@@ -23,7 +23,7 @@ from jaxtyping import UInt8
 
 from vitx.configuration import free, register
 from vitx.data import sampling
-from vitx.data.decoding import Video, VideoError, decode_frames, probe
+from vitx.data.decoding import Video, VideoError, decode_frames
 from vitx.data.sources import Dataset, Source
 from vitx.errors import UserError
 
@@ -89,8 +89,8 @@ class Data:
 
     def clip(self, video: Video, start: float) -> UInt8[np.ndarray, "frames height width 3"]:
         """Decodes one clip of the set frames and size; `start` in [0, 1] as in `sampling.dense`."""
-        indices = sampling.dense(probe(video).num_frames, self.num_frames, self.frame_stride, start)
-        return sampling.centre_fit(decode_frames(video, indices), self.image_size)
+        choose = functools.partial(sampling.dense, clip_frames=self.num_frames, stride=self.frame_stride, start=start)
+        return sampling.centre_fit(decode_frames(video, choose), self.image_size)
 
     def _read(self, examples: Any, start: int, stop: int, rows: int) -> Iterator[Batch]:
         dataset = grain.MapDataset.range(start, stop).map(examples).batch(rows)

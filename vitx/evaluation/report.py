@@ -119,8 +119,8 @@ def write(
         lines += [*_table(("class", "precision %", "recall %", "F1 %", "videos"), table), ""]
     captions, right = [], []
     for row in shown:
-        said = {label: logits[row].argmax() for label, logits in predictions.outputs.items()}
-        true = {label: predictions.labels[label][row] for label in said}
+        said = {label: int(logits[row].argmax()) for label, logits in predictions.outputs.items()}
+        true = {label: int(predictions.labels[label][row]) for label in said}
         right.append(all(said[label] == true[label] for label in said))
         captions.append("\n".join(_caption(label, classes[label], said[label], true[label]) for label in said))
     _save(clip_strip(clips, captions, right), workdir / "predictions.png")

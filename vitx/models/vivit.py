@@ -98,7 +98,7 @@ class FactorisedEncoder(nn.Module):
         self.head = Head(self.num_classes)
 
     def tokens(
-        self, video: Float[Array, "batch frames height width 3"], *, train: bool = False
+        self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
     ) -> Float[Array, "batch_time prefix_and_space hidden"]:
         """Returns the spatial encoder's input: time folded into the batch, class token first, positions added."""
         check_video(video, self.num_frames, self.image_size)
@@ -107,7 +107,7 @@ class FactorisedEncoder(nn.Module):
         return self.dropout(self.spatial_positions(tokens), deterministic=not train)
 
     def features(
-        self, video: Float[Array, "batch frames height width 3"], *, train: bool = False
+        self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
     ) -> Float[Array, "batch hidden"]:
         """Returns one vector for each clip: what the head classifies."""
         t, h, w = self.grid
@@ -120,7 +120,7 @@ class FactorisedEncoder(nn.Module):
         return self._pooled(self.temporal_encoder(x, grid=(t, 1, 1), prefix=prefix, train=train))
 
     def __call__(
-        self, video: Float[Array, "batch frames height width 3"], *, train: bool = False
+        self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
     ) -> Float[Array, "batch outputs"] | dict[str, Float[Array, "batch _"]]:
         return self.head(self.features(video, train=train))
 

@@ -91,7 +91,7 @@ class Classification:
             "replaced": shape(rows, jnp.bool_),
         }
 
-    def metrics(self, predictions: Predictions) -> dict[str, float]:
+    def metrics(self, predictions: Predictions) -> dict[str, float | int]:
         """Returns figures by name: "loss", the mean of the heads', and "motion/top1" and its like, in percent."""
         heads = {
             name: classification_figures(logits, predictions.labels[name])

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class MetricsLog:
             self._file.close()
             self._events.close()
 
-    def write(self, step: int, split: str, figures: dict[str, float]) -> None:
+    def write(self, step: int, split: str, figures: Mapping[str, float | int]) -> None:
         """Adds one row; figures are numbers by name, accuracies in percent."""
         row = {"step": step, "split": split, **figures}
         with told(self.path):

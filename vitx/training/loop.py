@@ -263,18 +263,17 @@ def _state(parts: dict[str, Any]) -> TrainState:
     return TrainState(progress["step"], parts["variables"], progress["state"], parts.get("ema", {}))
 
 
-def _better(monitor: str, figures: dict[str, float], best: dict[str, Any] | None) -> bool:
+def _better(monitor: str, figures: Mapping[str, float | int], best: dict[str, Any] | None) -> bool:
     if monitor not in figures:
-        raise UserError(
-            f"training.monitor is {monitor!r}; the validation figures are {', '.join(figures)}{closest(monitor, figures)}"
-        )
+        names = ", ".join(figures)
+        raise UserError(f"training.monitor is {monitor!r}; validation has {names}{closest(monitor, figures)}")
     if best is None or best["metric"] != monitor:
         return True
     value = figures[monitor]
     return value < best["value"] if monitor.endswith("loss") else value > best["value"]
 
 
-def described(figures: dict[str, float]) -> str:
+def described(figures: Mapping[str, float | int]) -> str:
     """Returns the loss and the accuracies, for a line on the terminal."""
     shown = [name for name in figures if name.split("/")[-1] in ("loss", "top1", "top5")]
     return ", ".join(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 Gradients = Callable[[Callable[[Any], tuple[Array, Any]], Any], tuple[tuple[Array, Any], Any]]
 
@@ -24,7 +24,7 @@ class TrainState:
         ema: exponential moving average of the parameters, or {} without one.
     """
 
-    step: Int[Array, ""]
+    step: Any  # an array; in abstract states a shape or a sharding
     variables: dict[str, Any]
     optimizer: Any
     ema: dict[str, Any]
@@ -80,6 +80,6 @@ def train_step(
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, params)
     params = optax.apply_updates(params, updates)
     ema = optax.incremental_update(params, state.ema, 1 - ema_decay) if state.ema else state.ema
-    figures = {**aux.sums, "loss": value, "gradient_norm": optax.global_norm(gradient)}
+    figures = {**aux.sums, "loss": value, "gradient_norm": optax.tree.norm(gradient)}
     variables = {"params": params, **collections, **aux.collections}
     return TrainState(state.step + 1, variables, optimizer_state, ema), figures
