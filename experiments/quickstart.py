@@ -31,5 +31,5 @@ experiment = Experiment(
     ),
     task=Classification(mean=(0.2, 0.2, 0.2), std=(0.2, 0.2, 0.2)),
     optimizer=AdamW(peak_lr=1e-3, weight_decay=0.05),
-    training=Training(steps=1750, log_every=50, evaluate_every=350, checkpoint_every=350),
+    training=Training(steps=1500, log_every=50, evaluate_every=500, checkpoint_every=250),
 )
