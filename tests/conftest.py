@@ -1,5 +1,7 @@
 """What many tests share: a small build of moving digits, and a run small enough to train in seconds."""
 
+import os
+
 import filelock
 import pytest
 
@@ -25,6 +27,17 @@ SMALL_MODEL = {
     "training.evaluate_every": 4,
     "training.checkpoint_every": 2,
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compile_once(tmp_path_factory):
+    """Small runs of one shape are compiled once for all tests and the processes that they start."""
+    import jax
+
+    cache = str(tmp_path_factory.getbasetemp().parent / "compiled")
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @pytest.fixture(scope="session")

@@ -101,6 +101,15 @@ def test_evaluate(run, capsys):
     assert "motion/top1" in capsys.readouterr().out
 
 
+def test_evaluate_and_predict_in_a_process_of_their_own(run, tmp_path):
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(encode_video(np.zeros((9, 32, 32, 3), np.uint8)))
+    for words in (["evaluate", str(run)], ["predict", str(run), str(clip)]):
+        done = subprocess.run([sys.executable, "-m", "vitx.cli", *words, "--json"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)
+
+
 def test_predict(run, tmp_path, capsys):
     clip = tmp_path / "a clip.mp4"
     clip.write_bytes(encode_video(np.random.default_rng(0).integers(0, 255, (9, 50, 70, 3), np.uint8)))

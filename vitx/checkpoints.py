@@ -11,6 +11,7 @@ A run's folder:
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -116,6 +117,7 @@ class Checkpoints:
         """
         parts = {name: ocp.args.StandardSave(part) for name, part in state.items()}
         record = {**record, "step": step, "digests": digests(state)}
+        record["sha256"] = _sha256(record)
         needed, there = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(self.directory).free
         if there < needed:
             raise UserError(_full(self.directory, f": a checkpoint takes {needed:,} bytes and {there:,} are free"))
@@ -144,6 +146,8 @@ class Checkpoints:
         try:
             restored = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore(), **parts))
             state, record = {name: restored[name] for name in abstract}, dict(restored["record"])
+            if record.pop("sha256", None) != _sha256(record) or record["step"] != step:
+                raise ValueError("its record differs from its digest")
             expected, found = record["digests"], digests(state)
         except Exception as error:  # a damaged file can surface as nearly anything
             raise UserError(f"{where} cannot be read: {_first_line(error)}") from error
@@ -153,21 +157,35 @@ class Checkpoints:
         return state, record
 
     def restore_newest(self, abstract: State, say: Callable[[str], None]) -> tuple[State, dict[str, Any]] | None:
-        """Returns the newest checkpoint that is whole, or None where there is none.
+        """Returns the newest checkpoint that is whole, or None where there are no checkpoints.
 
-        A damaged one is said so, and set aside as `damaged_STEP_...` so that its step can be saved again.
+        Damaged ones are said so, and set aside as `damaged_STEP_...` so that their steps can be saved again.
+
+        Raises:
+            UserError: there are checkpoints and none of them can be read; nothing is set aside.
         """
-        for step in reversed(self.steps()):
+        steps, errors = self.steps(), {}
+        for step in reversed(steps):
             try:
                 state, record = self.restore(step, abstract)
             except UserError as error:
-                say(f"{error}; going on from the one before")
-                folder = self.directory / str(step)
-                folder.rename(folder.with_name(f"damaged_{step}_{uuid.uuid4().hex[:8]}"))
-                self._manager.reload()
+                errors[step] = error
                 continue
-            self.best_step = (record.get("best") or {}).get("step")
+            for damaged, error in errors.items():
+                folder = self.directory / str(damaged)
+                folder.rename(folder.with_name(f"damaged_{damaged}_{uuid.uuid4().hex[:8]}"))
+                say(f"{error}; it was set aside and step {step}, the one before, is taken")
+            self._manager.reload()
+            if (record.get("best") or {}).get("step") not in self.steps():
+                record["best"] = None
+            self.best_step = (record["best"] or {}).get("step")
             return state, record
+        if steps:
+            messages = "".join(f"\n  {error}" for error in errors.values())
+            raise UserError(
+                f"none of the checkpoints in {self.directory} can be read; if they are of another version of the model "
+                f"or of vitx, train in another --workdir{messages}"
+            )
         return None
 
 
@@ -204,6 +222,10 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not JSON: {error}") from error
 
 
+def _sha256(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0][:300] or type(error).__name__
 
@@ -221,9 +243,9 @@ def told(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error)
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
         if full:
             raise UserError(_full(path)) from error
-        if isinstance(error, PermissionError):
+        if getattr(error, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"{path} may not be written: {error.strerror}; choose another folder") from error
         raise

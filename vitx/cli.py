@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         command.add_argument("run", type=Path, help="the folder that `vitx train` filled")
         command.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which one (default: best)")
+        command.add_argument("--experiment", type=Path, help="its file, where it has parts of your own; it is executed")
         command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
         return command
 
@@ -89,6 +90,8 @@ def _train(options: argparse.Namespace, settings: list[str]) -> int | None:
         print("usage: vitx train EXPERIMENT.py --workdir DIR [--extend] [--SETTING VALUE ...]\n", file=sys.stderr)
         print("With an EXPERIMENT.py, --help lists every setting with its default.", file=sys.stderr)
         return 0 if options.help else 2
+    if options.experiment.suffix != ".py":
+        raise UserError(f"found {options.experiment} where the experiment file belongs: vitx train EXPERIMENT.py ...")
     from vitx.experiment import load_experiment
 
     experiment = load_experiment(options.experiment.absolute()).override(_changes(settings))
@@ -131,17 +134,24 @@ def _changes(words: list[str]) -> dict[str, str]:
 def _evaluate(options: argparse.Namespace, _: list[str]) -> None:
     from vitx.runs import evaluate_run
 
+    _know_parts_of(options.experiment)
     figures = evaluate_run(options.run, split=options.split, which=options.checkpoint)
     if options.json:
         print(json.dumps(figures))
     else:
         for name, value in figures.items():
-            print(f"{name:32} {value:10.3f}" if isinstance(value, float) else f"{name:32} {value:10d}")
+            if isinstance(value, int | float | str):
+                print(f"{name:32} {value:10.3f}" if isinstance(value, float) else f"{name:32} {value!s:>10}")
+        for label, table in figures["per_class"].items():
+            print(f"\n{label:18} " + " ".join(f"{column:>10}" for column in next(iter(table.values()))))
+            for name, row in table.items():
+                print(f"  {name:16} " + " ".join(f"{value:10.1f}" for value in row.values()))
 
 
 def _predict(options: argparse.Namespace, _: list[str]) -> None:
     from vitx.runs import predict_files
 
+    _know_parts_of(options.experiment)
     answers = predict_files(options.run, options.files, which=options.checkpoint, top=options.top)
     if options.json:
         print(json.dumps(answers))
@@ -150,6 +160,13 @@ def _predict(options: argparse.Namespace, _: list[str]) -> None:
         print(file)
         for label, classes in labels.items():
             print(f"  {label}: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in classes.items()))
+
+
+def _know_parts_of(file: Path | None) -> None:
+    if file is not None:
+        from vitx.experiment import load_experiment
+
+        load_experiment(file.absolute())
 
 
 def _models(options: argparse.Namespace, _: list[str]) -> None:

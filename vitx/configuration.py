@@ -60,7 +60,11 @@ def override(part: Part, changes: Mapping[str, Any]) -> Part:
         branch = tree
         for parent in parents:
             branch = branch.setdefault(parent, {})
-        branch[key] = _Leaf(path, value)
+            if isinstance(branch, _Leaf):
+                raise UserError(f"{branch.path} and {path} are both given; give one of them")
+        if key in branch:
+            raise UserError(f"{path} is given, and so are settings inside it; give one of them")
+        branch[key] = _Leaf(value=value, path=path)
     return _replaced(part, tree, part, "")
 
 
@@ -105,7 +109,7 @@ def from_dict(data: Any, where: str = "config.json") -> Any:
 
 def differences(ours: Any, theirs: Any) -> dict[str, tuple[Any, Any]]:
     """Returns {dotted path: (ours, theirs)} of the settings that differ between two parts."""
-    mine, other = dict(paths(ours)), dict(paths(theirs))
+    mine, other = _flat(to_dict(ours)), _flat(to_dict(theirs))
     missing = "(none)"
     return {
         path: (mine.get(path, missing), other.get(path, missing))
@@ -136,6 +140,12 @@ def _annotations(cls: type) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     linen = {"parent", "name"} if hasattr(cls, "scope") else set()
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.name not in linen}
+
+
+def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(data, dict):
+        return {prefix.removesuffix("."): data}
+    return {path: value for key, branch in data.items() for path, value in _flat(branch, f"{prefix}{key}.").items()}
 
 
 @dataclasses.dataclass(frozen=True)

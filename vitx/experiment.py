@@ -19,6 +19,7 @@ from vitx.configuration import register
 from vitx.data.pipeline import Data
 from vitx.errors import UserError
 from vitx.layers.embeddings import height_and_width
+from vitx.models import VARIANTS  # noqa: F401  config.json names the models' classes
 from vitx.tasks.classification import Classification
 from vitx.training.loop import Training
 from vitx.training.optimizers import AdamW, Optimizer
@@ -47,6 +48,8 @@ class Experiment:
     training: Training = Training()
 
     def __post_init__(self):
+        if not hasattr(self.model, "num_frames"):
+            return  # a network that takes clips of any shape
         clip = (self.data.num_frames, *self.data.image_size)
         wanted = (self.model.num_frames, *height_and_width(self.model.image_size))
         if clip != wanted:

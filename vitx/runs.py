@@ -1,24 +1,27 @@
 """What one does with a run's folder: train in it, evaluate what it learnt, predict with it."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import filelock
 import jax
 import numpy as np
 
 from vitx import configuration
 from vitx.checkpoints import Checkpoints, abstract_state
 from vitx.data.decoding import VideoError
-from vitx.errors import UserError
+from vitx.errors import UserError, closest
 from vitx.evaluation import report
-from vitx.evaluation.evaluate import evaluate, predict
+from vitx.evaluation.evaluate import Predictions, evaluate, predict
+from vitx.evaluation.metrics import confusion, per_class
 from vitx.experiment import Experiment, load_config, save_config
 from vitx.training.logs import MetricsLog, Stopwatch, read_metrics, say
 from vitx.training.loop import described, train
-from vitx.training.sharding import batch_sharding, state_shardings
+from vitx.training.sharding import Mesh, batch_sharding, state_shardings
 
 Which = Literal["best", "last"]
 
@@ -54,32 +57,35 @@ def train_run(experiment: Experiment, workdir: str | Path, *, extend: bool = Fal
         RunError: the loss is no longer finite.
     """
     workdir, clock = Path(workdir), Stopwatch()
-    start = experiment.training.initialise_from
-    if start is not None:
-        load_config(start)  # a mistyped path is told before anything is built
     experiment.training.mesh.make(experiment.data.batch_size)
-    _claim(workdir, experiment, extend)
+    _refuse_foreign(workdir, experiment, extend)
     with clock("build"):
         sources = {split: experiment.data.dataset.open(split) for split in ("train", "validation")}
     label_names = dict(sources["train"].label_names)
-    experiment.task.classes(experiment.model, label_names)
-    trained = train(
-        model=experiment.model,
-        task=experiment.task,
-        data=experiment.data,
-        optimizer=experiment.optimizer,
-        settings=experiment.training,
-        sources=sources,
-        workdir=workdir,
-        clock=clock,
-        record={"config": configuration.to_dict(experiment), "label_names": label_names},
-        initialise=None if start is None else functools.partial(_variables_of, Path(start)),
-    )
-    if trained.resumed_at == experiment.training.steps:
-        say(f"{workdir} is finished: all {trained.resumed_at} steps are done; --training.steps N --extend goes on")
-        if (workdir / "report.md").exists():
-            return
-    evaluate_run(workdir, clock=clock)
+    classes = experiment.task.classes(experiment.model, label_names)
+    _check_monitor(experiment, classes)
+    start = experiment.training.initialise_from
+    if start is not None and not any(workdir.glob("checkpoints/*")):
+        load_config(start)
+    with _locked(workdir):
+        save_config(experiment, workdir / "config.json")
+        trained = train(
+            model=experiment.model,
+            task=experiment.task,
+            data=experiment.data,
+            optimizer=experiment.optimizer,
+            settings=experiment.training,
+            sources=sources,
+            workdir=workdir,
+            clock=clock,
+            record={"config": configuration.to_dict(experiment), "label_names": label_names},
+            initialise=None if start is None else functools.partial(_variables_of, Path(start)),
+        )
+        if trained.resumed_at == experiment.training.steps:
+            say(f"{workdir} is finished: all {trained.resumed_at} steps are done; --training.steps N --extend goes on")
+            if any((row["step"], row["split"]) == (trained.best_step, "test") for row in read_metrics(workdir)):
+                return
+        _evaluate(workdir, "test", "best", clock)
     if trained.figures:
         say(
             "after its first steps training waited for input {input_wait_percent:.1f} % of the time; "
@@ -89,58 +95,20 @@ def train_run(experiment: Experiment, workdir: str | Path, *, extend: bool = Fal
     say(f"see {workdir / 'report.md'}")
 
 
-def evaluate_run(
-    workdir: str | Path, *, split: str = "test", which: Which = "best", clock: Stopwatch | None = None
-) -> dict[str, float | int]:
+def evaluate_run(workdir: str | Path, *, split: str = "test", which: Which = "best") -> dict[str, Any]:
     """Evaluates a run on a split, adds the figures to metrics.jsonl and writes the report.
 
     Args:
-        split: "train", "validation" or "test".
+        split: "train", "validation" or "test". Figures of "train" are not added: the log has those of training.
         which: the best checkpoint by the run's monitored figure, or the last.
-        clock: gets the time of "evaluate" and "report".
 
     Returns:
-        {"step": of the checkpoint, and figures by name; accuracies in percent}.
+        {"step": of the checkpoint, "views": ..., figures by name (accuracies in percent), "per_class": {label:
+        {class: {figure: value}}}, "confusion": {label: counts [true class][predicted class]}}.
     """
-    workdir, clock = Path(workdir), clock or Stopwatch()
-    with clock("evaluate"):
-        run = load_run(workdir, which)
-        experiment, data = run.experiment, run.experiment.data
-        source = data.dataset.open(split)
-        predictions = evaluate(
-            experiment.model, experiment.task, run.variables, data, source, run.sharding, description=f"{split} split"
-        )
-        if not len(predictions.index):
-            raise UserError(f"none of the {len(source)} videos of the {split} split could be read")
-        figures = experiment.task.metrics(predictions)
-    say(f"step {run.step}: {split} split ({predictions.views} views) {described(figures)}")
-    with clock("report"):
-        name = "val" if split == "validation" else split
-        with MetricsLog(workdir, lambda row: (row["step"], row["split"]) != (run.step, name)) as log:
-            log.write(run.step, name, figures)
-        shown = np.linspace(0, len(predictions.index) - 1, min(8, len(predictions.index))).astype(int)
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
-        model = type(experiment.model).__name__
-        report.write(
-            workdir,
-            title=workdir.absolute().name,
-            facts=[
-                f"Model: {model}, {parameters:,} parameters, clips of {data.num_frames} frames of "
-                f"{data.image_size[0]}x{data.image_size[1]} pixels",
-                f"Checkpoint: step {run.step} of {experiment.training.steps}, the {which}; "
-                f"seed {experiment.training.seed}",
-                f"Devices: {run.sharding.mesh.size} x {jax.devices()[0].device_kind}; jax {jax.__version__}",
-                "Settings: [config.json](config.json); figures: [metrics.jsonl](metrics.jsonl)",
-            ],
-            split=split,
-            figures=figures,
-            rows=read_metrics(workdir),
-            predictions=predictions,
-            classes=run.classes,
-            clips=np.stack([data.clip(source[int(index)]["video"], 0.5) for index in predictions.index[shown]]),
-            shown=shown,
-        )
-    return {"step": run.step, **figures}
+    load_config(workdir)
+    with _locked(Path(workdir)):
+        return _evaluate(Path(workdir), split, which, Stopwatch())
 
 
 def predict_files(
@@ -179,44 +147,138 @@ def load_run(workdir: Path, which: Which = "best") -> Run:
         UserError: not a run's folder, or no checkpoint in it that can be read.
     """
     experiment = load_config(workdir)
-    mesh = experiment.training.mesh.make(experiment.data.batch_size)
+    mesh = Mesh().make(jax.device_count())  # the devices that are here, not those of the training
+    experiment = dataclasses.replace(experiment, data=experiment.data.for_devices(mesh.size))
+    averaged = experiment.training.ema_decay is not None
+    abstract = _abstract_variables(experiment, mesh)
     with _checkpoints_of(workdir) as checkpoints:
-        step = checkpoints.steps()[-1]
-        _, record = checkpoints.restore(step, {})
-        if which == "best" and record["best"]:
-            step = record["best"]["step"]
-        classes = experiment.task.classes(experiment.model, {k: tuple(v) for k, v in record["label_names"].items()})
-        abstract = _abstract_variables(experiment, mesh)
-        variables = _restore_variables(checkpoints, step, abstract, experiment.training.ema_decay is not None)
+        steps = checkpoints.steps()
+        _, record = checkpoints.restore(steps[-1], {})
+        best = (record["best"] or {}).get("step")
+        step = best if which == "best" and best in steps else steps[-1]
+        variables = _restore_variables(checkpoints, step, abstract, averaged)
+    label_names = {label: tuple(names) for label, names in record["label_names"].items()}
+    classes = experiment.task.classes(experiment.model, label_names)
     return Run(experiment, variables, step, classes, batch_sharding(mesh))
 
 
-def _claim(workdir: Path, experiment: Experiment, extend: bool) -> None:
-    """Makes the folder this experiment's, or refuses: it may differ from the one there in free settings alone."""
+def _evaluate(workdir: Path, split: str, which: Which, clock: Stopwatch) -> dict[str, Any]:
+    with clock("evaluate"):
+        run = load_run(workdir, which)
+        experiment, data = run.experiment, run.experiment.data
+        source = data.dataset.open(split)
+        predictions = evaluate(
+            experiment.model, experiment.task, run.variables, data, source, run.sharding, description=f"{split} split"
+        )
+        if not len(predictions.index):
+            raise UserError(f"none of the {len(source)} videos of the {split} split could be read")
+        figures = experiment.task.metrics(predictions)
+    say(f"step {run.step}: {split} split ({predictions.views} views) {described(figures)}")
+    with clock("report"):
+        name = "val" if split == "validation" else split
+        row = {"step": run.step, "split": name, **figures}
+        shown = np.linspace(0, len(predictions.index) - 1, min(8, len(predictions.index))).astype(int)
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
+        model = type(experiment.model).__name__
+        report.write(
+            workdir,
+            title=workdir.absolute().name,
+            facts=[
+                f"Model: {model}, {parameters:,} parameters, clips of {data.num_frames} frames of "
+                f"{data.image_size[0]}x{data.image_size[1]} pixels",
+                f"Checkpoint: step {run.step} of {experiment.training.steps}, the {which}; "
+                f"seed {experiment.training.seed}",
+                f"Devices: {run.sharding.mesh.size} x {jax.devices()[0].device_kind}; jax {jax.__version__}",
+                "Settings: [config.json](config.json); figures: [metrics.jsonl](metrics.jsonl)",
+            ],
+            split=split,
+            figures=figures,
+            rows=[*read_metrics(workdir), row],
+            predictions=predictions,
+            classes=run.classes,
+            clips=np.stack([data.clip(source[int(index)]["video"], 0.5) for index in predictions.index[shown]]),
+            shown=shown,
+        )
+        # last, so that the row says that the report is there
+        if split != "train":
+            with MetricsLog(workdir, lambda row: (row["step"], row["split"]) != (run.step, name)) as log:
+                log.write(run.step, name, figures)
+    tables = {label: per_class(logits, predictions.labels[label]) for label, logits in predictions.outputs.items()}
+    return {
+        "step": run.step,
+        "views": predictions.views,
+        **figures,
+        "per_class": {
+            label: {
+                name: {figure: float(column[i]) for figure, column in table.items()}
+                for i, name in enumerate(run.classes[label])
+            }
+            for label, table in tables.items()
+        },
+        "confusion": {
+            label: confusion(logits, predictions.labels[label]).tolist()
+            for label, logits in predictions.outputs.items()
+        },
+    }
+
+
+def _refuse_foreign(workdir: Path, experiment: Experiment, extend: bool) -> None:
+    """Raises UserError unless the folder is new, or a run that differs in free settings alone."""
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"{workdir} is a file; --workdir takes a folder")
-    if (workdir / "config.json").exists():
-        before = load_config(workdir)
-        changed = configuration.differences(before, experiment)
-        refused = {path: values for path, values in changed.items() if not configuration.is_free(experiment, path)}
-        if "training.steps" in refused and extend:
-            old, new = refused.pop("training.steps")
-            if new < old:
-                raise UserError(f"training.steps is {new}, fewer than the {old} that {workdir} began with")
-        if refused:
-            hint = " --extend lets training.steps grow." if set(refused) == {"training.steps"} else ""
-            lines = "".join(f"\n  {path}: {old!r} there, {new!r} here" for path, (old, new) in refused.items())
+    if not (workdir / "config.json").exists():
+        strangers = sorted(path.name for path in workdir.glob("[!.]*")) if workdir.exists() else []
+        if strangers:
             raise UserError(
-                f"{workdir} holds a run with other settings; give this one a --workdir of its own, or the same "
-                f"settings.{hint}{lines}"
+                f"{workdir} is not empty and no run's folder: it has {', '.join(strangers[:5])} and no config.json; "
+                "choose another --workdir"
             )
-    elif workdir.exists() and (workdir / "checkpoints").exists():
-        raise UserError(f"{workdir} holds checkpoints but no config.json; choose another --workdir")
+        return
+    changed = configuration.differences(load_config(workdir), experiment)
+    refused = {path: values for path, values in changed.items() if not configuration.is_free(experiment, path)}
+    if "training.steps" in refused and extend:
+        old, new = refused.pop("training.steps")
+        if new < old:
+            raise UserError(f"training.steps is {new}, fewer than the {old} that {workdir} began with")
+    if refused and any(workdir.glob("checkpoints/[0-9]*")):
+        hint = " --extend lets training.steps grow." if set(refused) == {"training.steps"} else ""
+        lines = "".join(f"\n  {path}: {old!r} there, {new!r} here" for path, (old, new) in refused.items())
+        raise UserError(
+            f"{workdir} holds a run with other settings; give this one a --workdir of its own, or the same settings."
+            f"{hint}{lines}"
+        )
+
+
+def _check_monitor(experiment: Experiment, classes: dict[str, tuple[str, ...]]) -> None:
+    blank = Predictions(
+        outputs={label: np.zeros((1, len(names)), np.float32) for label, names in classes.items()},
+        labels={label: np.zeros(1, np.int32) for label in classes},
+        index=np.zeros(1, np.int32),
+        unreadable=(),
+        views=experiment.data.views,
+    )
+    known, monitor = experiment.task.metrics(blank), experiment.training.monitor
+    if monitor not in known:
+        raise UserError(
+            f"training.monitor is {monitor!r}{closest(monitor, known)} The validation figures are {', '.join(known)}"
+        )
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
+    """Makes the folder if need be and holds it: two processes must not write one run."""
+    lock = filelock.FileLock(workdir / ".lock")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise UserError(f"{workdir} is in use by another vitx process; wait until it ends") from None
     except OSError as error:
-        raise UserError(f"{workdir} cannot be made: {error.strerror}; choose another --workdir") from error
-    save_config(experiment, workdir / "config.json")
+        raise UserError(f"{workdir} cannot be written: {error.strerror or error}; choose another --workdir") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _checkpoints_of(workdir: Path) -> Checkpoints:

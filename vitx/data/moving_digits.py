@@ -67,6 +67,19 @@ class ClipConfig:
     occluder: float = 0.0
     num_clips: tuple[int, int, int] = (4000, 1000, 1000)
 
+    def __post_init__(self):
+        if self.side < 2 or self.side % 2 or self.num_frames < 1 or min(self.num_clips) < 1:
+            raise ValueError(
+                f"side is {self.side}, num_frames {self.num_frames}, num_clips {self.num_clips}; expected an even side "
+                "of at least 2 and at least one frame and clip"
+            )
+        for name in ("speed", "radius", "period", "size", "growth"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} is {(low, high)}; expected two positive numbers in order")
+        if max(self.speed[1], 2 * np.pi * self.radius[1] / self.period[0]) >= self.side / 2:
+            raise ValueError("a digit would move by half the side or more between two frames; its direction is lost")
+
 
 CONFIGS = MappingProxyType(
     {

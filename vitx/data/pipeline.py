@@ -60,6 +60,17 @@ class Data:
     num_workers: int = free(0)
     prefetch_batches: int = free(4)
 
+    def __post_init__(self):
+        for name in ("num_frames", "frame_stride", "batch_size", "eval_batch_size", "eval_clips", "num_threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if min(self.image_size) < 1 or self.num_workers < 0:
+            raise ValueError(f"image_size is {self.image_size} and num_workers {self.num_workers}; neither can be")
+
+    def for_devices(self, devices: int) -> "Data":
+        """Returns these settings with an evaluation batch that divides over the devices; padding fills it."""
+        return dataclasses.replace(self, eval_batch_size=-(-self.eval_batch_size // devices) * devices)
+
     def train_batches(
         self, source: Source, seed: int, steps: range, *, process: int = 0, processes: int = 1
     ) -> Iterator[Batch]:

@@ -15,7 +15,9 @@ def classification_figures(
     """Returns loss (nats), top1, top5 (where there are more than five classes) and the macro averages, in percent."""
     classes = np.arange(logits.shape[1])
     top1 = logits.argmax(axis=1)
-    precision, recall, f1, _ = sk.precision_recall_fscore_support(labels, top1, average="macro", zero_division=0)
+    precision, recall, f1, _ = sk.precision_recall_fscore_support(
+        labels, top1, average="macro", labels=classes, zero_division=0
+    )
     figures = {
         "loss": -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels].mean(),
         "top1": 100 * sk.accuracy_score(labels, top1),

@@ -13,7 +13,7 @@ from vitx.evaluation.evaluate import Predictions
 from vitx.evaluation.metrics import confusion, per_class
 
 Rows = Sequence[Mapping[str, Any]]
-BLUE, ORANGE, GREY = "#2f6db3", "#d9822b", "#8a8a8a"
+BLUE, ORANGE, GREY, GREEN, RED = "#2f6db3", "#d9822b", "#8a8a8a", "#1c6b2a", "#b3261e"
 
 
 def learning_curves(rows: Rows) -> Figure:
@@ -22,7 +22,7 @@ def learning_curves(rows: Rows) -> Figure:
     figure = Figure(figsize=(4.2 * len(names), 3.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for split, colour, marker in (("train", BLUE, ""), ("val", ORANGE, "o"), ("test", GREY, "s")):
-            points = [(row["step"], row[name]) for row in rows if row["split"] == split and row.get(name) is not None]
+            points = sorted((row["step"], row[name]) for row in rows if row["split"] == split and name in row)
             if points:
                 axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4, label=split)
         axes.set(xlabel="step", title=name if name.endswith("loss") else f"{name} (%)")
@@ -52,18 +52,24 @@ def confusion_matrix(counts: Int[np.ndarray, "classes classes"], names: Sequence
 
 
 def clip_strip(
-    clips: UInt8[np.ndarray, "clips frames height width 3"], captions: Sequence[str], right: Sequence[bool]
+    clips: UInt8[np.ndarray, "clips frames height width 3"], captions: Sequence[Sequence[tuple[str, bool]]]
 ) -> Figure:
-    """Returns a picture of decoded clips, one a row, at most eight frames of each, with what was predicted."""
+    """Returns a picture of decoded clips, one a row, at most eight frames of each, with what was predicted.
+
+    Args:
+        captions: for each clip its lines of text, and whether what each says is right.
+    """
     shown = np.linspace(0, clips.shape[1] - 1, min(clips.shape[1], 8)).round().astype(int)
-    figure = Figure(figsize=(1.1 * len(shown) + 3.2, 1.15 * len(clips)), layout="constrained")
-    grid = figure.subplots(len(clips), len(shown) + 1, squeeze=False, width_ratios=[1] * len(shown) + [2.8])
-    for row, clip, caption, good in zip(grid, clips, captions, right, strict=True):
+    figure = Figure(figsize=(1.1 * len(shown) + 2.6, 1.15 * len(clips)), layout="constrained")
+    grid = figure.subplots(len(clips), len(shown) + 1, squeeze=False, width_ratios=[1] * len(shown) + [2.2])
+    for row, clip, lines in zip(grid, clips, captions, strict=True):
         for axes, frame in zip(row, clip[shown], strict=False):
             axes.imshow(frame)
         for axes in row:
             axes.set_axis_off()
-        row[-1].text(0, 0.5, caption, va="center", fontsize=9, color="#1c6b2a" if good else "#b3261e")
+        for i, (line, right) in enumerate(lines):
+            height = 0.5 + 0.22 * ((len(lines) - 1) / 2 - i)
+            row[-1].text(0, height, line, va="center", fontsize=9, color=GREEN if right else RED)
     for axes, index in zip(grid[0], shown, strict=False):
         axes.set_title(f"frame {index}", fontsize=8)
     return figure
@@ -117,23 +123,26 @@ def write(
         ]
         lines += [f"## {label.capitalize()}", "", f"![confusion matrix](confusion_{label}.png)", ""]
         lines += [*_table(("class", "precision %", "recall %", "F1 %", "videos"), table), ""]
-    captions, right = [], []
-    for row in shown:
-        said = {label: int(logits[row].argmax()) for label, logits in predictions.outputs.items()}
-        true = {label: int(predictions.labels[label][row]) for label in said}
-        right.append(all(said[label] == true[label] for label in said))
-        captions.append("\n".join(_caption(label, classes[label], said[label], true[label]) for label in said))
-    _save(clip_strip(clips, captions, right), workdir / "predictions.png")
+    captions = [
+        [
+            _caption(label, classes[label], int(logits[row].argmax()), int(predictions.labels[label][row]))
+            for label, logits in predictions.outputs.items()
+        ]
+        for row in shown
+    ]
+    _save(clip_strip(clips, captions), workdir / "predictions.png")
     lines += ["## Predictions", "", "Decoded clips and what the model says of them; red where it is wrong.", ""]
     lines += ["![clips with predictions](predictions.png)", ""]
     path = workdir / "report.md"
     with told(path):
-        path.write_text("\n".join(lines))
+        draft = path.with_suffix(".tmp")
+        draft.write_text("\n".join(lines))
+        draft.replace(path)
     return path
 
 
-def _caption(label: str, names: Sequence[str], said: int, true: int) -> str:
-    return f"{label}: {names[said]}" + ("" if said == true else f" (true: {names[true]})")
+def _caption(label: str, names: Sequence[str], said: int, true: int) -> tuple[str, bool]:
+    return f"{label}: {names[said]}" + ("" if said == true else f" (true: {names[true]})"), said == true
 
 
 def _loss_first(name: str) -> tuple[bool, str]:

@@ -35,12 +35,13 @@ class MetricsLog:
     def __init__(self, workdir: Path, keep: Callable[[dict[str, Any]], bool]):
         self.path = workdir / "metrics.jsonl"
         rows = [row for row in read_metrics(workdir) if keep(row)]
-        for events in workdir.glob("events.out.tfevents.*"):
-            events.unlink()
+        old_events = list(workdir.glob("events.out.tfevents.*"))
         draft = self.path.with_suffix(".tmp")
         with told(self.path):
             draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
             draft.replace(self.path)
+            for events in old_events:
+                events.unlink()
             self._file = open(self.path, "a")
             self._events = SummaryWriter(str(workdir), max_queue=1000, flush_secs=30)
             for row in rows:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from tqdm import tqdm
 
@@ -19,7 +20,7 @@ from vitx.checkpoints import Checkpoints, abstract_state
 from vitx.configuration import free, register
 from vitx.data.pipeline import Data
 from vitx.data.sources import Source
-from vitx.errors import RunError, UserError, closest
+from vitx.errors import RunError
 from vitx.evaluation.evaluate import evaluate
 from vitx.training.logs import MetricsLog, Stopwatch, say
 from vitx.training.optimizers import Optimizer
@@ -27,6 +28,7 @@ from vitx.training.sharding import Mesh, batch_sharding, state_shardings, to_dev
 from vitx.training.step import TrainState, init_state, train_step
 
 IN_FLIGHT = 2  # steps handed to the devices before the first of them is looked at
+NORMS = ("loss", "gradient_norm", "parameter_norm")  # figures of a whole step; one that is not finite stops the run
 WARM_UP = 20  # steps left out of the share of time that the run waits for input
 
 
@@ -77,12 +79,14 @@ class Trained:
         state: on the devices.
         sharding: of a batch on those devices.
         resumed_at: the step that this process went on from; None for a new run.
+        best_step: the checkpoint that is best by the monitored figure.
         figures: {"input_wait_percent": of the time after the first steps, "decode_core_percent": of all cores}.
     """
 
     state: TrainState
     sharding: jax.sharding.NamedSharding
     resumed_at: int | None
+    best_step: int | None
     figures: dict[str, float]
 
 
@@ -114,8 +118,7 @@ def train(
     """
     # Devices
     mesh = settings.mesh.make(data.batch_size)
-    if data.eval_batch_size % mesh.size:
-        raise UserError(f"data.eval_batch_size {data.eval_batch_size} does not divide over {mesh.size} devices")
+    data = data.for_devices(mesh.size)
     rows, everywhere = batch_sharding(mesh), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
     # Model and optimiser: shapes first, then shardings, then arrays born where they belong
@@ -148,11 +151,14 @@ def train(
             with clock("compile"):
                 state = jax.jit(lambda: init(batch_shapes), out_shardings=shardings)()
             if initialise is not None:
-                state = state.replace(variables=initialise(abstract_state(shapes, shardings).variables))
-            progress: dict[str, Any] = {"best": None, "counters": {"replaced": 0}}
+                variables = initialise(abstract_state(shapes, shardings).variables)
+                ema = jax.tree.map(jnp.copy, variables["params"]) if state.ema else {}
+                state = state.replace(variables=variables, ema=ema)
+            progress: dict[str, Any] = {"best": None, "counters": {"replaced": 0}, "window": {}}
         else:
             parts, progress = restored
             state = _state(parts)
+            say(f"going on from step {progress['step']}")
         first = int(state.step)
         log = stack.enter_context(MetricsLog(workdir, lambda row: row["step"] <= first))
 
@@ -162,14 +168,14 @@ def train(
         batches = data.train_batches(sources["train"], settings.seed, range(first, settings.steps), **process)
         stack.enter_context(contextlib.closing(batches))
         bar = stack.enter_context(tqdm(desc="training", total=settings.steps, initial=first, unit=" steps"))
-        meter, whole = _Meter(), _Meter()
+        meter, whole = _Meter(progress["window"]), _Meter()
         pending: collections.deque[tuple[int, Any]] = collections.deque()
 
         def look(in_flight: int) -> None:
             while len(pending) > in_flight:
                 number, figures = pending.popleft()
                 figures = {name: float(value) for name, value in jax.device_get(figures).items()}
-                if not math.isfinite(figures["loss"]) or not math.isfinite(figures["gradient_norm"]):
+                if not all(math.isfinite(figures[name]) for name in NORMS):
                     raise RunError(_not_finite(number, figures, checkpoints))
                 meter.add(figures)
 
@@ -177,7 +183,8 @@ def train(
             with clock("checkpoint"):
                 log.sync()
                 checkpoints.best_step = best and best["step"]
-                checkpoints.save(number, _parts(state), {**(record or {}), "best": best, "counters": dict(counters)})
+                progress = {"best": best, "counters": dict(counters), "window": dict(meter.sums)}
+                checkpoints.save(number, _parts(state), {**(record or {}), **progress})
 
         for number in range(first + 1, settings.steps + 1):
             with clock("train"):
@@ -218,15 +225,25 @@ def train(
                 save(number)
         with clock("checkpoint"):
             checkpoints.wait()
-    return Trained(state, rows, first if restored else None, whole.shares() if first < settings.steps else {})
+    return Trained(
+        state,
+        rows,
+        first if restored else None,
+        best and best["step"],
+        whole.shares() if first < settings.steps else {},
+    )
 
 
 class _Meter:
-    """Sums of figures and of time over some steps."""
+    """Sums of figures and of time over some steps.
 
-    def __init__(self) -> None:
-        self.sums: collections.Counter[str] = collections.Counter()
-        self.looks = self.steps = 0
+    Attributes:
+        sums: of the steps' figures; with "looks", how many steps they are of. A checkpoint keeps them.
+    """
+
+    def __init__(self, sums: Mapping[str, float] | None = None) -> None:
+        self.sums: collections.Counter[str] = collections.Counter(sums or {})
+        self.steps = 0
         self.seconds = self.waited = self.decoded = 0.0
 
     def took(self, seconds: float, waited: float, decoded: float) -> None:
@@ -234,8 +251,7 @@ class _Meter:
         self.seconds, self.waited, self.decoded = self.seconds + seconds, self.waited + waited, self.decoded + decoded
 
     def add(self, figures: dict[str, float]) -> None:
-        self.looks += 1
-        self.sums.update(figures)
+        self.sums.update(figures | {"looks": 1})
 
     def shares(self) -> dict[str, float]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -246,9 +262,11 @@ class _Meter:
         }
 
     def figures(self, batch_size: int) -> dict[str, float]:
-        per_step = {name: self.sums[name] / self.looks for name in ("loss", "gradient_norm")}
+        per_step = {name: self.sums[name] / self.sums["looks"] for name in NORMS}
         weight = self.sums["weight"]
-        means = {name: total / weight for name, total in self.sums.items() if name not in (*per_step, "weight")}
+        means = {
+            name: total / weight for name, total in self.sums.items() if name not in (*per_step, "weight", "looks")
+        }
         return per_step | means | {"clips_per_second": batch_size * self.steps / self.seconds} | self.shares()
 
 
@@ -264,9 +282,6 @@ def _state(parts: dict[str, Any]) -> TrainState:
 
 
 def _better(monitor: str, figures: Mapping[str, float | int], best: dict[str, Any] | None) -> bool:
-    if monitor not in figures:
-        names = ", ".join(figures)
-        raise UserError(f"training.monitor is {monitor!r}; validation has {names}{closest(monitor, figures)}")
     if best is None or best["metric"] != monitor:
         return True
     value = figures[monitor]
@@ -290,7 +305,8 @@ def _not_finite(step: int, figures: dict[str, float], checkpoints: Checkpoints) 
         else "there is no checkpoint yet"
     )
     return (
-        f"step {step}: the loss is {figures['loss']} and the gradient's norm {figures['gradient_norm']}; training "
+        f"step {step}: the loss is {figures['loss']}, the norm of the gradient {figures['gradient_norm']} and of the "
+        f"parameters {figures['parameter_norm']}; training "
         f"stopped and {good}. The same command goes on from there and meets the same step; to get past it start "
         f"a new folder with --training.initialise_from {checkpoints.directory.parent} and a lower "
         "--optimizer.peak_lr or a --optimizer.clip_norm"

@@ -12,7 +12,7 @@ from vitx.configuration import register
 @register
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up from zero, then a cosine to `end_factor` of the peak.
+    """Linear warm-up, then a cosine to `end_factor` of the peak.
 
     Attributes:
         warmup: share of all steps that the warm-up takes, in [0, 1].

@@ -65,7 +65,7 @@ def train_step(
     """Returns (next state, figures of this step).
 
     The key of a step is fold_in(key(seed), step). Figures are the weighted sums of the task, "weight", the mean
-    "loss" and the "gradient_norm" before clipping.
+    "loss", the "gradient_norm" before clipping and the "parameter_norm" after the step.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     collections = {name: value for name, value in state.variables.items() if name != "params"}
@@ -81,5 +81,6 @@ def train_step(
     params = optax.apply_updates(params, updates)
     ema = optax.incremental_update(params, state.ema, 1 - ema_decay) if state.ema else state.ema
     figures = {**aux.sums, "loss": value, "gradient_norm": optax.tree.norm(gradient)}
+    figures["parameter_norm"] = optax.tree.norm(params)
     variables = {"params": params, **collections, **aux.collections}
     return TrainState(state.step + 1, variables, optimizer_state, ema), figures
