@@ -1,4 +1,14 @@
-"""Quickstart: ViViT's factorised encoder (model 2) learns what moves, and how, in moving digits."""
+"""Quickstart: ViViT's factorised encoder (model 2) learns what moves, and how, in moving digits.
+
+    vitx train experiments/quickstart.py --workdir runs/quickstart
+
+Two cores of an AMD EPYC, JAX 0.10.2, 2026-11-22, seed 0: build 19 s, compile 13 s, train 133 s, evaluate 12 s, report
+2 s; input made the step wait 2.2 % of the time. Test split, 1,000 clips of unseen handwriting, 1x1 views:
+motion top-1 100.0 %, appearance top-1 19.5 %.
+
+Why tubelets of 4x8x8 and so few clips: experiments/benchmarks/quickstart.md. No flips and no reversal of time, which
+would change the label.
+"""
 
 from vitx.data.pipeline import Data
 from vitx.data.sources import MovingDigits
