@@ -24,7 +24,7 @@ NAMES = {"verb": ("a", "b", "c"), "noun": tuple("pqrs")}
 def make(num_classes, **task):
     model = vitx.create_model("vivit_b_16x2_fe", num_classes=num_classes, **FIELDS)
     batch = {
-        "video": np.random.default_rng(0).integers(0, 255, (3, 2, 8, 8, 3), np.uint8),
+        "video": jnp.asarray(np.random.default_rng(0).integers(0, 255, (3, 2, 8, 8, 3), np.uint8)),
         "labels": {"verb": jnp.array([0, 1, 2]), "noun": jnp.array([3, 0, 1])},
         "weight": jnp.array([1.0, 1.0, 0.0]),
     }

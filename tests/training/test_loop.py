@@ -178,7 +178,7 @@ def test_a_finished_run_says_so_and_extends_when_asked(small, undisturbed, tmp_p
     assert "is finished: all 12 steps are done" in capsys.readouterr().err
     assert final_digests(tmp_path) == before
     longer = small.override({"training.steps": 16})
-    with pytest.raises(UserError, match="extend lets training.steps grow"):
+    with pytest.raises(UserError, match=r"extend lets training\.steps grow"):
         train_run(longer, tmp_path)
     train_run(longer, tmp_path, extend=True)
     assert [row["step"] for row in read_metrics(tmp_path) if row["split"] == "val"] == [4, 8, 12, 16]

@@ -14,6 +14,7 @@ from vitx.configuration import register
 from vitx.errors import UserError
 
 Rule = tuple[str, str]
+AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
 
 
 @register
@@ -67,7 +68,7 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
-def state_shardings(state: Any, mesh: jax.sharding.Mesh, rules: tuple[Rule, ...] = PARAMETER_RULES) -> Any:
+def state_shardings(state: Any, mesh: AnyMesh, rules: tuple[Rule, ...] = PARAMETER_RULES) -> Any:
     """Returns a sharding for every array of a training state, by rules on the paths of parameters.
 
     Optimiser state and averages mirror the parameters' paths and follow the same rules; scalars are replicated.
