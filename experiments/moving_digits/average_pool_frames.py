@@ -5,6 +5,8 @@
 Two cores of an AMD EPYC, JAX 0.10.2, 2026-11-22, seed 0, 9 minutes. Test split, 1,000 clips, 1x1 views: motion top-1
 12.5 % (chance is 12.5 %), appearance top-1 78.3 % (validation 87.8 %). For comparison, a support vector machine on the
 clean 8x8 images of the same split reaches 93.7 % (validation 98.8 %).
+
+With --training.steps 2000 (11 minutes): motion 12.6 %, appearance 83.1 % (validation 92.7 %).
 """
 
 from vitx import load_experiment
