@@ -3,6 +3,7 @@
 import os
 
 import filelock
+import numpy as np
 import pytest
 
 from vitx.data.moving_digits import ClipConfig
@@ -73,3 +74,47 @@ def small_file(digits, tmp_path_factory, pytestconfig) -> str:
         ")\n"
     )
     return str(path)
+
+
+# which tokens see which, by the definition of each layout: tokens of equal numbers see one another
+GROUPS = {
+    "joint": lambda t, h, w, grid: 0,
+    "time": lambda t, h, w, grid: (h, w),
+    "space": lambda t, h, w, grid: t,
+    "height": lambda t, h, w, grid: (t, w),
+    "width": lambda t, h, w, grid: (t, h),
+    "local": lambda t, h, w, grid: (2 * h > grid[1] - 1 + grid[1] % 2, 2 * w > grid[2] - 1 + grid[2] % 2),
+    "sparse": lambda t, h, w, grid: (t % 2, h % 2, w % 2),
+}
+
+
+@pytest.fixture(scope="session")
+def masked_attention():
+    """Attention by name of a layout, as one plain attention over all tokens with a mask; numpy, float64."""
+
+    def attend(q, k, v, mask):
+        scores = np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(q.shape[-1])
+        scores = np.where(mask, scores, -np.inf)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        return np.einsum("bhqk,bkhd->bqhd", weights / weights.sum(-1, keepdims=True), v)
+
+    def masked(name, q, k, v, grid, prefix):
+        q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+        if name == "time_and_space":
+            half = q.shape[2] // 2
+            first, second = (slice(None, half), slice(half, None))
+            parts = [("time", first), ("space", second)]
+            return np.concatenate(
+                [masked(each, q[:, :, s], k[:, :, s], v[:, :, s], grid, prefix) for each, s in parts], axis=2
+            )
+        groups = [GROUPS[name](*place, grid) for place in np.ndindex(*grid)]
+        different = list(dict.fromkeys(groups))
+        numbers = np.array([different.index(group) for group in groups])
+        ahead = np.ones(prefix, bool)
+        mask = np.array([np.concatenate([ahead, numbers == number]) for number in numbers])
+        tokens = attend(q[:, prefix:], k, v, mask)
+        # a prefix token attends once in every group; its outputs are averaged
+        rows = [attend(q[:, :prefix], k, v, np.concatenate([ahead, numbers == i])) for i in range(len(different))]
+        return np.concatenate([np.mean(rows, axis=0), tokens], axis=1)
+
+    return masked

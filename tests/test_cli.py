@@ -139,9 +139,41 @@ def test_a_full_disk(small_file, tmp_path):
 
 
 def test_models(capsys):
-    assert main(["models", "vivit_b_16x2_*"]) == 0
-    assert capsys.readouterr().out.split() == ["vivit_b_16x2_avg", "vivit_b_16x2_fe"]
+    assert main(["models", "vivit_b_16x2_f*"]) == 0
+    assert capsys.readouterr().out.split() == ["vivit_b_16x2_fdp", "vivit_b_16x2_fe", "vivit_b_16x2_fsa"]
     assert "no model matches" in refused(capsys, "models", "resnet*")
+    assert main(["models", "timesformer_hr", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["timesformer_hr"]["num_frames"] == 16
+
+
+SMALL = ["--num_frames", "8", "--image_size", "(32, 48)", "--num_layers", "1"]
+
+
+def test_cost(capsys, tmp_path):
+    assert main(["cost", "vivit_ti_16x2_fe", "timesformer_b_16_divided", *SMALL, "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)["models"]
+    assert first["model"] == "vivit_ti_16x2_fe" and (first["height"], first["width"]) == (32, 48)
+    assert 2 * first["macs"] < first["flops_xla"] and second["activation_bytes"] > first["activation_bytes"] > 0
+    assert main(["cost", "vivit_ti_16x2_fe", *SMALL]) == 0
+    assert "GMACs" in capsys.readouterr().out
+    picture = tmp_path / "growth.png"
+    assert main(["cost", "vivit_ti_16x2", "--image_size", "32", "--num_layers", "1", "--plot", str(picture)]) == 0
+    assert picture.stat().st_size > 10_000 and "128" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["timesformer_l2"], "did you mean timesformer_l?"),
+        (["vivit_ti_16x2", "--num_frames", "15"], "does not divide a clip of (15, 224, 224)"),
+        (["vivit_ti_16x2", "--num_frame", "16"], "did you mean num_frames?"),
+        ([], "vitx cost needs the NAME of a model"),
+        (["vivit_ti_16x2", "--published"], "no printed figures are known for vivit_ti_16x2"),
+        (["vivit_b_16x2", "--published", "--num_frames", "8"], "leave out --plot and settings"),
+    ],
+)
+def test_a_mistaken_cost(words, message, capsys):
+    assert message in refused(capsys, "cost", *words)
 
 
 def test_unknown_options_elsewhere(run, capsys):

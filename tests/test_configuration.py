@@ -124,3 +124,12 @@ def test_differences_and_what_is_free():
     }
     assert is_free(Outer(), "workers") and not is_free(Outer(), "inner.rate") and not is_free(Outer(), "nothing.there")
     assert configuration.settings(Module()) == {"width": 4, "heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("joint", ("joint",)), ("(time, space)", ("time", "space")), ("('joint',)", ("joint",))]
+)
+def test_names_in_a_tuple_need_no_quotes(text, value):
+    import vitx
+
+    assert vitx.create_model("vivit_b_16x2", layouts=text, pooling="mean").layouts == value

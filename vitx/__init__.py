@@ -10,6 +10,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "create_model": "vitx.models",
     "list_models": "vitx.models",
+    "load_pretrained": "vitx.pretrained",
+    "save_huggingface": "vitx.interop.huggingface",
+    "count_cost": "vitx.analysis.cost",
     "Experiment": "vitx.experiment",
     "load_experiment": "vitx.experiment",
     "UserError": "vitx.errors",

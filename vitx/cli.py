@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vitx.errors import RunError, UserError
 
@@ -19,11 +20,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     if not debug:
-        # Orbax announces every folder that it opens; its threads report again the error that we tell
-        for name, level in (("absl", logging.ERROR), ("asyncio", logging.CRITICAL), ("concurrent", logging.CRITICAL)):
-            logging.getLogger(name).setLevel(level)
+        # Orbax announces every folder that it opens (absl sets its own level back); its threads report again the error
+        # that we tell
+        logging.getLogger("absl").addFilter(_is_error)
+        for name in ("asyncio", "concurrent"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     options, settings = _parser().parse_known_args([argument for argument in arguments if argument != "--debug"])
-    if settings and options.command is not _train:
+    if settings and options.command not in (_train, _cost, _convert):
         print(f"vitx: there is no option {settings[0]} here (--help lists them)", file=sys.stderr)
         return 2
     try:
@@ -40,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2 if isinstance(error, UserError) else 1
         print(f"vitx: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
         return 1
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def on_a_run(name: str, text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        command.add_argument("run", type=Path, help="the folder that `vitx train` filled")
+        command.add_argument("run", type=Path, metavar="RUN", help="the folder that `vitx train` filled")
         command.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which one (default: best)")
         command.add_argument("--experiment", type=Path, help="its file, where it has parts of your own; it is executed")
         command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
@@ -76,12 +83,48 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = on_a_run("predict", "say what a trained run sees in video files")
     predict.add_argument("files", nargs="+", type=Path, metavar="VIDEO")
+    predict.add_argument("--model", help="the NAME of the model, where RUN is a bare file of weights")
     predict.add_argument("--top", type=int, default=5, help="classes shown for each label (default: 5)")
     predict.set_defaults(command=_predict)
 
+    convert = commands.add_parser(
+        "convert",
+        help="weights from anywhere into one file of ours, or into a Hugging Face directory",
+        usage="vitx convert SOURCE DESTINATION [--model NAME] [--json] [--SETTING VALUE ...]",
+        description="SOURCE is a run, a Hugging Face directory (Vivit, Timesformer) or a bare .safetensors, .npz, "
+        ".msgpack or .pth file. DESTINATION ending in .safetensors becomes one file with our names; any other a "
+        "Hugging Face directory. --SETTING VALUE is a field of the model, as in --num_frames 16, to which positions "
+        "are resized.",
+    )
+    convert.add_argument("source", type=Path, metavar="SOURCE")
+    convert.add_argument("destination", type=Path, metavar="DESTINATION")
+    convert.add_argument("--model", help="the NAME of the model, where SOURCE is a bare file of weights")
+    convert.add_argument("--inflation", choices=("central", "average"), default="central", help="of an image's kernel")
+    convert.add_argument("--other_attention", choices=("copy", "zero"), default="copy", help="where an image has one")
+    convert.add_argument("--grid", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="of an image's patches")
+    convert.add_argument("--allow_missing", action="append", default=[], metavar="PATTERN", help="may stay fresh")
+    convert.add_argument("--allow_unexpected", action="append", default=[], metavar="PATTERN", help="may be left over")
+    convert.add_argument("--json", action="store_true", help="print one JSON object: what became of every tensor")
+    convert.set_defaults(command=_convert)
+
     models = commands.add_parser("models", help="list the named models")
     models.add_argument("pattern", nargs="?", default="*", help="such as 'vivit_b_*'")
+    models.add_argument("--json", action="store_true", help="print one JSON object: settings by name")
     models.set_defaults(command=_models)
+
+    cost = commands.add_parser(
+        "cost",
+        help="count parameters, multiply-accumulates and memory of named models",
+        usage="vitx cost NAME ... [--published] [--plot FILE.png] [--json] [--SETTING VALUE ...]",
+        description="Counts parameters, multiply-accumulates (MACs, elsewhere printed as FLOPs) and the activations "
+        "that a training step keeps of one clip; runs nothing. --SETTING VALUE is a field of the model, as in "
+        "--num_frames 64 --image_size 192 320.",
+    )
+    cost.add_argument("names", nargs="*", metavar="NAME", help="names or patterns, such as 'vivit_b_16x2*'")
+    cost.add_argument("--published", action="store_true", help="beside the figures that papers print")
+    cost.add_argument("--plot", type=Path, metavar="FILE.png", help="draw GMACs and memory against 8 to 128 frames")
+    cost.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    cost.set_defaults(command=_cost)
     return parser
 
 
@@ -149,10 +192,22 @@ def _evaluate(options: argparse.Namespace, _: list[str]) -> None:
 
 
 def _predict(options: argparse.Namespace, _: list[str]) -> None:
-    from vitx.runs import predict_files
+    if options.top < 1:
+        raise UserError(f"--top is {options.top}; expected at least 1")
+    if not options.run.exists():
+        raise UserError(f"there is no {options.run}")
+    from vitx.runs import is_run, predict_files
 
-    _know_parts_of(options.experiment)
-    answers = predict_files(options.run, options.files, which=options.checkpoint, top=options.top)
+    if is_run(options.run):
+        if options.model is not None:
+            raise UserError(f"{options.run} says itself which model it is of; leave out --model")
+        _know_parts_of(options.experiment)
+        answers = predict_files(options.run, options.files, which=options.checkpoint, top=options.top)
+    else:
+        from vitx.interop import predict
+        from vitx.pretrained import load_pretrained
+
+        answers = predict.predict_files(load_pretrained(options.run, options.model), options.files, top=options.top)
     if options.json:
         print(json.dumps(answers))
         return
@@ -160,6 +215,21 @@ def _predict(options: argparse.Namespace, _: list[str]) -> None:
         print(file)
         for label, classes in labels.items():
             print(f"  {label}: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in classes.items()))
+
+
+def _convert(options: argparse.Namespace, settings: list[str]) -> None:
+    import dataclasses
+
+    from vitx.interop.images import FromImage
+    from vitx.pretrained import convert
+
+    how = FromImage(options.inflation, options.other_attention, options.grid and tuple(options.grid))
+    allowed = {"allow_missing": options.allow_missing, "allow_unexpected": options.allow_unexpected}
+    pretrained = convert(
+        options.source, options.destination, options.model, fields=_changes(settings), from_image=how, **allowed
+    )
+    if options.json:
+        print(json.dumps(dataclasses.asdict(pretrained.report)))
 
 
 def _know_parts_of(file: Path | None) -> None:
@@ -170,12 +240,79 @@ def _know_parts_of(file: Path | None) -> None:
 
 
 def _models(options: argparse.Namespace, _: list[str]) -> None:
+    from vitx.configuration import to_dict
+    from vitx.models import VARIANTS
+
+    names = _matching([options.pattern])
+    print(json.dumps({name: to_dict(VARIANTS[name]) for name in names}) if options.json else "\n".join(names))
+
+
+def _matching(patterns: list[str]) -> list[str]:
+    from vitx.errors import closest
     from vitx.models import list_models
 
-    names = list_models(options.pattern)
-    if not names:
-        raise UserError(f"no model matches {options.pattern!r}; `vitx models` lists all")
-    print("\n".join(names))
+    for pattern in patterns:
+        if not list_models(pattern):
+            raise UserError(f"no model matches {pattern!r}{closest(pattern, list_models())}; `vitx models` lists all")
+    return list(dict.fromkeys(name for pattern in patterns for name in list_models(pattern)))
+
+
+def _cost(options: argparse.Namespace, settings: list[str]) -> None:
+    from tqdm import tqdm
+
+    from vitx.analysis import growth, published
+    from vitx.analysis.cost import clip_of, count_cost
+    from vitx.configuration import override
+    from vitx.models import VARIANTS
+
+    changes = _changes(settings)
+    if options.plot and {"num_frames", "sampled_frames"} & changes.keys():
+        raise UserError("--plot chooses num_frames itself; leave out num_frames and sampled_frames")
+    if options.published:
+        if settings or options.plot:
+            raise UserError("--published compares models as they were printed; leave out --plot and settings")
+        rows = list(published.printed(_matching(options.names or ["*"])))
+        if not rows:
+            raise UserError(f"no printed figures are known for {' '.join(options.names)}")
+        _print_rows([published.compared(row) for row in tqdm(rows, desc="counting", unit=" models")], options.json)
+        return
+    if not options.names:
+        raise UserError("vitx cost needs the NAME of a model (`vitx models` lists them), or --published")
+    models = {name: override(VARIANTS[name], changes) for name in _matching(options.names)}
+    if options.plot:
+        rows = growth.growth(models)
+        growth.draw(rows, options.plot)
+        _print_rows(rows, options.json)
+        return
+    counted = {name: count_cost(model, clip_of(model)) for name, model in tqdm(models.items(), desc="counting")}
+    _print_rows([{"model": name} | each.figures() for name, each in counted.items()], options.json)
+
+
+UNITS = {
+    "params": ("params M", 1e6),
+    "macs": ("GMACs", 1e9),
+    "flops_xla": ("XLA GFLOPs", 1e9),
+    "activation_bytes": ("activations MiB", 2**20),
+}
+
+
+def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"models": rows}))
+        return
+    cells = [[UNITS.get(name, (name.replace("_", " "), 1))[0] for name in rows[0]]]
+    for row in rows:
+        scaled = [
+            value / UNITS[name][1] if name in UNITS and value is not None else value for name, value in row.items()
+        ]
+        cells.append(["" if x is None else f"{x:,.2f}" if isinstance(x, float) else str(x) for x in scaled])
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    for line in cells:
+        aligned = [
+            cell.ljust(width) if isinstance(value, str) else cell.rjust(width)
+            for cell, width, value in zip(line, widths, rows[0].values(), strict=True)
+        ]
+        print("  ".join(aligned).rstrip())
 
 
 if __name__ == "__main__":

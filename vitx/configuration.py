@@ -181,7 +181,9 @@ def _checked(annotation: Any, value: Any, where: str) -> Any:
         try:
             value = ast.literal_eval(value)
         except (ValueError, SyntaxError):
-            pass  # it stays text, and is refused below with the type that was expected
+            if annotation == tuple[str, ...]:  # names need no quotes: time, or (time, space)
+                value = tuple(word.strip() for word in value.strip("()").split(",") if word.strip())
+            # other text stays text, and is refused below with the type that was expected
     if isinstance(value, list):
         value = tuple(value)
     wants_float = annotation is float or float in typing.get_args(annotation)

@@ -10,15 +10,17 @@ from typing import Any, Literal
 import filelock
 import jax
 import numpy as np
+from flax import linen as nn
 
 from vitx import configuration
-from vitx.checkpoints import Checkpoints, abstract_state
+from vitx.checkpoints import Checkpoints, abstract_state, read_json
 from vitx.data.decoding import VideoError
 from vitx.errors import UserError, closest
 from vitx.evaluation import report
 from vitx.evaluation.evaluate import Predictions, evaluate, predict
 from vitx.evaluation.metrics import confusion, per_class
 from vitx.experiment import Experiment, load_config, save_config
+from vitx.interop.load import initialise
 from vitx.training.logs import MetricsLog, Stopwatch, read_metrics, say
 from vitx.training.loop import described, train
 from vitx.training.sharding import Mesh, batch_sharding, state_shardings
@@ -65,8 +67,8 @@ def train_run(experiment: Experiment, workdir: str | Path, *, extend: bool = Fal
     classes = experiment.task.classes(experiment.model, label_names)
     _check_monitor(experiment, classes)
     start = experiment.training.initialise_from
-    if start is not None and not any(workdir.glob("checkpoints/*")):
-        load_config(start)
+    if start is not None and not any(workdir.glob("checkpoints/*")) and not Path(start).exists():
+        raise UserError(f"there is no {start} to initialise from (training.initialise_from)")
     with _locked(workdir):
         save_config(experiment, workdir / "config.json")
         trained = train(
@@ -79,7 +81,7 @@ def train_run(experiment: Experiment, workdir: str | Path, *, extend: bool = Fal
             workdir=workdir,
             clock=clock,
             record={"config": configuration.to_dict(experiment), "label_names": label_names},
-            initialise=None if start is None else functools.partial(_variables_of, Path(start)),
+            initialise=None if start is None else functools.partial(_variables_of, Path(start), experiment.model),
         )
         if trained.resumed_at == experiment.training.steps:
             say(f"{workdir} is finished: all {trained.resumed_at} steps are done; --training.steps N --extend goes on")
@@ -138,6 +140,14 @@ def predict_files(
             order = probabilities.argsort()[::-1][:top]
             answers[file][label] = {run.classes[label][i]: float(probabilities[i]) for i in order}
     return answers
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run's: its config.json has our format, not Hugging Face's."""
+    if not (path / "config.json").is_file():
+        return False
+    config = read_json(path / "config.json")
+    return isinstance(config, dict) and {"format", "experiment"} <= config.keys()
 
 
 def load_run(workdir: Path, which: Which = "best") -> Run:
@@ -304,8 +314,11 @@ def _restore_variables(checkpoints: Checkpoints, step: int, abstract: dict[str, 
     return {**state["variables"], "params": state["ema"]} if averaged else state["variables"]
 
 
-def _variables_of(workdir: Path, abstract: dict[str, Any]) -> dict[str, Any]:
-    """Returns the parameters of another run, for a new one to start from."""
-    averaged = load_config(workdir).training.ema_decay is not None
-    with _checkpoints_of(workdir) as checkpoints:
+def _variables_of(path: Path, model: nn.Module, abstract: dict[str, Any]) -> dict[str, Any]:
+    """Returns the parameters of another run, or of weights from elsewhere, for a new run to start from."""
+    if not is_run(path):
+        variables = initialise(path, model)
+        return jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), variables, abstract)
+    averaged = load_config(path).training.ema_decay is not None
+    with _checkpoints_of(path) as checkpoints:
         return _restore_variables(checkpoints, checkpoints.steps()[-1], abstract, averaged)

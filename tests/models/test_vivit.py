@@ -47,44 +47,29 @@ def video(batch=2, frames=4, height=16, width=24):
     return jax.random.normal(jax.random.key(1), (batch, frames, height, width, 3))
 
 
-@pytest.mark.parametrize(
-    ("name", "fields", "count"),
-    [
-        ("vivit_b_16x2_fe", {}, 115_062_928),
-        ("vivit_b_16x2_avg", {}, 86_696_080),
-        ("vivit_b_16x2_fe", {"num_temporal_layers": 12}, 171_765_904),
-        ("vivit_l_16x2_fe", {}, 354_903_440),
-        ("vivit_l_16x2_fe", {"num_temporal_layers": 24}, 606_827_920),
-    ],
-)
-def test_published_parameter_counts(name, fields, count):
-    model = vitx.create_model(name, **fields)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 224, 224, 3)))
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
-
-
-def test_paths_and_shapes_of_every_variant_are_frozen(request):
-    found = {}
-    for name, model in VARIANTS.items():
-        shape = (1, model.num_frames, *_size(model), 3)
-        shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))
-        found[name] = {path: list(leaf.shape) for path, leaf in flatten_dict(shapes, sep="/").items()}
+def test_paths_and_shapes_of_every_variant_are_frozen():
+    """All variants, none left out. Blocks of an encoder are alike, so two of each stand for all; full depth is counted
+    exactly in tests/analysis/test_cost.py."""
+    found = {name: _frozen(model) for name, model in VARIANTS.items()}
     frozen = json.loads((Path(__file__).parent / "parameters.json").read_text())
-    assert found == {name: _expanded(tree) for name, tree in frozen.items()}, (
-        "parameter paths or shapes changed: old checkpoints need a migration"
-    )
+    assert found == frozen, "parameter paths or shapes changed: old checkpoints need a migration"
 
 
-def _expanded(tree):
-    """In the frozen file one entry stands for a run of equal blocks: "encoder/block_{0..11}/..."."""
+def _frozen(model):
+    """{path: shape}; one entry stands for a run of equal blocks: "encoder/block_{0..11}/..."."""
+    depths = {"encoder": model.num_layers, "spatial_encoder": model.num_layers}
+    depths["temporal_encoder"] = getattr(model, "num_temporal_layers", 0)
+    shallow = {"num_layers": 2} | ({"num_temporal_layers": 2} if depths["temporal_encoder"] else {})
+    shape = (1, model.num_frames, *_size(model), 3)
+    shapes = jax.eval_shape(model.copy(**shallow).init, jax.random.key(0), jnp.zeros(shape))
+    flat = {path: list(leaf.shape) for path, leaf in flatten_dict(shapes, sep="/").items()}
     paths = {}
-    for path, shape in tree.items():
-        if "{" in path:
-            head, rest = path.split("{")
-            span, tail = rest.split("}")
-            paths |= {f"{head}{i}{tail}": shape for i in range(int(span.split("..")[1]) + 1)}
-        else:
-            paths[path] = shape
+    for path, leaf in flat.items():
+        if "/block_1/" in path:
+            assert flat[path.replace("/block_1/", "/block_0/")] == leaf
+            continue
+        encoder = path.split("/")[1]
+        paths[path.replace("/block_0/", f"/block_{{0..{depths.get(encoder, 0) - 1}}}/")] = leaf
     return paths
 
 
@@ -179,6 +164,20 @@ def test_stochastic_depth_and_dropout_change_training_only():
         ),
         ({"image_size": 20}, "does not divide a clip of (4, 20, 20)"),
         ({"num_layers": 0}, "num_layers is 0"),
+        ({"num_temporal_layers": -1}, "num_temporal_layers is -1; expected at least 0"),
+        ({"layouts": ("time", "spaces")}, "layouts is ('time', 'spaces'); expected different names out of joint, time"),
+        ({"layouts": ()}, "layouts is (); expected different names"),
+        ({"layouts": ("time_and_space",)}, "num_heads is 3, an odd number"),
+        ({"hidden_size": 0}, "hidden_size is 0; expected at least 1"),
+        ({"mlp_dim": -4}, "mlp_dim is -4"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate is 1.0; expected a share from 0 to less than 1"),
+        ({"dropout_rate": -0.1}, "dropout_rate is -0.1"),
+        ({"layer_norm_eps": -1.0}, "layer_norm_eps is -1.0"),
+        ({"num_classes": -3}, "num_classes is -3"),
+        ({"num_classes": (("a", 3), ("a", 4))}, "of different names"),
+        ({"num_classes": ()}, "num_classes is ()"),
+        ({"sampled_frames": 5}, "sampled_frames is 5; expected 0 to num_frames, 4"),
+        ({"rematerialise": "some"}, "rematerialise is 'some'; expected"),
         ({"num_head": 3}, "did you mean num_heads?"),
         ({"pooling": "max"}, "pooling is 'max'; expected one of 'class', 'mean'"),
     ],
@@ -197,7 +196,20 @@ def test_a_video_of_another_shape_is_refused(shape):
         model.apply(variables, jnp.zeros(shape))
 
 
+@pytest.mark.parametrize("name", ["vivit_b_16x2_fsa", "vivit_b_16x2_fdp"])
+def test_models_3_and_4_have_no_class_token(name):
+    with pytest.raises(vitx.UserError, match="set pooling to 'mean'"):
+        vitx.create_model(name, pooling="class")
+
+
 def test_names():
-    assert vitx.list_models("vivit_b_16x2_*") == ["vivit_b_16x2_avg", "vivit_b_16x2_fe"]
+    assert vitx.list_models("vivit_b_16x2*") == [f"vivit_b_16x2{each}" for each in ("", "_avg", "_fdp", "_fe", "_fsa")]
+    assert len(vitx.list_models("vivit_*")) == 13 * 5 and "vivit_h_14x2" in vitx.list_models()
+    attentions = ("axial", "divided", "joint", "local_global", "space")
+    assert vitx.list_models("timesformer_*") == [
+        *(f"timesformer_b_16_{each}" for each in attentions),
+        "timesformer_hr",
+        "timesformer_l",
+    ]
     with pytest.raises(vitx.UserError, match="did you mean vivit_b_16x2_fe"):
         vitx.create_model("vivit_b_16x2_fee")

@@ -29,7 +29,7 @@ def make(num_classes, **task):
         "weight": jnp.array([1.0, 1.0, 0.0]),
     }
     task = Classification(**task)
-    variables = task.init(model, jax.random.key(0), batch)
+    variables = jax.jit(task.init, static_argnums=0)(model, jax.random.key(0), batch)
     variables = jax.tree.map(lambda leaf: leaf + 0.1 * jnp.sin(jnp.arange(leaf.size)).reshape(leaf.shape), variables)
     return model, task, variables, batch
 

@@ -213,7 +213,7 @@ def test_initialise_from_takes_parameters_and_nothing_else(small, undisturbed, t
     train_run(start.override({"training.ema_decay": 0.999}), tmp_path / "averaged")
     for mine, other in zip(*map(jax.tree.leaves, (load_run(tmp_path / "averaged").variables, averaged)), strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-6)
-    with pytest.raises(UserError, match="is not a run's folder"):
+    with pytest.raises(UserError, match=r"there is no .* to initialise from"):
         train_run(start.override({"training.initialise_from": str(tmp_path / "no")}), tmp_path / "other")
 
 

@@ -13,7 +13,9 @@ from vitx.training.sharding import Mesh, state_shardings
 EIGHT = AbstractMesh((2, 4), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
-@pytest.mark.parametrize("name", ["vivit_b_16x2_fe", "vivit_ti_16x4_avg"])
+@pytest.mark.parametrize(
+    "name", ["vivit_b_16x2_fe", "vivit_ti_16x4_avg", "vivit_b_16x2_fsa", "timesformer_b_16_divided"]
+)
 def test_rules_account_for_every_array_and_split_the_kernels(name):
     model = VARIANTS[name]
     video = jnp.zeros((1, model.num_frames, model.image_size, model.image_size, 3))

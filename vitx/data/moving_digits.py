@@ -74,7 +74,8 @@ class ClipConfig:
                 "of at least 2 and at least one frame and clip"
             )
         for name in ("speed", "radius", "period", "size", "growth"):
-            low, high = getattr(self, name)
+            low, high = map(float, getattr(self, name))
+            object.__setattr__(self, name, (low, high))  # (8, 14) is the same dataset as (8.0, 14.0)
             if not 0 < low <= high:
                 raise ValueError(f"{name} is {(low, high)}; expected two positive numbers in order")
         if max(self.speed[1], 2 * np.pi * self.radius[1] / self.period[0]) >= self.side / 2:

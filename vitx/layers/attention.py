@@ -53,12 +53,14 @@ class SelfAttention(nn.Module):
         num_heads: attention heads; must divide the tokens' width.
         layout: name of the layout (`vitx.layers.layouts.LAYOUTS`) that says which tokens see which.
         qkv_bias: whether the three input projections have a bias.
+        zero_init: whether the output projection starts at zero, so that the branch around it starts as nothing.
         dtype: computations' type; parameters are float32.
     """
 
     num_heads: int
     layout: str = "joint"
     qkv_bias: bool = True
+    zero_init: bool = False
     dtype: DType = "float32"
 
     @nn.compact
@@ -66,9 +68,10 @@ class SelfAttention(nn.Module):
         self, x: Float[Array, "batch tokens width"], *, grid: layouts.Grid, prefix: int = 0
     ) -> Float[Array, "batch tokens width"]:
         batch, tokens, width = x.shape
-        dense = functools.partial(nn.Dense, width, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
+        dense = functools.partial(nn.Dense, width, dtype=self.dtype)
+        project = functools.partial(dense, use_bias=self.qkv_bias, kernel_init=nn.initializers.xavier_uniform())
         heads = (batch, tokens, self.num_heads, width // self.num_heads)
-        q, k, v = (dense(use_bias=self.qkv_bias, name=name)(x).reshape(heads) for name in ("query", "key", "value"))
+        q, k, v = (project(name=name)(x).reshape(heads) for name in ("query", "key", "value"))
 
         def recorded(q, k, v, *, bias=None, mask=None):
             self.sow("intermediates", "attention", weights(q, k, bias=bias, mask=mask))
@@ -76,4 +79,5 @@ class SelfAttention(nn.Module):
 
         attend = recorded if self.is_mutable_collection("intermediates") else core
         out = layouts.LAYOUTS[self.layout](attend, q, k, v, grid=grid, prefix=prefix)
-        return dense(name="out")(out.reshape(x.shape))
+        kernel_init = nn.initializers.zeros if self.zero_init else nn.initializers.xavier_uniform()
+        return dense(kernel_init=kernel_init, name="out")(out.reshape(x.shape))

@@ -1,9 +1,27 @@
 """The last step of every model: pooled features to logits."""
 
+from collections.abc import Iterable
+
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 NumClasses = int | tuple[tuple[str, int], ...]
+
+
+def classes_of(num_classes: NumClasses, heads: Iterable[str]) -> dict[str, int]:
+    """Returns {head: its number of classes}; a single head gets the name of the first of `heads`."""
+    return dict(num_classes) if isinstance(num_classes, tuple) else {next(iter(heads)): num_classes}
+
+
+def check_classes(num_classes: NumClasses) -> None:
+    """Raises ValueError unless a model can have such heads."""
+    heads = num_classes if isinstance(num_classes, tuple) else (("", num_classes),)
+    least = 1 if isinstance(num_classes, tuple) else 0
+    if not heads or len(dict(heads)) < len(heads) or min(classes for _, classes in heads) < least:
+        raise ValueError(
+            f"num_classes is {num_classes}; expected 0, a number of classes, or ((name, classes), ...) of different "
+            "names"
+        )
 
 
 class Head(nn.Module):

@@ -1,143 +1,123 @@
-"""ViViT (Arnab et al. 2021, arXiv:2103.15691): the factorised encoder and the average-pool baseline."""
+"""ViViT (Arnab et al. 2021, arXiv:2103.15691): models 1 to 4 and the average-pool baseline."""
 
-from typing import Literal
+from typing import Any
 
 import jax.numpy as jnp
-from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from vitx.configuration import register
-from vitx.layers.attention import DType
-from vitx.layers.embeddings import Positions, Size, TubeletEmbedding, check_video, token_grid
-from vitx.layers.head import Head, NumClasses
+from vitx.layers.embeddings import PositionKind, Positions, frames_apart, frames_together, kept
 from vitx.layers.layouts import Grid
-from vitx.layers.transformer import Activation, Encoder, EncoderBlock
+from vitx.models.transformer import SIZES, VideoTransformer
 
 
 @register
-class FactorisedEncoder(nn.Module):
+class ViViT(VideoTransformer):
+    """ViViT with one encoder: model 1 (joint), 3 (factorised self-attention) or 4 (factorised dot-product).
+
+    Model 1 is layouts=("joint",), model 3 ("time", "space"), model 4 ("time_and_space",) (section 3.3). Models 3 and
+    4 have no class token: pooling="mean".
+
+    Attributes:
+        position_kind: "learned" positions, or "sinusoidal", which are fixed.
+        Others: as `VideoTransformer`.
+    """
+
+    position_kind: PositionKind = "learned"
+
+    def __post_init__(self):
+        if self.pooling == "class" and self.layouts != ("joint",):
+            raise ValueError(
+                f"pooling is 'class' and layouts {self.layouts}; ViViT has a class token with ('joint',) alone, "
+                "because a factorised attention gives it no one neighbourhood: set pooling to 'mean'"
+            )
+        super().__post_init__()
+
+    def setup(self):
+        super().setup()
+        self.positions = Positions(self.prefix, self.position_kind)
+        self.encoder = self.make_encoder(self.num_layers, self.layouts)
+
+
+@register
+class FactorisedEncoder(VideoTransformer):
     """ViViT model 2 (section 3.3): a spatial encoder for each time index, then a temporal encoder over its results.
 
     With `num_temporal_layers=0` the frames' features are averaged instead, the paper's average-pool baseline
     (Table 2), which is blind to the order of time indices.
 
     Attributes:
-        num_classes: an int; 0 for pooled features; (("verb", 97), ("noun", 300)) for a dictionary of logits.
-        num_frames: frames of a clip.
-        image_size: pixels; an int, or (height, width).
-        tubelet_size: (frames, height, width) of one token.
-        hidden_size: width of a token.
-        num_layers: blocks of the spatial encoder.
         num_temporal_layers: blocks of the temporal encoder; 0 averages over time.
-        num_heads: attention heads, in both encoders.
-        mlp_dim: width of the MLP's hidden layer.
-        drop_path_rate: stochastic depth of the last block of each encoder, growing linearly from 0.
-        dropout_rate: after positions, after attention and in the MLP.
-        layer_norm_eps: added to the variance.
-        activation: of the MLP; "gelu_tanh" is the tanh approximation.
-        qkv_bias: whether query, key and value projections have a bias.
-        pooling: "class" reads each encoder's class token; "mean" averages its tokens (no class token).
-        dtype: computations' type; parameters are float32.
+        position_kind: "learned" positions, or "sinusoidal", which are fixed; of both encoders.
+        Others: as `VideoTransformer`, of both encoders; num_layers and layouts of the spatial one.
     """
 
-    num_classes: NumClasses = 400
-    num_frames: int = 32
-    image_size: Size = 224
-    tubelet_size: tuple[int, int, int] = (2, 16, 16)
-    hidden_size: int = 768
-    num_layers: int = 12
     num_temporal_layers: int = 4
-    num_heads: int = 12
-    mlp_dim: int = 3072
-    drop_path_rate: float = 0.0
-    dropout_rate: float = 0.0
-    layer_norm_eps: float = 1e-6
-    activation: Activation = "gelu_tanh"
-    qkv_bias: bool = True
-    pooling: Literal["class", "mean"] = "class"
-    dtype: DType = "float32"
+    position_kind: PositionKind = "learned"
 
     def __post_init__(self):
-        if self.num_heads < 1 or self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}; "
-                "each head takes an equal share of the width"
-            )
-        if self.num_layers < 1 or self.num_temporal_layers < 0:
-            raise ValueError(
-                f"num_layers is {self.num_layers} and num_temporal_layers {self.num_temporal_layers}; "
-                "expected at least 1 and at least 0"
-            )
-        token_grid(self.num_frames, self.image_size, self.tubelet_size)
+        if self.num_temporal_layers < 0:
+            raise ValueError(f"num_temporal_layers is {self.num_temporal_layers}; expected at least 0")
         super().__post_init__()
 
-    @property
-    def grid(self) -> Grid:
-        """The grid (t, h, w) of tokens of one clip."""
-        return token_grid(self.num_frames, self.image_size, self.tubelet_size)
-
     def setup(self):
-        prefix = 1 if self.pooling == "class" else 0
-        block = EncoderBlock(
-            num_heads=self.num_heads,
-            mlp_dim=self.mlp_dim,
-            drop_path_rate=self.drop_path_rate,
-            dropout_rate=self.dropout_rate,
-            layer_norm_eps=self.layer_norm_eps,
-            activation=self.activation,
-            qkv_bias=self.qkv_bias,
-            dtype=self.dtype,
-        )
-        self.embedding = TubeletEmbedding(self.hidden_size, self.tubelet_size, self.dtype)
-        self.spatial_positions = Positions(prefix)
-        self.spatial_encoder = Encoder(self.num_layers, block)
+        super().setup()
+        self.spatial_positions = Positions(self.prefix, self.position_kind)
+        self.spatial_encoder = self.make_encoder(self.num_layers, self.layouts)
         if self.num_temporal_layers:
-            self.temporal_positions = Positions(prefix)
-            self.temporal_encoder = Encoder(self.num_temporal_layers, block)
-        self.dropout = nn.Dropout(self.dropout_rate)
-        self.head = Head(self.num_classes)
+            self.temporal_positions = Positions(self.prefix, self.position_kind)
+            self.temporal_encoder = self.make_encoder(self.num_temporal_layers, ("joint",))
+
+    def position_tables(self) -> dict[str, tuple[int, Grid]]:
+        """Returns {path of each table of learned positions: (class tokens ahead, grid)}, for resizing them."""
+        t, h, w = self.grid
+        tables = {"spatial_positions/positions": (self.prefix, (1, h, w))}
+        return tables | ({"temporal_positions/positions": (self.prefix, (t, 1, 1))} if self.num_temporal_layers else {})
 
     def tokens(
-        self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
-    ) -> Float[Array, "batch_time prefix_and_space hidden"]:
-        """Returns the spatial encoder's input: time folded into the batch, class token first, positions added."""
-        check_video(video, self.num_frames, self.image_size)
-        t, h, w = self.grid
-        tokens = self.embedding(video).reshape(video.shape[0] * t, h * w, self.hidden_size)
-        return self.dropout(self.spatial_positions(tokens), deterministic=not train)
+        self,
+        video: Float[Array, "batch frames height width channels"],
+        *,
+        train: bool = False,
+        keep: Int[Array, "batch visible"] | None = None,
+    ) -> Float[Array, "batch tokens hidden"]:
+        """Returns the spatial encoder's input: a class token for each time index, then the grid, time-major.
+
+        Args:
+            keep: numbers of the grid's tokens that stay, for masked models.
+        """
+        t = self.grid[0]
+        tokens = self.spatial_positions(frames_apart(self.embed(video), t, 0))
+        tokens = self.dropout(frames_together(tokens, t, self.prefix), deterministic=not train)
+        return kept(tokens, keep, t * self.prefix)
 
     def features(
         self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
     ) -> Float[Array, "batch hidden"]:
         """Returns one vector for each clip: what the head classifies."""
         t, h, w = self.grid
-        prefix = 1 if self.pooling == "class" else 0
-        x = self.spatial_encoder(self.tokens(video, train=train), grid=(1, h, w), prefix=prefix, train=train)
-        x = self._pooled(x).reshape(video.shape[0], t, self.hidden_size)
+        x = frames_apart(self.tokens(video, train=train), t, self.prefix)
+        x = self.pooled(self.spatial_encoder(x, grid=(1, h, w), prefix=self.prefix, train=train))
+        x = x.reshape(video.shape[0], t, self.hidden_size)
         if not self.num_temporal_layers:
-            return x.mean(axis=1)
+            return jnp.mean(x, axis=1)
         x = self.dropout(self.temporal_positions(x), deterministic=not train)
-        return self._pooled(self.temporal_encoder(x, grid=(t, 1, 1), prefix=prefix, train=train))
-
-    def __call__(
-        self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
-    ) -> Float[Array, "batch outputs"] | dict[str, Float[Array, "batch _"]]:
-        return self.head(self.features(video, train=train))
-
-    def _pooled(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch width"]:
-        return x[:, 0] if self.pooling == "class" else jnp.mean(x, axis=1)
+        return self.pooled(self.temporal_encoder(x, grid=(t, 1, 1), prefix=self.prefix, train=train))
 
 
-SIZES = {
-    "ti": {"hidden_size": 192, "num_layers": 12, "num_heads": 3, "mlp_dim": 768},
-    "s": {"hidden_size": 384, "num_layers": 12, "num_heads": 6, "mlp_dim": 1536},
-    "b": {"hidden_size": 768, "num_layers": 12, "num_heads": 12, "mlp_dim": 3072},
-    "l": {"hidden_size": 1024, "num_layers": 24, "num_heads": 16, "mlp_dim": 4096},
-}
-FACTORISATIONS = {"fe": {"num_temporal_layers": 4}, "avg": {"num_temporal_layers": 0}}
-VARIANTS = {
-    f"vivit_{size}_16x{frames}_{suffix}": FactorisedEncoder(tubelet_size=(frames, 16, 16), **shape, **factorisation)
-    for size, shape in SIZES.items()
-    for frames in (2, 4, 8)
-    for suffix, factorisation in FACTORISATIONS.items()
-}
+def _family(name: str, **fields: Any) -> dict[str, VideoTransformer]:
+    """All factorisations of one size; model 4 halves its heads, so Ti has 4 there instead of 3."""
+    even = fields["num_heads"] + fields["num_heads"] % 2
+    return {
+        name: ViViT(**fields),
+        f"{name}_fe": FactorisedEncoder(**fields),
+        f"{name}_fsa": ViViT(layouts=("time", "space"), pooling="mean", **fields),
+        f"{name}_fdp": ViViT(layouts=("time_and_space",), pooling="mean", **(fields | {"num_heads": even})),
+        f"{name}_avg": FactorisedEncoder(num_temporal_layers=0, **fields),
+    }
+
+
+VARIANTS: dict[str, VideoTransformer] = _family("vivit_h_14x2", tubelet_size=(2, 14, 14), **SIZES["h"])
+for frames in (2, 4, 8):
+    for size in ("ti", "s", "b", "l"):
+        VARIANTS |= _family(f"vivit_{size}_16x{frames}", tubelet_size=(frames, 16, 16), **SIZES[size])

@@ -1,0 +1,60 @@
+"""Every layout on moving digits, on single frames and on tubelets of four: what each reads of motion and appearance.
+
+    python experiments/moving_digits/layouts.py runs/layouts
+
+trains one short run after the other, goes on where it was stopped, and writes the table to layouts.md in that folder;
+layouts.md beside this file says what came out. All share the quickstart's recipe with fewer steps, patches of 16x16
+pixels and four heads (model 4 halves them).
+"""
+
+import sys
+from pathlib import Path
+
+from vitx.configuration import override
+from vitx.experiment import load_experiment
+from vitx.models.timesformer import ATTENTIONS, TimeSformer, TimeSformerSpace
+from vitx.models.vivit import FactorisedEncoder, ViViT
+from vitx.runs import train_run
+from vitx.training.logs import read_metrics
+
+MODELS = {
+    "ViViT 1, joint": ViViT(pooling="mean"),
+    "ViViT 2, factorised encoder": FactorisedEncoder(pooling="mean", num_temporal_layers=2),
+    "ViViT 3, factorised self-attention": ViViT(pooling="mean", layouts=("time", "space")),
+    "ViViT 4, factorised dot-product": ViViT(pooling="mean", layouts=("time_and_space",)),
+    "ViViT, average pool": FactorisedEncoder(pooling="mean", num_temporal_layers=0),
+    "TimeSformer, space": TimeSformerSpace(),
+    **{f"TimeSformer, {name.replace('_', '-')}": TimeSformer(layouts=layouts) for name, layouts in ATTENTIONS.items()},
+}
+SIZE = {
+    "num_classes": (("appearance", 10), ("motion", 8)),
+    "num_frames": 12,
+    "image_size": 48,
+    "hidden_size": 96,
+    "num_layers": 4,
+    "num_heads": 4,
+    "mlp_dim": 192,
+}
+STEPS = 600
+
+
+def main(folder: Path) -> None:
+    quickstart = load_experiment(Path(__file__).parent / "../quickstart.py")
+    short = quickstart.override({"training.steps": STEPS, "training.evaluate_every": 0})
+    lines = ["| model | motion, frames | appearance, frames | motion, tubelets | appearance, tubelets |"]
+    lines += ["| --- | ---: | ---: | ---: | ---: |"]
+    for name, model in MODELS.items():
+        cells = [name]
+        for frames in (1, 4):
+            workdir = folder / f"{name.replace(',', '').replace(' ', '_').lower()}_{frames}x16x16"
+            made = override(model, {**SIZE, "tubelet_size": (frames, 16, 16)})
+            train_run(short.override({"model": made}), workdir)
+            (test,) = (row for row in read_metrics(workdir) if row["split"] == "test")
+            cells += [f"{test['motion/top1']:.1f} %", f"{test['appearance/top1']:.1f} %"]
+        lines.append(f"| {' | '.join(cells)} |")
+        (folder / "layouts.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,387 @@
+"""Loading: other shapes and heads, a report of every tensor, and errors that say what does not fit."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+import vitx
+from vitx.errors import UserError
+from vitx.interop.load import initialise
+from vitx.interop.tensors import read_tensors, write_safetensors
+from vitx.layers.embeddings import resized_positions
+
+GOLDEN = Path(__file__).parent / "golden"
+BARE = {
+    "image_size": 16,
+    "num_frames": 4,
+    "tubelet_size": (2, 8, 8),
+    "hidden_size": 24,
+    "num_layers": 2,
+    "num_heads": 3,
+    "mlp_dim": 40,
+    "num_classes": 5,
+}
+
+
+@pytest.fixture
+def vivit(tmp_path):
+    return Path(shutil.copytree(GOLDEN / "vivit", tmp_path / "vivit"))
+
+
+def edited(directory, change, file="model.safetensors"):
+    """The directory with its tensors, or its config, changed in place."""
+    path = directory / file
+    if file.endswith(".json"):
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+    else:
+        tensors = {name: np.array(x) for name, x in read_tensors(path).items()}
+        change(tensors)
+        write_safetensors(tensors, path, {})
+    return directory
+
+
+def test_positions_are_resized_in_time_and_in_space(vivit, capsys):
+    _, variables = vitx.load_pretrained(vivit)
+    loaded = vitx.load_pretrained(vivit, num_frames=8, image_size=(16, 32))
+    bigger, other = loaded
+    assert loaded.report.resized == {"positions/positions": ((1, 9, 24), (1, 33, 24))}
+    assert "resized positions/positions: [1, 9, 24] to [1, 33, 24]" in capsys.readouterr().err
+    assert bigger.apply(other, jnp.zeros((1, 8, 16, 32, 3))).shape == (1, 5)
+    # every frame's table is a mixture of the old ones: constant along space stays constant
+    table = np.asarray(variables["params"]["positions"]["positions"])
+    flat = np.repeat(table[:, 1::4], 4, axis=1)
+    resized = resized_positions(np.concatenate([table[:, :1], flat], 1), 1, (2, 2, 2), (4, 2, 4))
+    grid = resized[:, 1:].reshape(4, 8, 24)
+    np.testing.assert_allclose(grid, np.repeat(grid[:, :1], 8, axis=1), atol=1e-5)
+    np.testing.assert_allclose(grid[0, 0], table[0, 1], atol=1e-6)  # the ends stay
+    np.testing.assert_allclose(grid[3, 0], table[0, 5], atol=1e-6)
+
+
+def test_positions_of_the_same_number_of_tokens_in_another_grid_are_resized_too(vivit):
+    same = vitx.load_pretrained(vivit, image_size=(32, 8))
+    table = vitx.load_pretrained(vivit)[1]["params"]["positions"]["positions"]
+    assert same.report.resized and not np.allclose(same[1]["params"]["positions"]["positions"], table)
+
+
+def test_another_number_of_classes_swaps_the_head(vivit):
+    loaded = vitx.load_pretrained(vivit, num_classes=(("verb", 3), ("noun", 4)))
+    assert {path.split("/")[1] for path in loaded.report.fresh} == {"verb", "noun"}
+    assert set(loaded.report.left_over) == {"classifier.weight", "classifier.bias"} and loaded.labels is None
+    features = vitx.load_pretrained(vivit, num_classes=0)
+    assert not features.report.fresh and "head" not in features[1]["params"]
+
+
+def test_names_of_transformers_5(vivit):
+    _, variables = vitx.load_pretrained(vivit)
+
+    def rename(tensors):
+        for name in list(tensors):
+            new = name.replace("vivit.encoder.layer.", "vivit.layers.")
+            for old, short in (("query", "q"), ("key", "k"), ("value", "v")):
+                new = new.replace(f"attention.attention.{old}", f"attention.{short}_proj")
+            new = new.replace("attention.output.dense", "attention.o_proj")
+            new = new.replace("intermediate.dense", "mlp.fc1").replace("output.dense", "mlp.fc2")
+            tensors[new] = tensors.pop(name)
+
+    _, again = vitx.load_pretrained(edited(vivit, rename))
+    jax.tree.map(np.testing.assert_array_equal, variables, again)
+
+
+def test_a_bare_file_takes_the_models_name(vivit):
+    _, variables = vitx.load_pretrained(vivit)
+    _, bare = vitx.load_pretrained(vivit / "model.safetensors", "vivit_b_16x2", **BARE)
+    jax.tree.map(np.testing.assert_array_equal, variables, bare)
+    with pytest.raises(UserError, match="say the model's name too"):
+        vitx.load_pretrained(vivit / "model.safetensors")
+
+
+@pytest.mark.parametrize("model", ["vivit_b_16x2", "vivit_b_16x2_fe", "vivit_b_16x2_fsa"])
+@pytest.mark.parametrize("suffix", [".npz", ".msgpack"])
+def test_scenics_trees(model, suffix, tmp_path):
+    from flax import serialization
+    from flax.traverse_util import unflatten_dict
+
+    made = vitx.create_model(model, **(BARE | ({"num_temporal_layers": 1} if model.endswith("fe") else {})))
+    shapes = jax.eval_shape(made.init, jax.random.key(0), jnp.zeros((1, 4, 16, 16, 3)))
+    rng, tree = np.random.default_rng(0), {}
+    expected = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32), shapes)
+    tree["optimizer/state/param_states/Transformer/encoder_norm/bias/grad_ema"] = np.ones(3, np.float32)
+    for path, x in flatten_dict(expected["params"], sep="/").items():
+        for ours, theirs in (
+            ("spatial_positions/positions", "SpatialTransformer/posembed_input/pos_embedding"),
+            ("temporal_positions/positions", "TemporalTransformer/posembed_input/pos_embedding"),
+            ("positions/positions", "Transformer/posembed_input/pos_embedding"),
+            ("spatial_positions/class_token", "cls_SpatialTransformer"),
+            ("temporal_positions/class_token", "cls_TemporalTransformer"),
+            ("positions/class_token", "cls"),
+            ("spatial_encoder", "SpatialTransformer"),
+            ("temporal_encoder", "TemporalTransformer"),
+            ("encoder", "Transformer"),
+            ("block_", "encoderblock_"),
+            ("Transformer/norm", "Transformer/encoder_norm"),
+            ("mlp_norm", "LayerNorm_mlp" if model.endswith("fsa") else "LayerNorm_1"),
+            ("time_attention_norm", "LayerNorm_time"),
+            ("space_attention_norm", "LayerNorm_space"),
+            ("time_attention", "MultiHeadDotProductAttention_time"),
+            ("space_attention", "MultiHeadDotProductAttention_space"),
+            ("attention_norm", "LayerNorm_0"),
+            ("/attention/", "/MultiHeadDotProductAttention_0/"),
+            ("mlp/hidden", "mlp/Dense_0"),
+            ("mlp/out", "mlp/Dense_1"),
+            ("/mlp/", "/MlpBlock/" if model.endswith("fsa") else "/MlpBlock_0/"),
+            ("head/logits", "output_projection"),
+        ):
+            path = path.replace(ours, theirs)
+        if "/query/" in path or "/key/" in path or "/value/" in path:
+            x = x.reshape(*x.shape[:-1], 3, 8)
+        elif path.endswith("/out/kernel") and "Attention" in path:
+            x = x.reshape(3, 8, -1)
+        tree[f"optimizer/target/{path}"] = x
+    file = tmp_path / f"scenic{suffix}"
+    if suffix == ".npz":
+        np.savez(file, **tree)
+    else:
+        file.write_bytes(serialization.msgpack_serialize(unflatten_dict(tree, sep="/")))
+    fields = {name: getattr(made, name) for name in (*BARE, *(["num_temporal_layers"] if model.endswith("fe") else []))}
+    loaded = vitx.load_pretrained(file, model, **fields)
+    assert loaded[0] == made and not loaded.report.fresh
+    assert loaded.report.left_over == ("optimizer/state/param_states/Transformer/encoder_norm/bias/grad_ema",)
+    jax.tree.map(np.testing.assert_array_equal, loaded[1], expected)
+    swapped = vitx.load_pretrained(file, model, **(fields | {"num_classes": 9}))
+    assert swapped.report.fresh == ("head/logits/bias", "head/logits/kernel")
+
+
+def drop(name):
+    return lambda content: content.pop(name)
+
+
+def put(name, value):
+    return lambda content: content.__setitem__(name, value)
+
+
+def with_nan(tensors):
+    tensors["classifier.bias"][2] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("change", "file", "message"),
+    [
+        (drop("model_type"), "config.json", "describes a model of type None; known are vivit, timesformer"),
+        (put("model_type", "timeformer"), "config.json", "did you mean timesformer?"),
+        (drop("hidden_size"), "config.json", "lacks 'hidden_size'"),
+        (put("num_hidden_layers", 3), "config.json", "missing encoder/block_2/"),
+        (put("num_hidden_layers", 1), "config.json", "unexpected vivit.encoder.layer.1"),
+        (put("hidden_size", 48), "config.json", "expected [48"),
+        (put("num_attention_heads", 5), "config.json", "hidden_size 24 is not divisible by num_heads 5"),
+        (put("tubelet_size", [3, 8, 8]), "config.json", "does not divide a clip of (4, 16, 16)"),
+        (put("hidden_act", "swish"), "config.json", "has hidden_act 'swish'; expected one of gelu"),
+        (put("qkv_bias", False), "config.json", "unexpected vivit.encoder.layer.0.attention.attention"),
+        (put("num_frames", "many"), "config.json", "num_frames is 'many'; expected int"),
+        (put("num_frames", 4.0), "config.json", "num_frames is 4.0; expected int"),
+        (put("num_frames", 2_000_000), "config.json", "has shape [1, 9, 24], expected [1, 4000001, 24]"),
+        (put("num_attention_heads", True), "config.json", "expected int"),
+        (put("hidden_size", -24), "config.json", "hidden_size is -24"),
+        (put("layer_norm_eps", float("nan")), "config.json", "layer_norm_eps is nan"),
+        (put("hidden_dropout_prob", 5), "config.json", "dropout_rate is 5.0; expected a share"),
+        (put("qkv_bias", "false"), "config.json", "qkv_bias is 'false'; expected bool"),
+        (put("num_channels", 1), "config.json", "num_channels 1"),
+        (put("image_size", [16]), "config.json", "image_size is (16,); expected"),
+        (put("tubelet_size", 2), "config.json", "tubelet_size is 2; expected"),
+        (put("hidden_act", []), "config.json", "has hidden_act []"),
+        (put("id2label", {"a": "b"}), "config.json", "id2label is not a dictionary from the numbers"),
+        (put("id2label", []), "config.json", "id2label is not a dictionary from the numbers"),
+        (
+            put("vivit.embeddings.patch_embeddings.projection.weight", np.ones((3, 3), np.float32)),
+            "model.safetensors",
+            "projection.weight has shape [3, 3], which is not of embedding/kernel",
+        ),
+        (drop("vivit.layernorm.weight"), "model.safetensors", "missing encoder/norm/scale"),
+        (put("pooler.dense.weight", np.ones(3, np.float32)), "model.safetensors", "unexpected pooler.dense.weight"),
+        (with_nan, "model.safetensors", "classifier.bias holds values that are not finite"),
+        (put("classifier.bias", np.ones(5, np.int32)), "model.safetensors", "expected floating-point numbers"),
+        (put("classifier.bias", np.ones(6, np.float32)), "model.safetensors", "has shape [6], expected [5]"),
+    ],
+)
+def test_what_does_not_fit_is_told(change, file, message, vivit):
+    with pytest.raises(UserError) as error:
+        vitx.load_pretrained(edited(vivit, change, file))
+    assert message in str(error.value)
+
+
+def test_missing_and_unexpected_tensors_may_be_named(vivit):
+    edited(vivit, drop("vivit.layernorm.weight"))
+    edited(vivit, put("pooler.dense.weight", np.ones(3, np.float32)))
+    loaded = vitx.load_pretrained(vivit, allow_missing=["encoder/norm/*"], allow_unexpected=["pooler*"])
+    assert loaded.report.fresh == ("encoder/norm/scale",) and loaded.report.left_over == ("pooler.dense.weight",)
+    np.testing.assert_array_equal(loaded[1]["params"]["encoder"]["norm"]["scale"], 1)
+
+
+def test_shards_and_their_index(vivit, tmp_path):
+    tensors = read_tensors(vivit / "model.safetensors")
+    _, variables = vitx.load_pretrained(vivit)
+    (vivit / "model.safetensors").unlink()
+    half = len(tensors) // 2
+    parts = {"one.safetensors": list(tensors)[:half], "two.safetensors": list(tensors)[half:]}
+    for file, each in parts.items():
+        write_safetensors({name: tensors[name] for name in each}, vivit / file, {})
+    index = {name: file for file, each in parts.items() for name in each}
+    (vivit / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    _, again = vitx.load_pretrained(vivit)
+    jax.tree.map(np.testing.assert_array_equal, variables, again)
+    index["vivit.layernorm.weight"] = "../../secret.safetensors"
+    (vivit / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    with pytest.raises(UserError, match="names files outside its directory"):
+        vitx.load_pretrained(vivit)
+
+
+def test_a_checkpoint_of_another_family(tmp_path):
+    with pytest.raises(UserError, match=r"holds a timesformer, and the model asked for is a ViViT"):
+        vitx.load_pretrained(GOLDEN / "timesformer_divided" / "model.safetensors", "vivit_b_16x2")
+    write_safetensors({"conv1.weight": np.ones((3, 3), np.float32)}, tmp_path / "resnet.safetensors", {})
+    with pytest.raises(UserError, match=r"no weights that are known here .*conv1.weight"):
+        vitx.load_pretrained(tmp_path / "resnet.safetensors", "vivit_b_16x2")
+
+
+@pytest.mark.parametrize("fields", [{"num_frames": 5}, {"num_frames": 0}, {"image_size": 20}])
+def test_a_shape_that_the_model_cannot_take(fields, vivit):
+    with pytest.raises(UserError, match="does not divide a clip of"):
+        vitx.load_pretrained(vivit, **fields)
+
+
+def test_directories_without_config_or_weights(vivit, tmp_path):
+    with pytest.raises(UserError, match=r"it has no config\.json"):
+        vitx.load_pretrained(tmp_path)
+    (vivit / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="has no weights"):
+        vitx.load_pretrained(vivit)
+    for text in ("[1]", "null", "5", '"format"', "[" * 100_000):
+        (vivit / "config.json").write_text(text)
+        with pytest.raises(UserError, match=r"is no JSON object|is not JSON"):
+            vitx.load_pretrained(vivit)
+    with pytest.raises(UserError, match="there is no"):
+        vitx.load_pretrained(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("index", ["[]", "5", '{"weight_map": []}', '{"weight_map": null}', "{}"])
+def test_a_wrong_index_of_shards(index, vivit):
+    (vivit / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(UserError, match="names files outside its directory, or none"):
+        vitx.load_pretrained(vivit)
+
+
+def test_a_name_must_agree_with_what_is_found(vivit):
+    assert vitx.load_pretrained(vivit, "vivit_s_16x4")[0].hidden_size == 24
+    with pytest.raises(UserError, match="holds a ViViT with the layouts"):
+        vitx.load_pretrained(vivit, "timesformer_b_16_divided")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_heads": 6}, "num_heads: 3 there, 6 here"),
+        ({"activation": "gelu"}, "activation: 'gelu_tanh' there, 'gelu' here"),
+        ({"layer_norm_eps": 1e-2}, "layer_norm_eps: 1e-06 there, 0.01 here"),
+    ],
+)
+def test_training_does_not_start_from_weights_of_another_function(fields, message, vivit):
+    model = vitx.create_model("vivit_b_16x2", **(BARE | fields))
+    with pytest.raises(UserError, match=message):
+        initialise(vivit, model)
+    assert set(initialise(vivit, vitx.create_model("vivit_b_16x2", **(BARE | {"num_classes": 9})))) == {"params"}
+
+
+def test_a_bare_backbone(tmp_path):
+    for name, model in (("vivit", "vivit_b_16x2"), ("timesformer_divided", "timesformer_b_16_divided")):
+        tensors = read_tensors(GOLDEN / name / "model.safetensors")
+        bare = {key.split(".", 1)[1]: x for key, x in tensors.items() if not key.startswith("classifier")}
+        write_safetensors(bare, tmp_path / "backbone.safetensors", {})
+        config = vitx.load_pretrained(GOLDEN / name)[0]
+        fields = {field: getattr(config, field) for field in BARE} | {"num_classes": 0}
+        loaded = vitx.load_pretrained(tmp_path / "backbone.safetensors", model, **fields)
+        assert not loaded.report.fresh and not loaded.report.left_over
+
+
+def test_saving_refuses_what_hugging_face_has_not_and_overwrites_nothing(vivit, tmp_path):
+    model, variables = vitx.load_pretrained(vivit)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty"):
+        vitx.save_huggingface(model, variables, tmp_path / "full")
+    with pytest.raises(UserError, match="there are 2 labels and the model has 5 classes"):
+        vitx.save_huggingface(model, variables, tmp_path / "new", labels=["a", "b"])
+    with pytest.raises(UserError, match="two of the labels are equal"):
+        vitx.save_huggingface(model, variables, tmp_path / "new", labels=["a", "a", "b", "c", "d"])
+    (tmp_path / "new.tmp").write_text("mine")
+    wide = vitx.create_model("timesformer_b_16_divided", image_size=(16, 32))
+    with pytest.raises(UserError, match="for squares, TimeSformer"):
+        vitx.save_huggingface(wide, variables, tmp_path / "new")
+    other = vitx.create_model("vivit_b_16x2_fsa", **BARE)
+    with pytest.raises(UserError, match="Hugging Face has no model like this ViViT"):
+        vitx.save_huggingface(other, variables, tmp_path / "new")
+    assert not (tmp_path / "new").exists() and (tmp_path / "new.tmp").read_text() == "mine"
+    vitx.save_huggingface(model, variables, tmp_path / "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "new", "new.tmp", "vivit"]
+
+
+def test_the_hubs_preprocessing_is_taken_at_its_word_and_said(vivit, capsys):
+    settings = {"do_resize": True, "size": {"shortest_edge": 20}, "do_rescale": True, "rescale_factor": 1 / 127.5}
+    settings |= {"offset": True, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (vivit / "preprocessor_config.json").write_text(json.dumps(settings))
+    loaded = vitx.load_pretrained(vivit)
+    np.testing.assert_allclose(loaded.preprocessing.value_range, (-3, 1), atol=1e-6)
+    frame = np.array([0, 128, 255], np.uint8)
+    np.testing.assert_allclose(loaded.preprocessing.normalised(frame), (frame / 127.5 - 1 - 0.5) / 0.5, atol=1e-5)
+    assert "trained on [-1, 1]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"image_std": [0, 0, 0]},
+        {"image_std": [float("nan")] * 3},
+        {"image_mean": [float("inf")] * 3},
+        {"image_mean": [0.5]},
+        {"image_mean": None},
+        {"rescale_factor": 0},
+        {"rescale_factor": "much"},
+        {"size": {"shortest_edge": "20"}},
+        {"size": {"shortest_edge": -5}},
+        {"size": {"height": 16, "width": 16}},
+        {"size": [20]},
+        {"frame_stride": 0},
+        {"frame_stride": "4"},
+        {"frame_stride": 10**30},
+        {"do_center_crop": False},
+        {"resample": 3},
+        [],
+    ],
+)
+def test_preprocessing_that_cannot_be_or_is_not_done_here(wrong, vivit):
+    (vivit / "preprocessor_config.json").write_text(json.dumps(wrong))
+    with pytest.raises(UserError, match=r"preprocessor_config.json cannot be understood"):
+        vitx.load_pretrained(vivit)
+
+
+def test_defaults_are_those_of_the_processor_that_the_file_names(vivit):
+    for kind, low, short_side in (("VivitImageProcessor", -3, 256), ("VideoMAEImageProcessor", -1, 224)):
+        (vivit / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": kind}))
+        preprocessing = vitx.load_pretrained(vivit).preprocessing
+        assert preprocessing.value_range == pytest.approx((low, 1)) and preprocessing.short_side == short_side
+
+
+def test_a_larger_crop_scales_its_short_side_along(vivit):
+    (vivit / "preprocessor_config.json").write_text(json.dumps({"size": {"shortest_edge": 20}}))
+    preprocessing = vitx.load_pretrained(vivit, image_size=32).preprocessing
+    assert (preprocessing.size, preprocessing.short_side) == ((32, 32), 40)
+    wide = np.zeros((1, 30, 90, 3), np.uint8)
+    wide[:, :, 44:46] = 255  # the middle stays the middle, and as wide in proportion
+    fitted = preprocessing.fit(wide)[0, 16, :, 0]
+    assert fitted[15:17].min() > 150 and fitted[:12].max() == fitted[20:].max() == 0

@@ -1,0 +1,171 @@
+"""Models 3 and 4, divided, local-global, axial and the others against plain masked joint attention, numpy, float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import erf
+
+import vitx
+from vitx.analysis.cost import clip_of
+
+SMALL = {
+    "num_frames": 4,
+    "image_size": (16, 24),
+    "tubelet_size": (1, 4, 8),
+    "hidden_size": 12,
+    "num_layers": 2,
+    "num_heads": 2,
+    "mlp_dim": 20,
+    "num_classes": 5,
+}
+
+
+def dense(x, p):
+    return x @ p["kernel"] + p["bias"]
+
+
+def norm(x, p):
+    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) / np.sqrt(variance + 1e-6) * p["scale"] + p["bias"]
+
+
+def gelu(x):
+    return x * (1 + erf(x / np.sqrt(2))) / 2
+
+
+def gelu_tanh(x):
+    return x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2
+
+
+def tokens_of(clip, p, tubelet):
+    t, h, w = tubelet
+    rows = []
+    for place in np.ndindex(clip.shape[1] // t, clip.shape[2] // h, clip.shape[3] // w):
+        i, j, k = (slice(step * at, step * (at + 1)) for step, at in zip(tubelet, place, strict=True))
+        rows.append(np.einsum("bthwc,thwcd->bd", clip[:, i, j, k], p["kernel"]) + p["bias"])
+    return np.stack(rows, axis=1)
+
+
+def block(x, p, model, prefix, masked_attention, activation, grid):
+    def attend(x, p, layout, prefix):
+        heads = (*x.shape[:2], model.num_heads, x.shape[2] // model.num_heads)
+        q, k, v = (dense(x, p[name]).reshape(heads) for name in ("query", "key", "value"))
+        return dense(masked_attention(layout, q, k, v, grid, prefix).reshape(x.shape), p["out"])
+
+    for layout in model.layouts[:-1]:
+        branch = attend(norm(x[:, prefix:], p[f"{layout}_attention_norm"]), p[f"{layout}_attention"], layout, 0)
+        if f"{layout}_dense" in p:
+            branch = dense(branch, p[f"{layout}_dense"])
+        x = np.concatenate([x[:, :prefix], x[:, prefix:] + branch], axis=1)
+    last = model.layouts[-1]
+    name = "attention" if len(model.layouts) == 1 else f"{last}_attention"
+    x = x + attend(norm(x, p[f"{name}_norm"]), p[name], last, prefix)
+    hidden = activation(dense(norm(x, p["mlp_norm"]), p["mlp"]["hidden"]))
+    return x + dense(hidden, p["mlp"]["out"])
+
+
+def of_random_numbers(model):
+    shape = (2, *clip_of(model))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))
+    leaves, tree = jax.tree.flatten(shapes)
+    rng = np.random.default_rng(0)
+    variables = tree.unflatten([jnp.asarray(0.3 * rng.standard_normal(leaf.shape), jnp.float32) for leaf in leaves])
+    return variables, jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+
+@pytest.mark.parametrize("pooling", ["class", "mean"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vivit_b_16x2",
+        "vivit_b_16x2_fsa",
+        "vivit_b_16x2_fdp",
+        "timesformer_b_16_joint",
+        "timesformer_b_16_divided",
+        "timesformer_b_16_local_global",
+        "timesformer_b_16_axial",
+    ],
+)
+def test_a_model_of_one_encoder_is_its_definition(name, pooling, masked_attention):
+    if pooling == "class" and name.endswith(("_fsa", "_fdp")):
+        pytest.skip("models 3 and 4 have no class token")
+    model = vitx.create_model(name, pooling=pooling, **SMALL)
+    variables, clip = of_random_numbers(model)
+    p, grid, prefix = jax.tree.map(np.float64, variables["params"]), model.grid, model.prefix
+    x = tokens_of(np.float64(clip), p["embedding"], model.tubelet_size)
+    positions = p["positions"]["positions"]
+    if "time_positions" in p["positions"]:
+        space, time = positions[:, prefix:], p["positions"]["time_positions"]
+        grid_positions = (time[:, :, None] + space[:, None]).reshape(1, -1, space.shape[-1])
+        positions = np.concatenate([positions[:, :prefix], grid_positions], axis=1)
+    if prefix:
+        x = np.concatenate([np.repeat(p["positions"]["class_token"], len(x), axis=0), x], axis=1)
+    x = x + positions
+    activation = {"gelu": gelu, "gelu_tanh": gelu_tanh}[model.activation]
+    for i in range(model.num_layers):
+        x = block(x, p["encoder"][f"block_{i}"], model, prefix, masked_attention, activation, grid)
+    x = norm(x, p["encoder"]["norm"])
+    features = x[:, 0] if prefix else x.mean(axis=1)
+    expected = dense(features, p["head"]["logits"])
+    np.testing.assert_allclose(model.apply(variables, clip), expected, rtol=2e-4, atol=2e-4)
+
+
+def test_timesformer_space_looks_at_each_frame_alone_and_averages_before_the_norm():
+    model = vitx.create_model("timesformer_b_16_space", **SMALL)
+    variables, clip = of_random_numbers(model)
+    shuffled = model.apply(variables, clip[:, jnp.array([2, 0, 3, 1])])
+    np.testing.assert_allclose(model.apply(variables, clip), shuffled, rtol=1e-4, atol=1e-4)
+    # one frame repeated is an image model on that frame, which is the joint one on a clip of one frame
+    still = jnp.repeat(clip[:, :1], 4, axis=1)
+    joint = vitx.create_model("timesformer_b_16_joint", **(SMALL | {"num_frames": 1}))
+    positions = variables["params"]["positions"] | {"time_positions": jnp.zeros((1, 1, 12))}
+    image = {"params": {**variables["params"], "positions": positions}}
+    np.testing.assert_allclose(model.apply(variables, still), joint.apply(image, still[:, :1]), rtol=1e-4, atol=1e-4)
+
+
+def test_zero_initialisation_leaves_the_other_attention_as_it_is():
+    model = vitx.create_model("vivit_b_16x2_fsa", zero_init=True, **SMALL)
+    clip = jax.random.normal(jax.random.key(1), (1, 4, 16, 24, 3))
+    p = jax.jit(model.init)(jax.random.key(0), clip)["params"]["encoder"]["block_0"]
+    zero = {name for name, each in p["time_attention"].items() if not each["kernel"].any()}
+    assert zero == {"out"} and all(each["kernel"].any() for each in p["space_attention"].values())
+    divided = vitx.create_model("timesformer_b_16_divided", **SMALL)
+    p = jax.jit(divided.init)(jax.random.key(0), clip)["params"]["encoder"]["block_0"]
+    assert not p["time_dense"]["kernel"].any() and p["time_attention"]["out"]["kernel"].any()
+
+
+@pytest.mark.parametrize(
+    "name", ["vivit_b_16x2", "vivit_b_16x2_fe", "timesformer_b_16_divided", "timesformer_b_16_space"]
+)
+def test_tokens_are_class_tokens_then_the_grid_and_keep_chooses_among_the_latter(name):
+    model = vitx.create_model(name, **SMALL)
+    variables, clip = of_random_numbers(model)
+    t, h, w = model.grid
+    tokens = model.apply(variables, clip, method="tokens")
+    ahead = tokens.shape[1] - t * h * w
+    assert ahead == (t if name.endswith(("_fe", "_space")) else 1)
+    keep = jnp.array([[5, 0, 7], [1, 2, 3]])
+    kept = model.apply(variables, clip, keep=keep, method="tokens")
+    np.testing.assert_array_equal(kept[:, :ahead], tokens[:, :ahead])
+    for row in range(2):
+        np.testing.assert_array_equal(kept[row, ahead:], tokens[row, ahead:][keep[row]])
+
+
+def test_uniform_frame_sampling_embeds_evenly_spaced_frames():
+    fields = SMALL | {"num_frames": 8}
+    model = vitx.create_model("vivit_b_16x2", sampled_frames=2, **fields)
+    variables, clip = of_random_numbers(model)
+    alone = vitx.create_model("vivit_b_16x2", **(fields | {"num_frames": 2}))
+    np.testing.assert_array_equal(model.apply(variables, clip), alone.apply(variables, clip[:, jnp.array([2, 6])]))
+
+
+def test_sinusoidal_positions_are_fixed_and_tell_tokens_apart():
+    model = vitx.create_model("vivit_b_16x2", position_kind="sinusoidal", **SMALL)
+    variables, clip = of_random_numbers(model)
+    assert set(variables["params"]["positions"]) == {"class_token"}
+    still = jnp.zeros_like(clip)
+    tokens = model.apply(variables, still, method="tokens")[0, 1:]
+    table = tokens - tokens[0] + np.array([0, 1] * 6)  # the first position is sin 0, cos 0, ...
+    np.testing.assert_allclose(table[:, 0], np.sin(np.arange(len(table))), atol=1e-5)
+    np.testing.assert_allclose(table[:, 3], np.cos(np.arange(len(table)) / 10000 ** (2 / 12)), atol=1e-5)

@@ -1,0 +1,139 @@
+"""The step: scanned and rematerialised blocks train as listed and plain ones do, under every optimiser."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import vitx
+from vitx.layers.transformer import Encoder, EncoderBlock
+from vitx.tasks.classification import Classification
+from vitx.training.optimizers import LAMB, SGD, AdamW, Muon
+
+SMALL = {
+    "num_frames": 2,
+    "image_size": 16,
+    "tubelet_size": (1, 8, 8),
+    "hidden_size": 8,
+    "num_layers": 3,
+    "num_heads": 2,
+    "mlp_dim": 12,
+    "num_classes": 4,
+}
+OPTIMIZERS = {
+    "SGD": SGD(peak_lr=0.1, weight_decay=0.01),
+    "AdamW": AdamW(peak_lr=1e-2),
+    "LAMB": LAMB(peak_lr=1e-2),
+    "Muon": Muon(peak_lr=1e-2),
+    "layer decay": AdamW(peak_lr=1e-2, layer_decay=0.5),
+}
+
+
+SPARING = [
+    {"scan_layers": True},
+    {"rematerialise": "all"},
+    {"scan_layers": True, "rematerialise": "all_but_products"},
+    {"rematerialise": "all_but_projections"},
+]
+
+
+@functools.cache
+def gradients_of(name, **fields):
+    """The jitted loss and gradient of a model, once for all optimisers; and variables of random numbers.
+
+    No biases of keys: softmax does not see them, and Adam would blow up the rounding of a gradient that is nothing.
+    """
+    model, rng = vitx.create_model(name, qkv_bias=False, **SMALL, **fields), np.random.default_rng(0)
+    batch = {
+        "video": jnp.asarray(rng.integers(0, 255, (4, 2, 16, 16, 3), np.uint8)),
+        "labels": {"action": jnp.arange(4)},
+        "weight": jnp.ones(4),
+    }
+    task, key = Classification(), jax.random.key(0)
+    shapes = jax.eval_shape(functools.partial(task.init, model, key), batch)["params"]
+    params = jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), jnp.float32), shapes)
+
+    def loss(params):
+        losses, _ = task.loss(model, {"params": params}, batch, key=key, step=jnp.int32(0), train=True)
+        return losses.mean()
+
+    return jax.jit(jax.value_and_grad(loss)), params
+
+
+@functools.cache
+def update_of(optimizer):
+    transformation = OPTIMIZERS[optimizer].make(5)
+    return transformation.init, jax.jit(transformation.update)
+
+
+def five_steps(name, optimizer, **fields):
+    gradients, params = gradients_of(name, **fields)
+    init, update = update_of(optimizer)
+    state, losses = init(params), []
+    for _ in range(5):
+        loss, gradient = gradients(params)
+        updates, state = update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        losses.append(loss)
+    return jnp.array(losses), params
+
+
+@pytest.mark.parametrize(
+    ("name", "sparing"),
+    [
+        ("vivit_b_16x2_fe", SPARING[:2]),
+        pytest.param("vivit_b_16x2_fe", SPARING[2:], marks=pytest.mark.slow),
+        pytest.param("timesformer_b_16_divided", SPARING, marks=pytest.mark.slow),
+    ],
+)
+def test_five_steps_scanned_and_rematerialised_are_those_listed_and_plain(name, sparing):
+    for optimizer in OPTIMIZERS:  # in one test, so that the gradients are compiled once
+        losses, params = five_steps(name, optimizer)
+        assert losses[-1] < 0.99 * losses[0], optimizer
+        for fields in sparing:
+            other_losses, other = five_steps(name, optimizer, **fields)
+            np.testing.assert_allclose(losses, other_losses, rtol=1e-5, err_msg=f"{optimizer} {fields}")
+            assert jax.tree.structure(params) == jax.tree.structure(other)
+            close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4, err_msg=f"{optimizer} {fields}")
+            jax.tree.map(close, params, other)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_stochastic_depth_is_each_blocks_own_when_scanned_too(scan):
+    """At a last rate of nearly one the first of two blocks, with rate 0, always stays; the last never does."""
+    block = EncoderBlock(num_heads=2, mlp_dim=8)
+    encoder = Encoder(2, block, drop_path_rate=1 - 1e-6, scan_layers=scan)
+    first = Encoder(1, block)
+    x = jax.random.normal(jax.random.key(0), (4, 3, 8))
+    call = {"grid": (1, 1, 3), "train": True}
+    p = encoder.init(jax.random.key(1), x, grid=(1, 1, 3), train=False)["params"]
+    found = encoder.apply({"params": p}, x, **call, rngs={"drop_path": jax.random.key(2)})
+    expected = first.apply({"params": {"block_0": p["block_0"], "norm": p["norm"]}}, x, **call)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_dropout_differs_from_block_to_block_and_from_key_to_key(scan):
+    """Two equal blocks that add a constant, dropped out by halves: 0, 2 or 4 where their masks differ, else 0 or 4."""
+    encoder = Encoder(2, EncoderBlock(num_heads=2, mlp_dim=8, dropout_rate=0.5), scan_layers=scan)
+    x = jnp.zeros((64, 3, 8))
+    p = jax.tree.map(jnp.zeros_like, encoder.init(jax.random.key(1), x, grid=(1, 1, 3), train=False)["params"])
+    for i in range(2):
+        p[f"block_{i}"]["mlp"]["out"]["bias"] = jnp.ones(8)
+    seen = []
+
+    def out(seed):
+        rngs = {"dropout": jax.random.key(seed)}
+        return encoder.apply(
+            {"params": p}, x, grid=(1, 1, 3), train=True, rngs=rngs, before_norm=lambda x: (seen.append(x), x)[1]
+        )
+
+    out(0), out(1)
+    for each in seen:
+        values, counts = np.unique(each, return_counts=True)
+        np.testing.assert_array_equal(values, [0, 2, 4])
+        np.testing.assert_allclose(counts / counts.sum(), [0.25, 0.5, 0.25], atol=0.06)
+    assert not np.array_equal(*seen)

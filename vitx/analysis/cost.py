@@ -1,0 +1,146 @@
+"""What a model costs: parameters, multiply-accumulates, XLA's operations, activation memory; no array is ever made.
+
+Multiply-accumulates (MACs) are what the literature prints as "FLOPs" or "GFLOPs". Counted are matrix products and
+convolutions of one view, batch 1, in evaluation mode, on the reference implementation.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from vitx.layers.embeddings import height_and_width
+
+Shape = tuple[int, int, int, int]  # frames, height, width, channels
+LOOPS_OF_UNKNOWN_LENGTH = ("while", "cond")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What one view costs.
+
+    Attributes:
+        params: number of parameters.
+        macs: multiply-accumulates of matrix products and convolutions, a count (not giga).
+        model: that was counted.
+        clip: (frames, height, width, channels) of the view.
+    """
+
+    params: int
+    macs: int
+    model: nn.Module = dataclasses.field(repr=False)
+    clip: Shape
+
+    def figures(self) -> dict[str, int]:
+        """Returns all figures, with the clip that they are of."""
+        frames, height, width, _ = self.clip
+        return {
+            "frames": frames,
+            "height": height,
+            "width": width,
+            "params": self.params,
+            "macs": self.macs,
+            "flops_xla": self.flops_xla,
+            "activation_bytes": self.activation_bytes,
+        }
+
+    @functools.cached_property
+    def flops_xla(self) -> int:
+        """Operations as XLA counts them before it optimises: two for a MAC, and all elementwise ones."""
+        plain = _reference(self.model)
+        lowered = jax.jit(_forward(plain)).lower(*_abstract(plain, self.clip))
+        return int(lowered.cost_analysis()["flops"])
+
+    @functools.cached_property
+    def activation_bytes(self) -> int:
+        """Bytes that one clip keeps from the forward for the backward pass, parameters left out, without dropout.
+
+        As the model is set (`rematerialise`, `scan_layers`, `dtype`; copies of parameters that these make are counted),
+        before XLA's own optimisations.
+        """
+        variables, video = _abstract(self.model, self.clip)
+        forward = _forward(self.model)
+        sizes = []
+
+        def kept(variables: Any, video: Any) -> None:
+            _, backward = jax.vjp(forward, variables, video)
+            given = {id(leaf) for leaf in jax.tree.leaves((variables, video))}
+            leaves = {id(leaf): leaf for leaf in jax.tree.leaves(backward) if id(leaf) not in given}
+            sizes.extend(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
+
+        jax.eval_shape(kept, variables, video)
+        return sum(sizes)
+
+
+def count_cost(model: nn.Module, clip: Shape) -> Cost:
+    """Returns the cost of one view.
+
+    Args:
+        model: of any family.
+        clip: (frames, height, width, channels), the shape that the model was made for.
+
+    Raises:
+        ValueError: the model does not take such a clip, or has a loop whose length is not known (`while`, `cond`).
+    """
+    plain = _reference(model)
+    variables, video = _abstract(plain, clip)
+    jaxpr = jax.make_jaxpr(_forward(plain))(variables, video)
+    params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    return Cost(params, macs_of(jaxpr.jaxpr), model, clip)
+
+
+def clip_of(model: nn.Module) -> Shape:
+    """Returns the (frames, height, width, channels) that a model was made for."""
+    return model.num_frames, *height_and_width(model.image_size), 3
+
+
+def macs_of(jaxpr: Jaxpr) -> int:
+    """Returns the multiply-accumulates of all matrix products and convolutions, those of inner functions too."""
+    total = 0
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name in LOOPS_OF_UNKNOWN_LENGTH:
+            raise ValueError(f"the cost of the primitive {name} cannot be counted: how often it runs is not known")
+        if name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            total += math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+        elif name == "conv_general_dilated":
+            kernel, numbers = equation.invars[1].aval.shape, equation.params["dimension_numbers"]
+            # the kernel's input channels are already those of one group
+            per_output = math.prod(kernel) // kernel[numbers.rhs_spec[0]]
+            total += math.prod(equation.outvars[0].aval.shape) * per_output
+        else:
+            inner = sum(macs_of(each) for each in _inner(equation.params))
+            total += inner * (equation.params["length"] if name == "scan" else 1)
+    return total
+
+
+def _reference(model: nn.Module) -> nn.Module:
+    """The same function without loops and without anything computed twice."""
+    plain = {"scan_layers": False, "rematerialise": None}
+    return model.copy(**{name: value for name, value in plain.items() if hasattr(model, name)})
+
+
+def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
+    for value in params.values():
+        for each in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(each, ClosedJaxpr):
+                yield each.jaxpr
+            elif isinstance(each, Jaxpr):
+                yield each
+
+
+def _forward(model: nn.Module) -> Any:
+    return lambda variables, video: model.apply(variables, video, train=False)
+
+
+def _abstract(model: nn.Module, clip: Shape) -> tuple[Any, jax.ShapeDtypeStruct]:
+    video = jax.ShapeDtypeStruct((1, *clip), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), video), video

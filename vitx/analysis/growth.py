@@ -1,0 +1,61 @@
+"""How a model's cost grows with the frames of a clip, in numbers and as a picture."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flax import linen as nn
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from vitx.analysis.cost import clip_of, count_cost
+from vitx.checkpoints import told
+from vitx.configuration import override
+from vitx.errors import UserError
+
+FRAMES = (8, 16, 32, 64, 128)
+
+
+def growth(models: Mapping[str, nn.Module], frames: Sequence[int] = FRAMES) -> list[dict[str, Any]]:
+    """Returns {"model": ..., "frames": ..., "macs": ..., "activation_bytes": ...} of each model at each length.
+
+    Raises:
+        UserError: a model cannot be made for so many frames.
+    """
+    rows = []
+    for name, number in tqdm([(name, number) for name in models for number in frames], desc="counting", unit=" models"):
+        model = override(models[name], {"num_frames": number})
+        cost = count_cost(model, clip_of(model))
+        figures = {"frames": number, "macs": cost.macs, "activation_bytes": cost.activation_bytes}
+        rows.append({"model": name, **figures})
+    return rows
+
+
+def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Writes a picture: GMACs and activation memory against frames, a line for each model, both axes logarithmic."""
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    panels = {
+        "macs": ("GMACs of one view", 1e9),
+        "activation_bytes": ("activations of one clip in a training step, GiB", 2**30),
+    }
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    ticks = sorted({row["frames"] for row in rows})
+    styles = [(colour, line) for line in ("-", "--", ":", "-.") for colour in range(6)]
+    for axes, (column, (title, unit)) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        for i, name in enumerate(names):
+            colour, line = styles[i % len(styles)]
+            points = [(row["frames"], row[column] / unit) for row in rows if row["model"] == name]
+            look = {"color": f"C{colour}", "linestyle": line, "marker": "o", "markersize": 4}
+            axes.plot(*zip(*points, strict=True), label=name, **look)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.set(xlabel="frames", title=title)
+        axes.grid(alpha=0.25)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside right center")
+    with told(path):
+        try:
+            figure.savefig(path, dpi=110)
+        except (FileNotFoundError, ValueError) as error:
+            raise UserError(f"the picture {path} cannot be written: {error}") from error

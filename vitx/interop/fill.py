@@ -1,0 +1,150 @@
+"""Filling a model with tensors: every parameter accounted for, every tensor reported."""
+
+import dataclasses
+import fnmatch
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from vitx.errors import UserError
+from vitx.interop.names import Tensors
+from vitx.interop.preprocessing import Preprocessing
+from vitx.layers.embeddings import height_and_width, resized_positions
+from vitx.models.transformer import VideoTransformer
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What became of every tensor.
+
+    Attributes:
+        loaded: {our path: their name}.
+        resized: {our path: (shape there, shape here)}, loaded after interpolation.
+        fresh: our paths that the file does not give; they are as in a new model.
+        left_over: their names that the model has no place for.
+    """
+
+    loaded: dict[str, str]
+    resized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    fresh: tuple[str, ...]
+    left_over: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"loaded {len(self.loaded)} tensors"]
+        lines += [f"resized {path}: {list(there)} to {list(here)}" for path, (there, here) in self.resized.items()]
+        lines += [f"fresh: {_listed(self.fresh)}"] if self.fresh else []
+        lines += [f"left over: {_listed(self.left_over)}"] if self.left_over else []
+        return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Tensors in our names, and the model that they were.
+
+    Attributes:
+        tensors: by our paths.
+        theirs: {our path: their name}.
+        unknown: their names that have no path here.
+        model: that they are of, before a user changed any field.
+        may_miss: patterns of our paths that need not be there.
+        set_aside: their names that are known and have no use here.
+        preprocessing: of the pixels, where the source says.
+        labels: {head: names of its classes}, where the source says.
+    """
+
+    tensors: Tensors
+    theirs: dict[str, str]
+    unknown: tuple[str, ...]
+    model: VideoTransformer
+    may_miss: tuple[str, ...] = ()
+    set_aside: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
+    labels: dict[str, tuple[str, ...]] | None = None
+
+
+def fill(
+    source: Source,
+    target: VideoTransformer,
+    where: str,
+    *,
+    swap_head: bool,
+    allow_missing: Sequence[str] = (),
+    allow_unexpected: Sequence[str] = (),
+) -> tuple[dict[str, Any], Report]:
+    """Returns (variables of the target, report): every parameter from the source, or fresh where it may be.
+
+    Args:
+        where: of the source, for messages.
+        swap_head: whether a head of another shape is left over and the target's stays fresh.
+        allow_missing: patterns of our paths that may stay fresh.
+        allow_unexpected: patterns of their names that may be left over.
+
+    Raises:
+        UserError: tensors are missing, unexpected, of other shapes or not finite.
+    """
+    clip = jax.ShapeDtypeStruct((1, target.num_frames, *height_and_width(target.image_size), 3), jnp.float32)
+    wanted = flatten_dict(jax.eval_shape(target.init, jax.random.key(0), clip)["params"], sep="/")
+    tables, here = source.model.position_tables(), target.position_tables()
+    filled, loaded, resized = {}, {}, {}
+    wrong, unexpected, left_over = [], list(source.unknown), [*source.set_aside]
+    for path, tensor in source.tensors.items():
+        theirs, shape = source.theirs.get(path, path), wanted[path].shape if path in wanted else None
+        if swap_head and path.startswith("head/") and tensor.shape != shape:
+            left_over.append(theirs)
+            continue
+        if shape is None:
+            unexpected.append(theirs)
+            continue
+        tensor = _finite(tensor, f"{where}: {theirs}")
+        if path in tables and path in here and tables[path] != here[path]:
+            (prefix, old), (_, new) = tables[path], here[path]
+            if tensor.shape == (1, prefix + math.prod(old), shape[-1]):
+                resized[path] = tensor.shape, shape
+                tensor = resized_positions(tensor, prefix, old, new)
+        if tensor.shape == shape:
+            filled[path], loaded[path] = jnp.asarray(tensor), theirs
+        else:
+            wrong.append(f"{theirs} has shape {list(tensor.shape)}, expected {list(shape)}")
+    fresh = [path for path in wanted if path not in filled]
+    may_miss = (*source.may_miss, *allow_missing, *(["head/*"] if swap_head else []))
+    absent = [path for path in fresh if not _matches(path, may_miss)]
+    strange = [name for name in unexpected if not _matches(name, allow_unexpected)]
+    if wrong or absent or strange:
+        lines = [f"{where} does not fit {type(target).__name__}:", *wrong[:5]]
+        lines += [f"missing {_listed(absent)} (allow_missing names what may stay fresh)"] if absent else []
+        lines += [f"unexpected {_listed(strange)} (allow_unexpected names what may be left)"] if strange else []
+        raise UserError("\n  ".join(lines))
+    if fresh:
+        filled |= _initialised(target, clip, fresh)
+    report = Report(loaded, resized, tuple(fresh), (*left_over, *unexpected))
+    return {"params": unflatten_dict(filled, sep="/")}, report
+
+
+def _initialised(model: VideoTransformer, clip: jax.ShapeDtypeStruct, paths: Sequence[str]) -> dict[str, Any]:
+    def some(key: Any) -> dict[str, Any]:
+        params = flatten_dict(model.init(key, jnp.zeros(clip.shape))["params"], sep="/")
+        return {path: params[path] for path in paths}
+
+    return jax.jit(some)(jax.random.key(0))
+
+
+def _finite(tensor: np.ndarray, where: str) -> np.ndarray:
+    if tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
+        raise UserError(f"{where} is of type {tensor.dtype}; expected floating-point numbers")
+    tensor = np.asarray(tensor, np.float32)
+    if not np.isfinite(tensor).all():
+        raise UserError(f"{where} holds values that are not finite")
+    return tensor
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _listed(paths: Sequence[str]) -> str:
+    return ", ".join(paths[:6]) + (f" and {len(paths) - 6} more" if len(paths) > 6 else "")

@@ -1,0 +1,107 @@
+"""Other people's names for our parameters: tables of rules that work in both directions.
+
+A rule pairs a template of theirs with one of ours, and says how the tensors differ. {i} is the number of a block.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from vitx.errors import UserError
+
+Tensors = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """How one module's tensors are named and laid out there and here.
+
+    Attributes:
+        leaves: (their suffix, our suffix, from theirs to ours, from ours to theirs) of each tensor; "" is no suffix.
+    """
+
+    leaves: tuple[tuple[str, str, Callable[..., np.ndarray], Callable[..., np.ndarray]], ...]
+
+
+def _same(x: np.ndarray) -> np.ndarray:
+    return x
+
+
+def _transposed(x: np.ndarray) -> np.ndarray:
+    return x.T
+
+
+BIAS = ("bias", "bias", _same, _same)
+PLAIN = Kind((("", "", _same, _same),))
+DENSE = Kind((("weight", "kernel", _transposed, _transposed), BIAS))
+NORM = Kind((("weight", "scale", _same, _same), BIAS))
+# PyTorch [width, channels, t, h, w], ours [t, h, w, channels, width]
+TUBELETS = Kind(
+    (("weight", "kernel", lambda x: x.transpose(2, 3, 4, 1, 0), lambda x: x.transpose(4, 3, 0, 1, 2)), BIAS)
+)
+PATCHES = Kind(
+    (("weight", "kernel", lambda x: x.transpose(2, 3, 1, 0)[None], lambda x: x[0].transpose(3, 2, 0, 1)), BIAS)
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One module of theirs and ours.
+
+    Attributes:
+        theirs: template of the name, such as "encoder.layer.{i}.output.dense".
+        ours: template of the path, such as "encoder/block_{i}/mlp/out".
+        kind: of its tensors.
+    """
+
+    theirs: str
+    ours: str
+    kind: Kind = DENSE
+
+    def tensors(self) -> Iterator[tuple[str, str, Callable, Callable]]:
+        """Yields (their full template, ours, to ours, to theirs) of each tensor of the module."""
+        for their_leaf, our_leaf, to_ours, to_theirs in self.kind.leaves:
+            theirs = f"{self.theirs}.{their_leaf}" if their_leaf else self.theirs
+            yield theirs, f"{self.ours}/{our_leaf}" if our_leaf else self.ours, to_ours, to_theirs
+
+
+def to_ours(
+    tensors: Mapping[str, np.ndarray], rules: Sequence[Rule]
+) -> tuple[Tensors, dict[str, str], tuple[str, ...]]:
+    """Returns (our tensors by path, {our path: their name}, names that no rule knows)."""
+    patterns = [(_pattern(theirs), ours, convert) for rule in rules for theirs, ours, convert, _ in rule.tensors()]
+    found, sources, unknown = {}, {}, []
+    for name, tensor in tensors.items():
+        for pattern, ours, convert in patterns:
+            if match := pattern.fullmatch(name):
+                path = ours.format(**match.groupdict())
+                try:
+                    found[path], sources[path] = convert(tensor), name
+                except (ValueError, IndexError) as error:
+                    raise UserError(
+                        f"{name} has shape {list(tensor.shape)}, which is not of {path}: {error}"
+                    ) from error
+                break
+        else:
+            unknown.append(name)
+    return found, sources, tuple(unknown)
+
+
+def to_theirs(params: Mapping[str, np.ndarray], rules: Sequence[Rule]) -> Tensors:
+    """Inverse of `to_ours`; every parameter must have a rule."""
+    patterns = [(_pattern(ours), theirs, convert) for rule in rules for theirs, ours, _, convert in rule.tensors()]
+    tensors = {}
+    for path, tensor in params.items():
+        match, theirs, convert = next(
+            (match, theirs, convert) for pattern, theirs, convert in patterns if (match := pattern.fullmatch(path))
+        )
+        tensors[theirs.format(**match.groupdict())] = np.ascontiguousarray(convert(tensor))
+    return tensors
+
+
+@functools.cache
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(re.escape(template).replace(r"\{i\}", r"(?P<i>\d+)"))

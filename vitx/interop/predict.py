@@ -1,0 +1,68 @@
+"""What a pretrained model sees in video files, through the preprocessing that came with it."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from vitx.data.decoding import VideoError, decode_frames
+from vitx.errors import UserError
+from vitx.interop.load import Pretrained
+from vitx.interop.preprocessing import Preprocessing
+from vitx.layers.embeddings import height_and_width
+
+HALF = (0.5, 0.5, 0.5)  # pixels in [-1, 1], where weights came without preprocessing
+
+
+def read_clip(file: Path, preprocessing: Preprocessing) -> Float[np.ndarray, "frames height width 3"]:
+    """Returns one clip of a video, ready for the model.
+
+    Raises:
+        VideoError: the file cannot be read as video.
+    """
+    return preprocessing.normalised(preprocessing.fit(decode_frames(str(file), preprocessing.indices)))
+
+
+def predict_files(
+    pretrained: Pretrained, files: Sequence[Path], *, top: int = 5
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Returns {file: {head: {class: probability}}} of the `top` classes, most probable first.
+
+    Raises:
+        UserError: a file cannot be read as video; the message names each. Or the model has no head.
+    """
+    model, variables = pretrained
+    if not model.num_classes:
+        raise UserError("the model has no head (num_classes is 0) and so nothing to predict")
+    size = height_and_width(model.image_size)
+    preprocessing = pretrained.preprocessing
+    if preprocessing is None:
+        print(
+            "no preprocessing came with the weights: pixels are taken to [-1, 1], over the whole video", file=sys.stderr
+        )
+        preprocessing = Preprocessing(HALF, HALF, size, None, model.num_frames)
+    clips, broken = {}, []
+    for file in files:
+        try:
+            clips[str(file)] = read_clip(file, preprocessing)
+        except (VideoError, OSError) as error:
+            broken.append(f"{file}: {error}")
+    if broken:
+        raise UserError("these files cannot be read as video:\n" + "\n".join(broken))
+    apply = jax.jit(model.apply)
+    return {file: _best(apply(variables, clip[None]), pretrained.labels, top) for file, clip in clips.items()}
+
+
+def _best(logits: Any, labels: Any, top: int) -> dict[str, dict[str, float]]:
+    heads, by_head = (logits, labels or {}) if isinstance(logits, Mapping) else ({"class": logits}, {"class": labels})
+    answers = {}
+    for head, row in heads.items():
+        names = by_head.get(head) or [str(i) for i in range(row.shape[-1])]
+        probabilities = np.asarray(jax.nn.softmax(row[0]))
+        order = probabilities.argsort()[::-1][:top]
+        answers[head] = {names[i]: float(probabilities[i]) for i in order}
+    return answers

@@ -1,0 +1,147 @@
+"""Reading and writing files of named tensors, none of them trusted: nothing is unpickled, nothing is executed."""
+
+import math
+import os
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import flax.serialization
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax.traverse_util import flatten_dict
+
+from vitx.checkpoints import told
+from vitx.errors import UserError
+
+Tensors = dict[str, np.ndarray]
+
+DEFLATE_AT_MOST = 1100  # times its own size is what a deflated file can unpack to
+
+
+def read_tensors(path: Path) -> Tensors:
+    """Returns the tensors of a .safetensors, .npz, .msgpack or .pth (.bin, .pt) file by name.
+
+    Raises:
+        UserError: another kind of file, or one that is cut short, damaged or hostile.
+    """
+    if path.suffix not in READERS:
+        raise UserError(f"{path} ends in {path.suffix or 'nothing'}; weights are read from {', '.join(READERS)}")
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    try:
+        tensors = READERS[path.suffix](path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not tensors:
+        raise UserError(f"{path} holds no tensors")
+    return tensors
+
+
+def read_safetensors(path: Path) -> Tensors:
+    """Returns the tensors of a .safetensors file."""
+    try:
+        return safetensors.numpy.load_file(path)
+    except OSError:
+        raise
+    except Exception as error:  # damaged and hostile files surface as nearly anything
+        raise UserError(f"{path} is no .safetensors file, or is damaged: {error}") from error
+
+
+def read_npz(path: Path) -> Tensors:
+    """Returns the arrays of an .npz file; one that would have to be unpickled is refused."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if sum(member.file_size for member in members) > DEFLATE_AT_MOST * os.path.getsize(path):
+                raise ValueError("it claims to unpack to more than its size can hold")
+            for member in members:
+                _check_header(archive, member)
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except OSError:
+        raise
+    except Exception as error:  # damaged and hostile files surface as nearly anything
+        raise UserError(f"{path} is no .npz file of plain arrays, or is damaged: {error}") from error
+
+
+def _check_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Raises ValueError where an array claims more bytes than its member of the archive has: numpy would believe it."""
+    with archive.open(member) as file:
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        version = np.lib.format.read_magic(file)
+        if version not in read:
+            raise ValueError(f"{member.filename} is of version {version} of numpy's format")
+        shape, _, dtype = read[version](file)
+        if dtype.hasobject:
+            raise ValueError(f"{member.filename} holds Python objects, which would have to be unpickled")
+        if math.prod(shape) * dtype.itemsize > member.file_size:
+            raise ValueError(f"{member.filename} claims the shape {shape}, for which it has not the bytes")
+
+
+def read_torch(path: Path) -> Tensors:
+    """Returns the state dict of a PyTorch file, read by `torch.load(weights_only=True)` and in no other way."""
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(f"{path} is a PyTorch file, which takes PyTorch to read: pip install 'vitx[peers]'") from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # damaged and hostile files surface as nearly anything
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} is no PyTorch file of plain weights, or is damaged: {reason[:300]}") from error
+    for wrapper in ("model_state", "state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict):
+        raise UserError(f"{path} holds a {type(state).__name__}; expected a dictionary of tensors by name")
+    try:
+        tensors = {name: x.detach().to_dense() for name, x in state.items() if isinstance(x, torch.Tensor)}
+        # numpy has no bfloat16
+        return {str(name): (x.float() if x.dtype == torch.bfloat16 else x).numpy() for name, x in tensors.items()}
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"{path} holds tensors that cannot be read: {error}") from error
+
+
+def read_msgpack(path: Path) -> Tensors:
+    """Returns the arrays of a tree that Flax wrote, their names joined by "/"."""
+    try:
+        tree = flax.serialization.msgpack_restore(path.read_bytes())
+        flat = flatten_dict(tree, sep="/")
+    except OSError:
+        raise
+    except Exception as error:  # damaged and hostile files surface as nearly anything
+        raise UserError(f"{path} is no tree of Flax's, or is damaged: {error}") from error
+    return {name: np.asarray(x) for name, x in flat.items() if isinstance(x, np.ndarray | np.generic)}
+
+
+READERS: dict[str, Callable[[Path], Tensors]] = {
+    ".safetensors": read_safetensors,
+    ".npz": read_npz,
+    ".msgpack": read_msgpack,
+    ".pth": read_torch,
+    ".pt": read_torch,
+    ".bin": read_torch,
+}
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Returns the texts that a .safetensors file carries beside its tensors."""
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            return file.metadata() or {}
+    except Exception as error:
+        raise UserError(f"{path} is no .safetensors file, or is damaged: {error}") from error
+
+
+def write_safetensors(tensors: Mapping[str, np.ndarray], path: Path, metadata: Mapping[str, str]) -> None:
+    """Writes a .safetensors file in one piece: a reader sees the whole file or none."""
+    draft = path.with_name(path.name + ".tmp")
+    with told(path):
+        safetensors.numpy.save_file(
+            {name: np.ascontiguousarray(array) for name, array in tensors.items()}, draft, metadata=dict(metadata)
+        )
+        draft.replace(path)

@@ -1,0 +1,180 @@
+"""What every video Transformer here shares: its settings, and the path from video to logits."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from vitx.configuration import free
+from vitx.layers.attention import DType
+from vitx.layers.embeddings import Size, TubeletEmbedding, check_video, kept, sample_uniformly, token_grid
+from vitx.layers.head import Head, NumClasses, check_classes
+from vitx.layers.layouts import LAYOUTS, Grid
+from vitx.layers.transformer import Activation, Encoder, EncoderBlock
+
+Rematerialise = Literal["all", "all_but_products", "all_but_projections"]
+
+
+class VideoTransformer(nn.Module):
+    """Tubelets, positions, encoder blocks that attend along `layouts`, pooling, head.
+
+    Attributes:
+        num_classes: an int; 0 for pooled features; (("verb", 97), ("noun", 300)) for a dictionary of logits.
+        num_frames: frames of a clip.
+        image_size: pixels; an int, or (height, width).
+        tubelet_size: (frames, height, width) of one token.
+        sampled_frames: how many frames, evenly spaced, are embedded out of the clip's (uniform frame sampling, ViViT
+            section 3.2); 0 takes all.
+        hidden_size: width of a token.
+        num_layers: blocks.
+        num_heads: attention heads.
+        mlp_dim: width of the MLP's hidden layer.
+        layouts: which tokens attend to which, one attention after the other in every block; names in
+            `vitx.layers.layouts.LAYOUTS`.
+        drop_path_rate: stochastic depth of the last block, growing linearly from 0 over the blocks.
+        dropout_rate: after positions, after attention and in the MLP.
+        layer_norm_eps: added to the variance.
+        activation: of the MLP; "gelu_tanh" is the tanh approximation.
+        qkv_bias: whether query, key and value projections have a bias.
+        pooling: "class" reads the class token; "mean" averages all tokens (no class token).
+        zero_init: whether every attention of a block but the last starts as nothing.
+        scan_layers: whether blocks are compiled once and looped over: compiles faster, computes the same.
+        rematerialise: what the backward pass computes again instead of keeping, to save memory: "all",
+            "all_but_products" (keeps results of matrix products), "all_but_projections" (of those with parameters);
+            None keeps everything.
+        dtype: computations' type; parameters are float32.
+    """
+
+    num_classes: NumClasses = 400
+    num_frames: int = 32
+    image_size: Size = 224
+    tubelet_size: tuple[int, int, int] = (2, 16, 16)
+    sampled_frames: int = 0
+    hidden_size: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    mlp_dim: int = 3072
+    layouts: tuple[str, ...] = ("joint",)
+    drop_path_rate: float = 0.0
+    dropout_rate: float = 0.0
+    layer_norm_eps: float = 1e-6
+    activation: Activation = "gelu_tanh"
+    qkv_bias: bool = True
+    pooling: Literal["class", "mean"] = "class"
+    zero_init: bool = False
+    scan_layers: bool = free(False)
+    rematerialise: Rematerialise | None = free(None)
+    dtype: DType = "float32"
+
+    def __post_init__(self):
+        for name in ("hidden_size", "num_layers", "mlp_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        for name in ("drop_path_rate", "dropout_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a share from 0 to less than 1")
+        if not 0 < self.layer_norm_eps < 1:
+            raise ValueError(f"layer_norm_eps is {self.layer_norm_eps}; expected a small positive number")
+        check_classes(self.num_classes)
+        if self.num_heads < 1 or self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}; "
+                "each head takes an equal share of the width"
+            )
+        unknown = [name for name in self.layouts if name not in LAYOUTS]
+        if unknown or not self.layouts or len(set(self.layouts)) < len(self.layouts):
+            raise ValueError(f"layouts is {self.layouts}; expected different names out of {', '.join(LAYOUTS)}")
+        if "time_and_space" in self.layouts and self.num_heads % 2:
+            raise ValueError(
+                f"num_heads is {self.num_heads}, an odd number; the layout time_and_space (ViViT model 4) gives half "
+                "of the heads to time and half to space"
+            )
+        if not 0 <= self.sampled_frames <= self.num_frames:
+            raise ValueError(f"sampled_frames is {self.sampled_frames}; expected 0 to num_frames, {self.num_frames}")
+        token_grid(self.sampled_frames or self.num_frames, self.image_size, self.tubelet_size)
+        super().__post_init__()
+
+    @property
+    def grid(self) -> Grid:
+        """The grid (t, h, w) of tokens of one clip."""
+        return token_grid(self.sampled_frames or self.num_frames, self.image_size, self.tubelet_size)
+
+    @property
+    def prefix(self) -> int:
+        """Class tokens of one sequence."""
+        return 1 if self.pooling == "class" else 0
+
+    def position_tables(self) -> dict[str, tuple[int, Grid]]:
+        """Returns {path of each table of learned positions: (class tokens ahead, grid)}, for resizing them."""
+        return {"positions/positions": (self.prefix, self.grid)}
+
+    def embed(self, video: Float[Array, "batch frames height width channels"]) -> Float[Array, "batch tokens hidden"]:
+        """Returns the tubelets' tokens, without positions.
+
+        Raises:
+            ValueError: the video has not the shape that the model was made for.
+        """
+        check_video(video, self.num_frames, self.image_size)
+        return self.embedding(sample_uniformly(video, self.sampled_frames or self.num_frames))
+
+    def tokens(
+        self,
+        video: Float[Array, "batch frames height width channels"],
+        *,
+        train: bool = False,
+        keep: Int[Array, "batch visible"] | None = None,
+    ) -> Float[Array, "batch tokens hidden"]:
+        """Returns the first block's input: class tokens, then the grid (t, h, w), time-major; positions added.
+
+        Args:
+            keep: numbers of the grid's tokens that stay, for masked models.
+        """
+        tokens = self.dropout(self.positions(self.embed(video)), deterministic=not train)
+        return kept(tokens, keep, self.prefix)
+
+    def features(
+        self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
+    ) -> Float[Array, "batch hidden"]:
+        """Returns one vector for each clip: what the head classifies."""
+        x = self.encoder(self.tokens(video, train=train), grid=self.grid, prefix=self.prefix, train=train)
+        return self.pooled(x)
+
+    def __call__(
+        self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
+    ) -> Float[Array, "batch outputs"] | dict[str, Float[Array, "batch _"]]:
+        return self.head(self.features(video, train=train))
+
+    def pooled(self, x: Float[Array, "batch tokens hidden"]) -> Float[Array, "batch hidden"]:
+        """Returns the class token, or the mean of all tokens."""
+        return x[:, 0] if self.pooling == "class" else jnp.mean(x, axis=1)
+
+    def setup(self):
+        self.embedding = TubeletEmbedding(self.hidden_size, self.tubelet_size, self.dtype)
+        self.dropout = nn.Dropout(self.dropout_rate)
+        self.head = Head(self.num_classes)
+
+    def make_encoder(self, num_layers: int, layouts: tuple[str, ...], *, projected: bool = False) -> Encoder:
+        """Returns a stack of blocks with the model's settings."""
+        block = EncoderBlock(
+            num_heads=self.num_heads,
+            mlp_dim=self.mlp_dim,
+            layouts=layouts,
+            dropout_rate=self.dropout_rate,
+            layer_norm_eps=self.layer_norm_eps,
+            activation=self.activation,
+            qkv_bias=self.qkv_bias,
+            zero_init=self.zero_init,
+            projected=projected,
+            dtype=self.dtype,
+        )
+        return Encoder(num_layers, block, self.drop_path_rate, self.scan_layers, self.rematerialise)
+
+
+SIZES = {
+    "ti": {"hidden_size": 192, "num_layers": 12, "num_heads": 3, "mlp_dim": 768},
+    "s": {"hidden_size": 384, "num_layers": 12, "num_heads": 6, "mlp_dim": 1536},
+    "b": {"hidden_size": 768, "num_layers": 12, "num_heads": 12, "mlp_dim": 3072},
+    "l": {"hidden_size": 1024, "num_layers": 24, "num_heads": 16, "mlp_dim": 4096},
+    "h": {"hidden_size": 1280, "num_layers": 32, "num_heads": 16, "mlp_dim": 5120},
+}
