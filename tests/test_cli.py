@@ -98,7 +98,8 @@ def test_evaluate(run, capsys):
     figures = json.loads(capsys.readouterr().out)
     assert figures["step"] == 4 and figures["examples"] == 19
     assert main(["evaluate", str(run), "--split", "validation", "--checkpoint", "last"]) == 0
-    assert "motion/top1" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "motion/top1" in out and f"see {run / 'report.md'}" in err
 
 
 def test_evaluate_and_predict_in_a_process_of_their_own(run, tmp_path):
@@ -121,8 +122,10 @@ def test_predict(run, tmp_path, capsys):
     assert main(["predict", str(run), str(clip)]) == 0
     assert "motion: " in capsys.readouterr().out
     (tmp_path / "bad.mp4").write_bytes(b"no video")
-    error = refused(capsys, "predict", run, clip, tmp_path / "bad.mp4", tmp_path / "missing.mp4")
-    assert "bad.mp4" in error and "missing.mp4" in error
+    (tmp_path / "worse.mp4").write_bytes(b"")
+    error = refused(capsys, "predict", run, clip, tmp_path / "bad.mp4", tmp_path / "worse.mp4")
+    assert f"{tmp_path / 'bad.mp4'}: Invalid data" in error and "worse.mp4" in error
+    assert f"there is no video file {tmp_path / 'no.mp4'}" in refused(capsys, "predict", run, clip, tmp_path / "no.mp4")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
@@ -164,7 +167,8 @@ def test_cost(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["timesformer_l2"], "did you mean timesformer_l?"),
+        (["timesformer_l2"], "did you mean timesformer_l? `vitx models` lists all"),
+        (["unlike_any"], "no model matches 'unlike_any'. `vitx models` lists all"),
         (["vivit_ti_16x2", "--num_frames", "15"], "does not divide a clip of (15, 224, 224)"),
         (["vivit_ti_16x2", "--num_frame", "16"], "did you mean num_frames?"),
         ([], "vitx cost needs the NAME of a model"),

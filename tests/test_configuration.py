@@ -68,7 +68,7 @@ def test_changes_of_one_part_are_checked_together():
         ("inner.rate", "fast", "inner.rate is 'fast'; expected float"),
         ("inner.sizes", "(1, 2.5)", "inner.sizes is (1, 2.5); expected tuple[int, ...]"),
         ("inner.kind", "c", "inner.kind is 'c'; expected one of 'a', 'b'"),
-        ("inner.limit", True, "inner.limit is True; expected int | None"),
+        ("inner.limit", True, "inner.limit is True; expected int or None"),
         ("inner.flag", "1", "inner.flag is 1; expected bool"),
         ("inner.rate", -1.0, "inner: rate is -1.0; expected at least 0"),
         ("module.width", 3, "module: width 3 is not divisible by heads 2"),
@@ -106,6 +106,7 @@ def test_json_round_trip(part):
     [
         ({"type": "os.system"}, "no part of type 'os.system' is registered"),
         ({"type": "Iner"}, "did you mean Inner?"),
+        ({"type": "Unlike"}, "no part of type 'Unlike' is registered. If it is your own"),
         ({"type": "Inner", "ratte": 1}, "Inner has no setting 'ratte'; did you mean rate?"),
         ({"type": "Inner", "rate": "fast"}, "Inner.rate is 'fast'; expected float"),
         ({"type": "Inner", "rate": -1}, "rate is -1.0; expected at least 0"),

@@ -32,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.command(options, settings) or 0
     except KeyboardInterrupt:
-        print("vitx: interrupted; a run goes on from its last checkpoint with the same command", file=sys.stderr)
+        goes_on = "; the same command goes on from the last checkpoint" if options.command is _train else ""
+        print(f"vitx: interrupted{goes_on}", file=sys.stderr)
         return 1
     except Exception as error:
         if debug:
@@ -69,11 +70,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("-h", "--help", action="store_true")
     train.set_defaults(command=_train)
 
+    def with_parts(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--experiment", type=Path, help="its file, where it has parts of your own; it is executed")
+
     def on_a_run(name: str, text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         command.add_argument("run", type=Path, metavar="RUN", help="the folder that `vitx train` filled")
         command.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which one (default: best)")
-        command.add_argument("--experiment", type=Path, help="its file, where it has parts of your own; it is executed")
+        with_parts(command)
         command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
         return command
 
@@ -99,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("source", type=Path, metavar="SOURCE")
     convert.add_argument("destination", type=Path, metavar="DESTINATION")
     convert.add_argument("--model", help="the NAME of the model, where SOURCE is a bare file of weights")
+    with_parts(convert)
     convert.add_argument("--inflation", choices=("central", "average"), default="central", help="of an image's kernel")
     convert.add_argument("--other_attention", choices=("copy", "zero"), default="copy", help="where an image has one")
     convert.add_argument("--grid", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="of an image's patches")
@@ -188,7 +193,8 @@ def _evaluate(options: argparse.Namespace, _: list[str]) -> None:
         for label, table in figures["per_class"].items():
             print(f"\n{label:18} " + " ".join(f"{column:>10}" for column in next(iter(table.values()))))
             for name, row in table.items():
-                print(f"  {name:16} " + " ".join(f"{value:10.1f}" for value in row.values()))
+                cells = (f"{value:10.1f}" if isinstance(value, float) else f"{value:10}" for value in row.values())
+                print(f"  {name:16} " + " ".join(cells))
 
 
 def _predict(options: argparse.Namespace, _: list[str]) -> None:
@@ -196,6 +202,8 @@ def _predict(options: argparse.Namespace, _: list[str]) -> None:
         raise UserError(f"--top is {options.top}; expected at least 1")
     if not options.run.exists():
         raise UserError(f"there is no {options.run}")
+    if missing := [str(file) for file in options.files if not file.is_file()]:
+        raise UserError(f"there is no video file {', '.join(missing)}")
     from vitx.runs import is_run, predict_files
 
     if is_run(options.run):
@@ -223,6 +231,7 @@ def _convert(options: argparse.Namespace, settings: list[str]) -> None:
     from vitx.interop.images import FromImage
     from vitx.pretrained import convert
 
+    _know_parts_of(options.experiment)
     how = FromImage(options.inflation, options.other_attention, options.grid and tuple(options.grid))
     allowed = {"allow_missing": options.allow_missing, "allow_unexpected": options.allow_unexpected}
     pretrained = convert(
@@ -253,7 +262,7 @@ def _matching(patterns: list[str]) -> list[str]:
 
     for pattern in patterns:
         if not list_models(pattern):
-            raise UserError(f"no model matches {pattern!r}{closest(pattern, list_models())}; `vitx models` lists all")
+            raise UserError(f"no model matches {pattern!r}{closest(pattern, list_models())} `vitx models` lists all")
     return list(dict.fromkeys(name for pattern in patterns for name in list_models(pattern)))
 
 

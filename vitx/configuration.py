@@ -93,7 +93,8 @@ def from_dict(data: Any, where: str = "config.json") -> Any:
     if name not in _REGISTERED:
         raise UserError(
             f"{where}: no part of type {name!r} is registered{closest(str(name), _REGISTERED)} "
-            "If it is your own, import the module that defines it (@vitx.configuration.register) first."
+            "If it is your own (@vitx.configuration.register), name the file that defines it with --experiment, or "
+            "import it first."
         )
     cls = _REGISTERED[name]
     annotations = _annotations(cls)
@@ -210,6 +211,10 @@ def _accepts_bool(annotation: Any) -> bool:
 def _described(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(annotation)))
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        return " or ".join(_described(each) for each in typing.get_args(annotation))
+    if annotation is types.NoneType:
+        return "None"
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         return annotation.__name__
     return str(annotation).replace("typing.", "")

@@ -110,7 +110,9 @@ def evaluate_run(workdir: str | Path, *, split: str = "test", which: Which = "be
     """
     load_config(workdir)
     with _locked(Path(workdir)):
-        return _evaluate(Path(workdir), split, which, Stopwatch())
+        figures = _evaluate(Path(workdir), split, which, Stopwatch())
+    say(f"see {Path(workdir) / 'report.md'}")
+    return figures
 
 
 def predict_files(
@@ -128,7 +130,7 @@ def predict_files(
         try:
             clips[str(file)] = data.views_of(str(file))
         except (VideoError, OSError) as error:
-            broken.append(f"{file}: {error}")
+            broken.append(str(error))
     if broken:
         raise UserError("these files cannot be read as video:\n" + "\n".join(broken))
     answers = {}
@@ -183,6 +185,9 @@ def _evaluate(workdir: Path, split: str, which: Which, clock: Stopwatch) -> dict
         if not len(predictions.index):
             raise UserError(f"none of the {len(source)} videos of the {split} split could be read")
         figures = experiment.task.metrics(predictions)
+    if predictions.unreadable:
+        numbers = ", ".join(map(str, predictions.unreadable[:10])) + ("" if len(predictions.unreadable) < 11 else ", …")
+        say(f"{len(predictions.unreadable)} of {len(source)} videos cannot be read and count in no figure: {numbers}")
     say(f"step {run.step}: {split} split ({predictions.views} views) {described(figures)}")
     with clock("report"):
         name = "val" if split == "validation" else split
@@ -220,7 +225,7 @@ def _evaluate(workdir: Path, split: str, which: Which, clock: Stopwatch) -> dict
         **figures,
         "per_class": {
             label: {
-                name: {figure: float(column[i]) for figure, column in table.items()}
+                name: {figure: column[i].item() for figure, column in table.items()}
                 for i, name in enumerate(run.classes[label])
             }
             for label, table in tables.items()

@@ -20,6 +20,7 @@ VIVIT = [
     {"num_frames": 4, "image_size": 16, "tubelet_size": [2, 8, 8]},
     {"num_frames": 6, "image_size": 20, "tubelet_size": [3, 5, 5], "qkv_bias": False, "layer_norm_eps": 1e-3},
     {"num_frames": 3, "image_size": 14, "tubelet_size": [1, 7, 7], "hidden_act": "gelu", "num_hidden_layers": 3},
+    {"num_frames": 4, "image_size": [16, 24], "tubelet_size": [2, 8, 4]},
 ]
 TIMESFORMER = [
     {"num_frames": 3, "image_size": 16, "patch_size": 8},
@@ -52,7 +53,8 @@ def peer(kind, config, directory):
     with torch.no_grad():
         for tensor in model.parameters():
             tensor.copy_(0.2 * torch.randn_like(tensor))
-    video = torch.randn(2, config["num_frames"], 3, config["image_size"], config["image_size"])
+    size = config["image_size"]
+    video = torch.randn(2, config["num_frames"], 3, *(size if isinstance(size, list) else (size, size)))
     labels = torch.tensor([1, 3])
     space = config.get("attention_type") == "space_only"
     logits = over_frames(model, video) if space else model(video).logits

@@ -74,7 +74,7 @@ def encode_video(
     if not len(frames):
         raise VideoError("found no frames to encode, expected at least one")
     file, reformatter = io.BytesIO(), VideoReformatter()
-    with _av_errors("cannot encode"), av.open(file, "w", format="mp4") as container:
+    with _errors_of("cannot encode"), av.open(file, "w", format="mp4") as container:
         stream = container.add_stream(codec, rate=fps, options=dict(options or {}))
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixel_format
         stream.codec_context.thread_count = 1
@@ -158,30 +158,27 @@ def decode_frames(
 
 
 @contextlib.contextmanager
-def _av_errors(what: str) -> Iterator[None]:
+def _errors_of(what: str) -> Iterator[None]:
     try:
         yield
-    except av.FFmpegError as error:
-        raise VideoError(f"{what}: {error}") from error
+    except (av.FFmpegError, VideoError) as error:
+        raise VideoError(f"{what}: {getattr(error, 'strerror', error)}") from error
 
 
 @contextlib.contextmanager
 def _opened(video: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Opens a video at its first real video stream, with one decoder thread."""
-    in_memory = isinstance(video, bytes)
-    name = f"{len(video)} bytes" if in_memory else os.fspath(video)
     # The whitelist and the prefix keep names and playlists from reaching out to the network.
+    name = f"{len(video)} bytes" if isinstance(video, bytes) else os.fspath(video)
     options = {"protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
-    source = io.BytesIO(video) if in_memory else f"file:{name}"
-    with _av_errors(f"cannot read {name} as a video"), av.open(source, options=options) as container:
+    source = io.BytesIO(video) if isinstance(video, bytes) else f"file:{name}"
+    with _errors_of(name), av.open(source, options=options) as container:
         streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
-            raise VideoError(f"found {len(container.streams)} streams but no video in {name}")
+            raise VideoError(f"found {len(container.streams)} streams but no video")
         stream = streams[0]
         if not 0 < stream.height * stream.width <= MAX_PIXELS:
-            raise VideoError(
-                f"found frames of {stream.height} x {stream.width} in {name}, expected 1 to {MAX_PIXELS:,} pixels"
-            )
+            raise VideoError(f"found frames of {stream.height} x {stream.width}, expected 1 to {MAX_PIXELS:,} pixels")
         stream.codec_context.thread_count = 1
         yield container, stream
 

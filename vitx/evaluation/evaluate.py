@@ -70,7 +70,7 @@ def evaluate(
             video = rows.pop("video")
             logits = task.named(predict(variables, video, model=model, task=task), rows["labels"])
             columns.append(jax.device_get(jax.device_put({"outputs": logits, **rows}, replicated)))
-            bar.update(len(columns[-1]["index"]))
+            bar.update(int((columns[-1]["index"] < len(source)).sum()))
     table = jax.tree.map(lambda *column: np.concatenate(column), *columns)
     table = jax.tree.map(lambda column: column[: len(source)], table)
     read = table["weight"] > 0

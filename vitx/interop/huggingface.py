@@ -151,7 +151,7 @@ def architecture_of(config: Mapping[str, Any], where: str) -> Architecture:
     known = ("vivit", "timesformer")
     raise UserError(
         f"{where} describes a model of type {config.get('model_type')!r}"
-        f"{closest(str(config.get('model_type')), known)}; known are {', '.join(known)}"
+        f"{closest(str(config.get('model_type')), known)} Known are {', '.join(known)}"
     )
 
 

@@ -50,7 +50,7 @@ def predict_files(
         try:
             clips[str(file)] = read_clip(file, preprocessing)
         except (VideoError, OSError) as error:
-            broken.append(f"{file}: {error}")
+            broken.append(str(error))
     if broken:
         raise UserError("these files cannot be read as video:\n" + "\n".join(broken))
     apply = jax.jit(model.apply)

@@ -30,5 +30,5 @@ def create_model(name: str, *, num_classes: NumClasses = 400, **fields: Any) -> 
         UserError: no such model or field, a value of the wrong type, or a shape that the model cannot have.
     """
     if name not in VARIANTS:
-        raise UserError(f"there is no model {name}{closest(name, VARIANTS)} (`vitx models` lists them)")
+        raise UserError(f"there is no model {name}{closest(name, VARIANTS)} `vitx models` lists them")
     return override(VARIANTS[name], {"num_classes": num_classes, **fields})
