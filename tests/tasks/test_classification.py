@@ -1,5 +1,7 @@
 """Classification: losses by hand, padding without weight, labels that must fit the model."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,14 +37,19 @@ def make(num_classes, **task):
 
 
 def loss_of(model, task, variables, batch):
-    return task.loss(model, variables, batch, key=jax.random.key(0), step=jnp.int32(0), train=False)
+    loss = functools.partial(task.loss, model, key=jax.random.key(0), step=jnp.int32(0), train=False)
+    return jax.jit(loss)(variables, batch)
+
+
+def logits_of(model, task, variables, batch):
+    return jax.jit(functools.partial(task.predict, model))(variables, batch["video"])
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_the_loss_is_the_mean_of_the_heads_cross_entropies(smoothing):
     model, task, variables, batch = make((("verb", 3), ("noun", 4)), label_smoothing=smoothing)
     losses, aux = loss_of(model, task, variables, batch)
-    logits = task.predict(model, variables, batch["video"])
+    logits = logits_of(model, task, variables, batch)
     expected = 0
     for name, labels in batch["labels"].items():
         classes = logits[name].shape[1]
@@ -57,7 +64,7 @@ def test_one_head_learns_the_label_that_is_named():
     model, task, variables, batch = make(4, label="noun")
     assert task.classes(model, NAMES) == {"noun": NAMES["noun"]}
     losses, _ = loss_of(model, task, variables, batch)
-    logits = task.predict(model, variables, batch["video"])
+    logits = logits_of(model, task, variables, batch)
     np.testing.assert_allclose(losses, -jax.nn.log_softmax(logits)[jnp.arange(3), batch["labels"]["noun"]], rtol=1e-5)
 
 
