@@ -82,7 +82,7 @@ def test_a_mistaken_folder(run, small_file, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert "is a file" in refused(capsys, "train", small_file, "--workdir", tmp_path / "file")
     for command in ("evaluate", "predict"):
-        clip = ["clip.mp4"] if command == "predict" else []
+        clip = [tmp_path / "file"] if command == "predict" else []
         assert "is not a run's folder" in refused(capsys, command, tmp_path, *clip)
 
 

@@ -6,10 +6,16 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from vitx.cli import main
+from vitx.data.decoding import encode_video
+from vitx.data.files import Folder
 from vitx.experiment import Experiment, load_experiment
+from vitx.training.logs import read_metrics
 
 
 def files(root):
@@ -49,3 +55,60 @@ def test_single_frames_averaged_see_digits_and_no_motion(pytestconfig, tmp_path)
     """Last run: 2026-11-22, two EPYC cores: motion 12.6 %, appearance 83.1 %."""
     test, *_ = trained(pytestconfig.rootpath, "moving_digits/average_pool_frames.py", tmp_path / "run")
     assert test["motion/top1"] <= 55 and test["appearance/top1"] >= 80
+
+
+@pytest.fixture
+def videos(tmp_path):
+    """Two folders of twelve videos each, bright and dark; names say nothing."""
+    rng = np.random.default_rng(0)
+    for name, light in (("day", 200), ("night", 20)):
+        (tmp_path / "videos" / name).mkdir(parents=True)
+        for i in range(12):
+            frames = np.full((9, 30, 44, 3), light, np.uint8) + rng.integers(0, 50, (9, 30, 44, 3), np.uint8)
+            (tmp_path / "videos" / name / f"{i}.mp4").write_bytes(encode_video(frames))
+    return tmp_path / "videos"
+
+
+FOLDER = {"num_frames": 4, "image_size": 16, "tubelet_size": "(2, 8, 8)", "hidden_size": 24, "num_layers": 1}
+
+
+def train_folder(root, videos, workdir, *more):
+    words = [f"--model.{name}={value}" for name, value in FOLDER.items()]
+    words += ["--data.num_frames=4", "--data.image_size=(16, 16)", "--training.steps=60", "--optimizer.peak_lr=3e-3"]
+    words += ["--training.evaluate_every=0", "--data.dataset.path", str(videos), "--workdir", str(workdir), *more]
+    return main(["train", str(root / "experiments" / "folder.py"), *words])
+
+
+def test_two_folders_of_videos_become_a_named_prediction(pytestconfig, videos, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train_folder(pytestconfig.rootpath, videos, run) == 0
+    capsys.readouterr()
+    assert main(["predict", str(run), str(videos / "night" / "3.mp4"), "--json"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out).values()
+    assert list(answer["class"]) == ["night", "day"] and answer["class"]["night"] > 0.9
+    # a video of the test split that cannot be read is told, and counts in no figure
+    broken = Folder(str(videos)).open("test").paths[0]
+    Path(broken).write_bytes(b"no video")
+    assert main(["evaluate", str(run), "--json"]) == 0
+    out, err = capsys.readouterr()
+    size = len(Folder(str(videos)).open("test"))
+    assert json.loads(out)["unreadable"] == 1 and json.loads(out)["examples"] == size - 1
+    assert f"{broken}: Invalid data" in err and f"2x1 views, {size - 1} of {size} videos" in err
+    report = (run / "report.md").read_text()
+    assert f"Over {size - 1} of {size} videos; these cannot be read:" in report and broken in report
+
+
+def test_unreadable_training_videos_are_told_once_and_stop_the_run_when_many(pytestconfig, videos, tmp_path, capsys):
+    bad = Folder(str(videos)).open("train").paths[:2]
+    for path in bad:
+        Path(path).write_bytes(Path(path).read_bytes()[:300])
+    run = tmp_path / "run"
+    assert train_folder(pytestconfig.rootpath, videos, run, "--training.checkpoint_every=1") == 1
+    said = capsys.readouterr().err
+    assert "1 of 16 training videos cannot be read so far, more than data.max_unreadable = 0.01" in said
+    assert "the same command then goes on" in said and sum(path in said for path in bad) == 1
+    assert train_folder(pytestconfig.rootpath, videos, run, "--data.max_unreadable=0.2") == 0
+    said = capsys.readouterr().err
+    assert all(said.count(path) == 1 for path in bad)
+    last = [row for row in read_metrics(run) if row["split"] == "train"][-1]
+    assert last["unreadable"] == 2 and last["replaced"] == len(bad) * 60 * 8 // 16

@@ -26,6 +26,7 @@ from vitx.training.loop import described, train
 from vitx.training.sharding import Mesh, batch_sharding, state_shardings
 
 Which = Literal["best", "last"]
+SHOWN = 20  # unreadable videos that are told one by one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +129,7 @@ def predict_files(
     clips, broken = {}, []
     for file in files:
         try:
-            clips[str(file)] = data.views_of(str(file))
+            clips[str(file)] = data.views_of({"video": str(file)})
         except (VideoError, OSError) as error:
             broken.append(str(error))
     if broken:
@@ -185,10 +186,14 @@ def _evaluate(workdir: Path, split: str, which: Which, clock: Stopwatch) -> dict
         if not len(predictions.index):
             raise UserError(f"none of the {len(source)} videos of the {split} split could be read")
         figures = experiment.task.metrics(predictions)
-    if predictions.unreadable:
-        numbers = ", ".join(map(str, predictions.unreadable[:10])) + ("" if len(predictions.unreadable) < 11 else ", …")
-        say(f"{len(predictions.unreadable)} of {len(source)} videos cannot be read and count in no figure: {numbers}")
-    say(f"step {run.step}: {split} split ({predictions.views} views) {described(figures)}")
+    read, missing = len(predictions.index), len(predictions.unreadable)
+    problems = [data.problem(source, index) for index in predictions.unreadable[:SHOWN]]
+    if missing > SHOWN:
+        problems.append(f"and {missing - SHOWN} more")
+    if problems:
+        say(f"{missing} videos cannot be read and count in no figure:\n  " + "\n  ".join(problems))
+    over = f"{predictions.views} views, {read} of {read + missing} videos"
+    say(f"step {run.step}: {split} split ({over}) {described(figures)}")
     with clock("report"):
         name = "val" if split == "validation" else split
         row = {"step": run.step, "split": name, **figures}
@@ -211,7 +216,8 @@ def _evaluate(workdir: Path, split: str, which: Which, clock: Stopwatch) -> dict
             rows=[*read_metrics(workdir), row],
             predictions=predictions,
             classes=run.classes,
-            clips=np.stack([data.clip(source[int(index)]["video"], 0.5) for index in predictions.index[shown]]),
+            problems=problems,
+            clips=np.stack([data.clip(source[int(index)], 0.5) for index in predictions.index[shown]]),
             shown=shown,
         )
         # last, so that the row says that the report is there

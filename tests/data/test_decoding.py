@@ -164,3 +164,39 @@ def test_encoder_errors():
         encode_video(np.zeros((0, 32, 32, 3), np.uint8))
     with pytest.raises(VideoError):
         encode_video(np.zeros((2, 33, 32, 3), np.uint8))
+
+
+def test_frames_are_scaled_to_cover_and_cropped_at_the_centre():
+    ramp = np.broadcast_to(np.linspace(0, 255, 64).astype(np.uint8)[None, None, :, None], (2, 32, 64, 3)).copy()
+    video = encode_video(ramp, options={"qp": "0"})
+    fitted = decode_frames(video, [1, 0], size=(16, 16))
+    assert fitted.shape == (2, 16, 16, 3)
+    np.testing.assert_allclose(fitted[0, 8, :, 0], np.linspace(64, 191, 16), atol=6)
+    np.testing.assert_array_equal(decode_frames(video, [0, 1], size=(32, 64)), decode_frames(video, [0, 1]))
+    assert decode_frames(video, [0], size=(50, 21)).shape == (1, 50, 21, 3)
+
+
+UNTURNED = bytes.fromhex("00010000 00000000 00000000 00000000 00010000 00000000 00000000 00000000 40000000")
+TURNS = {  # the display matrix of an mp4's track, and what a player does
+    1: "00000000 00010000 00000000 ffff0000 00000000 00000000 00000000 00000000 40000000",
+    2: "ffff0000 00000000 00000000 00000000 ffff0000 00000000 00000000 00000000 40000000",
+    3: "00000000 ffff0000 00000000 00010000 00000000 00000000 00000000 00000000 40000000",
+}
+
+
+@pytest.mark.parametrize("clockwise", TURNS)
+def test_frames_stand_upright_as_the_file_says(clockwise):
+    frames = np.zeros((2, 32, 64, 3), np.uint8)
+    frames[:, :16, :16] = 255  # top left
+    video = encode_video(frames, options={"qp": "0"})
+    track = video.index(UNTURNED, video.index(b"tkhd"))
+    turned = video[:track] + bytes.fromhex(TURNS[clockwise]) + video[track + len(UNTURNED) :]
+    expected = np.rot90(frames, -clockwise, axes=(1, 2))
+    np.testing.assert_allclose(decode_frames(turned, [0, 1]).astype(int), expected, atol=3)
+    assert decode_frames(turned, [0], size=(16, 8)).shape == (1, 16, 8, 3)
+
+
+def test_frames_too_long_and_narrow_are_refused():
+    video = encode_video(np.zeros((1, 2, 4096, 3), np.uint8))
+    with pytest.raises(VideoError, match="too long and narrow to cover 448 x 448"):
+        decode_frames(video, [0], size=(448, 448))

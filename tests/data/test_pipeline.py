@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitx.data import sampling
-from vitx.data.decoding import encode_video
+from vitx.data.decoding import VideoError, encode_video
 from vitx.data.pipeline import Data
 from vitx.errors import UserError
 
@@ -43,6 +43,9 @@ class Numbered:
         return {"video": video, "labels": {"place": index}}
 
 
+HOST = ("decode_seconds", "failed")  # never reach the devices
+
+
 def data(source, **fields):
     settings = {"num_frames": 2, "frame_stride": 1, "image_size": (8, 8), "batch_size": 4, "eval_batch_size": 4}
     return Data(dataset=source, **(settings | fields))
@@ -50,7 +53,7 @@ def data(source, **fields):
 
 def batches(iterator):
     with contextlib.closing(iterator):
-        return [{name: value for name, value in batch.items() if name != "decode_seconds"} for batch in iterator]
+        return [{name: value for name, value in batch.items() if name not in HOST} for batch in iterator]
 
 
 def same(ours, theirs):
@@ -119,6 +122,10 @@ def test_an_unreadable_clip_is_replaced_by_a_function_of_its_index_and_flagged()
             seen[int(index), bool(replaced)] += 1
     whole = {(i, False): 1 for i in range(12) if i not in source.broken}
     assert seen == collections.Counter(whole) + collections.Counter({(5, True): 2, (0, True): 1})
+    with contextlib.closing(data(source).train_batches(source, 0, range(0, 3))) as iterator:
+        failed = np.concatenate([batch["failed"] for batch in iterator])
+    assert sorted(failed[failed >= 0]) == [3, 4, 11]
+    assert data(source).problem(source, 4) == "number 4: 11 bytes: Invalid data found when processing input"
 
 
 def test_data_without_a_readable_clip_stops():
@@ -147,12 +154,26 @@ def test_dense_sampling_stays_inside_and_keeps_its_stride(num_frames, clip, stri
         assert (np.diff(indices) == stride).all()
 
 
-def test_frames_are_scaled_to_cover_and_cropped_at_the_centre():
-    ramp = np.broadcast_to(np.linspace(0, 255, 64).astype(np.uint8)[None, None, :, None], (2, 32, 64, 3)).copy()
-    fitted = sampling.centre_fit(ramp, (16, 16))
-    assert fitted.shape == (2, 16, 16, 3)
-    np.testing.assert_allclose(fitted[0, 8, :, 0], np.linspace(64, 191, 16), atol=6)
-    np.testing.assert_array_equal(sampling.centre_fit(ramp, (32, 64)), ramp)
+def test_a_segment_of_a_video_is_a_video():
+    frames = np.repeat(np.arange(0, 200, 10, dtype=np.uint8), 8 * 8 * 3).reshape(20, 8, 8, 3)
+    example = {"video": encode_video(frames, fps=10, options={"qp": "0"}), "segment": (0.5, 1.1)}
+    settings = data(Numbered(1), num_frames=3, frame_stride=2)
+    for start, expected in ((0.0, (50, 70, 90)), (1.0, (60, 80, 100))):
+        np.testing.assert_allclose(settings.clip(example, start).mean((1, 2, 3)), expected, atol=3)
+    assert settings.clip(example | {"segment": (1.85, 1.89)}, 0.0).mean() == pytest.approx(180, abs=3)
+    with pytest.raises(VideoError, match=r"it ends after 1\.9 s, before the segment \(2\.0, 3\.0\) begins"):
+        settings.clip(example | {"segment": (2.0, 3.0)}, 0.0)
+
+
+@given(st.integers(1, 50), st.floats(0, 3), st.floats(0.01, 3))
+def test_segments_next_to_each_other_share_no_frame(num_frames, begin, length):
+    times = np.arange(num_frames) / 25
+    whole = sampling.within(times, 0.0, np.inf)
+    np.testing.assert_array_equal(whole, np.arange(num_frames))
+    before, after = sampling.within(times, 0.0, begin), sampling.within(times, begin, np.inf)
+    if begin <= times[-1]:
+        np.testing.assert_array_equal(np.concatenate([before, after]), whole)
+    assert all(begin <= time < begin + length for time in times[sampling.within(times, begin, begin + length)][1:])
 
 
 def test_a_data_worker_does_not_import_jax_through_vitx():

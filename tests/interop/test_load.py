@@ -174,7 +174,7 @@ def with_nan(tensors):
 @pytest.mark.parametrize(
     ("change", "file", "message"),
     [
-        (drop("model_type"), "config.json", "describes a model of type None; known are vivit, timesformer"),
+        (drop("model_type"), "config.json", "describes a model of type None. Known are vivit, timesformer"),
         (put("model_type", "timeformer"), "config.json", "did you mean timesformer?"),
         (drop("hidden_size"), "config.json", "lacks 'hidden_size'"),
         (put("num_hidden_layers", 3), "config.json", "missing encoder/block_2/"),

@@ -17,15 +17,18 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 MAX_PIXELS = 64_000_000
 """Frames that claim more pixels than this are refused before any memory is set aside for them."""
 
 Video = bytes | str | os.PathLike
 """A whole video file in memory, or the path of one. Paths are local: no URL is ever opened."""
+
+Choice = Callable[[Float[np.ndarray, " frames"]], Sequence[int] | np.ndarray]
+"""Chooses frame numbers, given the times of a video's frames in seconds from the first."""
 
 
 class VideoError(ValueError):
@@ -39,8 +42,8 @@ class VideoInfo:
     Attributes:
       num_frames: frames that decoding gives, counted.
       fps: average frames per second.
-      height: pixels.
-      width: pixels.
+      height: pixels, before any rotation.
+      width: pixels, likewise.
       duration: seconds.
     """
 
@@ -110,17 +113,19 @@ def probe(video: Video) -> VideoInfo:
 
 
 def decode_frames(
-    video: Video, indices: Sequence[int] | np.ndarray | Callable[[int], Sequence[int] | np.ndarray]
+    video: Video, indices: Sequence[int] | np.ndarray | Choice, *, size: tuple[int, int] | None = None
 ) -> UInt8[np.ndarray, "frames height width 3"]:
-    """Decodes exactly the frames asked for.
+    """Decodes exactly the frames asked for, turned upright where the file says how it was held.
 
     Decodes each frame at most once, skips to the last keyframe before a wanted frame where that is ahead, and stops
-    after the last wanted frame. Holds one decoded frame beside the result.
+    after the last wanted frame. Holds one decoded frame beside the result, so that `size` bounds the memory.
 
     Args:
       video: the file's bytes or its path.
       indices: frame numbers from 0 in presentation order; any order, repeats allowed. Or a function that chooses
-        them, given the number of frames.
+        them, given the frames' times in seconds from the first.
+      size: (height, width) that every frame is scaled to cover (bilinear) and cropped to at the centre; None leaves
+        frames as they are.
 
     Returns:
       RGB `[len(indices), height, width, 3]`, 0 to 255.
@@ -132,11 +137,11 @@ def decode_frames(
     with _opened(video) as (container, stream):
         times, keyframes, seek_times = _presentation_times(container, stream)
         if callable(indices):
-            indices = indices(len(times))
+            indices = indices((np.asarray(times) - times[0]) * float(stream.time_base))
         wanted = sorted(set(map(operator.index, indices)))
         if wanted and not 0 <= wanted[0] <= wanted[-1] < len(times):
             raise IndexError(f"asked for frames {wanted[0]} to {wanted[-1]} of a video of {len(times)} frames")
-        frames = np.empty((len(wanted), stream.height, stream.width, 3), np.uint8)
+        frames = np.empty((0, *(size or (stream.height, stream.width)), 3), np.uint8)
         reformatter, decoder, position = VideoReformatter(), None, -1
         for row, index in enumerate(wanted):
             keyframe = max(bisect.bisect_right(keyframes, index) - 1, 0)
@@ -146,15 +151,35 @@ def decode_frames(
             frame = next((frame for frame in decoder if frame.pts >= times[index]), None)
             if frame is None or frame.pts != times[index]:
                 raise VideoError(f"cannot decode frame {index} of {len(times)}: the video is damaged or cut short")
-            if (frame.height, frame.width) != frames.shape[1:3]:
+            pixels = _upright(frame, reformatter, size)
+            if not row:
+                frames = np.empty((len(wanted), *pixels.shape), np.uint8)
+            if pixels.shape != frames.shape[1:]:
                 raise VideoError(
-                    f"frame {index} is {frame.height} x {frame.width}, expected {stream.height} x {stream.width} "
-                    "as the stream says"
+                    f"frame {index} is {pixels.shape[0]} x {pixels.shape[1]}, expected {frames.shape[1]} x "
+                    f"{frames.shape[2]} as frame {wanted[0]}"
                 )
-            frames[row] = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-            position = index
+            frames[row], position = pixels, index
     rows = [bisect.bisect_left(wanted, index) for index in indices]
     return frames if rows == list(range(len(wanted))) else frames[rows]
+
+
+def _upright(
+    frame: av.VideoFrame, reformatter: VideoReformatter, size: tuple[int, int] | None
+) -> UInt8[np.ndarray, "height width 3"]:
+    quarters = round(frame.rotation / 90) % 4  # counter-clockwise
+    old = (frame.width, frame.height) if quarters % 2 else (frame.height, frame.width)
+    scale = 1 if size is None else max(wanted / there for wanted, there in zip(size, old, strict=True))
+    if old[0] * old[1] * scale**2 > MAX_PIXELS:
+        raise VideoError(f"found frames of {old[0]} x {old[1]}, too long and narrow to cover {size[0]} x {size[1]}")
+    height, width = old if size is None else (max(round(s * scale), w) for s, w in zip(old, size, strict=True))
+    stored = (height, width) if quarters % 2 else (width, height)
+    scaled = reformatter.reformat(frame, *stored, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1)
+    pixels = np.rot90(scaled.to_ndarray(), quarters)
+    if size is None:
+        return pixels
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    return pixels[top : top + size[0], left : left + size[1]]
 
 
 @contextlib.contextmanager

@@ -4,26 +4,27 @@ Global batch k of a run is a pure function of (seed, k), whatever the number of 
 position in the data is the step, and resuming is slicing. A batch is
 
     {"video": uint8[b, t, h, w, 3], "labels": {name: int32[b]}, "weight": float32[b], "index": int32[b],
-     "replaced": bool[b], "decode_seconds": float32[b]}
+     "replaced": bool[b], "failed": int32[b], "decode_seconds": float32[b]}
 
-with weight 0 for padding, and `decode_seconds` the processor time that an example took. In evaluation "video" has
-an axis of views after the first.
+with weight 0 for padding. The last two stay on the host: the number of the example that could not be read and was
+replaced (-1 for none), and the processor time that an example took. In evaluation "video" has an axis of views after
+the first.
 """
 
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import UInt8
+from jaxtyping import Float, Int, UInt8
 
 from vitx.configuration import free, register
 from vitx.data import sampling
-from vitx.data.decoding import Video, VideoError, decode_frames
+from vitx.data.decoding import VideoError, decode_frames
 from vitx.data.sources import Dataset, Source
 from vitx.errors import UserError
 
@@ -43,6 +44,7 @@ class Data:
         image_size: (height, width) of a clip in pixels; frames are scaled to cover it and cropped.
         batch_size: clips of a training batch, over all devices and processes.
         eval_batch_size: videos of an evaluation batch, likewise.
+        max_unreadable: share of the training videos that may be unreadable, and are replaced, before the run stops.
         eval_clips: clips of each video in evaluation, evenly spaced; their logits are averaged.
         num_threads: threads that decode, in each process.
         num_workers: worker processes; 0 decodes in threads of this one.
@@ -55,6 +57,7 @@ class Data:
     image_size: tuple[int, int] = (224, 224)
     batch_size: int = 64
     eval_batch_size: int = free(64)
+    max_unreadable: float = free(0.01)
     eval_clips: int = 1
     num_threads: int = free(2)
     num_workers: int = free(0)
@@ -64,6 +67,8 @@ class Data:
         for name in ("num_frames", "frame_stride", "batch_size", "eval_batch_size", "eval_clips", "num_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if not 0 <= self.max_unreadable <= 1:
+            raise ValueError(f"max_unreadable is {self.max_unreadable}; expected a share, 0 to 1")
         if min(self.image_size) < 1 or self.num_workers < 0:
             raise ValueError(f"image_size is {self.image_size} and num_workers {self.num_workers}; neither can be")
 
@@ -94,14 +99,33 @@ class Data:
         """Clips x crops of each video in evaluation."""
         return f"{self.eval_clips}x1"
 
-    def views_of(self, video: Video) -> UInt8[np.ndarray, "views frames height width 3"]:
+    def views_of(self, example: Mapping[str, Any]) -> UInt8[np.ndarray, "views frames height width 3"]:
         """Returns the clips that evaluation looks at."""
-        return np.stack([self.clip(video, (i + 0.5) / self.eval_clips) for i in range(self.eval_clips)])
+        return np.stack([self.clip(example, (i + 0.5) / self.eval_clips) for i in range(self.eval_clips)])
 
-    def clip(self, video: Video, start: float) -> UInt8[np.ndarray, "frames height width 3"]:
-        """Decodes one clip of the set frames and size; `start` in [0, 1] as in `sampling.dense`."""
-        choose = functools.partial(sampling.dense, clip_frames=self.num_frames, stride=self.frame_stride, start=start)
-        return sampling.centre_fit(decode_frames(video, choose), self.image_size)
+    def clip(self, example: Mapping[str, Any], start: float) -> UInt8[np.ndarray, "frames height width 3"]:
+        """Decodes one clip of the set frames and size; `start` in [0, 1] as in `sampling.dense`.
+
+        Raises:
+            VideoError: the video, or the segment of it that the example is, cannot be read.
+        """
+
+        def choose(times: Float[np.ndarray, " frames"]) -> Int[np.ndarray, " clip"]:
+            there = sampling.within(times, *example.get("segment", (0.0, np.inf)))
+            if not len(there):
+                raise VideoError(f"it ends after {times[-1]:.1f} s, before the segment {example['segment']} begins")
+            return there[sampling.dense(len(there), self.num_frames, self.frame_stride, start)]
+
+        return decode_frames(example["video"], choose, size=self.image_size)
+
+    def problem(self, source: Source, index: int) -> str:
+        """Returns why an example cannot be read, by reading it again."""
+        try:
+            for start in (0.0, 0.5, 1.0):
+                self.clip(source[index], start)
+        except VideoError as error:
+            return f"number {index}: {error}"
+        return f"number {index}: it can be read now"
 
     def _read(self, examples: Any, start: int, stop: int, rows: int) -> Iterator[Batch]:
         dataset = grain.MapDataset.range(start, stop).map(examples).batch(rows)
@@ -154,17 +178,17 @@ class _Shuffled:
             chosen = (index + attempt) % size
             start = np.random.default_rng((self.seed, epoch, chosen)).uniform()
             if example := _load(self.source, chosen, functools.partial(self.data.clip, start=start)):
-                return example | {"replaced": np.bool_(attempt > 0)}
+                return example | {"replaced": np.bool_(attempt > 0), "failed": np.int32(index if attempt else -1)}
         raise UserError(
             f"{ATTEMPTS} clips in a row cannot be read, from number {index} of {size}; the data is damaged or not video"
         )
 
 
-def _load(source: Source, index: int, decode: Callable[[Video], np.ndarray]) -> Batch | None:
+def _load(source: Source, index: int, decode: Callable[[Mapping[str, Any]], np.ndarray]) -> Batch | None:
     began = time.thread_time()
     example = source[index]
     try:
-        video = decode(example["video"])
+        video = decode(example)
     except VideoError:
         return None
     return {
@@ -173,6 +197,7 @@ def _load(source: Source, index: int, decode: Callable[[Video], np.ndarray]) -> 
         "weight": np.float32(1),
         "index": np.int32(index),
         "replaced": np.bool_(False),
+        "failed": np.int32(-1),
         "decode_seconds": np.float32(time.thread_time() - began),
     }
 
@@ -184,6 +209,7 @@ def _blank(data: Data, source: Source, index: int) -> Batch:
         "weight": np.float32(0),
         "index": np.int32(index),
         "replaced": np.bool_(True),
+        "failed": np.int32(index),
         "decode_seconds": np.float32(0),
     }
 

@@ -1,9 +1,7 @@
-"""Which frames of a video make a clip, and how a frame is made to fit."""
+"""Which frames of a video make a clip."""
 
-import av
 import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int
 
 
 def dense(num_frames: int, clip_frames: int, stride: int, start: float) -> Int[np.ndarray, "clip_frames"]:
@@ -22,26 +20,12 @@ def dense(num_frames: int, clip_frames: int, stride: int, start: float) -> Int[n
     return (first + stride * np.arange(clip_frames)) % num_frames
 
 
-def centre_fit(
-    frames: UInt8[np.ndarray, "frames _ _ 3"], size: tuple[int, int]
-) -> UInt8[np.ndarray, "frames height width 3"]:
-    """Scales frames (bilinear) until they just cover `size` = (height, width), and crops the centre."""
-    height, width = size
-    old_height, old_width = frames.shape[1:3]
-    scale = max(height / old_height, width / old_width)
-    new_height, new_width = max(round(old_height * scale), height), max(round(old_width * scale), width)
-    if (new_height, new_width) != (old_height, old_width):
-        reformatter = VideoReformatter()
-        frames = np.stack(
-            [
-                reformatter.reformat(
-                    av.VideoFrame.from_ndarray(frame, "rgb24"),
-                    new_width,
-                    new_height,
-                    interpolation=Interpolation.BILINEAR,
-                ).to_ndarray()
-                for frame in frames
-            ]
-        )
-    top, left = (new_height - height) // 2, (new_width - width) // 2
-    return frames[:, top : top + height, left : left + width]
+def within(times: Float[np.ndarray, " frames"], begin: float, end: float) -> Int[np.ndarray, "_"]:
+    """Returns the numbers of the frames shown from `begin` until before `end`, in seconds from the first frame.
+
+    Where none begins in between, the one that is on the screen at `begin`, if the video lasts so long.
+    """
+    first, stop = np.searchsorted(times, [begin, end])
+    if first == stop and 0 < first < len(times):
+        first -= 1
+    return np.arange(first, stop)

@@ -19,7 +19,8 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
-        """Returns {"video": bytes of a file, or its path; "labels": {name: int}}."""
+        """Returns {"video": bytes of a file, or its path; "labels": {name: int}}; and "segment": (begin, end) in
+        seconds from the first frame, where an example is a part of its video."""
 
 
 @runtime_checkable

@@ -65,7 +65,7 @@ def evaluate(
     columns: list[dict[str, Any]] = []
     with contextlib.closing(batches), tqdm(desc=description, total=len(source), unit=" clips", leave=False) as bar:
         for batch in batches:
-            batch.pop("decode_seconds")
+            del batch["decode_seconds"], batch["failed"]
             rows = jax.tree.map(lambda column: jax.make_array_from_process_local_data(sharding, column), batch)
             video = rows.pop("video")
             logits = task.named(predict(variables, video, model=model, task=task), rows["labels"])

