@@ -112,6 +112,20 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--json", action="store_true", help="print one JSON object: what became of every tensor")
     convert.set_defaults(command=_convert)
 
+    data = commands.add_parser("data", help="look after videos: `vitx data check PATH`")
+    check = data.add_subparsers(metavar="WHAT", required=True).add_parser(
+        "check",
+        help="find broken, doubled and odd videos before training does",
+        description="Opens every video and decodes its first, middle and last frame; says which are broken, which are "
+        "there twice, and what codecs, sizes, durations and classes there are. Exit status 1 when one is broken.",
+    )
+    check.add_argument("path", type=Path, metavar="PATH", help="a folder of classes, a .csv or a .jsonl")
+    check.add_argument("--labels", nargs="+", default=["class"], help="the columns that are labels (default: class)")
+    check.add_argument("--whole", action="store_true", help="decode every frame")
+    check.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw frames of some videos of every class")
+    check.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    check.set_defaults(command=_check)
+
     models = commands.add_parser("models", help="list the named models")
     models.add_argument("pattern", nargs="?", default="*", help="such as 'vivit_b_*'")
     models.add_argument("--json", action="store_true", help="print one JSON object: settings by name")
@@ -239,6 +253,20 @@ def _convert(options: argparse.Namespace, settings: list[str]) -> None:
     )
     if options.json:
         print(json.dumps(dataclasses.asdict(pretrained.report)))
+
+
+def _check(options: argparse.Namespace, _: list[str]) -> int:
+    from vitx.data import check
+    from vitx.data.files import Folder, Table
+
+    listed = options.path.suffix in (".csv", ".jsonl")
+    dataset = Table(str(options.path), labels=tuple(options.labels)) if listed else Folder(str(options.path))
+    splits = dataset.splits()
+    report = check.check(splits, whole=options.whole)
+    if options.sheet:
+        check.draw_sheet(splits, {each["path"] for each in report["broken"]}, options.sheet)
+    print(json.dumps(report) if options.json else check.described(report))
+    return 1 if report["broken"] else 0
 
 
 def _know_parts_of(file: Path | None) -> None:

@@ -40,6 +40,7 @@ class VideoInfo:
     """What a video says about itself.
 
     Attributes:
+      codec: FFmpeg's name of it.
       num_frames: frames that decoding gives, counted.
       fps: average frames per second.
       height: pixels, before any rotation.
@@ -47,6 +48,7 @@ class VideoInfo:
       duration: seconds.
     """
 
+    codec: str
     num_frames: int
     fps: float
     height: int
@@ -109,7 +111,7 @@ def probe(video: Video) -> VideoInfo:
         else:
             duration = float(num_frames / rate) if rate else 0.0
         fps = float(rate) if rate else num_frames / duration if duration else 0.0
-        return VideoInfo(num_frames, fps, stream.height, stream.width, duration)
+        return VideoInfo(stream.codec_context.name, num_frames, fps, stream.height, stream.width, duration)
 
 
 def decode_frames(
@@ -197,11 +199,13 @@ def _opened(video: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
     name = f"{len(video)} bytes" if isinstance(video, bytes) else os.fspath(video)
     options = {"protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
     source = io.BytesIO(video) if isinstance(video, bytes) else f"file:{name}"
-    with _errors_of(name), av.open(source, options=options) as container:
+    with _errors_of(name), av.open(source, options=options, metadata_errors="replace") as container:
         streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
             raise VideoError(f"found {len(container.streams)} streams but no video")
         stream = streams[0]
+        if stream.codec_context is None:
+            raise VideoError("found a video stream of an unknown codec")
         if not 0 < stream.height * stream.width <= MAX_PIXELS:
             raise VideoError(f"found frames of {stream.height} x {stream.width}, expected 1 to {MAX_PIXELS:,} pixels")
         stream.codec_context.thread_count = 1

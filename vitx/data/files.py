@@ -15,6 +15,7 @@ from vitx.errors import UserError, closest
 
 ENDINGS = tuple(".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ts .webm .wmv".split())  # noqa: SIM905  reads easier
 SPLITS = ("train", "validation", "test")
+WHOLE = (0.0, float("inf"))  # the segment of a whole video
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +86,10 @@ class Folder:
         Raises:
             UserError: no such folder, no videos in it, or too few to hold some out.
         """
+        return _held(self, split)
+
+    def splits(self) -> dict[str, "Videos"]:
+        """Returns the videos of every split that has some, by its name."""
         root = Path(self.path)
         if not root.is_dir():
             raise UserError(f"there is no folder {root} (data.dataset.path); expected {root}/CLASS/*.mp4")
@@ -97,7 +102,7 @@ class Folder:
         rows = [row for name, folder in (found or {None: root}).items() for row in self._rows(folder, name)]
         if not rows:
             raise UserError(f"{root} has no videos; expected {root}/CLASS/*.mp4 (or {', '.join(ENDINGS)})")
-        return _videos(rows, (self.label,), split, self)
+        return _videos(rows, (self.label,), self)
 
     def _rows(self, folder: Path, split: str | None) -> Iterator[_Row]:
         for path in sorted(folder.glob("*/**/*")):
@@ -142,13 +147,17 @@ class Table:
         Raises:
             UserError: a file that cannot be read, a column or a value that is missing or cannot be, no such videos.
         """
+        return _held(self, split)
+
+    def splits(self) -> dict[str, "Videos"]:
+        """Returns the videos of every split that has some, by its name."""
         file = Path(self.path)
         rows = [self._row(file, line, fields) for line, fields in _lines(file)]
         if not rows:
             raise UserError(f"{file} lists no videos")
         if not any(Path(row.path).is_file() for row in rows[:100]):
             raise UserError(f"{file} lists {rows[0].path}, which is not there; paths are relative to the file's folder")
-        return _videos(rows, self.labels, split, self)
+        return _videos(rows, self.labels, self)
 
     def _row(self, file: Path, line: int, fields: Mapping[str, Any]) -> _Row:
         where = f"{file}, line {line}"
@@ -195,22 +204,32 @@ def _lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise UserError(f"{file} cannot be read: {error}") from error
 
 
-def _videos(rows: Sequence[_Row], labels: Sequence[str], split: str, settings: Folder | Table) -> Videos:
-    names = {label: tuple(sorted({row.labels[i] for row in rows}, key=_natural)) for i, label in enumerate(labels)}
-    chosen = [row for row, where in zip(rows, _splits(rows, settings), strict=True) if where == split]
-    if not chosen:
+def _held(dataset: Folder | Table, split: str) -> Videos:
+    splits = dataset.splits()
+    if split not in splits:
         raise UserError(
-            f"{settings.path} leaves none of its {len(rows)} videos for the {split} split; give that split videos of "
-            f"its own, or hold out a larger share (data.dataset.{split})"
+            f"{dataset.path} leaves none of its {sum(map(len, splits.values()))} videos for the {split} split; give "
+            f"it videos of its own, or hold out a larger share (data.dataset.{split})"
         )
+    return splits[split]
+
+
+def _videos(rows: Sequence[_Row], labels: Sequence[str], settings: Folder | Table) -> dict[str, Videos]:
+    names = {label: tuple(sorted({row.labels[i] for row in rows}, key=_natural)) for i, label in enumerate(labels)}
     numbers = {label: {name: i for i, name in enumerate(names[label])} for label in labels}
-    whole = all(row.segment is None for row in chosen)
-    return Videos(
-        label_names=names,
-        paths=tuple(row.path for row in chosen),
-        labels={label: tuple(numbers[label][row.labels[i]] for row in chosen) for i, label in enumerate(labels)},
-        segments=() if whole else tuple(row.segment or (0.0, float("inf")) for row in chosen),
-    )
+    members: dict[str, list[_Row]] = defaultdict(list)
+    for row, split in zip(rows, _splits(rows, settings), strict=True):
+        members[split].append(row)
+    return {
+        split: Videos(
+            label_names=names,
+            paths=tuple(row.path for row in chosen),
+            labels={label: tuple(numbers[label][row.labels[i]] for row in chosen) for i, label in enumerate(labels)},
+            segments=tuple(row.segment or WHOLE for row in chosen) if any(row.segment for row in chosen) else (),
+        )
+        for split in SPLITS
+        if (chosen := members[split])
+    }
 
 
 def _natural(name: str) -> tuple[bool, int, str]:

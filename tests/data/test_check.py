@@ -1,0 +1,102 @@
+"""`vitx data check`: what is there, what is broken; damaged and hostile files cost neither the process nor memory."""
+
+import json
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from vitx.cli import main
+from vitx.data.decoding import encode_video
+
+
+def video(seed: int, **how) -> bytes:
+    frames = np.random.default_rng(seed).integers(0, 255, (12, 32, 48, 3), np.uint8)
+    return encode_video(frames, options={"x264-params": "keyint=4", "bframes": "2"}, **how)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for split, name, count in (("train", "walk", 4), ("train", "fall", 3), ("test", "walk", 2), ("test", "fall", 1)):
+        (tmp_path / "videos" / split / name).mkdir(parents=True)
+        for i in range(count):
+            data = video(100 * len(split) + 10 * len(name) + i + (name == "fall") * 5)
+            (tmp_path / "videos" / split / name / f"{i}.mp4").write_bytes(data)
+    return tmp_path / "videos"
+
+
+def test_a_sound_folder(folder, capsys):
+    sheet = folder / "sheet.png"
+    assert main(["data", "check", str(folder), "--json", "--sheet", str(sheet)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["videos"] == 10 and report["broken"] == report["duplicates"] == report["leaks"] == []
+    assert report["codecs"] == {"h264": 10} and report["sizes"] == {"32x48": 10} and report["fps"] == {"25": 10}
+    assert report["seconds"]["median"] == pytest.approx(12 / 25) and report["seconds"]["sum"] == pytest.approx(4.8)
+    assert report["classes"]["class"] == {
+        "fall": {"train": 2, "validation": 1, "test": 1},
+        "walk": {"train": 3, "validation": 1, "test": 2},
+    }
+    assert sheet.stat().st_size > 5000
+    assert main(["data", "check", str(folder), "--whole"]) == 0
+    assert "10 videos, 0 broken" in capsys.readouterr().out
+
+
+def test_broken_and_doubled_videos_are_named(folder, capsys):
+    (folder / "train/walk/0.mp4").write_bytes((folder / "test/walk/0.mp4").read_bytes())
+    (folder / "train/fall/1.mp4").write_bytes(b"no video")
+    (folder / "train/fall/2.mp4").write_bytes(b"")
+    listed = folder / "list.csv"
+    rows = [f"{path.relative_to(folder)},{path.parts[-3]},{path.parts[-2]}" for path in sorted(folder.rglob("*.mp4"))]
+    listed.write_text("\n".join(["path,split,action", *rows, "no.mp4,train,walk"]))
+    assert main(["data", "check", str(listed), "--labels", "action", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    broken = {each["path"]: each["problem"] for each in report["broken"]}
+    assert sorted(broken) == [str(folder / name) for name in ("no.mp4", "train/fall/1.mp4", "train/fall/2.mp4")]
+    assert broken[str(folder / "no.mp4")].endswith("No such file or directory")
+    assert report["leaks"] == [[str(folder / "test/walk/0.mp4"), str(folder / "train/walk/0.mp4")]]
+    assert main(["data", "check", str(listed), "--labels", "action"]) == 1
+    out = capsys.readouterr().out
+    assert "11 videos, 3 broken" in out and f"{folder / 'train/fall/1.mp4'}: Invalid data" in out
+    assert main(["data", "check", str(listed)]) == 2
+    assert "has no 'class'" in capsys.readouterr().err
+    assert main(["data", "check", str(folder), "--sheet", str(folder / "no" / "sheet.png")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def mutated(whole: bytes, kind: int, rng: np.random.Generator) -> bytes:
+    """A file cut short, with flipped bits, with a run of noise, or whose boxes claim sizes that are absurd."""
+    data = bytearray(whole)
+    if kind == 0:
+        return bytes(data[: rng.integers(len(data))])
+    if kind == 1:
+        for _ in range(rng.integers(1, 40)):
+            data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+    elif kind == 2:
+        at, length = rng.integers(len(data)), rng.integers(1, 400)
+        data[at : at + length] = rng.bytes(length)
+    else:
+        box = (b"moov", b"trak", b"stsd", b"avc1", b"stts", b"stsz", b"stco", b"tkhd", b"mdhd", b"mvhd", b"avcC")
+        at = data.find(box[rng.integers(len(box))])
+        claims = (b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x00\x00\x00\x00", b"\x00\xff\xff\xff")
+        where = at + int(rng.integers(-4, 60))
+        data[where : where + 4] = claims[rng.integers(len(claims))]
+    return bytes(data)
+
+
+def test_a_thousand_mutated_files_are_counted_in_bounded_time_and_memory(tmp_path):
+    """Half a second a file and 1.5 GiB at most; every file is whole or broken."""
+    count, rng, whole = 1000, np.random.default_rng(0), [video(i) for i in range(4)]
+    (tmp_path / "class").mkdir()
+    for i in range(count):
+        (tmp_path / "class" / f"{i:04}.mp4").write_bytes(mutated(whole[i % 3], i % 4, rng))
+    words = [sys.executable, "-m", "vitx.cli", "data", "check", str(tmp_path), "--whole", "--json"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30 + count / 2)
+    assert done.returncode == 1, done.stderr[-2000:]
+    report = json.loads(done.stdout)
+    assert report["videos"] == count and count / 4 < len(report["broken"]) < count
+    assert sum(report["codecs"].values()) + len(report["broken"]) == count
+    assert max(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, before) < 1.5 * 2**20  # KiB
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,168 @@
+"""What is in a dataset of files, and what is wrong with it, before training finds out."""
+
+import hashlib
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from vitx.data.decoding import VideoError, VideoInfo, decode_frames, probe
+from vitx.data.files import Videos
+from vitx.errors import UserError
+
+TINY = (2, 2)  # pixels kept of a frame that is decoded only to see whether it can be
+SHOWN = 20  # lines of each kind of trouble on the terminal
+
+
+def check(splits: Mapping[str, Videos], *, whole: bool = False, threads: int = 2) -> dict[str, Any]:
+    """Opens every video and decodes its first, middle and last frame.
+
+    Args:
+        splits: the videos of each split.
+        whole: whether to decode every frame.
+        threads: videos looked at at once.
+
+    Returns:
+        JSON data: {"videos": how many files, "broken": [{"path", "problem"}], "duplicates": [[paths of the same
+        content]], "leaks": those of them in more than one split, "codecs", "sizes", "fps": {value: videos}, "seconds":
+        {"shortest", "median", "longest", "sum"}, "classes": {label: {class: {split: examples}}}}.
+    """
+    split_of: dict[str, set[str]] = defaultdict(set)
+    for split, videos in splits.items():
+        for path in videos.paths:
+            split_of[path].add(split)
+    paths = sorted(split_of)
+    with ThreadPoolExecutor(threads) as pool, tqdm(desc="checking", total=len(paths), unit=" videos") as bar:
+        looked = []
+        for each in pool.map(lambda path: _look(path, whole), paths):
+            looked.append(each)
+            bar.update()
+    infos = [info for info, _, _ in looked if info is not None]
+    same = defaultdict(list)
+    for path, (_, digest, _) in zip(paths, looked, strict=True):
+        if digest is not None:
+            same[digest].append(path)
+    doubled = [group for group in same.values() if len(group) > 1]
+    seconds = sorted(info.duration for info in infos) or [0.0]
+    return {
+        "videos": len(paths),
+        "broken": [
+            {"path": path, "problem": problem} for path, (_, _, problem) in zip(paths, looked, strict=True) if problem
+        ],
+        "duplicates": doubled,
+        "leaks": [group for group in doubled if len(set().union(*(split_of[path] for path in group))) > 1],
+        "codecs": _counted(info.codec for info in infos),
+        "sizes": _counted(f"{info.height}x{info.width}" for info in infos),
+        "fps": _counted(f"{info.fps:.5g}" for info in infos),
+        "seconds": {
+            "shortest": seconds[0],
+            "median": statistics.median(seconds),
+            "longest": seconds[-1],
+            "sum": sum(seconds),
+        },
+        "classes": _classes(splits),
+    }
+
+
+def described(report: Mapping[str, Any]) -> str:
+    """Returns the report of `check` as text."""
+    seconds = report["seconds"]
+    lines = [
+        f"{report['videos']} videos, {len(report['broken'])} broken; {len(report['duplicates'])} contents more than "
+        f"once, {len(report['leaks'])} of them in more than one split",
+        *(
+            f"{name}: " + ", ".join(f"{value} ({count})" for value, count in list(report[name].items())[:8])
+            for name in ("codecs", "sizes", "fps")
+        ),
+        f"seconds: {seconds['shortest']:.2f} to {seconds['longest']:.2f}, median {seconds['median']:.2f}, "
+        f"{seconds['sum'] / 3600:.2f} hours in all",
+    ]
+    for label, classes in report["classes"].items():
+        columns = list(next(iter(classes.values())))
+        lines += ["", f"{label:24} " + " ".join(f"{column:>10}" for column in columns)]
+        lines += [
+            f"  {name:22} " + " ".join(f"{row[column]:10}" for column in columns) for name, row in classes.items()
+        ]
+    for title, troubles in (
+        ("broken", [each["problem"] for each in report["broken"]]),
+        ("the same content in more than one split", [" = ".join(group) for group in report["leaks"]]),
+    ):
+        if troubles:
+            lines += ["", f"{title}:", *(f"  {trouble}" for trouble in troubles[:SHOWN])]
+            lines += [f"  and {len(troubles) - SHOWN} more (--json lists all)"] if len(troubles) > SHOWN else []
+    return "\n".join(lines)
+
+
+def draw_sheet(splits: Mapping[str, Videos], broken: set[str], file: Path, *, rows: int = 24, columns: int = 6) -> None:
+    """Draws the middle frame of some videos of every class, a class a row.
+
+    Args:
+        splits: the videos of each split.
+        broken: paths to leave out.
+        file: the picture, .png.
+        rows: classes drawn at most, of the first label.
+        columns: videos of each class.
+
+    Raises:
+        UserError: the picture cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    label, names = next(iter(next(iter(splits.values())).label_names.items()))
+    chosen: dict[str, list[str]] = {name: [] for name in names[:rows]}
+    for videos in splits.values():
+        for path, number in zip(videos.paths, videos.labels[label], strict=True):
+            members = chosen.get(names[number])
+            if members is not None and len(members) < columns and path not in broken:
+                members.append(path)
+    figure = Figure(figsize=(1.5 * columns + 1.5, 1.5 * len(chosen)), layout="constrained")
+    grid = figure.subplots(len(chosen), columns, squeeze=False)
+    for axes_of_class, (name, members) in zip(grid, chosen.items(), strict=True):
+        for axes in axes_of_class:
+            axes.set(xticks=[], yticks=[], frame_on=False)
+        axes_of_class[0].set_ylabel(name)
+        for axes, path in zip(axes_of_class, members, strict=False):
+            axes.imshow(decode_frames(path, lambda times: [len(times) // 2], size=(128, 128))[0])
+            axes.set_title(Path(path).name[:20], fontsize=7)
+    try:
+        figure.savefig(file, dpi=110)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be written: {error}") from error
+
+
+def _look(path: str, whole: bool) -> tuple[VideoInfo | None, bytes | None, str | None]:
+    """(what a video says of itself, digest of its content, what is wrong with it)."""
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        return None, None, f"{path}: {error.strerror}"
+
+    def ends_and_middle(times: np.ndarray) -> Sequence[int]:
+        return range(len(times)) if whole else [0, len(times) // 2, len(times) - 1]
+
+    try:
+        info = probe(path)
+        decode_frames(path, ends_and_middle, size=TINY)
+    except VideoError as error:
+        return None, digest, str(error)
+    return info, digest, None
+
+
+def _counted(values: Any) -> dict[str, int]:
+    return dict(Counter(values).most_common())
+
+
+def _classes(splits: Mapping[str, Videos]) -> dict[str, dict[str, dict[str, int]]]:
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for split, videos in splits.items():
+        for label, names in videos.label_names.items():
+            there = Counter(videos.labels[label])
+            for number, name in enumerate(names):
+                counts.setdefault(label, {}).setdefault(name, {})[split] = there[number]
+    return counts
