@@ -154,6 +154,61 @@ def test_dense_sampling_stays_inside_and_keeps_its_stride(num_frames, clip, stri
         assert (np.diff(indices) == stride).all()
 
 
+def test_three_crops_are_both_ends_and_the_centre_of_the_longer_side():
+    columns = np.broadcast_to((4 * np.arange(60, dtype=np.uint8))[:, None], (20, 60, 3))
+    for frame, axis in ((columns, 2), (columns.transpose(1, 0, 2), 1)):
+        example = {"video": encode_video(np.stack([frame] * 4), options={"qp": "0"}, pixel_format="yuv444p")}
+        settings = data(Numbered(1), image_size=(20, 20), eval_clips=2, eval_crops=3)
+        views = settings.views_of(example)
+        assert views.shape == (6, 2, 20, 20, 3) and settings.views == "2x3"
+        means = views.mean(axis=tuple(i for i in range(1, 5) if i != axis + 1))
+        for crop, first in enumerate((0, 20, 40)):
+            np.testing.assert_allclose(means[crop], 4 * np.arange(first, first + 20), atol=3)
+        np.testing.assert_array_equal(views[:3], views[3:])
+        one = dataclasses.replace(settings, eval_crops=1).views_of(example)
+        np.testing.assert_array_equal(one[0], views[1])
+
+
+@given(st.integers(1, 200), st.integers(1, 32), st.floats(1, 60), st.floats(0, 1))
+def test_a_rate_of_its_own_takes_what_is_on_the_screen(num_frames, clip, rate, start):
+    times = np.arange(num_frames) / 25
+    indices = sampling.at_rate(times, clip, rate, start)
+    assert len(indices) == clip and indices.min() >= 0 and indices.max() < num_frames
+    if num_frames / 25 >= clip / rate:  # long enough: nothing comes round again
+        assert (np.diff(indices) >= 0).all()
+        assert abs(np.diff(indices) - 25 / rate).max(initial=0) <= 1 + 1e-6
+    np.testing.assert_array_equal(sampling.at_rate(times, num_frames, 25.0, start), np.arange(num_frames))
+
+
+def test_a_rate_does_not_depend_on_the_videos_own():
+    slow, uneven = np.arange(20) / 10, np.sort(np.random.default_rng(0).uniform(0, 2, 300))
+    uneven[0] = 0
+    for times in (slow, uneven):
+        shown = times[sampling.at_rate(times, 4, 2.5, 0.0)]
+        assert abs(shown - np.arange(4) / 2.5).max() < 0.11
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.floats(0, 1))
+def test_segments_take_one_frame_of_each_equal_part(num_frames, clip, place):
+    indices = sampling.segments(num_frames, clip, place)
+    assert len(indices) == clip and (np.diff(indices) >= 0).all() and 0 <= indices[0] <= indices[-1] < num_frames
+    edges = np.arange(clip + 1) * num_frames / clip
+    assert (indices >= np.floor(edges[:-1]) - 1e-9).all() and (indices <= edges[1:]).all()
+    np.testing.assert_array_equal(sampling.segments(12, 4, 0.5), [1, 4, 7, 10])
+
+
+@pytest.mark.parametrize("fields", [{"frame_rate": 5.0}, {"temporal": "segments"}])
+def test_other_ways_to_sample_reach_the_clip(fields):
+    frames = np.repeat(np.arange(0, 240, 10, dtype=np.uint8), 8 * 8 * 3).reshape(24, 8, 8, 3)
+    example = {"video": encode_video(frames, fps=10, options={"qp": "0"})}
+    settings = data(Numbered(1), num_frames=4, **fields)
+    expected = {"frame_rate": (80, 100, 120, 140), "temporal": (30, 90, 150, 210)}[next(iter(fields))]
+    found = settings.clip(example, 0.5).mean((1, 2, 3))
+    np.testing.assert_allclose(found, expected, atol=13)
+    drawn = {settings.clip(example, 0.5, np.random.default_rng(i)).tobytes() for i in range(5)}
+    assert len(drawn) == (5 if "temporal" in fields else 1)
+
+
 def test_a_segment_of_a_video_is_a_video():
     frames = np.repeat(np.arange(0, 200, 10, dtype=np.uint8), 8 * 8 * 3).reshape(20, 8, 8, 3)
     example = {"video": encode_video(frames, fps=10, options={"qp": "0"}), "segment": (0.5, 1.1)}

@@ -21,6 +21,8 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import Float, UInt8
 
+from vitx.data.sampling import slid_box
+
 MAX_PIXELS = 64_000_000
 """Frames that claim more pixels than this are refused before any memory is set aside for them."""
 
@@ -115,7 +117,11 @@ def probe(video: Video) -> VideoInfo:
 
 
 def decode_frames(
-    video: Video, indices: Sequence[int] | np.ndarray | Choice, *, size: tuple[int, int] | None = None
+    video: Video,
+    indices: Sequence[int] | np.ndarray | Choice,
+    *,
+    size: tuple[int, int] | None = None,
+    box: Callable[[int, int], tuple[float, float, float, float]] | None = None,
 ) -> UInt8[np.ndarray, "frames height width 3"]:
     """Decodes exactly the frames asked for, turned upright where the file says how it was held.
 
@@ -126,8 +132,9 @@ def decode_frames(
       video: the file's bytes or its path.
       indices: frame numbers from 0 in presentation order; any order, repeats allowed. Or a function that chooses
         them, given the frames' times in seconds from the first.
-      size: (height, width) that every frame is scaled to cover (bilinear) and cropped to at the centre; None leaves
-        frames as they are.
+      size: (height, width) that a part of every frame is scaled to (bilinear); None leaves frames as they are.
+      box: chooses that part, given the (height, width) of upright frames, as (top, left, height, width) in pixels; None
+        is the largest one at the centre that has the shape of `size`.
 
     Returns:
       RGB `[len(indices), height, width, 3]`, 0 to 255.
@@ -153,35 +160,43 @@ def decode_frames(
             frame = next((frame for frame in decoder if frame.pts >= times[index]), None)
             if frame is None or frame.pts != times[index]:
                 raise VideoError(f"cannot decode frame {index} of {len(times)}: the video is damaged or cut short")
-            pixels = _upright(frame, reformatter, size)
             if not row:
-                frames = np.empty((len(wanted), *pixels.shape), np.uint8)
-            if pixels.shape != frames.shape[1:]:
-                raise VideoError(
-                    f"frame {index} is {pixels.shape[0]} x {pixels.shape[1]}, expected {frames.shape[1]} x "
-                    f"{frames.shape[2]} as frame {wanted[0]}"
-                )
-            frames[row], position = pixels, index
+                there = _upright_size(frame)
+                part = box(*there) if box else slid_box(*there, size or there, 0.5)
+                frames = np.empty((len(wanted), *(size or there), 3), np.uint8)
+            if _upright_size(frame) != there:
+                raise VideoError(f"frame {index} is of another size than frame {wanted[0]}: {there[0]} x {there[1]}")
+            frames[row], position = _upright(frame, reformatter, frames.shape[1:3], part), index
     rows = [bisect.bisect_left(wanted, index) for index in indices]
     return frames if rows == list(range(len(wanted))) else frames[rows]
 
 
+def _quarters(frame: av.VideoFrame) -> int:
+    """By how many quarters of a turn, counter-clockwise, a frame has to be turned to stand upright."""
+    return round(frame.rotation / 90) % 4
+
+
+def _upright_size(frame: av.VideoFrame) -> tuple[int, int]:
+    return (frame.width, frame.height) if _quarters(frame) % 2 else (frame.height, frame.width)
+
+
 def _upright(
-    frame: av.VideoFrame, reformatter: VideoReformatter, size: tuple[int, int] | None
+    frame: av.VideoFrame,
+    reformatter: VideoReformatter,
+    size: tuple[int, int],
+    part: tuple[float, float, float, float],
 ) -> UInt8[np.ndarray, "height width 3"]:
-    quarters = round(frame.rotation / 90) % 4  # counter-clockwise
-    old = (frame.width, frame.height) if quarters % 2 else (frame.height, frame.width)
-    scale = 1 if size is None else max(wanted / there for wanted, there in zip(size, old, strict=True))
-    if old[0] * old[1] * scale**2 > MAX_PIXELS:
+    old = _upright_size(frame)
+    scales = tuple(wanted / there for wanted, there in zip(size, part[2:], strict=True))
+    corner = tuple(at * scale for at, scale in zip(part[:2], scales, strict=True))
+    if old[0] * old[1] * scales[0] * scales[1] > MAX_PIXELS:
         raise VideoError(f"found frames of {old[0]} x {old[1]}, too long and narrow to cover {size[0]} x {size[1]}")
-    height, width = old if size is None else (max(round(s * scale), w) for s, w in zip(old, size, strict=True))
+    height, width = (max(round(o * s), w) for o, s, w in zip(old, scales, size, strict=True))
+    quarters = _quarters(frame)
     stored = (height, width) if quarters % 2 else (width, height)
     scaled = reformatter.reformat(frame, *stored, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1)
-    pixels = np.rot90(scaled.to_ndarray(), quarters)
-    if size is None:
-        return pixels
-    top, left = (height - size[0]) // 2, (width - size[1]) // 2
-    return pixels[top : top + size[0], left : left + size[1]]
+    top, left = (min(max(round(c), 0), n - w) for c, n, w in zip(corner, (height, width), size, strict=True))
+    return np.rot90(scaled.to_ndarray(), quarters)[top : top + size[0], left : left + size[1]]
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import grain
 import numpy as np
@@ -24,6 +24,7 @@ from jaxtyping import Float, Int, UInt8
 
 from vitx.configuration import free, register
 from vitx.data import sampling
+from vitx.data.augmentation import Augmentation
 from vitx.data.decoding import VideoError, decode_frames
 from vitx.data.sources import Dataset, Source
 from vitx.errors import UserError
@@ -41,11 +42,15 @@ class Data:
         dataset: where the clips come from.
         num_frames: frames of a clip.
         frame_stride: distance between them, in frames of the video.
+        frame_rate: of a clip, in frames per second, in place of the stride; None takes the stride.
+        temporal: "dense" frames, or one of each of num_frames equal "segments" of the video (TSN).
         image_size: (height, width) of a clip in pixels; frames are scaled to cover it and cropped.
+        augmentation: what is varied in training.
         batch_size: clips of a training batch, over all devices and processes.
         eval_batch_size: videos of an evaluation batch, likewise.
         max_unreadable: share of the training videos that may be unreadable, and are replaced, before the run stops.
         eval_clips: clips of each video in evaluation, evenly spaced; their logits are averaged.
+        eval_crops: crops of each of those clips: 1 is the centre; 3 are both ends and the centre of the longer side.
         num_threads: threads that decode, in each process.
         num_workers: worker processes; 0 decodes in threads of this one.
         prefetch_batches: batches made ahead.
@@ -54,11 +59,15 @@ class Data:
     dataset: Dataset
     num_frames: int = 32
     frame_stride: int = 2
+    frame_rate: float | None = None
+    temporal: Literal["dense", "segments"] = "dense"
     image_size: tuple[int, int] = (224, 224)
+    augmentation: Augmentation = Augmentation()
     batch_size: int = 64
     eval_batch_size: int = free(64)
     max_unreadable: float = free(0.01)
     eval_clips: int = 1
+    eval_crops: Literal[1, 3] = 1
     num_threads: int = free(2)
     num_workers: int = free(0)
     prefetch_batches: int = free(4)
@@ -69,6 +78,8 @@ class Data:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         if not 0 <= self.max_unreadable <= 1:
             raise ValueError(f"max_unreadable is {self.max_unreadable}; expected a share, 0 to 1")
+        if self.frame_rate is not None and not self.frame_rate > 0:
+            raise ValueError(f"frame_rate is {self.frame_rate}; expected frames per second, above 0, or None")
         if min(self.image_size) < 1 or self.num_workers < 0:
             raise ValueError(f"image_size is {self.image_size} and num_workers {self.num_workers}; neither can be")
 
@@ -97,14 +108,24 @@ class Data:
     @property
     def views(self) -> str:
         """Clips x crops of each video in evaluation."""
-        return f"{self.eval_clips}x1"
+        return f"{self.eval_clips}x{self.eval_crops}"
 
     def views_of(self, example: Mapping[str, Any]) -> UInt8[np.ndarray, "views frames height width 3"]:
         """Returns the clips that evaluation looks at."""
-        return np.stack([self.clip(example, (i + 0.5) / self.eval_clips) for i in range(self.eval_clips)])
+        starts = (np.arange(self.eval_clips) + 0.5) / self.eval_clips
+        places = (0.5,) if self.eval_crops == 1 else (0.0, 0.5, 1.0)
+        return np.stack([self.clip(example, float(start), place=place) for start in starts for place in places])
 
-    def clip(self, example: Mapping[str, Any], start: float) -> UInt8[np.ndarray, "frames height width 3"]:
-        """Decodes one clip of the set frames and size; `start` in [0, 1] as in `sampling.dense`.
+    def clip(
+        self, example: Mapping[str, Any], start: float, rng: np.random.Generator | None = None, place: float = 0.5
+    ) -> UInt8[np.ndarray, "frames height width 3"]:
+        """Decodes one clip of the set frames and size.
+
+        Args:
+            example: of a source.
+            start: in [0, 1] as in `sampling.dense`.
+            rng: what the augmentation of training draws from; None varies nothing.
+            place: of the crop along the longer side, where nothing is varied: 0 is the left or top end, 1 the other.
 
         Raises:
             VideoError: the video, or the segment of it that the example is, cannot be read.
@@ -114,9 +135,18 @@ class Data:
             there = sampling.within(times, *example.get("segment", (0.0, np.inf)))
             if not len(there):
                 raise VideoError(f"it ends after {times[-1]:.1f} s, before the segment {example['segment']} begins")
+            if self.temporal == "segments":
+                places = start if rng is None else rng.uniform(size=self.num_frames)
+                return there[sampling.segments(len(there), self.num_frames, places)]
+            if self.frame_rate is not None:
+                return there[sampling.at_rate(times[there], self.num_frames, self.frame_rate, start)]
             return there[sampling.dense(len(there), self.num_frames, self.frame_stride, start)]
 
-        return decode_frames(example["video"], choose, size=self.image_size)
+        if rng is None:
+            slid = functools.partial(sampling.slid_box, size=self.image_size, place=place)
+            return decode_frames(example["video"], choose, size=self.image_size, box=slid)
+        box = functools.partial(self.augmentation.box, rng, size=self.image_size)
+        return self.augmentation.vary(rng, decode_frames(example["video"], choose, size=self.image_size, box=box))
 
     def problem(self, source: Source, index: int) -> str:
         """Returns why an example cannot be read, by reading it again."""
@@ -176,8 +206,8 @@ class _Shuffled:
         index = int(_permutation(self.seed, epoch, size)[place])
         for attempt in range(ATTEMPTS):
             chosen = (index + attempt) % size
-            start = np.random.default_rng((self.seed, epoch, chosen)).uniform()
-            if example := _load(self.source, chosen, functools.partial(self.data.clip, start=start)):
+            rng = np.random.default_rng((self.seed, epoch, chosen))
+            if example := _load(self.source, chosen, functools.partial(self.data.clip, start=rng.uniform(), rng=rng)):
                 return example | {"replaced": np.bool_(attempt > 0), "failed": np.int32(index if attempt else -1)}
         raise UserError(
             f"{ATTEMPTS} clips in a row cannot be read, from number {index} of {size}; the data is damaged or not video"
@@ -204,7 +234,7 @@ def _load(source: Source, index: int, decode: Callable[[Mapping[str, Any]], np.n
 
 def _blank(data: Data, source: Source, index: int) -> Batch:
     return {
-        "video": np.zeros((data.eval_clips, data.num_frames, *data.image_size, 3), np.uint8),
+        "video": np.zeros((data.eval_clips * data.eval_crops, data.num_frames, *data.image_size, 3), np.uint8),
         "labels": {name: np.int32(0) for name in source.label_names},
         "weight": np.float32(0),
         "index": np.int32(index),

@@ -1,4 +1,4 @@
-"""Which frames of a video make a clip."""
+"""Which frames of a video, and which part of them, make a clip."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,6 +20,41 @@ def dense(num_frames: int, clip_frames: int, stride: int, start: float) -> Int[n
     return (first + stride * np.arange(clip_frames)) % num_frames
 
 
+def at_rate(
+    times: Float[np.ndarray, " frames"], clip_frames: int, rate: float, start: float
+) -> Int[np.ndarray, "clip_frames"]:
+    """Returns the frames that are on the screen at `clip_frames` moments, 1 / `rate` seconds apart.
+
+    Args:
+        times: when each frame of the video appears, in seconds.
+        clip_frames: frames wanted.
+        rate: of the clip, in frames per second, whatever the video's own; one frame may come twice.
+        start: where the clip starts, as a share in [0, 1] of the places where it can; 0.5 is the centre.
+
+    A video shorter than the clip is played again from its start.
+    """
+    gap = np.diff(times).mean() if len(times) > 1 else 1 / rate
+    length = times[-1] - times[0] + gap  # the last frame stays as long as the others do
+    moments = np.arange(clip_frames) / rate
+    room = max(length - moments[-1] - min(gap, 1 / rate), 0.0)
+    wanted = times[0] + (start * room + moments + gap * 1e-6) % length
+    return np.searchsorted(times, wanted, side="right") - 1
+
+
+def segments(
+    num_frames: int, clip_frames: int, places: float | Float[np.ndarray, "clip_frames"]
+) -> Int[np.ndarray, "clip_frames"]:
+    """Returns one frame of each of `clip_frames` equal parts of the video (TSN, Wang et al. 2016, section 3.1).
+
+    Args:
+        num_frames: frames of the video.
+        clip_frames: frames wanted.
+        places: where in its part each is, as shares in [0, 1]; 0.5 is the middle.
+    """
+    spots = (np.arange(clip_frames) + places) * num_frames / clip_frames
+    return np.minimum(spots.astype(int), num_frames - 1)
+
+
 def within(times: Float[np.ndarray, " frames"], begin: float, end: float) -> Int[np.ndarray, "_"]:
     """Returns the numbers of the frames shown from `begin` until before `end`, in seconds from the first frame.
 
@@ -29,3 +64,17 @@ def within(times: Float[np.ndarray, " frames"], begin: float, end: float) -> Int
     if first == stop and 0 < first < len(times):
         first -= 1
     return np.arange(first, stop)
+
+
+def slid_box(height: int, width: int, size: tuple[int, int], place: float) -> tuple[float, float, float, float]:
+    """Returns the largest (top, left, height, width) of the shape of `size` inside a frame.
+
+    Args:
+        height: pixels of the frame.
+        width: likewise.
+        size: (height, width) that the box will be scaled to.
+        place: where the box is along the side that it does not fill: 0 is the top or left end, 1 the other.
+    """
+    scale = max(size[0] / height, size[1] / width)
+    tall, wide = size[0] / scale, size[1] / scale
+    return (height - tall) * place, (width - wide) * place, tall, wide
