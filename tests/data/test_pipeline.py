@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitx.data import sampling
+from vitx.data.augmentation import Augmentation
 from vitx.data.decoding import VideoError, encode_video
 from vitx.data.pipeline import Data
 from vitx.errors import UserError
@@ -80,7 +81,8 @@ def test_a_batch_keeps_the_contract():
 @pytest.mark.parametrize("workers", [2, 3])
 def test_batches_are_the_same_with_any_number_of_workers(workers, digits):
     source = digits.open("train")
-    settings = data(digits, num_frames=4, image_size=(24, 24))
+    varied = Augmentation((0.3, 1.0), flip=0.5, brightness=0.3, erase=0.5)
+    settings = data(digits, num_frames=4, image_size=(24, 24), augmentation=varied)
     plain = batches(settings.train_batches(source, 5, range(2, 9)))
     same(plain, batches(dataclasses.replace(settings, num_threads=1).train_batches(source, 5, range(2, 9))))
     same(plain, batches(dataclasses.replace(settings, num_workers=workers).train_batches(source, 5, range(2, 9))))
