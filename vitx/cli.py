@@ -112,8 +112,20 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--json", action="store_true", help="print one JSON object: what became of every tensor")
     convert.set_defaults(command=_convert)
 
-    data = commands.add_parser("data", help="look after videos: `vitx data check PATH`")
-    check = data.add_subparsers(metavar="WHAT", required=True).add_parser(
+    data = commands.add_parser("data", help="look after videos: `vitx data check`, `vitx data list`")
+    what = data.add_subparsers(metavar="WHAT", required=True)
+    listed = what.add_parser(
+        "list",
+        help="official annotations into one list that an experiment reads",
+        description="Writes a CSV of the videos that are annotated and there: path, labels, and split, group, begin and "
+        "end where the annotations have them. `Table` in an experiment file reads it.",
+    )
+    listed.add_argument("format", metavar="FORMAT", help="kinetics, ucf101, ...: a wrong one lists all")
+    listed.add_argument("annotations", type=Path, metavar="ANNOTATIONS", help="the folder of the official files")
+    listed.add_argument("videos", type=Path, metavar="VIDEOS", help="the folder under which the videos lie")
+    listed.add_argument("list", type=Path, metavar="LIST.csv")
+    listed.set_defaults(command=_list)
+    check = what.add_parser(
         "check",
         help="find broken, doubled and odd videos before training does",
         description="Opens every video and decodes its first, middle and last frame; says which are broken, which are "
@@ -253,6 +265,19 @@ def _convert(options: argparse.Namespace, settings: list[str]) -> None:
     )
     if options.json:
         print(json.dumps(dataclasses.asdict(pretrained.report)))
+
+
+def _list(options: argparse.Namespace, _: list[str]) -> None:
+    from vitx.data.annotations import FORMATS, write_list
+    from vitx.errors import closest
+
+    if options.format not in FORMATS:
+        known = ", ".join(FORMATS)
+        raise UserError(f"there is no format {options.format}{closest(options.format, FORMATS)} Known are {known}")
+    rows, missing = write_list(options.format, options.annotations, options.videos, options.list)
+    print(f"{options.list}: {rows} rows", file=sys.stderr)
+    if missing:
+        print(f"{len(missing)} annotated videos are not there, first {', '.join(missing[:5])}", file=sys.stderr)
 
 
 def _check(options: argparse.Namespace, _: list[str]) -> int:

@@ -1,0 +1,154 @@
+"""Official annotation files, small ones of the same format, become lists that train."""
+
+import csv
+import json
+
+import pytest
+
+from vitx.cli import main
+from vitx.data.files import Table
+
+EPIC = (
+    "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,stop_frame,"
+    "narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes"
+)
+OFFICIAL = {
+    "kinetics": {
+        "train.csv": "label,youtube_id,time_start,time_end,split\n"
+        '"abseiling",-4wsuPCjDBc,5,15,train\nair drumming,_zz,61,71,train\n',
+        "validate.csv": "label,youtube_id,time_start,time_end,split\nabseiling,gone0000000,0,10,validate\n"
+        "air drumming,here,3,13,validate\n",
+    },
+    "something_something_v2": {
+        "something-something-v2-train.json": json.dumps(
+            [
+                {
+                    "id": "78687",
+                    "label": "holding potato",
+                    "template": "Holding [something]",
+                    "placeholders": ["potato"],
+                },
+                {"id": "42326", "label": "putting a, b", "template": "Putting [something] next to [something]"},
+            ]
+        ),
+        "something-something-v2-validation.json": json.dumps([{"id": "74225", "template": "Holding [something]"}]),
+        "something-something-v2-test.json": json.dumps([{"id": "1"}]),
+    },
+    "ucf101": {
+        "classInd.txt": "1 ApplyEyeMakeup\n",
+        "trainlist01.txt": "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1\nApplyEyeMakeup/v_ApplyEyeMakeup_g08_c02.avi 1\n",
+        "testlist01.txt": "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi\n",
+    },
+    "hmdb51": {
+        "brush_hair_test_split1.txt": "April_09.avi 1 \nAtheism.avi 2 \nunused.avi 0 \n",
+        "wave_test_split1.txt": "20060723.avi 1 \n",
+        "wave_test_split2.txt": "20060723.avi 2 \n",
+    },
+    "epic_kitchens": {
+        "EPIC_100_train.csv": EPIC
+        + "\nP01_01_0,P01,P01_01,00:00:01.089,00:00:00.14,00:01:03.37,8,202,open door,open,3,door,3,['door'],[3]\n",
+        "EPIC_100_validation.csv": EPIC
+        + "\nP02_01_0,P02,P02_01,00:00:00.5,01:00:00.00,01:00:02.50,0,9,take cup,take,0,cup,13,['cup'],[13]\n",
+    },
+}
+EXPECTED = {  # (file, split, labels)
+    "kinetics": {
+        ("-4wsuPCjDBc_000005_000015.mp4", "train", "abseiling"),
+        ("_zz_000061_000071.mp4", "train", "air drumming"),
+        ("here_000003_000013.mp4", "validation", "air drumming"),
+    },
+    "something_something_v2": {
+        ("78687.webm", "train", "Holding something"),
+        ("42326.webm", "train", "Putting something next to something"),
+        ("74225.webm", "validation", "Holding something"),
+    },
+    "ucf101": {
+        ("v_ApplyEyeMakeup_g08_c01.avi", "train", "ApplyEyeMakeup"),
+        ("v_ApplyEyeMakeup_g08_c02.avi", "train", "ApplyEyeMakeup"),
+        ("v_ApplyEyeMakeup_g01_c01.avi", "test", "ApplyEyeMakeup"),
+    },
+    "hmdb51": {
+        ("April_09.avi", "train", "brush_hair"),
+        ("Atheism.avi", "test", "brush_hair"),
+        ("20060723.avi", "train", "wave"),
+    },
+    "epic_kitchens": {("P01_01.MP4", "train", "3 3 3 3"), ("P02_01.MP4", "validation", "0 13 0 13")},
+}
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Annotations of every format, and empty files for their videos."""
+    for name, files in OFFICIAL.items():
+        (tmp_path / name).mkdir()
+        for file, text in files.items():
+            (tmp_path / name / file).write_text(text)
+        (tmp_path / "videos" / name / "deep").mkdir(parents=True)
+        for video, *_ in EXPECTED[name]:
+            (tmp_path / "videos" / name / "deep" / video).touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_official_annotations_become_a_list(name, folders, capsys):
+    words = ["data", "list", name, str(folders / name), str(folders / "videos" / name), str(folders / "list.csv")]
+    assert main(words) == 0
+    assert f"{len(EXPECTED[name])} rows" in (said := capsys.readouterr().err)
+    assert ("1 annotated videos are not there, first gone0000000_000000_000010" in said) == (name == "kinetics")
+    with open(folders / "list.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    labels = [each for each in ("class", "verb", "noun", "action") if each in rows[0]]
+    found = {(row["path"].split("/")[-1], row["split"], " ".join(row[each] for each in labels)) for row in rows}
+    assert found == EXPECTED[name]
+    table = Table(str(folders / "list.csv"), labels=tuple(labels), validation=0.0, test=0.0)
+    splits = table.splits()
+    assert sum(map(len, splits.values())) == len(rows)
+    assert all(path.startswith(str(folders)) for videos in splits.values() for path in videos.paths)
+    if name == "epic_kitchens":
+        assert splits["train"].segments == ((0.14, 63.37),) and splits["validation"].segments == ((3600.0, 3602.5),)
+    assert main(words) == 2 and "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "text", "message"),
+    [
+        (
+            "kinetics",
+            "train.csv",
+            "label,id\na,b\n",
+            "has no column youtube_id, time_start, time_end; it has label, id",
+        ),
+        ("kinetics", "train.csv", "label,youtube_id,time_start,time_end\na,b\n", "line 2 is cut short"),
+        (
+            "something_something_v2",
+            "something-something-v2-train.json",
+            "{}",
+            "is no list of objects with id, template",
+        ),
+        ("something_something_v2", "something-something-v2-train.json", "[", "cannot be read"),
+        ("ucf101", "trainlist01.txt", "a b c\n", "expected Class/v_Class_g01_c01.avi 1"),
+        ("hmdb51", "wave_test_split1.txt", "20060723.avi\n", "expected NAME.avi and 0, 1 or 2"),
+        (
+            "epic_kitchens",
+            "EPIC_100_train.csv",
+            EPIC + "\n" + "x," * 14 + "x\n",
+            "found the time 'x', expected HH:MM:SS",
+        ),
+    ],
+)
+def test_mistaken_annotations(name, file, text, message, folders, capsys):
+    (folders / name / file).write_text(text)
+    assert main(["data", "list", name, str(folders / name), str(folders / "videos"), str(folders / "list.csv")]) == 2
+    assert message in (said := capsys.readouterr().err) and file in said
+    assert not (folders / "list.csv").exists()
+
+
+def test_mistaken_folders(folders, capsys):
+    for name, annotations, videos, message in (
+        ("kinetic", "kinetics", "videos", "there is no format kinetic; did you mean kinetics? Known are"),
+        ("ucf101", "kinetics", "videos", "has no trainlist01.txt"),
+        ("hmdb51", "kinetics", "videos", "has no CLASS_test_split1.txt"),
+        ("ucf101", "ucf101", "kinetics", "none of the 3 videos that"),
+    ):
+        words = ["data", "list", name, str(folders / annotations), str(folders / videos), str(folders / "list.csv")]
+        assert main(words) == 2 and message in capsys.readouterr().err

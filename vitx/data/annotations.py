@@ -1,0 +1,161 @@
+"""Official annotation files as one list that `vitx.data.files.Table` reads.
+
+Each reader yields (stem of the video's file, fields of its row). Fields are the labels, and `split`, `group`, `begin`
+and `end` where the annotations have them; a split that they lack is drawn when the list is opened.
+"""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vitx.checkpoints import told
+from vitx.data.files import ENDINGS
+from vitx.errors import UserError
+
+Rows = Iterator[tuple[str, dict[str, Any]]]
+
+
+def kinetics(annotations: Path) -> Rows:
+    """Kinetics-400, 600 and 700: train.csv, val.csv (or validate.csv) and test.csv in one folder.
+
+    Videos are named as the common downloaders do, ID_BEGIN_END with six digits each.
+    """
+    for file, split in _of_splits(annotations, train="train.csv", validation="val*.csv", test="test.csv"):
+        for row in _csv(file, "label", "youtube_id", "time_start", "time_end"):
+            begin, end = (round(float(row[name])) for name in ("time_start", "time_end"))
+            if row["label"]:  # early test lists have none
+                yield f"{row['youtube_id']}_{begin:06d}_{end:06d}", {"class": row["label"], "split": split}
+
+
+def something_something_v2(annotations: Path) -> Rows:
+    """Something-Something V2: *train.json and *validation.json in one folder; the class is the template."""
+    for file, split in _of_splits(annotations, train="*train.json", validation="*validation.json"):
+        for row in _objects(file, "id", "template"):
+            yield str(row["id"]), {"class": re.sub(r"[\[\]]", "", row["template"]), "split": split}
+
+
+def ucf101(annotations: Path) -> Rows:
+    """UCF101's first split: trainlist01.txt and testlist01.txt in one folder; clips of one group stay together."""
+    for file, split in _of_splits(annotations, train="trainlist01.txt", test="testlist01.txt"):
+        for line in _lines(file):
+            found = re.fullmatch(r"(\w+)/(v_\w+_g\d+)_c\d+\.avi( \d+)?", line)
+            if found is None:
+                raise UserError(f"{file}: found {line[:80]!r}, expected Class/v_Class_g01_c01.avi 1")
+            yield Path(line.split()[0]).stem, {"class": found[1], "group": found[2], "split": split}
+
+
+def hmdb51(annotations: Path) -> Rows:
+    """HMDB51's first split: CLASS_test_split1.txt for every class in one folder."""
+    files = sorted(annotations.glob("*_test_split1.txt"))
+    if not files:
+        raise UserError(f"{annotations} has no CLASS_test_split1.txt")
+    for file in files:
+        for line in _lines(file):
+            stem, _, number = line.rpartition(" ")
+            if number not in ("0", "1", "2"):
+                raise UserError(f"{file}: found {line[:80]!r}, expected NAME.avi and 0, 1 or 2")
+            if number != "0":
+                name = file.name.removesuffix("_test_split1.txt")
+                yield Path(stem.strip()).stem, {"class": name, "split": "train" if number == "1" else "test"}
+
+
+def epic_kitchens(annotations: Path) -> Rows:
+    """EPIC-KITCHENS-100: EPIC_100_train.csv and EPIC_100_validation.csv; verb, noun and the action of both."""
+    for file, split in _of_splits(annotations, train="EPIC_100_train.csv", validation="EPIC_100_validation.csv"):
+        for row in _csv(file, "video_id", "start_timestamp", "stop_timestamp", "verb_class", "noun_class"):
+            verb, noun = row["verb_class"], row["noun_class"]
+            times = {"begin": _seconds(file, row["start_timestamp"]), "end": _seconds(file, row["stop_timestamp"])}
+            labels = {"verb": verb, "noun": noun, "action": f"{verb} {noun}"}
+            yield row["video_id"], labels | times | {"group": row["video_id"], "split": split}
+
+
+FORMATS: Mapping[str, Callable[[Path], Rows]] = {
+    "kinetics": kinetics,
+    "something_something_v2": something_something_v2,
+    "ucf101": ucf101,
+    "hmdb51": hmdb51,
+    "epic_kitchens": epic_kitchens,
+}
+
+
+def write_list(layout: str, annotations: Path, videos: Path, file: Path) -> tuple[int, list[str]]:
+    """Writes a CSV of the videos that are annotated and there; returns (rows written, stems that are not there).
+
+    Args:
+        layout: one of `FORMATS`.
+        annotations: the folder of the official files.
+        videos: the folder under which the videos lie, in any folders.
+        file: the list, .csv; paths in it are relative to its folder.
+
+    Raises:
+        UserError: annotations of another kind, none of their videos, or a list that is there already.
+    """
+    if file.suffix != ".csv" or file.exists():
+        raise UserError(f"{file} is there already, or does not end in .csv; choose another name for the list")
+    rows = list(FORMATS[layout](annotations))
+    there = {path.stem: path for path in sorted(videos.rglob("*")) if path.suffix.lower() in ENDINGS}
+    found = [
+        {"path": os.path.relpath(there[stem], file.absolute().parent), **row} for stem, row in rows if stem in there
+    ]
+    if not found:
+        example = f", such as {rows[0][0]}" if rows else ""
+        raise UserError(f"none of the {len(rows)} videos that {annotations} names is in {videos}{example}")
+    with told(file), open(file, "w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, fieldnames=list(found[0]))
+        writer.writeheader()
+        writer.writerows(found)
+    return len(found), sorted({stem for stem, _ in rows} - there.keys())
+
+
+def _of_splits(folder: Path, **patterns: str) -> Iterator[tuple[Path, str]]:
+    there = [(file, split) for split, pattern in patterns.items() for file in sorted(folder.glob(pattern))[:1]]
+    if not any(split == "train" for _, split in there):
+        raise UserError(f"{folder} has no {patterns['train']}; expected {', '.join(patterns.values())}")
+    yield from there
+
+
+def _lines(file: Path) -> Iterator[str]:
+    try:
+        with open(file, encoding="utf-8") as lines:
+            yield from (line.strip() for line in lines if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+
+
+def _csv(file: Path, *columns: str) -> Iterator[dict[str, str]]:
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines)
+            missing = [name for name in columns if name not in (reader.fieldnames or ())]
+            if missing:
+                raise UserError(
+                    f"{file} has no column {', '.join(missing)}; it has {', '.join(reader.fieldnames or ())}"
+                )
+            for row in reader:
+                if None in row.values():
+                    raise UserError(f"{file}, line {reader.line_num} is cut short")
+                yield row
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+
+
+def _objects(file: Path, *keys: str) -> Iterator[dict[str, Any]]:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+    if not isinstance(data, list) or not all(isinstance(each, dict) and {*keys} <= each.keys() for each in data):
+        raise UserError(f"{file} is no list of objects with {', '.join(keys)}")
+    yield from data
+
+
+def _seconds(file: Path, clock: str) -> float:
+    try:
+        hours, minutes, seconds = clock.split(":")
+        return round(3600 * int(hours) + 60 * int(minutes) + float(seconds), 3)
+    except ValueError:
+        raise UserError(f"{file}: found the time {clock!r}, expected HH:MM:SS.ss") from None
