@@ -117,8 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     listed = what.add_parser(
         "list",
         help="official annotations into one list that an experiment reads",
-        description="Writes a CSV of the videos that are annotated and there: path, labels, and split, group, begin and "
-        "end where the annotations have them. `Table` in an experiment file reads it.",
+        description="Writes a CSV of the videos that are annotated and there: path, labels, and split, group, begin "
+        "and end where the annotations have them. `Table` in an experiment file reads it.",
     )
     listed.add_argument("format", metavar="FORMAT", help="kinetics, ucf101, ...: a wrong one lists all")
     listed.add_argument("annotations", type=Path, metavar="ANNOTATIONS", help="the folder of the official files")

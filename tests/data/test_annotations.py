@@ -36,7 +36,8 @@ OFFICIAL = {
     },
     "ucf101": {
         "classInd.txt": "1 ApplyEyeMakeup\n",
-        "trainlist01.txt": "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1\nApplyEyeMakeup/v_ApplyEyeMakeup_g08_c02.avi 1\n",
+        "trainlist01.txt": "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1\n"
+        "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c02.avi 1\n",
         "testlist01.txt": "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi\n",
     },
     "hmdb51": {

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vitx.checkpoints import told
 from vitx.data.files import ENDINGS
 from vitx.errors import UserError
 
@@ -104,10 +103,13 @@ def write_list(layout: str, annotations: Path, videos: Path, file: Path) -> tupl
     if not found:
         example = f", such as {rows[0][0]}" if rows else ""
         raise UserError(f"none of the {len(rows)} videos that {annotations} names is in {videos}{example}")
-    with told(file), open(file, "w", newline="", encoding="utf-8") as out:
-        writer = csv.DictWriter(out, fieldnames=list(found[0]))
-        writer.writeheader()
-        writer.writerows(found)
+    try:
+        with open(file, "w", newline="", encoding="utf-8") as out:
+            writer = csv.DictWriter(out, fieldnames=list(found[0]))
+            writer.writeheader()
+            writer.writerows(found)
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}") from error
     return len(found), sorted({stem for stem, _ in rows} - there.keys())
 
 
