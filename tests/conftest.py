@@ -30,6 +30,12 @@ SMALL_MODEL = {
 }
 
 
+def pytest_configure():
+    """Tests compile more than they compute: the CPU's compiler tries less hard, here and in what they start."""
+    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _compile_once(tmp_path_factory):
     """Small runs of one shape are compiled once for all tests and the processes that they start."""

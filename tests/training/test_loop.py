@@ -161,7 +161,8 @@ def test_eight_devices_follow_the_losses_of_one(small_file, tmp_path):
     losses = {}
     for name, devices, mesh in (("one", 1, ""), ("data", 8, ""), ("fsdp", 8, "--training.mesh.fsdp 4")):
         workdir = tmp_path / name
-        environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+        environment = os.environ | {"XLA_FLAGS": flags}
         words = command(small_file, workdir, *settings.split(), *mesh.split())
         subprocess.run(words, check=True, env=environment)
         losses[name] = [row["loss"] for row in read_metrics(workdir) if row["split"] == "train"]
