@@ -8,9 +8,9 @@ from flax import linen as nn
 from vitx.configuration import override
 from vitx.errors import UserError, closest
 from vitx.layers.head import NumClasses
-from vitx.models import timesformer, vivit
+from vitx.models import resnet3d, timesformer, vivit
 
-VARIANTS: dict[str, nn.Module] = {**vivit.VARIANTS, **timesformer.VARIANTS}
+VARIANTS: dict[str, nn.Module] = {**vivit.VARIANTS, **timesformer.VARIANTS, **resnet3d.VARIANTS}
 
 
 def list_models(pattern: str = "*") -> list[str]:
