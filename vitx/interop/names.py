@@ -43,6 +43,7 @@ BATCH_NORM = Kind((*NORM.leaves, ("running_mean", "mean", _same, _same), ("runni
 CONVOLUTION = Kind(
     (("weight", "kernel", lambda x: x.transpose(2, 3, 4, 1, 0), lambda x: x.transpose(4, 3, 0, 1, 2)), BIAS)
 )
+POINTWISE = Kind((("weight", "kernel", lambda x: x[:, :, 0, 0, 0].T, lambda x: x.T[:, :, None, None, None]), BIAS))
 PATCHES = Kind(
     (("weight", "kernel", lambda x: x.transpose(2, 3, 1, 0)[None], lambda x: x[0].transpose(3, 2, 0, 1)), BIAS)
 )

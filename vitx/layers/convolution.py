@@ -158,7 +158,7 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, channels)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels)
-        values = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        values = at_least_float32(x)
         mean, var = running_mean.value, running_var.value
         if train:
             count = x.size // x.shape[-1]
@@ -214,6 +214,11 @@ class ConvolutionUnit(nn.Module):
         return nn.relu(x) if self.relu else x
 
 
+def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Returns half precision as float32."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def max_pool(
     x: Float[Array, "batch frames height width channels"], window: Triple, stride: Triple, *, padded: bool = True
 ) -> Float[Array, "batch frames_out height_out width_px_out channels"]:
@@ -224,7 +229,10 @@ def max_pool(
 def average_windows(
     x: Float[Array, "batch frames height width channels"], window: Triple | None
 ) -> Float[Array, "batch t h w channels"]:
-    """Averages of a window that slides by one, cut to what there is where it is larger; None takes all. float32."""
+    """Averages of a window that slides by one, cut to what there is where it is larger; None takes all.
+
+    float32 at least.
+    """
     size = x.shape[1:4]
     t, h, w = size if window is None else map(min, window, size)
-    return nn.avg_pool(x.astype(jnp.float32), (t, h, w), (1, 1, 1))
+    return nn.avg_pool(at_least_float32(x), (t, h, w), (1, 1, 1))

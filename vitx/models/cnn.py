@@ -5,7 +5,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vitx.configuration import free
-from vitx.layers.convolution import ConvolutionUnit, DType, Implementation, Triple, average_windows
+from vitx.layers.convolution import ConvolutionUnit, DType, Implementation, Triple
 from vitx.layers.head import Head, NumClasses, check_classes
 
 
@@ -75,10 +75,10 @@ class VideoCNN(nn.Module):
         """Returns {}: a convolution needs no positions, and takes other shapes as it is."""
         return {}
 
-    def maps(
+    def windows(
         self, video: Float[Array, "batch frames height width 3"], *, train: bool
-    ) -> Float[Array, "batch t h w channels"]:
-        """Returns the last feature maps."""
+    ) -> Float[Array, "batch t h w hidden"]:
+        """Returns the average of the last feature maps in every window."""
         raise NotImplementedError
 
     def features(
@@ -90,7 +90,7 @@ class VideoCNN(nn.Module):
             ValueError: the video is no [batch, frames, height, width, 3], or smaller than the network's strides.
         """
         self.check_video(video)
-        return jnp.mean(average_windows(self.maps(video, train=train), self.window), axis=(1, 2, 3))
+        return jnp.mean(self.windows(video, train=train), axis=(1, 2, 3))
 
     def __call__(
         self, video: Float[Array, "batch frames height width channels"], *, train: bool = False

@@ -6,7 +6,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vitx.configuration import register
-from vitx.layers.convolution import ConvolutionUnit, Triple
+from vitx.layers.convolution import ConvolutionUnit, Triple, average_windows
 from vitx.models.cnn import Stage, VideoCNN
 
 Kernels = tuple[Triple, ...]  # one after the other; each strides along the axes that it extends over
@@ -91,10 +91,10 @@ class ResNet3D(VideoCNN):
         return t, 2 * 2 ** len(later), 2 * 2 ** len(later)
 
     @nn.compact
-    def maps(
+    def windows(
         self, video: Float[Array, "batch frames height width 3"], *, train: bool
-    ) -> Float[Array, "batch t h w channels"]:
-        """Returns the last feature maps."""
+    ) -> Float[Array, "batch t h w hidden"]:
+        """Returns the average of the last feature maps in every window."""
         x = video
         for part, kernel in enumerate(self.stem_kernels):
             last = part == len(self.stem_kernels) - 1
@@ -108,7 +108,7 @@ class ResNet3D(VideoCNN):
             width, stride = self.width * 2**stage, 2 if stage else 1
             blocks = (BasicBlock(width, kernels, 1 if i else stride, self.unit, parent=None) for i in range(depth))
             x = Stage(tuple(blocks), name=f"stage_{stage + 1}")(x, train=train)
-        return x
+        return average_windows(x, self.window)
 
 
 DENSE, FLAT, FACTORISED = ((3, 3, 3),), ((1, 3, 3),), ((1, 3, 3), (3, 1, 1))
