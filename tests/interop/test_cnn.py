@@ -78,7 +78,7 @@ ORIGINALS = [
     ("slowfast_r50_8x8", {"window": (4, 2, 2)}, pytorchvideo_model, "slowfast_r50", {}, (16, 64, 97)),
     (
         "slowfast_r50_4x16",
-        {"window": (2, 2, 2), "width": 16},
+        {"window": (2, 2, 2), "width": 16, "fusion_size": 7},
         pytorchvideo_model,
         "slowfast_r50",
         {"stem_dim_outs": (16, 2), "slowfast_fusion_conv_stride": (8, 1, 1)},
@@ -117,7 +117,8 @@ def random_weights(shapes):
         if name.endswith("num_batches_tracked"):
             weights[name] = np.array(7)
         elif name.endswith("running_var") or (name.endswith("weight") and len(shape) == 1):
-            weights[name] = random.uniform(0.5, 1.5, shape).astype(np.float32)
+            last = 0.3 if name.endswith("norm_c.weight") else 1  # what deep networks add up stays small
+            weights[name] = (last * random.uniform(0.5, 1.5, shape)).astype(np.float32)
         else:
             scale = (2 / np.prod(shape[1:])) ** 0.5 if len(shape) > 1 else 0.1
             weights[name] = (scale * random.standard_normal(shape)).astype(np.float32)

@@ -22,7 +22,10 @@ from vitx.models import create_model
 from vitx.models.cnn import VideoCNN
 
 # what weights mean something under; width and depth show in the tensors' shapes and names
-FUNCTION = ("num_heads", "layouts", "activation", "layer_norm_eps", "qkv_bias", "pooling", "position_kind")
+FUNCTION = (
+    *("num_heads", "layouts", "activation", "layer_norm_eps", "qkv_bias", "pooling", "position_kind"),
+    *("window", "temporal_strides", "pooled_frames", "alpha"),
+)
 
 
 class Pretrained(tuple):
