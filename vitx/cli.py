@@ -149,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         usage="vitx cost NAME ... [--published] [--plot FILE.png] [--json] [--SETTING VALUE ...]",
         description="Counts parameters, multiply-accumulates (MACs, elsewhere printed as FLOPs) and the activations "
         "that a training step keeps of one clip; runs nothing. --SETTING VALUE is a field of the model, as in "
-        "--num_frames 64 --image_size 192 320.",
+        "--num_frames 64 --image_size 192 320, or --clip 64 192 320 of a convolutional network.",
     )
     cost.add_argument("names", nargs="*", metavar="NAME", help="names or patterns, such as 'vivit_b_16x2*'")
     cost.add_argument("--published", action="store_true", help="beside the figures that papers print")
@@ -328,8 +328,8 @@ def _cost(options: argparse.Namespace, settings: list[str]) -> None:
     from vitx.models import VARIANTS
 
     changes = _changes(settings)
-    if options.plot and {"num_frames", "sampled_frames"} & changes.keys():
-        raise UserError("--plot chooses num_frames itself; leave out num_frames and sampled_frames")
+    if options.plot and {"num_frames", "sampled_frames", "clip"} & changes.keys():
+        raise UserError("--plot chooses the frames itself; leave out num_frames, sampled_frames and clip")
     if options.published:
         if settings or options.plot:
             raise UserError("--published compares models as they were printed; leave out --plot and settings")

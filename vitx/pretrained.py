@@ -5,17 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import flatten_dict
 
 from vitx.errors import UserError
-from vitx.interop.fill import Source
+from vitx.interop.fill import Source, VideoModel, flattened
 from vitx.interop.huggingface import save_huggingface
 from vitx.interop.images import FromImage
 from vitx.interop.load import Pretrained, load_source, read_source
 from vitx.interop.own import save_own
 from vitx.interop.preprocessing import Preprocessing
 from vitx.interop.tensors import READERS
-from vitx.models.transformer import VideoTransformer
+from vitx.models.cnn import VideoCNN
 from vitx.runs import is_run, load_run
 
 
@@ -107,8 +106,10 @@ def _source_of_run(path: Path) -> Source:
     run = load_run(path)
     experiment = run.experiment
     data, task, model = experiment.data, experiment.task, experiment.model
-    if not isinstance(model, VideoTransformer):
-        raise UserError(f"{path} is a run of a {type(model).__name__}; load_pretrained knows video Transformers")
-    tensors = {key: np.asarray(x) for key, x in flatten_dict(run.variables["params"], sep="/").items()}
+    if not isinstance(model, VideoModel):
+        raise UserError(f"{path} is a run of a {type(model).__name__}; load_pretrained knows the models of vitx")
+    if isinstance(model, VideoCNN):
+        model = model.copy(clip=(data.num_frames, *data.image_size))
+    tensors = {key: np.asarray(x) for key, x in flattened(run.variables).items()}
     preprocessing = Preprocessing(task.mean, task.std, data.image_size, None, data.num_frames, data.frame_stride)
     return Source(tensors, {}, (), model, preprocessing=preprocessing, labels=run.classes)

@@ -320,9 +320,9 @@ def _abstract_variables(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict
 
 
 def _restore_variables(checkpoints: Checkpoints, step: int, abstract: dict[str, Any], averaged: bool) -> dict[str, Any]:
-    wanted = {"variables": abstract} | ({"ema": abstract["params"]} if averaged else {})
-    state, _ = checkpoints.restore(step, wanted)
-    return {**state["variables"], "params": state["ema"]} if averaged else state["variables"]
+    part = "ema" if averaged else "variables"
+    state, _ = checkpoints.restore(step, {part: abstract})
+    return state[part]
 
 
 def _variables_of(path: Path, model: nn.Module, abstract: dict[str, Any]) -> dict[str, Any]:

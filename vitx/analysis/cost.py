@@ -15,8 +15,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from vitx.layers.embeddings import height_and_width
-
 Shape = tuple[int, int, int, int]  # frames, height, width, channels
 LOOPS_OF_UNKNOWN_LENGTH = ("while", "cond")
 
@@ -97,7 +95,7 @@ def count_cost(model: nn.Module, clip: Shape) -> Cost:
 
 def clip_of(model: nn.Module) -> Shape:
     """Returns the (frames, height, width, channels) that a model was made for."""
-    return model.num_frames, *height_and_width(model.image_size), 3
+    return *model.clip, 3
 
 
 def macs_of(jaxpr: Jaxpr) -> int:
@@ -123,8 +121,8 @@ def macs_of(jaxpr: Jaxpr) -> int:
 
 
 def _reference(model: nn.Module) -> nn.Module:
-    """The same function without loops and without anything computed twice."""
-    plain = {"scan_layers": False, "rematerialise": None}
+    """The same function without loops, without anything computed twice and in the plainest form."""
+    plain = {"scan_layers": False, "rematerialise": None, "implementation": "reference"}
     return model.copy(**{name: value for name, value in plain.items() if hasattr(model, name)})
 
 

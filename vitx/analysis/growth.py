@@ -12,6 +12,7 @@ from vitx.analysis.cost import clip_of, count_cost
 from vitx.checkpoints import told
 from vitx.configuration import override
 from vitx.errors import UserError
+from vitx.models.cnn import VideoCNN
 
 FRAMES = (8, 16, 32, 64, 128)
 
@@ -24,11 +25,18 @@ def growth(models: Mapping[str, nn.Module], frames: Sequence[int] = FRAMES) -> l
     """
     rows = []
     for name, number in tqdm([(name, number) for name in models for number in frames], desc="counting", unit=" models"):
-        model = override(models[name], {"num_frames": number})
+        model = of_length(models[name], number)
         cost = count_cost(model, clip_of(model))
         figures = {"frames": number, "macs": cost.macs, "activation_bytes": cost.activation_bytes}
         rows.append({"model": name, **figures})
     return rows
+
+
+def of_length(model: nn.Module, frames: int) -> nn.Module:
+    """Returns the model for clips of so many frames; a convolutional one takes any, and is counted on them."""
+    if isinstance(model, VideoCNN):
+        return override(model, {"clip": (frames, *model.clip[1:])})
+    return override(model, {"num_frames": frames})
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,8 +14,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from vitx.errors import UserError
 from vitx.interop.names import Tensors
 from vitx.interop.preprocessing import Preprocessing
-from vitx.layers.embeddings import height_and_width, resized_positions
+from vitx.layers.embeddings import resized_positions
+from vitx.models.cnn import VideoCNN
 from vitx.models.transformer import VideoTransformer
+
+VideoModel = VideoTransformer | VideoCNN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,23 +63,28 @@ class Source:
     tensors: Tensors
     theirs: dict[str, str]
     unknown: tuple[str, ...]
-    model: VideoTransformer
+    model: VideoModel
     may_miss: tuple[str, ...] = ()
     set_aside: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
     labels: dict[str, tuple[str, ...]] | None = None
 
 
+def flattened(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns {path: array} of parameters and batch statistics together: none has the path of another."""
+    return {path: x for collection in variables.values() for path, x in flatten_dict(collection, sep="/").items()}
+
+
 def fill(
     source: Source,
-    target: VideoTransformer,
+    target: VideoModel,
     where: str,
     *,
     swap_head: bool,
     allow_missing: Sequence[str] = (),
     allow_unexpected: Sequence[str] = (),
 ) -> tuple[dict[str, Any], Report]:
-    """Returns (variables of the target, report): every parameter from the source, or fresh where it may be.
+    """Returns (variables of the target, report): every array from the source, or fresh where it may be.
 
     Args:
         where: of the source, for messages.
@@ -87,8 +95,9 @@ def fill(
     Raises:
         UserError: tensors are missing, unexpected, of other shapes or not finite.
     """
-    clip = jax.ShapeDtypeStruct((1, target.num_frames, *height_and_width(target.image_size), 3), jnp.float32)
-    wanted = flatten_dict(jax.eval_shape(target.init, jax.random.key(0), clip)["params"], sep="/")
+    clip = jax.ShapeDtypeStruct((1, *target.clip, 3), jnp.float32)
+    shapes = jax.eval_shape(target.init, jax.random.key(0), clip)
+    wanted = flattened(shapes)
     tables, here = source.model.position_tables(), target.position_tables()
     filled, loaded, resized = {}, {}, {}
     wrong, unexpected, left_over = [], list(source.unknown), [*source.set_aside]
@@ -122,13 +131,15 @@ def fill(
     if fresh:
         filled |= _initialised(target, clip, fresh)
     report = Report(loaded, resized, tuple(fresh), (*left_over, *unexpected))
-    return {"params": unflatten_dict(filled, sep="/")}, report
+    paths = {name: flatten_dict(each, sep="/") for name, each in shapes.items()}
+    variables = {name: unflatten_dict({path: filled[path] for path in each}, sep="/") for name, each in paths.items()}
+    return variables, report
 
 
-def _initialised(model: VideoTransformer, clip: jax.ShapeDtypeStruct, paths: Sequence[str]) -> dict[str, Any]:
+def _initialised(model: VideoModel, clip: jax.ShapeDtypeStruct, paths: Sequence[str]) -> dict[str, Any]:
     def some(key: Any) -> dict[str, Any]:
-        params = flatten_dict(model.init(key, jnp.zeros(clip.shape))["params"], sep="/")
-        return {path: params[path] for path in paths}
+        variables = flattened(model.init(key, jnp.zeros(clip.shape)))
+        return {path: variables[path] for path in paths}
 
     return jax.jit(some)(jax.random.key(0))
 

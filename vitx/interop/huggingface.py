@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 from vitx.checkpoints import read_json, told, write_json
 from vitx.configuration import override
 from vitx.errors import UserError, closest
-from vitx.interop.names import NORM, PATCHES, PLAIN, TUBELETS, Rule, Tensors, to_theirs
+from vitx.interop.names import CONVOLUTION, NORM, PATCHES, PLAIN, Rule, Tensors, to_theirs
 from vitx.interop.preprocessing import Preprocessing
 from vitx.interop.tensors import read_tensors, write_safetensors
 from vitx.layers.embeddings import height_and_width
@@ -50,7 +50,7 @@ def encoder_rules(prefix: str, attention: str = "attention") -> list[Rule]:
     ]
 
 
-VIVIT_RULES = [*encoder_rules("vivit"), Rule("vivit.embeddings.patch_embeddings.projection", "embedding", TUBELETS)]
+VIVIT_RULES = [*encoder_rules("vivit"), Rule("vivit.embeddings.patch_embeddings.projection", "embedding", CONVOLUTION)]
 TIMESFORMER_RULES = [
     *encoder_rules("timesformer"),
     Rule("timesformer.embeddings.time_embeddings", "positions/time_positions", PLAIN),
@@ -357,6 +357,8 @@ def architecture_for(model: VideoTransformer) -> Architecture:
     Raises:
         UserError: it has none.
     """
+    if not isinstance(model, VideoTransformer):
+        raise UserError(f"Hugging Face has no {type(model).__name__}; write one .safetensors file instead")
     plain = model.pooling == "class" and not model.sampled_frames
     if isinstance(model, ViViT) and plain and model.layouts == ("joint",) and model.position_kind == "learned":
         return VIVIT

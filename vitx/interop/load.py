@@ -11,18 +11,21 @@ from flax import linen as nn
 from vitx.checkpoints import read_json
 from vitx.configuration import override
 from vitx.errors import UserError
-from vitx.interop import huggingface, images, names, trees
-from vitx.interop.fill import Report, Source, fill
+from vitx.interop import cnn, huggingface, images, names, trees
+from vitx.interop.fill import Report, Source, VideoModel, fill
 from vitx.interop.images import FromImage
 from vitx.interop.own import is_own, read_own
 from vitx.interop.preprocessing import Preprocessing
 from vitx.interop.tensors import read_tensors
 from vitx.layers.embeddings import height_and_width
 from vitx.models import create_model
-from vitx.models.transformer import VideoTransformer
+from vitx.models.cnn import VideoCNN
 
 # what weights mean something under; width and depth show in the tensors' shapes and names
-FUNCTION = ("num_heads", "layouts", "activation", "layer_norm_eps", "qkv_bias", "pooling", "position_kind")
+FUNCTION = (
+    *("num_heads", "layouts", "activation", "layer_norm_eps", "qkv_bias", "pooling", "position_kind"),
+    *("window", "temporal_strides", "pooled_frames", "alpha"),
+)
 
 
 class Pretrained(tuple):
@@ -65,11 +68,8 @@ def read_source(
     if path.is_dir() or is_own(path):
         source = _huggingface(path) if path.is_dir() else read_own(path)
         asked = None if name is None else create_model(name)
-        if asked is not None and (type(asked), asked.layouts) != (type(source.model), source.model.layouts):
-            raise UserError(
-                f"{path} holds a {type(source.model).__name__} with the layouts {source.model.layouts}; {name} is a "
-                f"{type(asked).__name__} with {asked.layouts}"
-            )
+        if asked is not None and _kind(asked) != _kind(source.model):
+            raise UserError(f"{path} holds {_kind(source.model)}; {name} is {_kind(asked)}")
         return source
     if name is None:
         raise UserError(f"{path} is a bare file of weights; say the model's name too (`vitx models` lists them)")
@@ -96,7 +96,7 @@ def load_source(
     print(f"{where}: {report}", file=sys.stderr)
     preprocessing = source.preprocessing
     if preprocessing is not None:
-        preprocessing = preprocessing.resized(target.num_frames, height_and_width(target.image_size))
+        preprocessing = preprocessing.resized(target.clip[0], target.clip[1:])
         if preprocessing.note:
             print(f"{where}: {preprocessing.note}", file=sys.stderr)
     labels = source.labels if target.num_classes == source.model.num_classes else None
@@ -109,7 +109,7 @@ def initialise(path: str | Path, model: nn.Module) -> dict[str, Any]:
     Raises:
         UserError: the weights are of a model that computes something else, or do not fit.
     """
-    if not isinstance(model, VideoTransformer):
+    if not isinstance(model, VideoModel):
         raise UserError(f"a {type(model).__name__} starts from a run of vitx; {path} is none")
     path = Path(path)
     bare = path.is_file() and not is_own(path)
@@ -125,7 +125,13 @@ def initialise(path: str | Path, model: nn.Module) -> dict[str, Any]:
     return variables
 
 
-def _function(model: VideoTransformer) -> dict[str, Any]:
+def _kind(model: VideoModel) -> str:
+    """What a model's name promises, in words."""
+    layouts = f" with the layouts {model.layouts}" if hasattr(model, "layouts") else ""
+    return f"a {type(model).__name__}{layouts}"
+
+
+def _function(model: VideoModel) -> dict[str, Any]:
     return {name: getattr(model, name) for name in FUNCTION if hasattr(model, name)}
 
 
@@ -149,8 +155,11 @@ def _huggingface(path: Path) -> Source:
     return Source(*found, model, preprocessing=preprocessing, labels=labels and {"class": labels})
 
 
-def _bare(path: Path, model: VideoTransformer, fields: Mapping[str, Any], how: FromImage) -> Source:
+def _bare(path: Path, model: VideoModel, fields: Mapping[str, Any], how: FromImage) -> Source:
     tensors = read_tensors(path)
+    shaped = override(model, {name: x for name, x in fields.items() if name != "num_classes"})
+    if isinstance(model, VideoCNN):
+        return cnn.state_dict_source(path, tensors, shaped)
     if trees.is_tree(tensors):
         found, theirs, state = trees.to_ours(tensors)
         if found.get("embedding/kernel", np.empty(0)).ndim == 5:  # scenic's ViViT; that of an image has four axes
@@ -173,7 +182,7 @@ def _bare(path: Path, model: VideoTransformer, fields: Mapping[str, Any], how: F
             f"learned positions): found {', '.join(sorted(tensors)[:3])}, ..., missing {', '.join(lacking)}"
         )
     # positions are those of the shape asked for already, and the image's function is the video model's
-    model = override(model, kind.function | {name: x for name, x in fields.items() if name != "num_classes"})
+    model = override(shaped, kind.function)
     inflated, sources = images.inflated(found, model, how)
     used = {sources[path] for path in inflated if path in sources}
     return Source(

@@ -38,10 +38,12 @@ BIAS = ("bias", "bias", _same, _same)
 PLAIN = Kind((("", "", _same, _same),))
 DENSE = Kind((("weight", "kernel", _transposed, _transposed), BIAS))
 NORM = Kind((("weight", "scale", _same, _same), BIAS))
+BATCH_NORM = Kind((*NORM.leaves, ("running_mean", "mean", _same, _same), ("running_var", "var", _same, _same)))
 # PyTorch [width, channels, t, h, w], ours [t, h, w, channels, width]
-TUBELETS = Kind(
+CONVOLUTION = Kind(
     (("weight", "kernel", lambda x: x.transpose(2, 3, 4, 1, 0), lambda x: x.transpose(4, 3, 0, 1, 2)), BIAS)
 )
+POINTWISE = Kind((("weight", "kernel", lambda x: x[:, :, 0, 0, 0].T, lambda x: x.T[:, :, None, None, None]), BIAS))
 PATCHES = Kind(
     (("weight", "kernel", lambda x: x.transpose(2, 3, 1, 0)[None], lambda x: x[0].transpose(3, 2, 0, 1)), BIAS)
 )

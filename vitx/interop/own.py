@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from flax.traverse_util import flatten_dict
 
 from vitx.configuration import from_dict, to_dict
 from vitx.errors import UserError
-from vitx.interop.fill import Source
+from vitx.interop.fill import Source, VideoModel, flattened
 from vitx.interop.preprocessing import Preprocessing
 from vitx.interop.tensors import read_metadata, read_tensors, write_safetensors
 from vitx.layers.head import classes_of
-from vitx.models.transformer import VideoTransformer
 
 KEY = "vitx"  # of the metadata
 
@@ -25,7 +23,7 @@ def is_own(path: Path) -> bool:
 
 
 def save_own(
-    model: VideoTransformer,
+    model: VideoModel,
     variables: Mapping[str, Any],
     path: Path,
     *,
@@ -38,8 +36,8 @@ def save_own(
         "preprocessing": to_dict(preprocessing),
         "labels": None if labels is None else {head: list(names) for head, names in labels.items()},
     }
-    params = flatten_dict(jax.device_get(variables["params"]), sep="/")
-    write_safetensors(params, path, {"format": "np", KEY: json.dumps(about)})
+    tensors = flattened(jax.device_get(variables))
+    write_safetensors(tensors, path, {"format": "np", KEY: json.dumps(about)})
 
 
 def read_own(path: Path) -> Source:
@@ -54,7 +52,7 @@ def read_own(path: Path) -> Source:
         labels = about["labels"] and {head: tuple(map(str, names)) for head, names in about["labels"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} does not say which model it is of: {error}") from error
-    if not isinstance(model, VideoTransformer) or not isinstance(preprocessing, Preprocessing | None):
+    if not isinstance(model, VideoModel) or not isinstance(preprocessing, Preprocessing | None):
         raise UserError(f"{path} does not say which model it is of: found {type(model).__name__}")
     if labels and {head: len(names) for head, names in labels.items()} != classes_of(model.num_classes, labels):
         raise UserError(f"{path}: its labels are not those of {model.num_classes} classes")

@@ -13,7 +13,6 @@ from vitx.data.decoding import VideoError, decode_frames
 from vitx.errors import UserError
 from vitx.interop.load import Pretrained
 from vitx.interop.preprocessing import Preprocessing
-from vitx.layers.embeddings import height_and_width
 
 HALF = (0.5, 0.5, 0.5)  # pixels in [-1, 1], where weights came without preprocessing
 
@@ -39,13 +38,13 @@ def predict_files(
     model, variables = pretrained
     if not model.num_classes:
         raise UserError("the model has no head (num_classes is 0) and so nothing to predict")
-    size = height_and_width(model.image_size)
     preprocessing = pretrained.preprocessing
     if preprocessing is None:
         print(
             "no preprocessing came with the weights: pixels are taken to [-1, 1], over the whole video", file=sys.stderr
         )
-        preprocessing = Preprocessing(HALF, HALF, size, None, model.num_frames)
+        frames, *size = model.clip
+        preprocessing = Preprocessing(HALF, HALF, tuple(size), None, frames)
     clips, broken = {}, []
     for file in files:
         try:

@@ -8,7 +8,15 @@ from jaxtyping import Array, Float, Int
 
 from vitx.configuration import free
 from vitx.layers.attention import DType
-from vitx.layers.embeddings import Size, TubeletEmbedding, check_video, kept, sample_uniformly, token_grid
+from vitx.layers.embeddings import (
+    Size,
+    TubeletEmbedding,
+    check_video,
+    height_and_width,
+    kept,
+    sample_uniformly,
+    token_grid,
+)
 from vitx.layers.head import Head, NumClasses, check_classes
 from vitx.layers.layouts import LAYOUTS, Grid
 from vitx.layers.transformer import Activation, Encoder, EncoderBlock
@@ -94,6 +102,11 @@ class VideoTransformer(nn.Module):
             raise ValueError(f"sampled_frames is {self.sampled_frames}; expected 0 to num_frames, {self.num_frames}")
         token_grid(self.sampled_frames or self.num_frames, self.image_size, self.tubelet_size)
         super().__post_init__()
+
+    @property
+    def clip(self) -> tuple[int, int, int]:
+        """(frames, height, width) that the model takes."""
+        return self.num_frames, *height_and_width(self.image_size)
 
     @property
     def grid(self) -> Grid:

@@ -153,7 +153,7 @@ def train(
                 state = jax.jit(lambda: init(batch_shapes), out_shardings=shardings)()
             if initialise is not None:
                 variables = initialise(abstract_state(shapes, shardings).variables)
-                ema = jax.tree.map(jnp.copy, variables["params"]) if state.ema else {}
+                ema = jax.tree.map(jnp.copy, variables) if state.ema else {}
                 state = state.replace(variables=variables, ema=ema)
             progress: dict[str, Any] = {"best": None, "counters": {"replaced": 0}, "unreadable": [], "window": {}}
         else:

@@ -170,7 +170,7 @@ def decayed(params: Any) -> Any:
 
 
 def layer_numbers(params: Any) -> Any:
-    """Returns the layer of every parameter: 0 for embedding and positions, then the blocks, then all that follows.
+    """Returns the layer of every parameter: 0 for embedding, stem and positions, then the blocks, then all behind them.
 
     The blocks of several encoders are counted on, in the order of the encoders' names; positions of a later encoder
     belong to the block before it, and so does the norm of an earlier one.
@@ -195,7 +195,7 @@ def layer_numbers(params: Any) -> Any:
 
 BLOCK = re.compile(r"(.*)/block_(\d+)/")
 NORM = re.compile(r"(\w*encoder)/norm/")
-EMBEDDING = re.compile(r"(?:embedding|(\w+_)?positions)/")
+EMBEDDING = re.compile(r"(?:embedding|stem\w*|(\w+_)?positions)/")
 
 
 def _name(path: Any) -> str:

@@ -21,7 +21,8 @@ class TrainState:
         step: finished steps, int32.
         variables: {"params": ..., and collections such as batch statistics}.
         optimizer: Optax's state.
-        ema: exponential moving average of the parameters, or {} without one.
+        ema: exponential moving average of the variables, or {} without one. Batch statistics are averaged beside the
+            parameters: the last ones are those of the last parameters, and would not fit the average.
     """
 
     step: Any  # an array; in abstract states a shape or a sharding
@@ -31,8 +32,8 @@ class TrainState:
 
     @property
     def averaged(self) -> dict[str, Any]:
-        """The variables to evaluate: with averaged parameters where there are some."""
-        return {**self.variables, "params": self.ema} if self.ema else self.variables
+        """The variables to evaluate: the average where there is one."""
+        return self.ema or self.variables
 
 
 def plain_gradients(loss: Callable[[Any], tuple[Array, Any]], params: Any) -> tuple[tuple[Array, Any], Any]:
@@ -44,11 +45,10 @@ def init_state(
     model: nn.Module, task: Any, optimizer: optax.GradientTransformation, batch: Any, seed: int, *, with_ema: bool
 ) -> TrainState:
     """Returns the state before the first step: a pure function of the seed."""
-    variables = task.init(model, jax.random.fold_in(jax.random.key(seed), 0xFFFFFFFF), batch)
-    params = variables["params"]
+    variables = dict(task.init(model, jax.random.fold_in(jax.random.key(seed), 0xFFFFFFFF), batch))
     # a copy, because the step donates the state's buffers and none may be given twice
-    ema = jax.tree.map(jnp.copy, params) if with_ema else {}
-    return TrainState(jnp.zeros((), jnp.int32), dict(variables), optimizer.init(params), ema)
+    ema = jax.tree.map(jnp.copy, variables) if with_ema else {}
+    return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]), ema)
 
 
 def train_step(
@@ -79,8 +79,8 @@ def train_step(
     (value, aux), gradient = gradients(loss, params)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, params)
     params = optax.apply_updates(params, updates)
-    ema = optax.incremental_update(params, state.ema, 1 - ema_decay) if state.ema else state.ema
     figures = {**aux.sums, "loss": value, "gradient_norm": optax.tree.norm(gradient)}
     figures["parameter_norm"] = optax.tree.norm(params)
     variables = {"params": params, **collections, **aux.collections}
+    ema = optax.incremental_update(variables, state.ema, 1 - ema_decay) if state.ema else state.ema
     return TrainState(state.step + 1, variables, optimizer_state, ema), figures

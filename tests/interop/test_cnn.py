@@ -1,0 +1,261 @@
+"""Convolutional networks against torchvision and PyTorchVideo: live on random weights (peers), and on golden files."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import vitx
+from vitx.interop import cnn
+from vitx.interop.fill import flattened
+from vitx.interop.names import to_theirs
+from vitx.interop.tensors import write_safetensors
+
+GOLDEN = Path(__file__).parent / "golden" / "cnn"
+LABELS = np.array([1, 3])
+
+
+def torchvision_model(case):
+    import torch
+
+    if not hasattr(torch.ops.torchvision, "nms"):
+        # torchvision's operators are not built for every torch that it is installed beside; none is used here
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        torchvision_model.library = library  # operators live as long as it does
+    from torchvision.models import video
+
+    model = getattr(video, case.theirs)(num_classes=5, **case.settings)
+    if case.window:
+        model.avgpool = torch.nn.AvgPool3d(case.window, stride=1)
+    if case.depth:
+        for i in range(1, 5):
+            setattr(model, f"layer{i}", getattr(model, f"layer{i}")[: case.depth])
+    return model
+
+
+def pytorchvideo_model(case):
+    import torch
+
+    torchvision_model(Case("r3d_18", "r3d_18", (1, 1, 1)))  # PyTorchVideo imports torchvision
+    from pytorchvideo.models import hub
+
+    model = getattr(hub, case.theirs)(model_num_class=5, **case.settings)
+    pool = torch.nn.AvgPool3d(case.window, stride=1)
+    if case.theirs.startswith("slowfast"):
+        t, h, w = case.window
+        fast = torch.nn.AvgPool3d((t * alpha_of(model), h, w), stride=1)
+        model.blocks[5].pool = torch.nn.ModuleList([pool, fast])
+    elif case.theirs.startswith("x3d"):
+        model.blocks[5].pool.pool = pool
+        model.blocks[5].activation = None  # theirs ends in a softmax
+    else:
+        model.blocks[-1].pool = pool
+    return model
+
+
+def alpha_of(model):
+    return model.blocks[0].multipathway_fusion.conv_fast_to_slow.stride[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A network here and its original.
+
+    Attributes:
+        name: here.
+        theirs: name there.
+        shape: (frames, height, width) of the clips.
+        window: of the average, there and here.
+        fields: here.
+        settings: there.
+        depth: blocks of each stage, where not all are kept.
+    """
+
+    name: str
+    theirs: str
+    shape: tuple[int, int, int]
+    window: tuple[int, int, int] | None = None
+    fields: dict = dataclasses.field(default_factory=dict)
+    settings: dict = dataclasses.field(default_factory=dict)
+    depth: int | None = None
+
+    def __str__(self):
+        return f"{self.name}-{'x'.join(map(str, self.shape))}"
+
+    def here(self):
+        depths = {} if self.depth is None else {"depths": (self.depth,) * 4}
+        return {"window": self.window} | depths | self.fields
+
+    def original(self):
+        """The original, made by its authors' code."""
+        import torch
+
+        is_torchvision = self.name in ("r3d_18", "mc3_18", "r2plus1d_18", "s3d")
+        model = (torchvision_model if is_torchvision else pytorchvideo_model)(self)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+            if hasattr(module, "res_blocks"):
+                module.res_blocks = module.res_blocks[: self.depth]
+        return model
+
+
+def random_weights(shapes):
+    """Every tensor random, and the same on every machine; activations keep their size from layer to layer.
+
+    Args:
+        shapes: {name: shape} of a state dict.
+    """
+    random = np.random.RandomState(0)
+    weights = {}
+    for name, shape in shapes.items():
+        if name.endswith("num_batches_tracked"):
+            weights[name] = np.array(7)
+        elif name.endswith("running_var") or (name.endswith("weight") and len(shape) == 1):
+            last = 0.3 if name.endswith("norm_c.weight") else 1  # what deep networks add up stays small
+            weights[name] = (last * random.uniform(0.5, 1.5, shape)).astype(np.float32)
+        else:
+            scale = (2 / np.prod(shape[1:])) ** 0.5 if len(shape) > 1 else 0.1
+            weights[name] = (scale * random.standard_normal(shape)).astype(np.float32)
+    return weights
+
+
+def random_video(shape):
+    return np.random.RandomState(1).standard_normal((2, *shape, 3)).astype(np.float32)
+
+
+def facts(model, shape):
+    """What a model of PyTorch computes: (shapes of its weights, logits in evaluation mode, all in training mode).
+
+    Training mode is in float64: a value that rounding takes across a rectifier's kink changes gradients by percents,
+    and PyTorch's own in float32 are as far from its own in float64.
+    """
+    import torch
+
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    model.load_state_dict({name: torch.tensor(x) for name, x in random_weights(shapes).items()})
+    video = torch.tensor(random_video(shape))
+    with torch.no_grad():
+        evaluated = model.eval()(given(model, video))
+    trained = model.double().train()(given(model, video.double()))
+    torch.nn.functional.cross_entropy(trained, torch.tensor(LABELS)).backward()
+    changed = {name: tensor for name, tensor in model.state_dict().items() if "running" in name}
+    changed |= {name: tensor.grad for name, tensor in model.named_parameters()} | {"logits": trained.detach()}
+    return shapes, evaluated.numpy(), {name: x.numpy() for name, x in changed.items()}
+
+
+def given(model, video):
+    """The video as the original takes it."""
+    import torch
+
+    video = video.permute(0, 4, 1, 2, 3)
+    if not hasattr(model, "blocks") or not hasattr(model.blocks[0], "multipathway_fusion"):
+        return video
+    frames = video.shape[2]
+    indices = torch.linspace(0, frames - 1, frames // alpha_of(model)).long()  # as PyTorchVideo's examples pack them
+    return [video[:, :, indices], video]
+
+
+def check(path, name, fields, shape, evaluated, changed, seen=np.asarray):
+    """Logits within 1e-4 relative; while training, statistics and gradients by every parameter within 1e-5.
+
+    Args:
+        seen: what is compared of each array of the training step.
+    """
+    fields = {"num_classes": 5, "dropout_rate": 0.0} | fields
+    model, variables = vitx.load_pretrained(path, name, **fields)
+    video = jnp.asarray(random_video(shape))
+    error = apart(jax.jit(model.apply)(variables, video), evaluated)
+
+    @jax.jit
+    def training(variables, video):
+        def loss(params):
+            logits, after = double.apply(variables | {"params": params}, video, train=True, mutable=["batch_stats"])
+            return optax.softmax_cross_entropy_with_integer_labels(logits, LABELS).mean(), (logits, after)
+
+        (_, (logits, after)), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+        return logits, flattened({"params": gradient, **after})
+
+    with jax.enable_x64(True):
+        double = model.copy(dtype="float64")
+        logits, ours = jax.device_get(training(*jax.tree.map(lambda x: x.astype("float64"), (variables, video))))
+    ours = to_theirs(ours, tuple(cnn.LAYOUTS[type(model)].rules(model))) | {"logits": logits}
+    assert set(ours) == set(changed)
+    errors = {name: apart(seen(ours[name]), each) for name, each in changed.items()}
+    worst = max(errors, key=errors.get)
+    print(f"{name} {video.shape}: evaluation {error:.1e}, training {errors[worst]:.1e} ({worst})")
+    assert error <= 1e-4 and errors[worst] <= 1e-5
+
+
+def apart(ours, theirs):
+    return np.linalg.norm(np.asarray(ours) - theirs) / np.linalg.norm(theirs)
+
+
+def projected(x):
+    """Four random projections of an array: small to keep, and no error that matters escapes them."""
+    return np.random.RandomState(2).standard_normal((4, x.size)) @ np.ravel(x).astype(np.float64)
+
+
+NARROW, NARROW_X3D = {"width": 16}, {"width": 8, "hidden_size": 64}
+NARROW_THERE = {"stem_dim_out": 16}
+NARROW_X3D_THERE = {"stem_dim_in": 4, "head_dim_out": 64}
+LIVE = [
+    Case("r3d_18", "r3d_18", (8, 32, 32)),
+    Case("r3d_18", "r3d_18", (9, 37, 50)),
+    Case("mc3_18", "mc3_18", (5, 33, 48)),
+    Case("r2plus1d_18", "r2plus1d_18", (11, 45, 35)),
+    Case("s3d", "s3d", (25, 65, 50), (2, 2, 1)),
+    Case("c2d_r50", "c2d_r50", (8, 64, 64), (4, 2, 2)),
+    Case("i3d_r50", "i3d_r50", (11, 97, 70), (4, 2, 2)),
+    Case("slow_r50", "slow_r50", (5, 70, 97), (4, 2, 2)),
+    Case("csn_r101", "csn_r101", (13, 64, 97), (1, 2, 2), NARROW, NARROW_THERE),
+    Case("slowfast_r50_8x8", "slowfast_r50", (16, 64, 97), (4, 2, 2)),
+    Case(
+        "slowfast_r50_4x16",
+        "slowfast_r50",
+        (16, 64, 64),
+        (2, 2, 2),
+        NARROW | {"fusion_size": 7},
+        {"stem_dim_outs": (16, 2), "slowfast_fusion_conv_stride": (8, 1, 1)},
+    ),
+    Case("slowfast_r101_8x8", "slowfast_r101", (8, 64, 64), (2, 2, 2), NARROW, {"stem_dim_outs": (16, 2)}),
+    Case("x3d_xs", "x3d_xs", (4, 64, 64), (4, 2, 2)),
+    Case("x3d_m", "x3d_m", (5, 97, 70), (4, 2, 2)),
+    Case("x3d_l", "x3d_l", (3, 64, 64), (3, 2, 2), NARROW_X3D, NARROW_X3D_THERE),
+]
+# small, for the files that keep the check where PyTorch is not
+KEPT = [
+    Case("mc3_18", "mc3_18", (3, 17, 32), depth=1),
+    Case("r2plus1d_18", "r2plus1d_18", (8, 16, 17), depth=1),
+    Case("i3d_r50", "i3d_r50", (5, 64, 33), (2, 1, 2), NARROW, NARROW_THERE, depth=1),
+    Case("csn_r101", "csn_r101", (9, 33, 64), (2, 2, 1), NARROW, NARROW_THERE, depth=1),
+    Case("slowfast_r50_8x8", "slowfast_r50", (8, 33, 64), (2, 1, 1), NARROW, {"stem_dim_outs": (16, 2)}, depth=1),
+    Case("x3d_xs", "x3d_xs", (3, 33, 64), (2, 2, 2), NARROW_X3D, NARROW_X3D_THERE, depth=2),
+]
+
+
+@pytest.mark.peers
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorchVideo is older than the torch that it runs with
+@pytest.mark.parametrize("case", LIVE, ids=str)
+def test_results_statistics_and_gradients_are_those_of_the_original(case, tmp_path):
+    import torch
+
+    shapes, evaluated, changed = facts(case.original(), case.shape)
+    weights = {name: torch.tensor(x) for name, x in random_weights(shapes).items()}
+    torch.save(weights, tmp_path / "weights.pth")
+    check(tmp_path / "weights.pth", case.name, case.here() | {"implementation": "cpu"}, case.shape, evaluated, changed)
+
+
+@pytest.mark.parametrize("case", KEPT, ids=str)
+def test_golden_files_made_by_the_originals_keep_the_parity(case, tmp_path):
+    golden = json.loads((GOLDEN / f"{case.name}.json").read_text())
+    write_safetensors(random_weights(golden["shapes"]), tmp_path / "weights.safetensors", {})
+    found = (golden["evaluated"], golden["changed"])
+    check(tmp_path / "weights.safetensors", case.name, case.here(), case.shape, *found, seen=projected)

@@ -1,0 +1,104 @@
+"""Convolution, normalisation and pooling against their definitions; every implementation the same."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vitx.layers.convolution import IMPLEMENTATIONS, BatchNorm, Convolution, average_windows, max_pool
+
+
+def normal(*shape, key=0):
+    return jnp.asarray(np.random.default_rng(key).standard_normal(shape), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "groups", "width"),
+    [
+        ((3, 3, 3), (1, 1, 1), 1, 5),
+        ((3, 3, 3), (2, 2, 2), 1, 5),
+        ((1, 3, 3), (1, 2, 2), 1, 3),
+        ((5, 1, 1), (4, 1, 1), 1, 3),
+        ((1, 1, 1), (2, 2, 2), 1, 7),
+        ((3, 3, 3), (1, 2, 2), 2, 8),
+        ((3, 3, 3), (2, 1, 2), 4, 4),
+        ((5, 1, 1), (1, 1, 1), 4, 4),
+        ((3, 3, 3), (1, 1, 1), 4, 8),  # each channel alone, but two outputs of each
+    ],
+)
+def test_every_implementation_computes_the_same_with_the_same_gradients(kernel, stride, groups, width):
+    x, weights = normal(2, 7, 6, 9, 4), normal(*kernel, 4 // groups, width, key=1)
+    padding = tuple(size // 2 for size in kernel)
+
+    @jax.jit
+    def results(x, weights):
+        found = {}
+        for name, convolve in IMPLEMENTATIONS.items():
+            out, back = jax.vjp(lambda x, weights: convolve(x, weights, stride, padding, groups), x, weights)  # noqa: B023
+            found[name] = out, *back(jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape))
+        return found
+
+    expected, *others = results(x, weights).values()
+    for found in others:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
+
+
+def test_a_convolution_is_a_weighted_sum_over_its_window():
+    x, module = normal(1, 4, 5, 6, 2), Convolution(3, (3, 1, 3), (1, 2, 1))
+    variables = module.init(jax.random.key(1), x)
+    kernel = variables["params"]["kernel"]
+    assert kernel.shape == (3, 1, 3, 2, 3)
+    padded = np.pad(x, ((0, 0), (1, 1), (0, 0), (1, 1), (0, 0)))
+    found = module.apply(variables, x)
+    assert found.shape == (1, 4, 3, 6, 3)
+    window = padded[0, 2:5, 4:5, 3:6]
+    np.testing.assert_allclose(found[0, 2, 2, 3], np.einsum("thwc,thwco->o", window, kernel), rtol=1e-5)
+
+
+def test_batch_norm_follows_the_batch_and_remembers_it():
+    x, module = 3 + 2 * normal(2, 3, 2, 2, 4), BatchNorm(eps=1e-2, momentum=0.3)
+    start = {"mean": jnp.arange(4.0), "var": jnp.arange(1.0, 5.0)}
+    params = {"scale": jnp.array([1.0, 2.0, 3.0, 4.0]), "bias": jnp.array([0.0, -1.0, 1.0, 2.0])}
+    variables = {"params": params, "batch_stats": start}
+    values = np.asarray(x, np.float64).reshape(-1, 4)
+    mean, var = values.mean(0), values.var(0)
+
+    def by(mean, var):
+        return (np.asarray(x) - mean) / np.sqrt(var + 1e-2) * params["scale"] + params["bias"]
+
+    np.testing.assert_allclose(module.apply(variables, x, train=False), by(start["mean"], start["var"]), rtol=1e-4)
+    found, after = module.apply(variables, x, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(found, by(mean, var), rtol=1e-4, atol=1e-5)
+    unbiased = values.var(0, ddof=1)
+    np.testing.assert_allclose(after["batch_stats"]["mean"], 0.7 * start["mean"] + 0.3 * mean, rtol=1e-5)
+    np.testing.assert_allclose(after["batch_stats"]["var"], 0.7 * start["var"] + 0.3 * unbiased, rtol=1e-5)
+
+
+def test_batch_norm_of_half_precision_takes_its_statistics_in_float32():
+    x = jnp.asarray(100 + normal(64, 1, 1, 1, 1), jnp.bfloat16)
+    variables = BatchNorm().init(jax.random.key(0), x, train=False)
+    np.testing.assert_array_equal(variables["batch_stats"]["var"], 1)
+    found, after = BatchNorm(momentum=1.0).apply(variables, x, train=True, mutable=["batch_stats"])
+    values = np.asarray(x, np.float64)
+    assert found.dtype == jnp.bfloat16 and after["batch_stats"]["var"].dtype == jnp.float32
+    np.testing.assert_allclose(after["batch_stats"]["var"], values.var(ddof=1), rtol=1e-5)
+
+
+def test_batch_norm_of_one_value_is_refused():
+    variables = BatchNorm().init(jax.random.key(0), jnp.zeros((1, 1, 1, 1, 4)), train=False)
+    with pytest.raises(ValueError, match="one value for each channel"):
+        BatchNorm().apply(variables, jnp.zeros((1, 1, 1, 1, 4)), train=True, mutable=["batch_stats"])
+
+
+def test_pooling_is_what_its_windows_hold():
+    x = normal(1, 4, 5, 6, 2)
+    inside = max_pool(x, (2, 2, 2), (2, 2, 2), padded=False)
+    assert inside.shape == (1, 2, 2, 3, 2)
+    np.testing.assert_array_equal(inside[0, 1, 0, 2], x[0, 2:4, 0:2, 4:6].max((0, 1, 2)))
+    edges = max_pool(x, (3, 3, 3), (1, 2, 2))
+    assert edges.shape == (1, 4, 3, 3, 2)
+    np.testing.assert_array_equal(edges[0, 0, 0, 1], x[0, 0:2, 0:2, 1:4].max((0, 1, 2)))
+    averages = average_windows(x, (9, 4, 6))  # cut to the four frames that there are
+    assert averages.shape == (1, 1, 2, 1, 2)
+    np.testing.assert_allclose(averages[0, 0, 1, 0], x[0, :, 1:5].mean((0, 1, 2)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(average_windows(x, None)[:, 0, 0, 0], x.mean((1, 2, 3)), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,163 @@
+"""Names of convolutional networks elsewhere: torchvision's and PyTorchVideo's state dicts."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from vitx.errors import UserError
+from vitx.interop.fill import Source
+from vitx.interop.names import BATCH_NORM, CONVOLUTION, POINTWISE, Rule, Tensors, to_ours
+from vitx.models.bottleneck import BottleneckResNet
+from vitx.models.cnn import VideoCNN
+from vitx.models.resnet3d import ResNet3D
+from vitx.models.s3d import S3D
+from vitx.models.slowfast import SlowFast
+from vitx.models.x3d import X3D
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How one family's tensors are named.
+
+    Attributes:
+        family: of models, and whose.
+        sign: name of a tensor that this family has and no other.
+        rules: for a model of the family.
+    """
+
+    family: str
+    sign: str
+    rules: Callable[[VideoCNN], Iterator[Rule]]
+
+
+def unit(conv: str, norm: str, ours: str) -> Iterator[Rule]:
+    """Yields the rules of a `ConvolutionUnit`."""
+    yield Rule(conv, f"{ours}/conv", CONVOLUTION)
+    yield Rule(norm, f"{ours}/norm", BATCH_NORM)
+
+
+def resnet3d_rules(model: ResNet3D) -> Iterator[Rule]:
+    """Yields the rules of torchvision's r3d_18 and its like."""
+    for part in range(len(model.stem_kernels)):
+        yield from unit(f"stem.{3 * part}", f"stem.{3 * part + 1}", f"stem_{'abc'[part]}")
+    for stage, kernels in enumerate(model.kernels, 1):
+        theirs, ours = f"layer{stage}.{{i}}", f"stage_{stage}/block_{{i}}"
+        yield from unit(f"{theirs}.downsample.0", f"{theirs}.downsample.1", f"{ours}/shortcut")
+        for conv in (1, 2):
+            first = f"{theirs}.conv{conv}"
+            for part in range(len(kernels) - 1):
+                within = f"{first}.0"
+                yield from unit(f"{within}.{3 * part}", f"{within}.{3 * part + 1}", f"{ours}/conv_{conv}{'abc'[part]}")
+            last = len(kernels) - 1
+            place = f"{first}.0.{3 * last}" if last else f"{first}.0"
+            yield from unit(place, f"{first}.1", f"{ours}/conv_{conv}{'abc'[last]}")
+    yield Rule("fc", "head/logits")
+
+
+def s3d_rules(model: S3D) -> Iterator[Rule]:
+    """Yields the rules of torchvision's s3d, which numbers its layers, pooling among them, from first to last."""
+
+    def plain(theirs: str, ours: str) -> Iterator[Rule]:
+        yield from unit(f"{theirs}.0", f"{theirs}.1", ours)
+
+    def separable(theirs: str, ours: str) -> Iterator[Rule]:
+        yield from plain(f"{theirs}.0", f"{ours}/space")
+        yield from plain(f"{theirs}.1", f"{ours}/time")
+
+    yield from separable("features.0", "stem_a")
+    yield from plain("features.2", "stem_b")
+    yield from separable("features.3", "stem_c")
+    place = 5
+    for stage, blocks in enumerate(model.stages, 1):
+        for block in range(len(blocks)):
+            theirs, ours = f"features.{place}.branch", f"stage_{stage}/block_{block}/branch"
+            yield from plain(f"{theirs}0", f"{ours}_0")
+            for branch in (1, 2):
+                yield from plain(f"{theirs}{branch}.0", f"{ours}_{branch}_in")
+                yield from separable(f"{theirs}{branch}.1", f"{ours}_{branch}")
+            yield from plain(f"{theirs}3.1", f"{ours}_3")
+            place += 1
+        place += 1
+    yield Rule("classifier.1", "head/logits", POINTWISE)
+
+
+def stage_rules(theirs: str, ours: str) -> Iterator[Rule]:
+    """Yields the rules of a stage of PyTorchVideo's bottleneck blocks."""
+    theirs, ours = f"{theirs}.res_blocks.{{i}}", f"{ours}/block_{{i}}"
+    yield from unit(f"{theirs}.branch1_conv", f"{theirs}.branch1_norm", f"{ours}/shortcut")
+    for conv in "abc":
+        yield from unit(f"{theirs}.branch2.conv_{conv}", f"{theirs}.branch2.norm_{conv}", f"{ours}/conv_{conv}")
+
+
+def bottleneck_rules(model: BottleneckResNet) -> Iterator[Rule]:
+    """Yields the rules of PyTorchVideo's c2d_r50, i3d_r50, slow_r50 and csn_r101."""
+    yield from unit("blocks.0.conv", "blocks.0.norm", "stem")
+    pooling = int(model.pooled_frames > 1)  # a block of its own, after the first stage
+    for stage in range(1, 5):
+        yield from stage_rules(f"blocks.{stage + pooling * (stage > 1)}", f"stage_{stage}")
+    yield Rule(f"blocks.{5 + pooling}.proj", "head/logits")
+
+
+def slowfast_rules(_: SlowFast) -> Iterator[Rule]:
+    """Yields the rules of PyTorchVideo's slowfast_r50 and slowfast_r101."""
+    for number, pathway in enumerate(("slow", "fast")):
+        stem = f"blocks.0.multipathway_blocks.{number}"
+        yield from unit(f"{stem}.conv", f"{stem}.norm", f"{pathway}_stem")
+        for stage in range(1, 5):
+            yield from stage_rules(f"blocks.{stage}.multipathway_blocks.{number}", f"{pathway}_stage_{stage}")
+    for i in range(4):
+        fusion = f"blocks.{i}.multipathway_fusion"
+        yield from unit(f"{fusion}.conv_fast_to_slow", f"{fusion}.norm", f"fusion_{i}")
+    yield Rule("blocks.6.proj", "head/logits")
+
+
+def x3d_rules(_: X3D) -> Iterator[Rule]:
+    """Yields the rules of PyTorchVideo's x3d_xs, _s, _m and _l."""
+    # theirs are called conv_t and conv_xy the other way round
+    yield Rule("blocks.0.conv.conv_t", "stem_space", CONVOLUTION)
+    yield from unit("blocks.0.conv.conv_xy", "blocks.0.norm", "stem_time")
+    yield Rule("blocks.1.res_blocks.{i}.branch1_conv", "stage_1/block_{i}/shortcut", CONVOLUTION)  # has no norm
+    for stage in range(1, 5):
+        theirs, ours = f"blocks.{stage}.res_blocks.{{i}}.branch2", f"stage_{stage}/block_{{i}}"
+        yield Rule(f"{theirs}.norm_b.0", f"{ours}/conv_b/norm", BATCH_NORM)
+        yield Rule(f"{theirs}.norm_b.1.block.0", f"{ours}/excitation/squeeze", POINTWISE)
+        yield Rule(f"{theirs}.norm_b.1.block.2", f"{ours}/excitation/excite", POINTWISE)
+        yield from stage_rules(f"blocks.{stage}", f"stage_{stage}")
+    yield from unit("blocks.5.pool.pre_conv", "blocks.5.pool.pre_norm", "last")
+    yield Rule("blocks.5.pool.post_conv", "hidden", CONVOLUTION)
+    yield Rule("blocks.5.proj", "head/logits")
+
+
+LAYOUTS = {
+    ResNet3D: Layout("torchvision's r3d_18, mc3_18 or r2plus1d_18", "stem.0.weight", resnet3d_rules),
+    S3D: Layout("torchvision's s3d", "features.0.0.0.weight", s3d_rules),
+    BottleneckResNet: Layout(
+        "PyTorchVideo's c2d_r50, i3d_r50, slow_r50 or csn_r101", "blocks.0.conv.weight", bottleneck_rules
+    ),
+    SlowFast: Layout(
+        "PyTorchVideo's slowfast_r50 or slowfast_r101", "blocks.0.multipathway_blocks.0.conv.weight", slowfast_rules
+    ),
+    X3D: Layout("PyTorchVideo's x3d_xs, x3d_s, x3d_m or x3d_l", "blocks.0.conv.conv_t.weight", x3d_rules),
+}
+
+
+def state_dict_source(path: Path, tensors: Tensors, model: VideoCNN) -> Source:
+    """Returns the tensors of a state dict in our names.
+
+    Raises:
+        UserError: the state dict is of another family, or lacks the statistics of batch normalisation.
+    """
+    layout = LAYOUTS[type(model)]
+    if layout.sign not in tensors:
+        found = [other.family for other in LAYOUTS.values() if other.sign in tensors]
+        raise UserError(
+            f"{path} holds {found[0] if found else 'no state dict that is known here'} (it names "
+            f"{', '.join(sorted(tensors)[:3])}, ...); a {type(model).__name__} is read from {layout.family}"
+        )
+    if not any(name.endswith(".running_mean") for name in tensors):
+        raise UserError(
+            f"{path} has no statistics of batch normalisation (running_mean, running_var), without which the network "
+            "cannot be evaluated; save the whole state_dict(), not the parameters alone"
+        )
+    kept = {name: x for name, x in tensors.items() if not name.endswith(".num_batches_tracked")}
+    return Source(*to_ours(kept, tuple(layout.rules(model))), model)

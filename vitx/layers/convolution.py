@@ -1,0 +1,238 @@
+"""3D convolution that is fast on every platform, batch normalisation, and the unit of both that CNNs are made of."""
+
+import itertools
+from collections.abc import Callable
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+Triple = tuple[int, int, int]  # of frames, height, width
+Implementation = Literal["reference", "cpu"]
+# float64, under jax.enable_x64, takes rounding out of comparisons
+DType = Literal["float32", "bfloat16", "float64"]
+
+
+def output_size(size: Triple, kernel: Triple, stride: Triple, padding: Triple) -> Triple:
+    """Returns how many windows fit along each axis, as PyTorch counts them."""
+    t, h, w = ((n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel, stride, padding, strict=True))
+    return t, h, w
+
+
+def native(
+    x: Float[Array, "batch frames height width channels"],
+    kernel: Float[Array, "t h w channels_of_group width_out"],
+    stride: Triple,
+    padding: Triple,
+    groups: int,
+) -> Float[Array, "batch frames_out height_out width_px_out width_out"]:
+    """The convolution that XLA has: right for GPU and TPU, and what cost is counted on."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        stride,
+        [(p, p) for p in padding],
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+        feature_group_count=groups,
+    )
+
+
+def summed_over_time(
+    x: Float[Array, "batch frames height width channels"],
+    kernel: Float[Array, "t h w channels_of_group width_out"],
+    stride: Triple,
+    padding: Triple,
+    groups: int,
+) -> Float[Array, "batch frames_out height_out width_px_out width_out"]:
+    """A sum of 2D convolutions, one for each frame of the kernel: XLA compiles them well for the CPU, 3D ones not."""
+    batch = len(x)
+    frames_out = output_size(x.shape[1:4], kernel.shape[:3], stride, padding)[0]
+    x = jnp.pad(x, ((0, 0), (padding[0], padding[0]), (0, 0), (0, 0), (0, 0)))
+
+    def plane(i: int) -> Float[Array, "batch_frames height_out width_px_out width_out"]:
+        images = x[:, i : i + stride[0] * (frames_out - 1) + 1 : stride[0]]
+        return lax.conv_general_dilated(
+            images.reshape(batch * frames_out, *images.shape[2:]),
+            kernel[i],
+            stride[1:],
+            [(p, p) for p in padding[1:]],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+
+    out = sum(map(plane, range(1, len(kernel))), start=plane(0))
+    return out.reshape(batch, frames_out, *out.shape[1:])
+
+
+def shifted(
+    x: Float[Array, "batch frames height width channels"],
+    kernel: Float[Array, "t h w 1 channels"],
+    stride: Triple,
+    padding: Triple,
+) -> Float[Array, "batch frames_out height_out width_px_out channels"]:
+    """A depthwise convolution as a sum of shifted videos, each times one tap of the kernel."""
+    sizes = output_size(x.shape[1:4], kernel.shape[:3], stride, padding)
+    x = jnp.pad(x, ((0, 0), *((p, p) for p in padding), (0, 0)))
+
+    def tap(place: Triple) -> Float[Array, "batch frames_out height_out width_px_out channels"]:
+        window = (slice(i, i + s * (n - 1) + 1, s) for i, s, n in zip(place, stride, sizes, strict=True))
+        return x[:, *window] * kernel[place][0]
+
+    first, *others = itertools.product(*map(range, kernel.shape[:3]))
+    return sum(map(tap, others), start=tap(first))
+
+
+def fast_on_cpu(
+    x: Float[Array, "batch frames height width channels"],
+    kernel: Float[Array, "t h w channels_of_group width_out"],
+    stride: Triple,
+    padding: Triple,
+    groups: int,
+) -> Float[Array, "batch frames_out height_out width_px_out width_out"]:
+    """Shifted multiply-adds for a depthwise kernel, a sum of 2D convolutions for any other."""
+    if groups == x.shape[-1] == kernel.shape[-1]:
+        return shifted(x, kernel, stride, padding)
+    return summed_over_time(x, kernel, stride, padding, groups)
+
+
+IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {"reference": native, "cpu": fast_on_cpu}
+
+
+class Convolution(nn.Module):
+    """A 3D convolution without bias, padded with zeros by half of the kernel on every side, as PyTorch pads.
+
+    Kernels start as He et al. 2015 draw them (arXiv:1502.01852, eq. 14, over the outputs).
+
+    Attributes:
+        width: output channels.
+        kernel_size: (t, h, w).
+        stride: (t, h, w).
+        groups: into which channels are split; as many as channels is a depthwise convolution.
+        implementation: "reference" is XLA's own; "cpu" computes the same faster there.
+        dtype: computations' type; parameters are float32.
+    """
+
+    width: int
+    kernel_size: Triple = (1, 1, 1)
+    stride: Triple = (1, 1, 1)
+    groups: int = 1
+    implementation: Implementation = "reference"
+    dtype: DType = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch frames height width_px channels"]
+    ) -> Float[Array, "batch frames_out height_out width_px_out width"]:
+        shape = (*self.kernel_size, x.shape[-1] // self.groups, self.width)
+        he = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        kernel = self.param("kernel", he, shape)
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        padding = tuple(size // 2 for size in self.kernel_size)
+        return IMPLEMENTATIONS[self.implementation](x, kernel, self.stride, padding, self.groups)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation (Ioffe & Szegedy 2015, arXiv:1502.03167, algorithm 1) as PyTorch computes it.
+
+    Statistics are of the global batch, over all axes but channels, in float32 at least. While training the running
+    ones move by `momentum` towards the batch's, of which the variance is unbiased; evaluation normalises by them.
+    They are `mean` and `var` in the collection `batch_stats`, and no optimiser sees them.
+
+    Attributes:
+        eps: added to the variance.
+        momentum: share of the batch's statistics in the new running ones.
+        zero_init: whether the scale starts at zero, so that the branch that ends here starts as nothing.
+    """
+
+    eps: float = 1e-5
+    momentum: float = 0.1
+    zero_init: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch channels"], *, train: bool) -> Float[Array, "*batch channels"]:
+        channels = x.shape[-1:]
+        scale_init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
+        scale = self.param("scale", scale_init, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels)
+        values = at_least_float32(x)
+        mean, var = running_mean.value, running_var.value
+        if train:
+            count = x.size // x.shape[-1]
+            if count == 1:
+                raise ValueError(
+                    "batch normalisation has one value for each channel to take statistics of; train with more or "
+                    "larger clips"
+                )
+            axes = tuple(range(x.ndim - 1))
+            mean, var = jnp.mean(values, axes), jnp.var(values, axes)
+            if not self.is_initializing():
+                running_mean.value += self.momentum * (mean - running_mean.value)
+                running_var.value += self.momentum * (var * count / (count - 1) - running_var.value)
+        return ((values - mean) * (scale * lax.rsqrt(var + self.eps)) + bias).astype(x.dtype)
+
+
+class ConvolutionUnit(nn.Module):
+    """Convolution, batch normalisation, and unless told otherwise a rectifier.
+
+    A model makes one with what all of its units share, and `copy`s it with what each has of its own.
+
+    Attributes:
+        width: output channels.
+        kernel_size: (t, h, w).
+        stride: (t, h, w).
+        groups: into which channels are split.
+        relu: whether the rectifier follows.
+        eps: of the normalisation.
+        momentum: of the normalisation's running statistics.
+        zero_init: whether the normalisation's scale starts at zero.
+        implementation: of the convolution.
+        dtype: computations' type; parameters are float32.
+    """
+
+    width: int = 64
+    kernel_size: Triple = (1, 1, 1)
+    stride: Triple = (1, 1, 1)
+    groups: int = 1
+    relu: bool = True
+    eps: float = 1e-5
+    momentum: float = 0.1
+    zero_init: bool = False
+    implementation: Implementation = "reference"
+    dtype: DType = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch frames height width_px channels"], *, train: bool
+    ) -> Float[Array, "batch frames_out height_out width_px_out width"]:
+        settings = (self.width, self.kernel_size, self.stride, self.groups, self.implementation, self.dtype)
+        x = Convolution(*settings, name="conv")(x)
+        x = BatchNorm(self.eps, self.momentum, self.zero_init, name="norm")(x, train=train)
+        return nn.relu(x) if self.relu else x
+
+
+def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Returns half precision as float32."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def max_pool(
+    x: Float[Array, "batch frames height width channels"], window: Triple, stride: Triple, *, padded: bool = True
+) -> Float[Array, "batch frames_out height_out width_px_out channels"]:
+    """Largest values of windows, padded by half of a window on every side or not at all."""
+    return nn.max_pool(x, window, stride, [(size // 2 if padded else 0,) * 2 for size in window])
+
+
+def average_windows(
+    x: Float[Array, "batch frames height width channels"], window: Triple | None
+) -> Float[Array, "batch t h w channels"]:
+    """Averages of a window that slides by one, cut to what there is where it is larger; None takes all.
+
+    float32 at least.
+    """
+    size = x.shape[1:4]
+    t, h, w = size if window is None else map(min, window, size)
+    return nn.avg_pool(at_least_float32(x), (t, h, w), (1, 1, 1))

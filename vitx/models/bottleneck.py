@@ -1,0 +1,157 @@
+"""Residual networks of bottleneck blocks: C2D, I3D, Slow and CSN, as PyTorchVideo has them.
+
+C2D: Wang et al. 2018, arXiv:1711.07971, table 1. I3D: the same, section 5, after Carreira & Zisserman 2017,
+arXiv:1705.07750. Slow: Feichtenhofer et al. 2019, arXiv:1812.03982, table 1. CSN: Tran et al. 2019, arXiv:1904.02811.
+"""
+
+import math
+
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from vitx.configuration import register
+from vitx.layers.convolution import ConvolutionUnit, Triple, average_windows, max_pool
+from vitx.models.cnn import Stage, VideoCNN
+
+R50, R101 = (3, 4, 6, 3), (3, 4, 23, 3)
+TemporalSizes = tuple[int, ...]  # of the blocks of a stage in turn, over and over
+
+
+class Bottleneck(nn.Module):
+    """x + a convolution to a quarter of the width, one within it, one back to the width.
+
+    Attributes:
+        width: output channels.
+        temporal_size: frames that the first convolution extends over.
+        kernel_size: of the middle convolution.
+        stride: of the middle convolution.
+        depthwise: whether the middle convolution sees each channel alone.
+        unit: what all convolutions share.
+    """
+
+    width: int
+    temporal_size: int
+    kernel_size: Triple
+    stride: Triple
+    depthwise: bool
+    unit: ConvolutionUnit
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch frames height width_px channels"], *, train: bool
+    ) -> Float[Array, "batch frames_out height_out width_px_out width"]:
+        inner = self.unit.copy(width=self.width // 4)
+        outer = self.unit.copy(width=self.width, relu=False)
+        groups = inner.width if self.depthwise else 1
+        shortcut = x
+        if x.shape[-1] != self.width or math.prod(self.stride) > 1:
+            shortcut = outer.copy(stride=self.stride, name="shortcut")(x, train=train)
+        x = inner.copy(kernel_size=(self.temporal_size, 1, 1), name="conv_a")(x, train=train)
+        x = inner.copy(kernel_size=self.kernel_size, stride=self.stride, groups=groups, name="conv_b")(x, train=train)
+        x = outer.copy(zero_init=True, name="conv_c")(x, train=train)
+        return nn.relu(x + shortcut)
+
+
+def bottlenecks(
+    depth: int,
+    width: int,
+    unit: ConvolutionUnit,
+    *,
+    stride: Triple,
+    temporal_sizes: TemporalSizes,
+    kernel_size: Triple = (1, 3, 3),
+    depthwise: bool = False,
+    name: str,
+) -> Stage:
+    """Returns a stage of blocks, the first of which strides."""
+    sizes = (temporal_sizes * depth)[:depth]
+    strides = (stride, *[(1, 1, 1)] * (depth - 1))
+    blocks = (
+        Bottleneck(width, size, kernel_size, step, depthwise, unit, parent=None)
+        for size, step in zip(sizes, strides, strict=True)
+    )
+    return Stage(tuple(blocks), name=name)
+
+
+@register
+class BottleneckResNet(VideoCNN):
+    """A stem, four stages of bottleneck blocks; width doubles and, but for the first, resolution halves with each.
+
+    Attributes:
+        depths: blocks of each stage.
+        stem_frames: that the stem's kernel extends over.
+        temporal_sizes: for each stage, frames that the first convolutions of its blocks extend over, in turn.
+        kernel_size: of the middle convolutions.
+        depthwise: whether these see each channel alone (CSN, section 3.2, interaction-reduced).
+        temporal_strides: of each stage.
+        pooled_frames: of which the largest is kept after the first stage; 1 keeps all.
+        Others: as `VideoCNN`.
+    """
+
+    depths: tuple[int, int, int, int] = R50
+    stem_frames: int = 1
+    temporal_sizes: tuple[TemporalSizes, TemporalSizes, TemporalSizes, TemporalSizes] = ((1,), (1,), (3,), (3,))
+    kernel_size: Triple = (1, 3, 3)
+    depthwise: bool = False
+    temporal_strides: tuple[int, int, int, int] = (1, 1, 1, 1)
+    pooled_frames: int = 1
+
+    @property
+    def strides(self) -> Triple:
+        """Frames, rows and columns of the clip for one of the last feature map."""
+        return self.pooled_frames * math.prod(self.temporal_strides), 32, 32
+
+    @nn.compact
+    def windows(
+        self, video: Float[Array, "batch frames height width 3"], *, train: bool
+    ) -> Float[Array, "batch t h w hidden"]:
+        """Returns the average of the last feature maps in every window."""
+        x = stem(self.unit, self.width, self.stem_frames, "stem")(video, train=train)
+        x = max_pool(x, (1, 3, 3), (1, 2, 2))
+        for i, depth in enumerate(self.depths):
+            stage = bottlenecks(
+                depth,
+                4 * self.width * 2**i,
+                self.unit,
+                stride=(self.temporal_strides[i], 1 if i == 0 else 2, 1 if i == 0 else 2),
+                temporal_sizes=self.temporal_sizes[i],
+                kernel_size=self.kernel_size,
+                depthwise=self.depthwise,
+                name=f"stage_{i + 1}",
+            )
+            x = stage(x, train=train)
+            if i == 0 and self.pooled_frames > 1:
+                window = (self.pooled_frames, 1, 1)
+                x = max_pool(x, window, window, padded=False)
+        return average_windows(x, self.window)
+
+
+def stem(unit: ConvolutionUnit, width: int, frames: int, name: str) -> ConvolutionUnit:
+    """Returns the first convolution."""
+    return unit.copy(width=width, kernel_size=(frames, 7, 7), stride=(1, 2, 2), name=name)
+
+
+VARIANTS: dict[str, VideoCNN] = {
+    "c2d_r50": BottleneckResNet(
+        temporal_sizes=((1,),) * 4, pooled_frames=2, window=(4, 7, 7), dropout_rate=0.5, clip=(8, 256, 256)
+    ),
+    "i3d_r50": BottleneckResNet(
+        stem_frames=5,
+        temporal_sizes=((3,), (3, 1), (3, 1), (1, 3)),
+        pooled_frames=2,
+        window=(4, 7, 7),
+        dropout_rate=0.5,
+        clip=(8, 256, 256),
+    ),
+    "slow_r50": BottleneckResNet(window=(8, 7, 7), dropout_rate=0.5, clip=(8, 256, 256)),
+    "csn_r101": BottleneckResNet(
+        depths=R101,
+        stem_frames=3,
+        temporal_sizes=((1,),) * 4,
+        kernel_size=(3, 3, 3),
+        depthwise=True,
+        temporal_strides=(1, 2, 2, 2),
+        window=(4, 7, 7),
+        clip=(32, 256, 256),
+    ),
+}

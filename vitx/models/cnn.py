@@ -1,0 +1,117 @@
+"""What every convolutional network here shares: its settings, and the path from video to logits."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from vitx.configuration import free
+from vitx.layers.convolution import ConvolutionUnit, DType, Implementation, Triple
+from vitx.layers.head import Head, NumClasses, check_classes
+
+
+class Stage(nn.Module):
+    """Blocks one after the other.
+
+    Attributes:
+        blocks: modules called as block(x, train=train), without parents.
+    """
+
+    blocks: tuple[nn.Module, ...]
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch frames height width_px channels"], *, train: bool
+    ) -> Float[Array, "batch frames_out height_out width_px_out width"]:
+        for i, block in enumerate(self.blocks):
+            x = block.copy(name=f"block_{i}")(x, train=train)
+        return x
+
+
+class VideoCNN(nn.Module):
+    """Feature maps, their average, head. Takes clips of any shape that its strides allow.
+
+    Attributes:
+        num_classes: an int; 0 for pooled features; (("verb", 97), ("noun", 300)) for a dictionary of logits.
+        width: channels after the stem; the others follow from it.
+        dropout_rate: of the pooled features.
+        window: (t, h, w) of the average over feature maps, cut to maps that are smaller; it slides by one over larger
+            ones and its averages are averaged again, which weighs the middle more, as the original does. None averages
+            over all alike.
+        clip: (frames, height, width) that the original was made for: what cost is counted of.
+        implementation: of convolutions; "cpu" is faster there and computes the same.
+        dtype: computations' type; parameters, statistics and pooled features are float32.
+    """
+
+    num_classes: NumClasses = 400
+    width: int = 64
+    dropout_rate: float = 0.0
+    window: Triple | None = None
+    clip: Triple = free((16, 112, 112))
+    implementation: Implementation = free("reference")
+    dtype: DType = "float32"
+
+    def __post_init__(self):
+        check_classes(self.num_classes)
+        if self.width < 1:
+            raise ValueError(f"width is {self.width}; expected at least 1")
+        if not 0 <= self.dropout_rate < 1:
+            raise ValueError(f"dropout_rate is {self.dropout_rate}; expected a share from 0 to less than 1")
+        for name in ("window", "clip"):
+            if min(getattr(self, name) or (1,)) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected (frames, height, width) of at least 1")
+        super().__post_init__()
+
+    @property
+    def strides(self) -> Triple:
+        """Frames, rows and columns of the clip for one of the last feature map."""
+        raise NotImplementedError
+
+    @property
+    def unit(self) -> ConvolutionUnit:
+        """What all convolutions share."""
+        return ConvolutionUnit(implementation=self.implementation, dtype=self.dtype, parent=None)
+
+    def position_tables(self) -> dict:
+        """Returns {}: a convolution needs no positions, and takes other shapes as it is."""
+        return {}
+
+    def windows(
+        self, video: Float[Array, "batch frames height width 3"], *, train: bool
+    ) -> Float[Array, "batch t h w hidden"]:
+        """Returns the average of the last feature maps in every window."""
+        raise NotImplementedError
+
+    def features(
+        self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
+    ) -> Float[Array, "batch hidden"]:
+        """Returns one vector for each clip: what the head classifies.
+
+        Raises:
+            ValueError: the video is no [batch, frames, height, width, 3], or smaller than the network's strides.
+        """
+        self.check_video(video)
+        return jnp.mean(self.windows(video, train=train), axis=(1, 2, 3))
+
+    def __call__(
+        self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
+    ) -> Float[Array, "batch outputs"] | dict[str, Float[Array, "batch _"]]:
+        features = self.features(video, train=train)
+        return self.head(self.dropout(features, deterministic=not train))
+
+    def check_video(self, video: Array) -> None:
+        """Raises ValueError unless the network can take the video."""
+        t, h, w = self.strides
+        if video.ndim != 5 or video.shape[-1] != 3:
+            raise ValueError(
+                f"video has shape {list(video.shape)}; expected [batch, frames, height, width, channels] "
+                "= [batch, frames, height, width, 3]"
+            )
+        if any(size < least for size, least in zip(video.shape[1:4], self.strides, strict=True)):
+            raise ValueError(
+                f"video has shape {list(video.shape)}; {type(self).__name__} strides over {t} frames and {h} x {w} "
+                f"pixels, so a clip must have at least {t} frames of {h} x {w}"
+            )
+
+    def setup(self):
+        self.dropout = nn.Dropout(self.dropout_rate)
+        self.head = Head(self.num_classes)

@@ -1,0 +1,96 @@
+"""SlowFast (Feichtenhofer et al. 2019, arXiv:1812.03982), as PyTorchVideo has it."""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from vitx.configuration import register
+from vitx.layers.convolution import Triple, average_windows, max_pool
+from vitx.models.bottleneck import R50, R101, bottlenecks, stem
+from vitx.models.cnn import VideoCNN
+
+
+@register
+class SlowFast(VideoCNN):
+    """Two pathways: few frames and many channels; all frames and few channels, joined to the first after each stage.
+
+    Attributes:
+        depths: blocks of each stage, of both pathways.
+        alpha: frames of the clip for one of the slow pathway (section 3.2).
+        beta: channels of the slow pathway for one of the fast.
+        fusion_size: frames that the lateral convolutions extend over.
+        window: of the average over the slow pathway's maps; the fast one's has alpha times the frames.
+        Others: as `VideoCNN`; width is the slow pathway's.
+    """
+
+    depths: tuple[int, int, int, int] = R50
+    alpha: int = 4
+    beta: int = 8
+    fusion_size: int = 7
+
+    def __post_init__(self):
+        if self.width % self.beta:
+            raise ValueError(
+                f"width is {self.width}; expected a multiple of beta, {self.beta}: the fast pathway's share"
+            )
+        super().__post_init__()
+
+    @property
+    def strides(self) -> Triple:
+        """Frames, rows and columns of the clip for one of the slow pathway's last feature map."""
+        return self.alpha, 32, 32
+
+    def check_video(self, video: Array) -> None:
+        """Raises ValueError unless the network can take the video."""
+        super().check_video(video)
+        if video.shape[1] % self.alpha:
+            raise ValueError(
+                f"video has shape {list(video.shape)}; a clip's frames, here {video.shape[1]}, must be a multiple of "
+                f"{self.alpha}, so that the slow pathway takes one out of each {self.alpha}"
+            )
+
+    @nn.compact
+    def windows(
+        self, video: Float[Array, "batch frames height width 3"], *, train: bool
+    ) -> Float[Array, "batch 1 1 1 hidden"]:
+        """Returns the averages of both pathways' last feature maps, the slow one's first: one for each clip."""
+        slow = stem(self.unit, self.width, 1, "slow_stem")(slow_frames(video, self.alpha), train=train)
+        fast = stem(self.unit, self.width // self.beta, 5, "fast_stem")(video, train=train)
+        slow, fast = (max_pool(x, (1, 3, 3), (1, 2, 2)) for x in (slow, fast))
+        for i, depth in enumerate(self.depths):
+            lateral = self.unit.copy(
+                width=2 * fast.shape[-1],
+                kernel_size=(self.fusion_size, 1, 1),
+                stride=(self.alpha, 1, 1),
+                name=f"fusion_{i}",
+            )
+            slow = jnp.concatenate([slow, lateral(fast, train=train)], axis=-1)
+            width, stride = 4 * self.width * 2**i, (1, 2, 2) if i else (1, 1, 1)
+            sizes = (3,) if i > 1 else (1,)
+            slow_stage = bottlenecks(
+                depth, width, self.unit, stride=stride, temporal_sizes=sizes, name=f"slow_stage_{i + 1}"
+            )
+            fast_stage = bottlenecks(
+                depth, width // self.beta, self.unit, stride=stride, temporal_sizes=(3,), name=f"fast_stage_{i + 1}"
+            )
+            slow, fast = slow_stage(slow, train=train), fast_stage(fast, train=train)
+        t, h, w = self.window or slow.shape[1:4]
+        averages = average_windows(slow, (t, h, w)), average_windows(fast, (t * self.alpha, h, w))
+        return jnp.concatenate([jnp.mean(x, axis=(1, 2, 3), keepdims=True) for x in averages], axis=-1)
+
+
+def slow_frames(
+    video: Float[Array, "batch frames height width channels"], alpha: int
+) -> Float[Array, "batch slow_frames height width channels"]:
+    """Returns one frame out of each `alpha`, spread evenly from the first to the last, as the original packs them."""
+    frames = video.shape[1]
+    number = frames // alpha
+    return video[:, np.arange(number) * (frames - 1) // max(number - 1, 1)]
+
+
+VARIANTS: dict[str, VideoCNN] = {
+    "slowfast_r50_4x16": SlowFast(alpha=8, fusion_size=5, window=(4, 7, 7), dropout_rate=0.5, clip=(32, 256, 256)),
+    "slowfast_r50_8x8": SlowFast(window=(8, 7, 7), dropout_rate=0.5, clip=(32, 256, 256)),
+    "slowfast_r101_8x8": SlowFast(depths=R101, fusion_size=5, window=(8, 7, 7), dropout_rate=0.5, clip=(32, 256, 256)),
+}
