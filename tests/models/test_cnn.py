@@ -57,8 +57,8 @@ def frozen_variants():
 
 
 def frozen(model):
-    """{path: shape}; equal blocks of a stage stand in one entry, "stage_1/block_{1,2}/...", and equal arrays of a module
-    too, ".../norm/{mean,var}"."""
+    """{path: shape}; equal blocks of a stage stand in one entry, "stage_1/block_{1,2}/...", and equal arrays of a
+    module too, ".../norm/{mean,var}"."""
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *clip_of(model))))
     leaves = {}
     for path, leaf in flatten_dict(shapes, sep="/").items():
