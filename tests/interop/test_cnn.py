@@ -249,8 +249,8 @@ def test_results_statistics_and_gradients_are_those_of_the_original(case, tmp_pa
 
     shapes, evaluated, changed = facts(case.original(), case.shape)
     weights = {name: torch.tensor(x) for name, x in random_weights(shapes).items()}
-    torch.save(weights, tmp_path / "weights.pth")
-    check(tmp_path / "weights.pth", case.name, case.here() | {"implementation": "cpu"}, case.shape, evaluated, changed)
+    torch.save({"model_state": weights}, tmp_path / "weights.pyth")
+    check(tmp_path / "weights.pyth", case.name, case.here() | {"implementation": "cpu"}, case.shape, evaluated, changed)
 
 
 @pytest.mark.parametrize("case", KEPT, ids=str)
@@ -276,6 +276,7 @@ def test_a_head_of_other_classes_is_fresh_and_counters_of_batches_are_ignored(we
     loaded = load(weights, tmp_path, num_classes=(("verb", 3), ("noun", 4)))
     assert set(loaded.report.left_over) == {"fc.weight", "fc.bias"}
     assert {path.split("/")[1] for path in loaded.report.fresh} == {"verb", "noun"}
+    assert (loaded.preprocessing.num_frames, loaded.preprocessing.size) == (16, (112, 112))
     _, variables = loaded
     found = variables["batch_stats"]["stage_2"]["block_0"]["shortcut"]["norm"]["var"]
     np.testing.assert_array_equal(found, weights["layer2.0.downsample.1.running_var"])
