@@ -159,6 +159,9 @@ def test_cost(capsys, tmp_path):
     assert 2 * first["macs"] < first["flops_xla"] and second["activation_bytes"] > first["activation_bytes"] > 0
     assert main(["cost", "vivit_ti_16x2_fe", *SMALL]) == 0
     assert "GMACs" in capsys.readouterr().out
+    assert main(["cost", "x3d_xs", "r2plus1d_18", "--json", "--clip", "8", "32", "48", "--width", "8"]) == 0
+    for row in json.loads(capsys.readouterr().out)["models"]:
+        assert (row["frames"], row["height"], row["width"]) == (8, 32, 48) and row["activation_bytes"] > row["params"]
     picture = tmp_path / "growth.png"
     assert main(["cost", "vivit_ti_16x2", "--image_size", "32", "--num_layers", "1", "--plot", str(picture)]) == 0
     assert picture.stat().st_size > 10_000 and "128" in capsys.readouterr().out

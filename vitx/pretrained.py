@@ -31,8 +31,8 @@ def load_pretrained(
 
     Args:
         path: a vitx run, a Hugging Face directory (Vivit, Timesformer), a file that `vitx convert` wrote, or a bare
-            .safetensors, .npz, .msgpack or .pth file with the names of Hugging Face, scenic's ViViT or an image ViT,
-            which needs the model's `name`.
+            .safetensors, .npz, .msgpack or .pth file with the names of Hugging Face, scenic's ViViT, an image ViT, or
+            torchvision's or PyTorchVideo's convolutional networks, which needs the model's `name`.
         name: of the model (`vitx.list_models()`), for a bare file; elsewhere it must agree with what is found.
         from_image: how an image ViT is inflated.
         allow_missing: patterns of our paths that may stay fresh ("head/*").

@@ -129,6 +129,13 @@ def test_cost_does_not_depend_on_scanning_and_memory_falls_with_rematerialisatio
     assert kept["all_but_projections", False] > kept["all", False] < kept["all", True]
 
 
+def test_a_convolutional_network_grows_with_its_clip():
+    model = vitx.create_model("r3d_18", clip=(16, 32, 48), width=8)
+    rows = growth.growth({"small": model}, frames=(16, 32))
+    assert rows[1]["macs"] == pytest.approx(2 * rows[0]["macs"], rel=1e-3)
+    assert count_cost(model.copy(implementation="cpu"), clip_of(model)).macs == rows[0]["macs"]
+
+
 def test_a_clip_of_another_shape_is_refused():
     with pytest.raises(ValueError, match="this model was made for"):
         count_cost(vitx.create_model("vivit_ti_16x2"), (16, 224, 224, 3))

@@ -249,8 +249,8 @@ def test_results_statistics_and_gradients_are_those_of_the_original(case, tmp_pa
 
     shapes, evaluated, changed = facts(case.original(), case.shape)
     weights = {name: torch.tensor(x) for name, x in random_weights(shapes).items()}
-    torch.save(weights, tmp_path / "weights.pth")
-    check(tmp_path / "weights.pth", case.name, case.here() | {"implementation": "cpu"}, case.shape, evaluated, changed)
+    torch.save({"model_state": weights}, tmp_path / "weights.pyth")
+    check(tmp_path / "weights.pyth", case.name, case.here() | {"implementation": "cpu"}, case.shape, evaluated, changed)
 
 
 @pytest.mark.parametrize("case", KEPT, ids=str)
@@ -259,3 +259,55 @@ def test_golden_files_made_by_the_originals_keep_the_parity(case, tmp_path):
     write_safetensors(random_weights(golden["shapes"]), tmp_path / "weights.safetensors", {})
     found = (golden["evaluated"], golden["changed"])
     check(tmp_path / "weights.safetensors", case.name, case.here(), case.shape, *found, seen=projected)
+
+
+@pytest.fixture
+def weights():
+    golden = json.loads((GOLDEN / "mc3_18.json").read_text())
+    return random_weights(golden["shapes"])
+
+
+def load(weights, tmp_path, name="mc3_18", **fields):
+    write_safetensors(weights, tmp_path / "weights.safetensors", {})
+    return vitx.load_pretrained(tmp_path / "weights.safetensors", name, **{"depths": (1, 1, 1, 1)} | fields)
+
+
+def test_a_head_of_other_classes_is_fresh_and_counters_of_batches_are_ignored(weights, tmp_path):
+    loaded = load(weights, tmp_path, num_classes=(("verb", 3), ("noun", 4)))
+    assert set(loaded.report.left_over) == {"fc.weight", "fc.bias"}
+    assert {path.split("/")[1] for path in loaded.report.fresh} == {"verb", "noun"}
+    assert (loaded.preprocessing.num_frames, loaded.preprocessing.size) == (16, (112, 112))
+    _, variables = loaded
+    found = variables["batch_stats"]["stage_2"]["block_0"]["shortcut"]["norm"]["var"]
+    np.testing.assert_array_equal(found, weights["layer2.0.downsample.1.running_var"])
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "message"),
+    [
+        (
+            lambda w: w,
+            "slow_r50",
+            "holds torchvision's r3d_18, mc3_18 or r2plus1d_18 .* a BottleneckResNet is read from",
+        ),
+        (
+            lambda w: w,
+            "r3d_18",
+            r"layer2.0.conv1.0.weight has shape \[1, 3, 3, 64, 128\], expected \[3, 3, 3, 64, 128\]",
+        ),
+        (lambda w: w, "r2plus1d_18", "does not fit ResNet3D:.*missing"),
+        (lambda w: {n: x for n, x in w.items() if "running" not in n}, "mc3_18", "no statistics of batch normalis"),
+        (lambda w: {n: x for n, x in w.items() if n != "stem.1.running_var"}, "mc3_18", "missing stem_a/norm/var"),
+        (lambda w: {f"module.{n}": x for n, x in w.items()}, "mc3_18", r"no state dict that is known here \(it names"),
+        (lambda w: w | {"extra.weight": w["fc.weight"]}, "mc3_18", "unexpected extra.weight"),
+    ],
+)
+def test_a_state_dict_that_does_not_fit_is_told(change, name, message, weights, tmp_path):
+    depths = (3, 4, 6, 3) if name == "slow_r50" else (1, 1, 1, 1)
+    with pytest.raises(vitx.UserError, match=f"(?s){message}"):
+        load(change(weights), tmp_path, name, depths=depths, num_classes=5)
+
+
+def test_hugging_face_has_no_convolutional_networks(weights, tmp_path):
+    with pytest.raises(vitx.UserError, match=r"Hugging Face has no ResNet3D; write one \.safetensors file instead"):
+        vitx.save_huggingface(*load(weights, tmp_path, num_classes=5), tmp_path / "new")

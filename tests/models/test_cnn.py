@@ -57,8 +57,8 @@ def frozen_variants():
 
 
 def frozen(model):
-    """{path: shape}; equal blocks of a stage stand in one entry, "stage_1/block_{1,2}/...", and equal arrays of a
-    module too, ".../norm/{mean,var}"."""
+    """{path: shape}; equal blocks of a stage stand in one entry, "stage_1/block_{1,2}/...", and so do equal arrays of a
+    module, ".../norm/{mean,var}"."""
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *clip_of(model))))
     leaves = {}
     for path, leaf in flatten_dict(shapes, sep="/").items():
@@ -194,7 +194,6 @@ def test_the_slow_pathway_sees_frames_from_the_first_to_the_last(frames):
     ("name", "shape", "message"),
     [
         ("r3d_18", (2, 3, 8, 32, 32), r"video has shape \[2, 3, 8, 32, 32\]; expected .* = \[batch, frames, height"),
-        ("r3d_18", (8, 32, 32, 3), r"video has shape \[8, 32, 32, 3\]; expected \[batch, frames"),
         ("r3d_18", (1, 7, 32, 32, 3), "strides over 8 frames and 16 x 16 pixels, so a clip must have at least 8"),
         ("s3d", (1, 7, 64, 64, 3), "strides over 8 frames and 32 x 32 pixels"),
         ("c2d_r50", (1, 1, 64, 64, 3), "strides over 2 frames"),
@@ -207,7 +206,12 @@ def test_the_slow_pathway_sees_frames_from_the_first_to_the_last(frames):
 def test_a_clip_that_a_network_cannot_take_is_refused(name, shape, message):
     model = vitx.create_model(name)
     with pytest.raises(ValueError, match=message):
-        model.check_video(jnp.zeros(shape))
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))
+
+
+def test_a_video_without_its_batch_axis_is_told():
+    with pytest.raises(ValueError, match=r"video has shape \[8, 32, 32, 3\]; expected \[batch, frames"):
+        vitx.create_model("r3d_18").check_video(jnp.zeros((8, 32, 32, 3)))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 from vitx.errors import UserError
 from vitx.interop.fill import Source
 from vitx.interop.names import BATCH_NORM, CONVOLUTION, POINTWISE, Rule, Tensors, to_ours
+from vitx.interop.preprocessing import Preprocessing
 from vitx.models.bottleneck import BottleneckResNet
 from vitx.models.cnn import VideoCNN
 from vitx.models.resnet3d import ResNet3D
@@ -23,11 +24,15 @@ class Layout:
         family: of models, and whose.
         sign: name of a tensor that this family has and no other.
         rules: for a model of the family.
+        mean: of the pixels that its weights were trained on.
+        std: of the pixels, likewise.
     """
 
     family: str
     sign: str
     rules: Callable[[VideoCNN], Iterator[Rule]]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
 
 
 def unit(conv: str, norm: str, ours: str) -> Iterator[Rule]:
@@ -128,16 +133,23 @@ def x3d_rules(_: X3D) -> Iterator[Rule]:
     yield Rule("blocks.5.proj", "head/logits")
 
 
+TORCHVISION = ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))  # of Kinetics-400
+PYTORCHVIDEO = ((0.45,) * 3, (0.225,) * 3)
 LAYOUTS = {
-    ResNet3D: Layout("torchvision's r3d_18, mc3_18 or r2plus1d_18", "stem.0.weight", resnet3d_rules),
-    S3D: Layout("torchvision's s3d", "features.0.0.0.weight", s3d_rules),
+    ResNet3D: Layout("torchvision's r3d_18, mc3_18 or r2plus1d_18", "stem.0.weight", resnet3d_rules, *TORCHVISION),
+    S3D: Layout("torchvision's s3d", "features.0.0.0.weight", s3d_rules, *TORCHVISION),
     BottleneckResNet: Layout(
-        "PyTorchVideo's c2d_r50, i3d_r50, slow_r50 or csn_r101", "blocks.0.conv.weight", bottleneck_rules
+        "PyTorchVideo's c2d_r50, i3d_r50, slow_r50 or csn_r101", "blocks.0.conv.weight", bottleneck_rules, *PYTORCHVIDEO
     ),
     SlowFast: Layout(
-        "PyTorchVideo's slowfast_r50 or slowfast_r101", "blocks.0.multipathway_blocks.0.conv.weight", slowfast_rules
+        "PyTorchVideo's slowfast_r50 or slowfast_r101",
+        "blocks.0.multipathway_blocks.0.conv.weight",
+        slowfast_rules,
+        *PYTORCHVIDEO,
     ),
-    X3D: Layout("PyTorchVideo's x3d_xs, x3d_s, x3d_m or x3d_l", "blocks.0.conv.conv_t.weight", x3d_rules),
+    X3D: Layout(
+        "PyTorchVideo's x3d_xs, x3d_s, x3d_m or x3d_l", "blocks.0.conv.conv_t.weight", x3d_rules, *PYTORCHVIDEO
+    ),
 }
 
 
@@ -160,4 +172,6 @@ def state_dict_source(path: Path, tensors: Tensors, model: VideoCNN) -> Source:
             "cannot be evaluated; save the whole state_dict(), not the parameters alone"
         )
     kept = {name: x for name, x in tensors.items() if not name.endswith(".num_batches_tracked")}
-    return Source(*to_ours(kept, tuple(layout.rules(model))), model)
+    frames, height, width = model.clip
+    preprocessing = Preprocessing(layout.mean, layout.std, (height, width), None, frames)
+    return Source(*to_ours(kept, tuple(layout.rules(model))), model, preprocessing=preprocessing)

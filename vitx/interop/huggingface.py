@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict
 from vitx.checkpoints import read_json, told, write_json
 from vitx.configuration import override
 from vitx.errors import UserError, closest
+from vitx.interop.fill import VideoModel
 from vitx.interop.names import CONVOLUTION, NORM, PATCHES, PLAIN, Rule, Tensors, to_theirs
 from vitx.interop.preprocessing import Preprocessing
 from vitx.interop.tensors import read_tensors, write_safetensors
@@ -260,7 +261,7 @@ def labels_of(config: Mapping[str, Any], where: str) -> tuple[str, ...] | None:
 
 
 def save_huggingface(
-    model: VideoTransformer,
+    model: VideoModel,
     variables: Mapping[str, Any],
     directory: str | Path,
     *,
@@ -351,7 +352,7 @@ def _joined(tensors: Tensors) -> Tensors:
     return found
 
 
-def architecture_for(model: VideoTransformer) -> Architecture:
+def architecture_for(model: VideoModel) -> Architecture:
     """Returns the kind of model that Hugging Face has for one of ours.
 
     Raises:

@@ -21,7 +21,7 @@ DEFLATE_AT_MOST = 1100  # times its own size is what a deflated file can unpack 
 
 
 def read_tensors(path: Path) -> Tensors:
-    """Returns the tensors of a .safetensors, .npz, .msgpack or .pth (.bin, .pt) file by name.
+    """Returns the tensors of a .safetensors, .npz, .msgpack or .pth (.pyth, .pt, .bin) file by name.
 
     Raises:
         UserError: another kind of file, or one that is cut short, damaged or hostile.
@@ -123,6 +123,7 @@ READERS: dict[str, Callable[[Path], Tensors]] = {
     ".npz": read_npz,
     ".msgpack": read_msgpack,
     ".pth": read_torch,
+    ".pyth": read_torch,
     ".pt": read_torch,
     ".bin": read_torch,
 }

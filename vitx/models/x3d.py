@@ -75,6 +75,8 @@ def rounded(width: float) -> int:
 class X3D(VideoCNN):
     """A stem in space, then in time; four stages of depthwise bottlenecks; a wide layer after the average.
 
+    The result is logits; PyTorchVideo's networks of this name end in a softmax.
+
     Attributes:
         depths: blocks of each stage; every other one, from the first, has squeeze and excitation.
         hidden_size: width of the layer between the average and the head.
