@@ -8,9 +8,9 @@ from flax import linen as nn
 from vitx.configuration import override
 from vitx.errors import UserError, closest
 from vitx.layers.head import NumClasses
-from vitx.models import bottleneck, resnet3d, s3d, slowfast, timesformer, vivit, x3d
+from vitx.models import bottleneck, frames, resnet3d, s3d, slowfast, timesformer, vivit, x3d
 
-FAMILIES = (vivit, timesformer, resnet3d, s3d, bottleneck, slowfast, x3d)
+FAMILIES = (vivit, timesformer, resnet3d, s3d, bottleneck, slowfast, x3d, frames)
 VARIANTS: dict[str, nn.Module] = {name: model for family in FAMILIES for name, model in family.VARIANTS.items()}
 
 

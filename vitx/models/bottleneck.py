@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from vitx.configuration import register
 from vitx.layers.convolution import ConvolutionUnit, Triple, average_windows, max_pool
-from vitx.models.cnn import Stage, VideoCNN
+from vitx.models.cnn import Stage, WindowedCNN
 
 R50, R101 = (3, 4, 6, 3), (3, 4, 23, 3)
 TemporalSizes = tuple[int, ...]  # of the blocks of a stage in turn, over and over
@@ -74,7 +74,7 @@ def bottlenecks(
 
 
 @register
-class BottleneckResNet(VideoCNN):
+class BottleneckResNet(WindowedCNN):
     """A stem, four stages of bottleneck blocks; width doubles and, but for the first, resolution halves with each.
 
     Attributes:
@@ -85,7 +85,7 @@ class BottleneckResNet(VideoCNN):
         depthwise: whether these see each channel alone (CSN, section 3.2, interaction-reduced).
         temporal_strides: of each stage.
         pooled_frames: of which the largest is kept after the first stage; 1 keeps all.
-        Others: as `VideoCNN`.
+        Others: as `WindowedCNN`.
     """
 
     depths: tuple[int, int, int, int] = R50
@@ -131,7 +131,7 @@ def stem(unit: ConvolutionUnit, width: int, frames: int, name: str) -> Convoluti
     return unit.copy(width=width, kernel_size=(frames, 7, 7), stride=(1, 2, 2), name=name)
 
 
-VARIANTS: dict[str, VideoCNN] = {
+VARIANTS: dict[str, WindowedCNN] = {
     "c2d_r50": BottleneckResNet(
         temporal_sizes=((1,),) * 4, pooled_frames=2, window=(4, 7, 7), dropout_rate=0.5, clip=(8, 256, 256)
     ),

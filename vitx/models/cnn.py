@@ -28,15 +28,12 @@ class Stage(nn.Module):
 
 
 class VideoCNN(nn.Module):
-    """Feature maps, their average, head. Takes clips of any shape that its strides allow.
+    """Features of convolutions, head. Takes clips of any shape that its strides allow.
 
     Attributes:
         num_classes: an int; 0 for pooled features; (("verb", 97), ("noun", 300)) for a dictionary of logits.
         width: channels after the stem; the others follow from it.
         dropout_rate: of the pooled features.
-        window: (t, h, w) of the average over feature maps, cut to maps that are smaller; it slides by one over larger
-            ones and its averages are averaged again, which weighs the middle more, as the original does. None averages
-            over all alike.
         clip: (frames, height, width) that the original was made for: what cost is counted of.
         implementation: of convolutions; "cpu" is faster there and computes the same.
         dtype: computations' type; parameters, statistics and pooled features are float32.
@@ -45,7 +42,6 @@ class VideoCNN(nn.Module):
     num_classes: NumClasses = 400
     width: int = 64
     dropout_rate: float = 0.0
-    window: Triple | None = None
     clip: Triple = free((16, 112, 112))
     implementation: Implementation = free("reference")
     dtype: DType = "float32"
@@ -56,9 +52,7 @@ class VideoCNN(nn.Module):
             raise ValueError(f"width is {self.width}; expected at least 1")
         if not 0 <= self.dropout_rate < 1:
             raise ValueError(f"dropout_rate is {self.dropout_rate}; expected a share from 0 to less than 1")
-        for name in ("window", "clip"):
-            if min(getattr(self, name) or (1,)) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected (frames, height, width) of at least 1")
+        check_sizes("clip", self.clip)
         super().__post_init__()
 
     @property
@@ -75,12 +69,6 @@ class VideoCNN(nn.Module):
         """Returns {}: a convolution needs no positions, and takes other shapes as it is."""
         return {}
 
-    def windows(
-        self, video: Float[Array, "batch frames height width 3"], *, train: bool
-    ) -> Float[Array, "batch t h w hidden"]:
-        """Returns the average of the last feature maps in every window."""
-        raise NotImplementedError
-
     def features(
         self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
     ) -> Float[Array, "batch hidden"]:
@@ -89,8 +77,7 @@ class VideoCNN(nn.Module):
         Raises:
             ValueError: the video is no [batch, frames, height, width, 3], or smaller than the network's strides.
         """
-        self.check_video(video)
-        return jnp.mean(self.windows(video, train=train), axis=(1, 2, 3))
+        raise NotImplementedError
 
     def __call__(
         self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
@@ -115,3 +102,39 @@ class VideoCNN(nn.Module):
     def setup(self):
         self.dropout = nn.Dropout(self.dropout_rate)
         self.head = Head(self.num_classes)
+
+
+class WindowedCNN(VideoCNN):
+    """Feature maps of 3D convolutions, their averages, head.
+
+    Attributes:
+        window: (t, h, w) of the average over feature maps, cut to maps that are smaller; it slides by one over larger
+            ones and its averages are averaged again, which weighs the middle more, as the original does. None averages
+            over all alike.
+        Others: as `VideoCNN`.
+    """
+
+    window: Triple | None = None
+
+    def __post_init__(self):
+        check_sizes("window", self.window or (1, 1, 1))
+        super().__post_init__()
+
+    def windows(
+        self, video: Float[Array, "batch frames height width 3"], *, train: bool
+    ) -> Float[Array, "batch t h w hidden"]:
+        """Returns the average of the last feature maps in every window."""
+        raise NotImplementedError
+
+    def features(
+        self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
+    ) -> Float[Array, "batch hidden"]:
+        """As `VideoCNN.features`."""
+        self.check_video(video)
+        return jnp.mean(self.windows(video, train=train), axis=(1, 2, 3))
+
+
+def check_sizes(name: str, sizes: Triple) -> None:
+    """Raises ValueError unless all are at least 1."""
+    if min(sizes) < 1:
+        raise ValueError(f"{name} is {sizes}; expected (frames, height, width) of at least 1")

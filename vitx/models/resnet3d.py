@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from vitx.configuration import register
 from vitx.layers.convolution import ConvolutionUnit, Triple, average_windows
-from vitx.models.cnn import Stage, VideoCNN
+from vitx.models.cnn import Stage, WindowedCNN
 
 Kernels = tuple[Triple, ...]  # one after the other; each strides along the axes that it extends over
 
@@ -59,7 +59,7 @@ def strided(kernel: Triple, stride: int) -> Triple:
 
 
 @register
-class ResNet3D(VideoCNN):
+class ResNet3D(WindowedCNN):
     """A residual network of basic blocks.
 
     Attributes:
@@ -67,7 +67,7 @@ class ResNet3D(VideoCNN):
         stem_width: channels between the stem's kernels, where there are two.
         kernels: of the convolutions in each stage; width doubles and, but for the first, resolution halves with each.
         depths: blocks of each stage.
-        Others: as `VideoCNN`.
+        Others: as `WindowedCNN`.
     """
 
     stem_kernels: Kernels = ((3, 7, 7),)
@@ -112,7 +112,7 @@ class ResNet3D(VideoCNN):
 
 
 DENSE, FLAT, FACTORISED = ((3, 3, 3),), ((1, 3, 3),), ((1, 3, 3), (3, 1, 1))
-VARIANTS: dict[str, VideoCNN] = {
+VARIANTS: dict[str, WindowedCNN] = {
     "r3d_18": ResNet3D(),
     "mc3_18": ResNet3D(kernels=(DENSE, FLAT, FLAT, FLAT)),
     "r2plus1d_18": ResNet3D(stem_kernels=((1, 7, 7), (3, 1, 1)), kernels=(FACTORISED,) * 4),

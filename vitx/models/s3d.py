@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from vitx.configuration import register
 from vitx.layers.convolution import ConvolutionUnit, Triple, average_windows, max_pool
-from vitx.models.cnn import Stage, VideoCNN
+from vitx.models.cnn import Stage, WindowedCNN
 
 
 class Separable(nn.Module):
@@ -72,12 +72,12 @@ class Inception(nn.Module):
 
 
 @register
-class S3D(VideoCNN):
+class S3D(WindowedCNN):
     """Two separable convolutions, then Inception blocks in three stages with pooling between.
 
     Attributes:
         stages: widths of the blocks' branches for a `width` of 64, in proportion for others; see `Inception`.
-        Others: as `VideoCNN`.
+        Others: as `WindowedCNN`.
     """
 
     stages: tuple[tuple[Branches, ...], tuple[Branches, ...], tuple[Branches, ...]] = (
@@ -130,4 +130,4 @@ class S3D(VideoCNN):
         return average_windows(x, self.window)
 
 
-VARIANTS: dict[str, VideoCNN] = {"s3d": S3D(dropout_rate=0.2, window=(2, 7, 7), clip=(16, 224, 224))}
+VARIANTS: dict[str, WindowedCNN] = {"s3d": S3D(dropout_rate=0.2, window=(2, 7, 7), clip=(16, 224, 224))}

@@ -8,11 +8,11 @@ from jaxtyping import Array, Float
 from vitx.configuration import register
 from vitx.layers.convolution import Triple, average_windows, max_pool
 from vitx.models.bottleneck import R50, R101, bottlenecks, stem
-from vitx.models.cnn import VideoCNN
+from vitx.models.cnn import WindowedCNN
 
 
 @register
-class SlowFast(VideoCNN):
+class SlowFast(WindowedCNN):
     """Two pathways: few frames and many channels; all frames and few channels, joined to the first after each stage.
 
     Attributes:
@@ -21,7 +21,7 @@ class SlowFast(VideoCNN):
         beta: channels of the slow pathway for one of the fast.
         fusion_size: frames that the lateral convolutions extend over.
         window: of the average over the slow pathway's maps; the fast one's has alpha times the frames.
-        Others: as `VideoCNN`; width is the slow pathway's.
+        Others: as `WindowedCNN`; width is the slow pathway's.
     """
 
     depths: tuple[int, int, int, int] = R50
@@ -89,7 +89,7 @@ def slow_frames(
     return video[:, np.arange(number) * (frames - 1) // max(number - 1, 1)]
 
 
-VARIANTS: dict[str, VideoCNN] = {
+VARIANTS: dict[str, WindowedCNN] = {
     "slowfast_r50_4x16": SlowFast(alpha=8, fusion_size=5, window=(4, 7, 7), dropout_rate=0.5, clip=(32, 256, 256)),
     "slowfast_r50_8x8": SlowFast(window=(8, 7, 7), dropout_rate=0.5, clip=(32, 256, 256)),
     "slowfast_r101_8x8": SlowFast(depths=R101, fusion_size=5, window=(8, 7, 7), dropout_rate=0.5, clip=(32, 256, 256)),

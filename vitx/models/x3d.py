@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from vitx.configuration import register
 from vitx.layers.convolution import Convolution, ConvolutionUnit, Triple, average_windows
-from vitx.models.cnn import Stage, VideoCNN
+from vitx.models.cnn import Stage, WindowedCNN
 
 
 class SqueezeExcitation(nn.Module):
@@ -72,7 +72,7 @@ def rounded(width: float) -> int:
 
 
 @register
-class X3D(VideoCNN):
+class X3D(WindowedCNN):
     """A stem in space, then in time; four stages of depthwise bottlenecks; a wide layer after the average.
 
     The result is logits; PyTorchVideo's networks of this name end in a softmax.
@@ -80,7 +80,7 @@ class X3D(VideoCNN):
     Attributes:
         depths: blocks of each stage; every other one, from the first, has squeeze and excitation.
         hidden_size: width of the layer between the average and the head.
-        Others: as `VideoCNN`; width doubles with each stage but the first.
+        Others: as `WindowedCNN`; width doubles with each stage but the first.
     """
 
     width: int = 24
@@ -108,7 +108,7 @@ class X3D(VideoCNN):
         return nn.relu(Convolution(self.hidden_size, name="hidden", **how)(average_windows(x, self.window)))
 
 
-VARIANTS: dict[str, VideoCNN] = {
+VARIANTS: dict[str, WindowedCNN] = {
     "x3d_xs": X3D(window=(4, 5, 5), dropout_rate=0.5, clip=(4, 160, 160)),
     "x3d_s": X3D(window=(13, 5, 5), dropout_rate=0.5, clip=(13, 160, 160)),
     "x3d_m": X3D(window=(16, 7, 7), dropout_rate=0.5, clip=(16, 224, 224)),

@@ -1,0 +1,227 @@
+"""2D networks that see each frame alone: their average over frames, or a recurrent cell that reads them in order.
+
+Average: temporal segment networks (TSN), Wang et al. 2016, arXiv:1608.00859, section 3.1. Recurrent: LRCN, Donahue et
+al. 2015, arXiv:1411.4389, section 4. ResNet-50 is torchvision's, whose 3x3 convolutions have the stride.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from vitx.configuration import register
+from vitx.layers.convolution import ConvolutionUnit, Triple, at_least_float32, max_pool
+from vitx.models.bottleneck import R50, bottlenecks, stem
+from vitx.models.cnn import Stage, VideoCNN
+from vitx.models.streaming import RunningMean, StreamingCNN
+
+CELLS = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trunk:
+    """A 2D network from frames to their last feature maps."""
+
+    @property
+    def stride(self) -> int:
+        """Rows and columns of a frame for one of the last maps."""
+        raise NotImplementedError
+
+    def channels(self, width: int) -> int:
+        """Returns the channels of the last maps."""
+        raise NotImplementedError
+
+    def maps(
+        self, x: Float[Array, "batch frames height width_px 3"], unit: ConvolutionUnit, *, train: bool
+    ) -> Float[Array, "batch frames h w channels"]:
+        """Returns the last maps; its layers, copies of the unit, become those of the module that calls."""
+        raise NotImplementedError
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class PlainTrunk(Trunk):
+    """In each stage a 3x3 convolution and the largest of 2x2 values; width doubles with each.
+
+    Attributes:
+        stages: how many.
+    """
+
+    stages: int = 3
+
+    def __post_init__(self):
+        if self.stages < 1:
+            raise ValueError(f"stages is {self.stages}; expected at least 1")
+
+    @property
+    def stride(self) -> int:
+        return 2**self.stages
+
+    def channels(self, width: int) -> int:
+        return width * 2 ** (self.stages - 1)
+
+    def maps(
+        self, x: Float[Array, "batch frames height width_px 3"], unit: ConvolutionUnit, *, train: bool
+    ) -> Float[Array, "batch frames h w channels"]:
+        for i in range(self.stages):
+            block = unit.copy(width=unit.width * 2**i, kernel_size=(1, 3, 3))
+            x = Stage((block,), name=f"stage_{i + 1}")(x, train=train)
+            x = max_pool(x, (1, 2, 2), (1, 2, 2), padded=False)
+        return x
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class ResNetTrunk(Trunk):
+    """A residual network of bottlenecks (He et al. 2016, arXiv:1512.03385, table 1).
+
+    Attributes:
+        depths: blocks of each stage.
+    """
+
+    depths: tuple[int, int, int, int] = R50
+
+    def __post_init__(self):
+        if min(self.depths) < 1:
+            raise ValueError(f"depths is {self.depths}; expected at least one block for every stage")
+
+    @property
+    def stride(self) -> int:
+        return 32
+
+    def channels(self, width: int) -> int:
+        return 32 * width
+
+    def maps(
+        self, x: Float[Array, "batch frames height width_px 3"], unit: ConvolutionUnit, *, train: bool
+    ) -> Float[Array, "batch frames h w channels"]:
+        x = max_pool(stem(unit, unit.width, 1, "stem")(x, train=train), (1, 3, 3), (1, 2, 2))
+        for i, depth in enumerate(self.depths):
+            width, stride = 4 * unit.width * 2**i, (1, 2, 2) if i else (1, 1, 1)
+            stage = bottlenecks(depth, width, unit, stride=stride, temporal_sizes=(1,), name=f"stage_{i + 1}")
+            x = stage(x, train=train)
+        return x
+
+
+@register
+class FrameCNN(StreamingCNN):
+    """The average of the frames' features, classified: the average of the frames' logits, TSN's consensus.
+
+    For TSN itself the data gives one frame of each segment: `Data(temporal="segments")`.
+
+    Attributes:
+        trunk: the network that sees the frames.
+        Others: as `VideoCNN`.
+    """
+
+    trunk: Trunk = PlainTrunk()
+
+    @property
+    def strides(self) -> Triple:
+        """Frames, rows and columns of the clip for one of the last feature map."""
+        return 1, self.trunk.stride, self.trunk.stride
+
+    @nn.compact
+    def maps(
+        self, video: Float[Array, "batch frames height width 3"], *, train: bool
+    ) -> Float[Array, "batch frames h w channels"]:
+        """Returns the last feature maps of every frame, float32 at least."""
+        return at_least_float32(self.trunk.maps(video, self.unit.copy(width=self.width), train=train))
+
+    def running_mean(self, batch: int, hidden: int) -> RunningMean:
+        """Returns the average of no features yet."""
+        return RunningMean.of_nothing(batch, hidden, jnp.promote_types(self.dtype, jnp.float32))
+
+    def init_state(self, batch: int) -> RunningMean:
+        """Returns the average of no frames' features."""
+        return self.running_mean(batch, self.trunk.channels(self.width))
+
+    def advance(
+        self, video: Float[Array, "batch frames height width 3"], state: RunningMean, *, train: bool
+    ) -> tuple[Float[Array, "batch hidden"], RunningMean]:
+        """As `StreamingCNN.advance`."""
+        state = state.add(jnp.mean(self.maps(video, train=train), axis=(2, 3)))
+        return state.mean, state
+
+
+@register
+class LRCN(FrameCNN):
+    """A recurrent cell reads the frames' features in order; the average of its outputs is classified, or the last.
+
+    The average of the outputs, classified, is the average of the time steps' logits.
+
+    Attributes:
+        recurrence: "lstm" (Hochreiter & Schmidhuber 1997, with a forget gate) or "gru" (Cho et al. 2014), as PyTorch
+            defines them.
+        hidden_size: of the cell.
+        pooling: "mean" of the outputs of all time steps, or the "last".
+        grid: (rows, columns) of parts into which every map is divided; the cell reads the averages of all of them, and
+            so where something is. (1, 1) is the average over the whole frame.
+        Others: as `FrameCNN`.
+    """
+
+    recurrence: Literal["lstm", "gru"] = "lstm"
+    hidden_size: int = 256
+    pooling: Literal["mean", "last"] = "mean"
+    grid: tuple[int, int] = (1, 1)
+
+    def __post_init__(self):
+        if self.hidden_size < 1 or min(self.grid) < 1:
+            raise ValueError(f"hidden_size is {self.hidden_size} and grid {self.grid}; expected at least 1")
+        super().__post_init__()
+
+    @property
+    def strides(self) -> Triple:
+        """Frames, rows and columns that a clip must have, for every part of the grid to have a value of its own."""
+        t, h, w = super().strides
+        rows, columns = self.grid
+        return t, rows * h, columns * w
+
+    @property
+    def cell(self) -> nn.RNNCellBase:
+        """What reads the features of one frame after the other."""
+        return CELLS[self.recurrence](self.hidden_size, dtype=self.dtype, parent=None)
+
+    def init_state(self, batch: int) -> tuple[Any, RunningMean]:
+        """Returns (the cell's carry, the average of its outputs), both of no frame yet."""
+        mean = self.running_mean(batch, self.hidden_size)
+        cell = self.cell.copy(param_dtype=mean.mean.dtype, parent=None)
+        carry = cell.initialize_carry(jax.random.key(0), mean.mean.shape)  # zeros, whatever the key
+        return carry, mean
+
+    def advance(
+        self, video: Float[Array, "batch frames height width 3"], state: tuple[Any, RunningMean], *, train: bool
+    ) -> tuple[Float[Array, "batch hidden"], tuple[Any, RunningMean]]:
+        """As `StreamingCNN.advance`."""
+        carry, mean = state
+        parts = grid_averages(self.maps(video, train=train), self.grid)
+        carry, outputs = self.recurrent(parts.reshape(*parts.shape[:2], -1), initial_carry=carry)
+        mean = mean.add(outputs)
+        return mean.mean if self.pooling == "mean" else outputs[:, -1], (carry, mean)
+
+    def setup(self):
+        super().setup()
+        self.recurrent = nn.RNN(self.cell, return_carry=True)
+
+
+def grid_averages(
+    x: Float[Array, "batch frames height width channels"], grid: tuple[int, int]
+) -> Float[Array, "batch frames rows columns channels"]:
+    """Averages of the parts into which maps are divided; the first are larger by one where a rest is left."""
+    for axis, parts in zip((2, 3), grid, strict=True):
+        x = jnp.stack([jnp.mean(part, axis) for part in jnp.array_split(x, parts, axis)], axis)
+    return x
+
+
+VARIANTS: dict[str, VideoCNN] = {
+    "cnn_small": FrameCNN(width=32),
+    "tsn_r50": FrameCNN(trunk=ResNetTrunk(), dropout_rate=0.8, clip=(3, 224, 224)),
+    **{f"lrcn_{cell}_small": LRCN(width=32, grid=(3, 3), recurrence=cell) for cell in CELLS},
+    **{
+        f"lrcn_{cell}_r50": LRCN(trunk=ResNetTrunk(), recurrence=cell, dropout_rate=0.5, clip=(16, 224, 224))
+        for cell in CELLS
+    },
+}

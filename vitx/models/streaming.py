@@ -1,0 +1,95 @@
+"""Models that can read a video as it comes, one frame at a time, at constant memory."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from vitx.models.cnn import VideoCNN
+
+
+@runtime_checkable
+class StreamingModel(Protocol):
+    """A model whose clip is a scan of `step`: after the last frame the logits are those of the clip.
+
+    `step` wants variables, and so `model.apply(variables, frame, state, method="step")`, always in evaluation mode;
+    `init_state` wants none, and is called on the model itself.
+    """
+
+    def init_state(self, batch: int) -> Any:
+        """Returns what is known before the first frame of `batch` videos: a pytree whose shapes no step changes."""
+
+    def step(self, frame: Float[Array, "batch height width 3"], state: Any) -> tuple[Any, Any]:
+        """Returns (logits of all frames so far, the state for the next)."""
+
+
+class StreamingCNN(VideoCNN):
+    """A network that goes from frame to frame with a state: clip and stream are one function. A `StreamingModel`."""
+
+    def init_state(self, batch: int) -> Any:
+        """Returns the state before the first frame of `batch` videos."""
+        raise NotImplementedError
+
+    def advance(
+        self, video: Float[Array, "batch frames height width 3"], state: Any, *, train: bool
+    ) -> tuple[Float[Array, "batch hidden"], Any]:
+        """Returns (features of all frames so far, those of the video among them; the state after them)."""
+        raise NotImplementedError
+
+    def features(
+        self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
+    ) -> Float[Array, "batch hidden"]:
+        """As `VideoCNN.features`."""
+        self.check_video(video)
+        features, _ = self.advance(video, self.init_state(len(video)), train=train)
+        return features
+
+    def step(
+        self, frame: Float[Array, "*batch height width channels"], state: Any
+    ) -> tuple[Float[Array, "batch outputs"] | dict[str, Float[Array, "batch _"]], Any]:
+        """Returns (logits of all frames so far, the state for the next), in evaluation mode.
+
+        Args:
+            frame: [batch, height, width, 3].
+            state: of `init_state`, or of the step before.
+
+        Raises:
+            ValueError: the frame has another shape, is too small, or is of another number of videos than the state.
+        """
+        if frame.ndim != 4:
+            raise ValueError(f"frame has shape {list(frame.shape)}; expected [batch, height, width, 3]")
+        video = frame[:, None]
+        self.check_video(video)
+        (batch,) = {len(leaf) for leaf in jax.tree.leaves(state) if leaf.ndim}
+        if batch != len(frame):
+            raise ValueError(
+                f"frame has shape {list(frame.shape)} and the state is of a batch of {batch}; it begins as "
+                f"init_state({len(frame)})"
+            )
+        features, state = self.advance(video, state, train=False)
+        return self.head(features), state
+
+
+@flax.struct.dataclass
+class RunningMean:
+    """The average of the features of all frames so far.
+
+    Attributes:
+        frames: how many they are.
+        mean: of the features.
+    """
+
+    frames: Int[Array, ""]
+    mean: Float[Array, "batch hidden"]
+
+    @classmethod
+    def of_nothing(cls, batch: int, hidden: int, dtype: Any) -> "RunningMean":
+        """Returns what it is before the first frame."""
+        return cls(jnp.zeros((), jnp.int32), jnp.zeros((batch, hidden), dtype))
+
+    def add(self, features: Float[Array, "batch frames hidden"]) -> "RunningMean":
+        """Returns the average with more frames."""
+        frames = self.frames + features.shape[1]
+        return RunningMean(frames, self.mean + jnp.sum(features - self.mean[:, None], axis=1) / frames)
