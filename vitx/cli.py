@@ -193,7 +193,7 @@ def _evaluate(options: argparse.Namespace, _: list[str]) -> None:
         for name, value in figures.items():
             if isinstance(value, int | float | str):
                 print(f"{name:32} {value:10.3f}" if isinstance(value, float) else f"{name:32} {value!s:>10}")
-        for label, table in figures["per_class"].items():
+        for label, table in figures.get("per_class", {}).items():
             print(f"\n{label:18} " + " ".join(f"{column:>10}" for column in next(iter(table.values()))))
             for name, row in table.items():
                 cells = (f"{value:10.1f}" if isinstance(value, float) else f"{value:10}" for value in row.values())
@@ -207,17 +207,21 @@ def _predict(options: argparse.Namespace, _: list[str]) -> None:
         raise UserError(f"there is no {options.run}")
     if missing := [str(file) for file in options.files if not file.is_file()]:
         raise UserError(f"there is no video file {', '.join(missing)}")
+    from vitx.experiment import load_config
     from vitx.runs import is_run, predict_files
+    from vitx.tasks.classification import Classification
 
     if is_run(options.run):
         if options.model is not None:
             raise UserError(f"{options.run} says itself which model it is of; leave out --model")
         _know_parts_of(options.experiment)
+        task = load_config(options.run).task
         answers = predict_files(options.run, options.files, which=options.checkpoint, top=options.top)
     else:
         from vitx.interop import predict
         from vitx.pretrained import load_pretrained
 
+        task = Classification()
         answers = predict.predict_files(load_pretrained(options.run, options.model), options.files, top=options.top)
     if options.json:
         print(json.dumps(answers))
@@ -225,7 +229,7 @@ def _predict(options: argparse.Namespace, _: list[str]) -> None:
     for file, labels in answers.items():
         print(file)
         for label, classes in labels.items():
-            print(f"  {label}: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in classes.items()))
+            print(f"  {label}: {task.told(classes)}")
 
 
 def _convert(options: argparse.Namespace, settings: list[str]) -> None:

@@ -21,7 +21,9 @@ from vitx.data.pipeline import Data
 from vitx.errors import UserError
 from vitx.layers.embeddings import height_and_width
 from vitx.models import VARIANTS  # noqa: F401  config.json names the models' classes
+from vitx.tasks import multilabel, regression  # noqa: F401  config.json names the tasks
 from vitx.tasks.classification import Classification
+from vitx.tasks.task import Task
 from vitx.training.loop import Training
 from vitx.training.optimizers import AdamW, Optimizer
 
@@ -44,7 +46,7 @@ class Experiment:
 
     model: nn.Module
     data: Data
-    task: Classification = Classification()
+    task: Task = Classification()
     optimizer: Optimizer = AdamW()
     training: Training = Training()
 

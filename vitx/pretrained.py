@@ -112,4 +112,4 @@ def _source_of_run(path: Path) -> Source:
         model = model.copy(clip=(data.num_frames, *data.image_size))
     tensors = {key: np.asarray(x) for key, x in flattened(run.variables).items()}
     preprocessing = Preprocessing(task.mean, task.std, data.image_size, None, data.num_frames, data.frame_stride)
-    return Source(tensors, {}, (), model, preprocessing=preprocessing, labels=run.classes)
+    return Source(tensors, {}, (), model, preprocessing=preprocessing, labels=run.names)

@@ -17,12 +17,11 @@ from vitx.checkpoints import Checkpoints, abstract_state, read_json
 from vitx.data.decoding import VideoError
 from vitx.errors import UserError, closest
 from vitx.evaluation import report
-from vitx.evaluation.evaluate import Predictions, evaluate, predict
-from vitx.evaluation.metrics import confusion, per_class
+from vitx.evaluation.evaluate import evaluate, predict
 from vitx.experiment import Experiment, load_config, save_config
 from vitx.interop.load import initialise
 from vitx.training.logs import MetricsLog, Stopwatch, read_metrics, say
-from vitx.training.loop import described, train
+from vitx.training.loop import train
 from vitx.training.sharding import Mesh, batch_sharding, state_shardings
 
 Which = Literal["best", "last"]
@@ -37,14 +36,14 @@ class Run:
         experiment: its settings.
         variables: of its model, on the devices; averaged parameters where the run has an average.
         step: the checkpoint that they come from.
-        classes: {label: names of its classes} of what the model predicts.
+        names: {label: names of its classes or values} of what the model predicts.
         sharding: of a batch.
     """
 
     experiment: Experiment
     variables: dict[str, Any]
     step: int
-    classes: dict[str, tuple[str, ...]]
+    names: dict[str, tuple[str, ...]]
     sharding: jax.sharding.NamedSharding
 
 
@@ -65,8 +64,8 @@ def train_run(experiment: Experiment, workdir: str | Path, *, extend: bool = Fal
     with clock("build"):
         sources = {split: experiment.data.dataset.open(split) for split in ("train", "validation")}
     label_names = dict(sources["train"].label_names)
-    classes = experiment.task.classes(experiment.model, label_names)
-    _check_monitor(experiment, classes)
+    task = experiment.task.fitted(sources["train"])
+    _check_monitor(experiment, task.outputs(experiment.model, label_names))
     start = experiment.training.initialise_from
     if start is not None and not any(workdir.glob("checkpoints/*")) and not Path(start).exists():
         raise UserError(f"there is no {start} to initialise from (training.initialise_from)")
@@ -74,14 +73,18 @@ def train_run(experiment: Experiment, workdir: str | Path, *, extend: bool = Fal
         save_config(experiment, workdir / "config.json")
         trained = train(
             model=experiment.model,
-            task=experiment.task,
+            task=task,
             data=experiment.data,
             optimizer=experiment.optimizer,
             settings=experiment.training,
             sources=sources,
             workdir=workdir,
             clock=clock,
-            record={"config": configuration.to_dict(experiment), "label_names": label_names},
+            record={
+                "config": configuration.to_dict(experiment),
+                "task": configuration.to_dict(task),
+                "label_names": label_names,
+            },
             initialise=None if start is None else functools.partial(_variables_of, Path(start), experiment.model),
         )
         if trained.resumed_at == experiment.training.steps:
@@ -137,11 +140,8 @@ def predict_files(
     answers = {}
     for file, video in clips.items():
         logits = predict(run.variables, jax.device_put(video[None]), model=experiment.model, task=experiment.task)
-        answers[file] = {}
-        for label, row in experiment.task.named(logits, run.classes).items():
-            probabilities = np.asarray(jax.nn.softmax(row[0]))
-            order = probabilities.argsort()[::-1][:top]
-            answers[file][label] = {run.classes[label][i]: float(probabilities[i]) for i in order}
+        rows = {label: np.asarray(row[0]) for label, row in experiment.task.named(logits, run.names).items()}
+        answers[file] = experiment.task.answers(rows, run.names, top)
     return answers
 
 
@@ -170,9 +170,11 @@ def load_run(workdir: Path, which: Which = "best") -> Run:
         best = (record["best"] or {}).get("step")
         step = best if which == "best" and best in steps else steps[-1]
         variables = _restore_variables(checkpoints, step, abstract, averaged)
+    if "task" in record:
+        experiment = dataclasses.replace(experiment, task=configuration.from_dict(record["task"], str(workdir)))
     label_names = {label: tuple(names) for label, names in record["label_names"].items()}
-    classes = experiment.task.classes(experiment.model, label_names)
-    return Run(experiment, variables, step, classes, batch_sharding(mesh))
+    names = experiment.task.outputs(experiment.model, label_names)
+    return Run(experiment, variables, step, names, batch_sharding(mesh))
 
 
 def _evaluate(workdir: Path, split: str, which: Which, clock: Stopwatch) -> dict[str, Any]:
@@ -193,11 +195,13 @@ def _evaluate(workdir: Path, split: str, which: Which, clock: Stopwatch) -> dict
     if problems:
         say(f"{missing} videos cannot be read and count in no figure:\n  " + "\n  ".join(problems))
     over = f"{predictions.views} views, {read} of {read + missing} videos"
-    say(f"step {run.step}: {split} split ({over}) {described(figures)}")
+    say(f"step {run.step}: {split} split ({over}) {experiment.task.described(figures)}")
     with clock("report"):
         name = "val" if split == "validation" else split
         row = {"step": run.step, "split": name, **figures}
         shown = np.linspace(0, len(predictions.index) - 1, min(8, len(predictions.index))).astype(int)
+        clips = np.stack([data.clip(source[int(index)], 0.5) for index in predictions.index[shown]])
+        results = report.Results(experiment.model, run.variables, split, predictions, run.names, clips, shown)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
         model = type(experiment.model).__name__
         report.write(
@@ -211,36 +215,19 @@ def _evaluate(workdir: Path, split: str, which: Which, clock: Stopwatch) -> dict
                 f"Devices: {run.sharding.mesh.size} x {jax.devices()[0].device_kind}; jax {jax.__version__}",
                 "Settings: [config.json](config.json); figures: [metrics.jsonl](metrics.jsonl)",
             ],
-            split=split,
             figures=figures,
             rows=[*read_metrics(workdir), row],
-            predictions=predictions,
-            classes=run.classes,
+            curves=experiment.task.curves,
+            results=results,
             problems=problems,
-            clips=np.stack([data.clip(source[int(index)], 0.5) for index in predictions.index[shown]]),
-            shown=shown,
+            sections=experiment.task.sections(results),
         )
         # last, so that the row says that the report is there
         if split != "train":
             with MetricsLog(workdir, lambda row: (row["step"], row["split"]) != (run.step, name)) as log:
                 log.write(run.step, name, figures)
-    tables = {label: per_class(logits, predictions.labels[label]) for label, logits in predictions.outputs.items()}
-    return {
-        "step": run.step,
-        "views": predictions.views,
-        **figures,
-        "per_class": {
-            label: {
-                name: {figure: column[i].item() for figure, column in table.items()}
-                for i, name in enumerate(run.classes[label])
-            }
-            for label, table in tables.items()
-        },
-        "confusion": {
-            label: confusion(logits, predictions.labels[label]).tolist()
-            for label, logits in predictions.outputs.items()
-        },
-    }
+    details = experiment.task.details(predictions, run.names)
+    return {"step": run.step, "views": predictions.views, **figures, **details}
 
 
 def _refuse_foreign(workdir: Path, experiment: Experiment, extend: bool) -> None:
@@ -270,14 +257,8 @@ def _refuse_foreign(workdir: Path, experiment: Experiment, extend: bool) -> None
         )
 
 
-def _check_monitor(experiment: Experiment, classes: dict[str, tuple[str, ...]]) -> None:
-    blank = Predictions(
-        outputs={label: np.zeros((1, len(names)), np.float32) for label, names in classes.items()},
-        labels={label: np.zeros(1, np.int32) for label in classes},
-        index=np.zeros(1, np.int32),
-        unreadable=(),
-        views=experiment.data.views,
-    )
+def _check_monitor(experiment: Experiment, names: dict[str, tuple[str, ...]]) -> None:
+    blank = experiment.task.blank(names)
     known, monitor = experiment.task.metrics(blank), experiment.training.monitor
     if monitor not in known:
         raise UserError(

@@ -62,7 +62,7 @@ def test_the_loss_is_the_mean_of_the_heads_cross_entropies(smoothing):
 
 def test_one_head_learns_the_label_that_is_named():
     model, task, variables, batch = make(4, label="noun")
-    assert task.classes(model, NAMES) == {"noun": NAMES["noun"]}
+    assert task.outputs(model, NAMES) == {"noun": NAMES["noun"]}
     losses, _ = loss_of(model, task, variables, batch)
     logits = logits_of(model, task, variables, batch)
     np.testing.assert_allclose(losses, -jax.nn.log_softmax(logits)[jnp.arange(3), batch["labels"]["noun"]], rtol=1e-5)
@@ -79,7 +79,7 @@ def test_one_head_learns_the_label_that_is_named():
 def test_heads_that_are_not_labels_are_told(num_classes, label, message):
     model = vitx.create_model("vivit_b_16x2_fe", num_classes=num_classes, **FIELDS)
     with pytest.raises(vitx.UserError) as error:
-        Classification(label=label).classes(model, NAMES)
+        Classification(label=label).outputs(model, NAMES)
     assert message in str(error.value)
 
 

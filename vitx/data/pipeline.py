@@ -3,8 +3,8 @@
 Global batch k of a run is a pure function of (seed, k), whatever the number of threads, workers and processes; the
 position in the data is the step, and resuming is slicing. A batch is
 
-    {"video": uint8[b, t, h, w, 3], "labels": {name: int32[b]}, "weight": float32[b], "index": int32[b],
-     "replaced": bool[b], "failed": int32[b], "decode_seconds": float32[b]}
+    {"video": uint8[b, t, h, w, 3], "labels": {name: int32[b] | float32[b, k]}, "weight": float32[b],
+     "index": int32[b], "replaced": bool[b], "failed": int32[b], "decode_seconds": float32[b]}
 
 with weight 0 for padding. The last two stay on the host: the number of the example that could not be read and was
 replaced (-1 for none), and the processor time that an example took. In evaluation "video" has an axis of views after
@@ -26,7 +26,7 @@ from vitx.configuration import free, register
 from vitx.data import sampling
 from vitx.data.augmentation import Augmentation
 from vitx.data.decoding import VideoError, decode_frames
-from vitx.data.sources import Dataset, Source
+from vitx.data.sources import Dataset, Source, label_arrays
 from vitx.errors import UserError
 
 Batch = dict[str, Any]
@@ -223,7 +223,7 @@ def _load(source: Source, index: int, decode: Callable[[Mapping[str, Any]], np.n
         return None
     return {
         "video": video,
-        "labels": {name: np.int32(label) for name, label in example["labels"].items()},
+        "labels": label_arrays(example),
         "weight": np.float32(1),
         "index": np.int32(index),
         "replaced": np.bool_(False),
@@ -235,7 +235,7 @@ def _load(source: Source, index: int, decode: Callable[[Mapping[str, Any]], np.n
 def _blank(data: Data, source: Source, index: int) -> Batch:
     return {
         "video": np.zeros((data.eval_clips * data.eval_crops, data.num_frames, *data.image_size, 3), np.uint8),
-        "labels": {name: np.int32(0) for name in source.label_names},
+        "labels": {name: np.zeros_like(label) for name, label in label_arrays(source[0]).items()},
         "weight": np.float32(0),
         "index": np.int32(index),
         "replaced": np.bool_(True),

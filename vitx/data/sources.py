@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from vitx.configuration import free, register
 from vitx.data.moving_digits import ClipConfig
 
@@ -14,13 +16,17 @@ class Source(Protocol):
 
     @property
     def label_names(self) -> Mapping[str, tuple[str, ...]]:
-        """{label: names of its classes}."""
+        """{label: names of its classes, or of its values}."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
-        """Returns {"video": bytes of a file, or its path; "labels": {name: int}}; and "segment": (begin, end) in
-        seconds from the first frame, where an example is a part of its video."""
+        """Returns {"video": bytes of a file, or its path; "labels": {name: label}}; and "segment": (begin, end) in
+        seconds from the first frame, where an example is a part of its video.
+
+        A label is the int of a class, or as many floats as it has names: 1 or 0 for each class, or values. One below
+        0, or floats that are no numbers (NaN), say that this example has no such label.
+        """
 
 
 @runtime_checkable
@@ -29,6 +35,20 @@ class Dataset(Protocol):
 
     def open(self, split: str) -> Source:
         """Returns the source of "train", "validation" or "test"."""
+
+
+def label_arrays(example: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns an example's labels as a batch has them: int32 of a class, float32 [k] of k classes or values."""
+    return {
+        name: np.asarray(label, np.int32 if isinstance(label, int | np.integer) else np.float32)
+        for name, label in example["labels"].items()
+    }
+
+
+def label_columns(source: Source) -> dict[str, np.ndarray]:
+    """Returns the labels of all examples, [examples] or [examples, k] each; nothing is decoded."""
+    rows = [label_arrays(source[index]) for index in range(len(source))]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 @register

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Shaped, UInt8
 from tqdm import tqdm
 
 from vitx.data.pipeline import Data
@@ -20,15 +20,15 @@ class Predictions:
     """What a model says of a split, example by example.
 
     Attributes:
-        outputs: {label: logits [examples, classes]}, averaged over views.
-        labels: {label: true classes [examples]}.
+        outputs: {label: logits [examples, classes]} or what else the task predicts, averaged over views.
+        labels: {label: true classes [examples], or values [examples, k]}.
         index: each example's number in the split.
         unreadable: numbers of the examples that could not be read; they are in none of the above.
         views: "clips x crops" of each video, as every printed accuracy names them.
     """
 
     outputs: dict[str, Float[np.ndarray, "examples _"]]
-    labels: dict[str, Int[np.ndarray, "examples"]]
+    labels: dict[str, Shaped[np.ndarray, "examples ..."]]
     index: Int[np.ndarray, "examples"]
     unreadable: tuple[int, ...]
     views: str
@@ -77,7 +77,7 @@ def evaluate(
     whole = jax.tree.map(lambda column: column[read], table)
     return Predictions(
         outputs=whole["outputs"],
-        labels={name: whole["labels"][name] for name in whole["outputs"]},
+        labels={name: label for name, label in whole["labels"].items() if name in whole["outputs"]},
         index=whole["index"],
         unreadable=tuple(int(index) for index in table["index"][~read]),
         views=data.views,

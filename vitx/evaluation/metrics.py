@@ -1,4 +1,4 @@
-"""Figures of a classifier; scikit-learn computes them."""
+"""Figures of what a model predicts; scikit-learn computes them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -42,3 +42,43 @@ def per_class(
 def confusion(logits: Float[np.ndarray, "examples classes"], labels: Int[np.ndarray, "examples"]) -> Any:
     """Returns counts [true class, predicted class]."""
     return sk.confusion_matrix(labels, logits.argmax(axis=1), labels=np.arange(logits.shape[1]))
+
+
+def average_precisions(
+    logits: Float[np.ndarray, "examples classes"], labels: Float[np.ndarray, "examples classes"]
+) -> Float[np.ndarray, "classes"]:
+    """Returns the average precision of every class in percent; NaN of a class that no example has."""
+    there = labels.any(axis=0)
+    columns = range(labels.shape[1])
+    return np.array(
+        [100 * sk.average_precision_score(labels[:, i], logits[:, i]) if there[i] else np.nan for i in columns]
+    )
+
+
+def multilabel_figures(
+    logits: Float[np.ndarray, "examples classes"], labels: Float[np.ndarray, "examples classes"]
+) -> dict[str, float]:
+    """Returns loss (nats, the mean over classes) and mAP in percent, over the classes that some example has."""
+    logits = logits.astype(np.float64)
+    precisions = average_precisions(logits, labels)
+    seen = precisions[~np.isnan(precisions)]
+    loss = np.logaddexp(0, logits) - logits * labels
+    return {"loss": float(loss.mean()), "mAP": float(seen.mean()) if len(seen) else 0.0}
+
+
+def regression_figures(
+    values: Float[np.ndarray, "examples values"], labels: Float[np.ndarray, "examples values"]
+) -> dict[str, float]:
+    """Returns loss (the mean squared error), mae, rmse and r2, means over the values, in their units.
+
+    r2 is 0 of fewer than two examples, of which it cannot be told.
+    """
+    r2 = sk.r2_score(labels, values) if len(labels) > 1 else 0.0
+    squared = sk.mean_squared_error(labels, values)
+    figures = {
+        "loss": squared,
+        "mae": sk.mean_absolute_error(labels, values),
+        "rmse": sk.root_mean_squared_error(labels, values),
+        "r2": r2,
+    }
+    return {name: float(figure) for name, figure in figures.items()}

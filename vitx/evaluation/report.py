@@ -1,31 +1,37 @@
 """report.md: what a run learnt, in figures, tables and pictures."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from flax import linen as nn
+from jaxtyping import Float, Int, UInt8
 from matplotlib.figure import Figure
 
 from vitx.checkpoints import told
 from vitx.evaluation.evaluate import Predictions
-from vitx.evaluation.metrics import confusion, per_class
 
 Rows = Sequence[Mapping[str, Any]]
 BLUE, ORANGE, GREY, GREEN, RED = "#2f6db3", "#d9822b", "#8a8a8a", "#1c6b2a", "#b3261e"
 
 
-def learning_curves(rows: Rows) -> Figure:
-    """Returns a picture of loss and top-1 against steps: training as a line, validation with marks."""
-    names = sorted({name for row in rows for name in row if name == "loss" or name.endswith("top1")}, key=_loss_first)
+def learning_curves(rows: Rows, curves: Mapping[str, str]) -> Figure:
+    """Returns a picture of figures against steps: training as a line, validation with marks.
+
+    Args:
+        curves: {last word of a figure's name: its unit} of those to draw; the loss only of all labels together.
+    """
+    drawn = {name for row in rows for name in row if name.split("/")[-1] in curves and not name.endswith("/loss")}
+    names = sorted(drawn, key=_loss_first)
     figure = Figure(figsize=(4.2 * len(names), 3.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for split, colour, marker in (("train", BLUE, ""), ("val", ORANGE, "o"), ("test", GREY, "s")):
             points = sorted((row["step"], row[name]) for row in rows if row["split"] == split and name in row)
             if points:
                 axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4, label=split)
-        axes.set(xlabel="step", title=name if name.endswith("loss") else f"{name} (%)")
+        axes.set(xlabel="step", title=f"{name} {curves[name.split('/')[-1]]}")
         axes.grid(alpha=0.25)
         axes.legend(frameon=False)
     return figure
@@ -75,64 +81,103 @@ def clip_strip(
     return figure
 
 
+def scatter(
+    values: Float[np.ndarray, "examples values"],
+    labels: Float[np.ndarray, "examples values"],
+    names: Sequence[str],
+    title: str,
+) -> Figure:
+    """Returns a picture of predicted against true values, one panel for each name; right is on the diagonal."""
+    figure = Figure(figsize=(4.2 * len(names), 4.2), layout="constrained")
+    figure.suptitle(title)
+    for i, (axes, name) in enumerate(zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True)):
+        both = np.concatenate([values[:, i], labels[:, i]])
+        axes.plot([both.min(), both.max()], [both.min(), both.max()], color=GREY, linewidth=1)
+        axes.scatter(labels[:, i], values[:, i], s=12, alpha=0.5, color=BLUE, linewidths=0)
+        axes.set(xlabel=f"true {name}", ylabel=f"predicted {name}", aspect="equal")
+        axes.grid(alpha=0.25)
+    return figure
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of the report.
+
+    Attributes:
+        title: its heading.
+        lines: of Markdown.
+        pictures: {file that the lines show: what is drawn in it, or its bytes}.
+    """
+
+    title: str
+    lines: Sequence[str]
+    pictures: Mapping[str, Figure | bytes]
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """A split through a model: what a report tells of.
+
+    Attributes:
+        model: that was evaluated.
+        variables: of it, on the devices.
+        split: whose predictions they are.
+        predictions: of every example.
+        names: {label: names of its classes or values}.
+        clips: some examples, and `shown` their rows in the predictions.
+        shown: rows in the predictions.
+    """
+
+    model: nn.Module
+    variables: Any
+    split: str
+    predictions: Predictions
+    names: Mapping[str, tuple[str, ...]]
+    clips: UInt8[np.ndarray, "clips frames height width 3"]
+    shown: Int[np.ndarray, "clips"]
+
+
 def write(
     workdir: Path,
     *,
     title: str,
     facts: Sequence[str],
-    split: str,
     figures: Mapping[str, float],
     rows: Rows,
-    predictions: Predictions,
-    classes: Mapping[str, tuple[str, ...]],
+    curves: Mapping[str, str],
+    results: Results,
     problems: Sequence[str],
-    clips: UInt8[np.ndarray, "clips frames height width 3"],
-    shown: Int[np.ndarray, "clips"],
+    sections: Sequence[Section],
 ) -> Path:
     """Writes report.md and its pictures into a run's folder; returns its path.
 
     Args:
         facts: lines on the run as a whole.
-        split: whose predictions they are.
         figures: of the split.
         rows: of metrics.jsonl.
-        classes: {label: names of its classes}.
+        curves: of figures that are drawn against steps, as in `learning_curves`.
+        results: of the split.
         problems: what is wrong with the videos that could not be read.
-        clips: examples to show, and `shown` their rows in the predictions.
+        sections: what the task tells.
     """
+    predictions = results.predictions
     lines = [f"# {title}", "", *(f"- {fact}" for fact in facts), ""]
     read, missing = len(predictions.index), len(predictions.unreadable)
-    lines += [f"## {split.capitalize()} split, {predictions.views} views", ""]
+    lines += [f"## {results.split.capitalize()} split, {predictions.views} views", ""]
     lines += [f"Over {read} of {read + missing} videos" + ("; these cannot be read:" if missing else ".")]
     lines += ["", *(f"- {problem}" for problem in problems)] if problems else []
-    lines += ["", *_table(("figure", "value"), [(name, f"{value:.2f}") for name, value in figures.items()]), ""]
-    _save(learning_curves(rows), workdir / "curves.png")
-    lines += ["## Learning curves", "", "![learning curves](curves.png)", ""]
-    for label, logits in predictions.outputs.items():
-        picture = f"confusion_{label}.png"
-        counts = confusion(logits, predictions.labels[label])
-        _save(confusion_matrix(counts, classes[label], f"{label}, {split} split"), workdir / picture)
-        columns = per_class(logits, predictions.labels[label])
-        table = [
-            (
-                name,
-                *(f"{columns[column][i]:.1f}" for column in ("precision", "recall", "f1")),
-                f"{columns['support'][i]}",
-            )
-            for i, name in enumerate(classes[label])
-        ]
-        lines += [f"## {label.capitalize()}", "", f"![confusion matrix](confusion_{label}.png)", ""]
-        lines += [*_table(("class", "precision %", "recall %", "F1 %", "videos"), table), ""]
-    captions = [
-        [
-            _caption(label, classes[label], int(logits[row].argmax()), int(predictions.labels[label][row]))
-            for label, logits in predictions.outputs.items()
-        ]
-        for row in shown
-    ]
-    _save(clip_strip(clips, captions), workdir / "predictions.png")
-    lines += ["## Predictions", "", "Decoded clips and what the model says of them; red where it is wrong.", ""]
-    lines += ["![clips with predictions](predictions.png)", ""]
+    lines += ["", *table(("figure", "value"), [(name, f"{value:.2f}") for name, value in figures.items()]), ""]
+    drawn = Section(
+        "Learning curves", ["![learning curves](curves.png)"], {"curves.png": learning_curves(rows, curves)}
+    )
+    for section in (drawn, *sections):
+        lines += [f"## {section.title}", "", *section.lines, ""]
+        for file, picture in section.pictures.items():
+            with told(workdir / file):
+                if isinstance(picture, bytes):
+                    (workdir / file).write_bytes(picture)
+                else:
+                    picture.savefig(workdir / file, dpi=110)
     path = workdir / "report.md"
     with told(path):
         draft = path.with_suffix(".tmp")
@@ -141,19 +186,11 @@ def write(
     return path
 
 
-def _caption(label: str, names: Sequence[str], said: int, true: int) -> tuple[str, bool]:
-    return f"{label}: {names[said]}" + ("" if said == true else f" (true: {names[true]})"), said == true
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Returns a Markdown table, its first column text and the others numbers."""
+    ruler = ["---"] + ["---:"] * (len(header) - 1)
+    return [f"| {' | '.join(map(str, cells))} |" for cells in (header, ruler, *rows)]
 
 
 def _loss_first(name: str) -> tuple[bool, str]:
     return name != "loss", name
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with told(path):
-        figure.savefig(path, dpi=110)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    ruler = ["---"] + ["---:"] * (len(header) - 1)
-    return [f"| {' | '.join(cells)} |" for cells in (header, ruler, *rows)]

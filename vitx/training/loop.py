@@ -22,6 +22,7 @@ from vitx.data.pipeline import Data
 from vitx.data.sources import Source
 from vitx.errors import RunError
 from vitx.evaluation.evaluate import evaluate
+from vitx.tasks.task import Task
 from vitx.training.logs import MetricsLog, Stopwatch, say
 from vitx.training.optimizers import Optimizer
 from vitx.training.sharding import Mesh, batch_sharding, state_shardings, to_devices
@@ -43,7 +44,7 @@ class Training:
         ema_decay: of the average of parameters that is evaluated instead of the last ones; None for no average.
         initialise_from: what the parameters start from: a vitx run, a Hugging Face directory, or a file of weights, an
             image ViT's too (see `vitx.load_pretrained`); None starts from the seed.
-        monitor: validation figure by which the best checkpoint is chosen: a loss is best low, all others high.
+        monitor: validation figure by which the best checkpoint is chosen; losses and errors are best low.
         mesh: how devices share the work.
         log_every: steps between rows of training figures.
         evaluate_every: steps between evaluations on the validation split; 0 evaluates after the last only.
@@ -94,7 +95,7 @@ class Trained:
 def train(
     *,
     model: nn.Module,
-    task: Any,
+    task: Task,
     data: Data,
     optimizer: Optimizer,
     settings: Training,
@@ -225,10 +226,11 @@ def train(
                     predictions = evaluate(model, task, state.averaged, data, sources["validation"], rows)
                     figures = task.metrics(predictions)
                 log.write(number, "val", figures)
-                better = _better(settings.monitor, figures, best)
+                value, old = figures[settings.monitor], best if best and best["metric"] == settings.monitor else None
+                better = old is None or task.better(settings.monitor, value, old["value"])
                 if better:
-                    best = {"step": number, "metric": settings.monitor, "value": figures[settings.monitor]}
-                say(f"step {number}: validation ({predictions.views} views) {described(figures)}")
+                    best = {"step": number, "metric": settings.monitor, "value": value}
+                say(f"step {number}: validation ({predictions.views} views) {task.described(figures)}")
                 saving = saving or better
             if saving:
                 save(number)
@@ -272,9 +274,10 @@ class _Meter:
 
     def figures(self, batch_size: int) -> dict[str, float]:
         per_step = {name: self.sums[name] / self.sums["looks"] for name in NORMS}
-        weight = self.sums["weight"]
         means = {
-            name: total / weight for name, total in self.sums.items() if name not in (*per_step, "weight", "looks")
+            name: total / max(self.sums.get(f"{name.split('/')[0]}/weight", self.sums["weight"]), 1e-9)
+            for name, total in self.sums.items()
+            if name not in (*per_step, "looks") and name.split("/")[-1] != "weight"
         }
         return per_step | means | {"clips_per_second": batch_size * self.steps / self.seconds} | self.shares()
 
@@ -288,21 +291,6 @@ def _parts(state: TrainState) -> dict[str, Any]:
 def _state(parts: dict[str, Any]) -> TrainState:
     progress = parts["optimizer"]
     return TrainState(progress["step"], parts["variables"], progress["state"], parts.get("ema", {}))
-
-
-def _better(monitor: str, figures: Mapping[str, float | int], best: dict[str, Any] | None) -> bool:
-    if best is None or best["metric"] != monitor:
-        return True
-    value = figures[monitor]
-    return value < best["value"] if monitor.endswith("loss") else value > best["value"]
-
-
-def described(figures: Mapping[str, float | int]) -> str:
-    """Returns the loss and the accuracies, for a line on the terminal."""
-    shown = [name for name in figures if name.split("/")[-1] in ("loss", "top1", "top5")]
-    return ", ".join(
-        f"{name} {figures[name]:.3f}" if "loss" in name else f"{name} {figures[name]:.1f} %" for name in shown
-    )
 
 
 def _too_many(unreadable: set[int], videos: int, allowed: float) -> str:

@@ -10,6 +10,8 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from vitx.tasks.task import Task
+
 Gradients = Callable[[Callable[[Any], tuple[Array, Any]], Any], tuple[tuple[Array, Any], Any]]
 
 
@@ -42,7 +44,7 @@ def plain_gradients(loss: Callable[[Any], tuple[Array, Any]], params: Any) -> tu
 
 
 def init_state(
-    model: nn.Module, task: Any, optimizer: optax.GradientTransformation, batch: Any, seed: int, *, with_ema: bool
+    model: nn.Module, task: Task, optimizer: optax.GradientTransformation, batch: Any, seed: int, *, with_ema: bool
 ) -> TrainState:
     """Returns the state before the first step: a pure function of the seed."""
     variables = dict(task.init(model, jax.random.fold_in(jax.random.key(seed), 0xFFFFFFFF), batch))
@@ -56,7 +58,7 @@ def train_step(
     batch: Any,
     *,
     model: nn.Module,
-    task: Any,
+    task: Task,
     optimizer: optax.GradientTransformation,
     seed: int,
     ema_decay: float | None,
