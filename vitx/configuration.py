@@ -21,12 +21,17 @@ Part = TypeVar("Part")
 _REGISTERED: dict[str, type] = {}
 
 
-def register(cls: type[Part]) -> type[Part]:
-    """Class decorator: lets `config.json` name this dataclass, by its class name."""
-    known = _REGISTERED.setdefault(cls.__name__, cls)
-    if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-        raise TypeError(f"two parts are registered as {cls.__name__}: {known} and {cls}")
-    _REGISTERED[cls.__name__] = cls
+def register(cls: type[Part], *, formerly: str | None = None) -> type[Part]:
+    """Class decorator: lets `config.json` name this dataclass, by its class name.
+
+    Args:
+        formerly: the name by which earlier versions wrote it.
+    """
+    for name in filter(None, (cls.__name__, formerly)):
+        known = _REGISTERED.setdefault(name, cls)
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(f"two parts are registered as {name}: {known} and {cls}")
+        _REGISTERED[name] = cls
     return cls
 
 

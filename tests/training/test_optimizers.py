@@ -1,55 +1,213 @@
-"""Optimisers: the schedule's shape, what decays, and agreement with Optax's own."""
+"""Optimisers: their definitions written out, what decays, what is frozen, and what their state takes."""
+
+import dataclasses
+import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AbstractMesh, AxisType
 
-from vitx.training.optimizers import LAMB, SGD, AdamW, Muon, Schedule, layer_numbers
+from vitx.errors import UserError
+from vitx.training.optimizers import LAMB, SGD, Adafactor, AdamW, Lion, Muon, layer_numbers
+from vitx.training.sharding import state_shardings
 
 PARAMS = {"dense": {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.ones(2)}, "positions": jnp.ones(3)}
 
 
-def test_the_schedule_warms_up_and_falls_to_its_end():
-    rate = Schedule(warmup=0.1, end_factor=0.1).make(2.0, 100)
-    values = np.array([rate(step) for step in range(101)])
-    np.testing.assert_allclose(values[:10], 2.0 * np.arange(1, 11) / 10, rtol=1e-6)
-    assert values.argmax() in (9, 10) and (np.diff(values[10:]) < 0).all()
-    assert values[100] == pytest.approx(0.2)
+SHAPES = {
+    "embedding": {"kernel": (4, 6), "bias": (6,)},
+    "encoder": {"block_0": {"mlp": {"kernel": (6, 9), "bias": (9,)}}},
+    "positions": {"positions": (5,)},
+}
 
 
-def test_a_run_of_one_step_has_a_schedule():
-    assert np.isfinite(Schedule().make(1.0, 1)(0))
+def drawn(seed):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda shape: rng.standard_normal(shape), SHAPES, is_leaf=lambda x: isinstance(x, tuple))
+
+
+# What each optimiser is, in numpy, for one array: (parameter, gradient, number of the step from 1, state) -> step of
+# unit learning rate, without weight decay
+def sgd(p, g, t, s):
+    s["m"] = g + 0.9 * s.get("m", 0)
+    return s["m"]
+
+
+def nesterov(p, g, t, s):
+    return g + 0.9 * sgd(p, g, t, s)
+
+
+def adam(p, g, t, s):
+    s["m"] = 0.9 * s.get("m", 0) + 0.1 * g
+    s["v"] = 0.999 * s.get("v", 0) + 0.001 * g**2
+    return s["m"] / (1 - 0.9**t) / (np.sqrt(s["v"] / (1 - 0.999**t)) + 1e-8)
+
+
+def lion(p, g, t, s):
+    m = s.get("m", 0)
+    s["m"] = 0.99 * m + 0.01 * g
+    return np.sign(0.9 * m + 0.1 * g)
+
+
+def adafactor(p, g, t, s):
+    keep, square = 1 - t**-0.8, g**2 + 1e-30
+    if g.ndim == 2:
+        s["r"] = keep * s.get("r", 0) + (1 - keep) * square.mean(1, keepdims=True)
+        s["c"] = keep * s.get("c", 0) + (1 - keep) * square.mean(0, keepdims=True)
+        v = s["r"] * s["c"] / s["r"].mean()
+    else:
+        v = s["v"] = keep * s.get("v", 0) + (1 - keep) * square
+    step = g / np.sqrt(v)
+    step = step / max(1, np.sqrt((step**2).mean()))
+    return step * max(1e-3, np.sqrt((p**2).mean()))
+
+
+def muon(p, g, t, s):
+    """Of a block's matrix; all else is Adam with Nesterov's momentum."""
+    b = 0.95 if g.shape == (6, 9) else 0.9
+    s["m"] = b * s.get("m", 0) + (1 - b) * g
+    ahead = b * s["m"] / (1 - b ** (t + 1)) + (1 - b) * g / (1 - b**t)
+    if g.shape != (6, 9):
+        s["v"] = 0.999 * s.get("v", 0) + 0.001 * g**2
+        return ahead / (np.sqrt(s["v"] / (1 - 0.999**t)) + 1e-8)
+    x = ahead / (np.linalg.norm(ahead) + 1e-8)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
+    return 0.2 * np.sqrt(9) * x
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"),
+    ("optimizer", "direction", "trusted"),
     [
-        (AdamW(weight_decay=0.0, clip_norm=None), lambda rate: optax.adam(rate)),
-        (SGD(clip_norm=None), lambda rate: optax.sgd(rate, 0.9)),
-        (
-            LAMB(clip_norm=None, weight_decay=0.1),
-            lambda rate: optax.lamb(
-                rate, weight_decay=0.1, mask={"dense": {"kernel": True, "bias": False}, "positions": False}
-            ),
-        ),
-        (
-            SGD(clip_norm=0.5, nesterov=True),
-            lambda rate: optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(rate, 0.9, True)),
-        ),
+        (SGD(), sgd, False),
+        (SGD(nesterov=True, weight_decay=0.1), nesterov, False),
+        (AdamW(weight_decay=0.1), adam, False),
+        (LAMB(weight_decay=0.1, eps=1e-8), adam, True),
+        (Lion(peak_lr=1e-2), lion, False),
+        (Adafactor(factored_from=2, weight_decay=0.1, clip_norm=1.0), adafactor, False),
+        (Muon(), muon, False),
+    ],
+    ids=["sgd", "nesterov", "adamw", "lamb", "lion", "adafactor", "muon"],
+)
+def test_ten_steps_are_those_of_the_definition(optimizer, direction, trusted):
+    """Clipped by the global norm, decayed where it is a kernel, as long as the parameter under LAMB; float64."""
+    make = optimizer.make(10)
+    ours = jax.tree.map(jnp.float32, drawn(0))
+    state, update = make.init(ours), jax.jit(make.update)
+    paths, structure = jax.tree_util.tree_flatten_with_path(drawn(0))
+    theirs, kept = [leaf for _, leaf in paths], [{} for _ in paths]
+    for t in range(1, 11):
+        gradient = drawn(t)
+        updates, state = update(jax.tree.map(jnp.float32, gradient), state, ours)
+        ours = optax.apply_updates(ours, updates)
+        leaves, rate = jax.tree.leaves(gradient), float(optimizer.schedule.make(optimizer.peak_lr, 10)(t - 1))
+        norm = np.sqrt(sum((leaf**2).sum() for leaf in leaves))
+        for i, (path, _) in enumerate(paths):
+            step = direction(theirs[i], leaves[i] / max(1, norm), t, kept[i])
+            if path[-1].key == "kernel":
+                step = step + optimizer.weight_decay * theirs[i]
+            if trusted:
+                step = step * np.linalg.norm(theirs[i]) / np.linalg.norm(step)
+            theirs[i] = theirs[i] - rate * step
+    close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-6)
+    jax.tree.map(close, ours, jax.tree.unflatten(structure, theirs))
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize(
+    ("ours", "name", "settings"),
+    [
+        (SGD(clip_norm=None), "SGD", {"momentum": 0.9}),
+        (SGD(clip_norm=None, nesterov=True), "SGD", {"momentum": 0.9, "nesterov": True}),
+        (AdamW(clip_norm=None, weight_decay=0.0), "AdamW", {"weight_decay": 0.0}),
+        (Adafactor(factored_from=2), "Adafactor", {}),
     ],
 )
-def test_steps_are_those_of_optax(ours, theirs):
-    mine, other = ours.make(10), theirs(ours.schedule.make(ours.peak_lr, 10))
-    params = [PARAMS, PARAMS]
-    states = [mine.init(PARAMS), other.init(PARAMS)]
-    for step in range(5):
-        gradient = jax.tree.map(lambda leaf, step=step: jnp.sin(leaf * (step + 1)), PARAMS)
-        for i, transformation in enumerate((mine, other)):
-            updates, states[i] = transformation.update(gradient, states[i], params[i])
-            params[i] = optax.apply_updates(params[i], updates)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *params)
+def test_ten_steps_are_those_of_torch(ours, name, settings):
+    import torch
+
+    make, params = ours.make(10), jax.tree.map(jnp.float32, drawn(0))
+    theirs = [torch.nn.Parameter(torch.tensor(leaf, dtype=torch.float64)) for leaf in jax.tree.leaves(drawn(0))]
+    optimizer, state = getattr(torch.optim, name)(theirs, lr=1.0, **settings), make.init(params)
+    for step in range(10):
+        gradient = drawn(step + 1)
+        updates, state = make.update(jax.tree.map(jnp.float32, gradient), state, params)
+        params = optax.apply_updates(params, updates)
+        optimizer.param_groups[0]["lr"] = float(ours.schedule.make(ours.peak_lr, 10)(step))
+        for parameter, leaf in zip(theirs, jax.tree.leaves(gradient), strict=True):
+            parameter.grad = torch.tensor(leaf)
+        optimizer.step()
+    for mine, other in zip(jax.tree.leaves(params), theirs, strict=True):
+        np.testing.assert_allclose(mine, other.detach().numpy(), rtol=2e-5, atol=2e-6)
+
+
+EVERY = [SGD(), AdamW(), LAMB(), Lion(), Adafactor(factored_from=2, momentum=0.9), Muon()]
+
+
+@pytest.mark.parametrize("optimizer", EVERY, ids=lambda each: type(each).__name__)
+def test_frozen_parameters_have_no_state_and_all_other_state_has_its_place(optimizer):
+    mesh = AbstractMesh((2, 4), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    for freeze in ((), ("embedding/", r".*block_[02]/")):
+        make = dataclasses.replace(optimizer, freeze=freeze).make(10)
+        state = jax.eval_shape(make.init, BLOCKS)
+        kept = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(state)]
+        for part, stays in (("embedding/", True), ("block_0/", True), ("block_2/", True), ("block_1/", False)):
+            assert any(part in path for path in kept) != (bool(freeze) and stays)
+        assert len(jax.tree.leaves(state_shardings(state, mesh))) == len(kept)
+
+
+@pytest.mark.parametrize("optimizer", [AdamW(weight_decay=0.1), Muon(weight_decay=0.1)])
+def test_frozen_parameters_stay_and_the_others_step_as_if_none_were(optimizer):
+    """Nothing is clipped, so that none hears of another; layers are counted with the frozen ones."""
+    whole = dataclasses.replace(optimizer, clip_norm=None, layer_decay=0.5)
+    frozen = dataclasses.replace(whole, freeze=("embedding/", r".*block_[02]/"))
+
+    def first(make):
+        return jax.jit(lambda tree: make.update(tree, make.init(tree), tree)[0])(BLOCKS)
+
+    steps, expected = first(frozen.make(10)), first(whole.make(10))
+    for (path, step), other in zip(jax.tree.leaves_with_path(steps), jax.tree.leaves(expected), strict=True):
+        stays = re.match("embedding/|.*block_[02]/", jax.tree_util.keystr(path, simple=True, separator="/"))
+        assert other.any()
+        np.testing.assert_allclose(step, 0 * other if stays else other, rtol=1e-6)
+
+
+def test_a_pattern_that_freezes_nothing_is_told_with_the_nearest_path():
+    with pytest.raises(UserError, match=r"'embeding/'.* did you mean embedding/\? Paths begin with embedding/, head/"):
+        AdamW(freeze=("head/", "embeding/")).make(10).init(BLOCKS)
+    with pytest.raises(ValueError, match="no regular expression"):
+        AdamW(freeze=("(",))
+
+
+@pytest.mark.parametrize("optimizer", EVERY, ids=lambda each: type(each).__name__)
+def test_first_moments_in_bfloat16_take_half_the_room(optimizer):
+    size, room = sum(leaf.size for leaf in jax.tree.leaves(BLOCKS)), {}
+    for dtype in ("float32", "bfloat16"):
+        init = dataclasses.replace(optimizer, state_dtype=dtype).make(10).init
+        room[dtype] = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(init, BLOCKS)))
+    assert room["float32"] - room["bfloat16"] == 2 * size
+
+
+@pytest.mark.parametrize("optimizer", [SGD(), AdamW()])
+def test_first_moments_in_bfloat16_give_nearly_the_same_steps(optimizer):
+    start, ends = jax.tree.map(jnp.float32, drawn(0)), []
+    for dtype in ("float32", "bfloat16"):
+        make = dataclasses.replace(optimizer, state_dtype=dtype).make(20)
+        params, state, update = start, make.init(start), jax.jit(make.update)
+        for t in range(20):
+            updates, state = update(jax.tree.map(jnp.float32, drawn(t)), state, params)
+            params = jax.tree.map(lambda p, u: p + u, params, updates)
+        ends.append(params)
+    moved, apart = (
+        np.sqrt(sum(((a - b) ** 2).sum() for a, b in zip(*map(jax.tree.leaves, pair), strict=True)))
+        for pair in ((start, ends[0]), ends)
+    )
+    assert 0 < apart < 0.01 * moved
 
 
 def test_only_kernels_decay():

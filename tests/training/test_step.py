@@ -11,7 +11,7 @@ import pytest
 import vitx
 from vitx.layers.transformer import Encoder, EncoderBlock
 from vitx.tasks.classification import Classification
-from vitx.training.optimizers import LAMB, SGD, AdamW, Muon
+from vitx.training.optimizers import LAMB, SGD, Adafactor, AdamW, Lion, Muon
 
 SMALL = {
     "num_frames": 2,
@@ -27,6 +27,8 @@ OPTIMIZERS = {
     "SGD": SGD(peak_lr=0.1, weight_decay=0.01),
     "AdamW": AdamW(peak_lr=1e-2),
     "LAMB": LAMB(peak_lr=1e-2),
+    "Lion": Lion(peak_lr=3e-3),
+    "Adafactor": Adafactor(factored_from=8),
     "Muon": Muon(peak_lr=1e-2),
     "layer decay": AdamW(peak_lr=1e-2, layer_decay=0.5),
 }

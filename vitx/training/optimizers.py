@@ -1,39 +1,16 @@
-"""Optimisers and schedules as typed settings; Optax does the work."""
+"""Optimisers as typed settings; Optax does the work."""
 
 import dataclasses
 import re
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import optax
 import optax.contrib
 
 from vitx.configuration import register
-
-
-@register
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """Linear warm-up, then a cosine to `end_factor` of the peak.
-
-    Attributes:
-        warmup: share of all steps that the warm-up takes, in [0, 1].
-        end_factor: last learning rate as a share of the peak.
-    """
-
-    warmup: float = 0.1
-    end_factor: float = 0.0
-
-    def make(self, peak: float, steps: int) -> optax.Schedule:
-        """Returns the learning rate as a function of the step."""
-        warmup = round(self.warmup * steps)
-        return optax.join_schedules(
-            [
-                optax.linear_schedule(peak / max(warmup, 1), peak, max(warmup - 1, 1)),
-                optax.cosine_decay_schedule(peak, max(steps - warmup, 1), self.end_factor),
-            ],
-            [warmup],
-        )
+from vitx.errors import UserError, closest
+from vitx.training.schedules import Cosine, Schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,25 +24,67 @@ class Optimizer:
         clip_norm: largest global norm of the gradient; None does not clip.
         layer_decay: factor on the learning rate from each layer to the one before it, for fine-tuning (Clark et al.
             2020; 0.75 is usual); None for the same rate everywhere.
+        freeze: regular expressions; parameters whose path begins with a match of one ("embedding/",
+            "spatial_encoder/block_[0-3]/") stay as they are, and have no optimiser state. Batch statistics still
+            follow the data.
+        state_dtype: of the first moments, the means of gradients. Second moments stay float32: bfloat16 has 8 bits, and
+            a mean that moves by a thousandth of its distance would never move.
     """
 
     peak_lr: float = 1e-3
-    schedule: Schedule = Schedule()
+    schedule: Schedule = Cosine()
     weight_decay: float = 0.0
     clip_norm: float | None = 1.0
     layer_decay: float | None = None
+    freeze: tuple[str, ...] = ()
+    state_dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self):
+        for pattern in self.freeze:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"freeze has {pattern!r}, which is no regular expression: {error}") from error
 
     def make(self, steps: int) -> optax.GradientTransformation:
-        """Returns the Optax transformation for a run of that many steps."""
+        """Returns the Optax transformation for a run of that many steps.
+
+        Its `init` raises UserError where a pattern of `freeze` matches no parameter.
+        """
         clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
         decay = [optax.add_decayed_weights(self.weight_decay, mask=decayed)] if self.weight_decay else []
         layers = [] if self.layer_decay is None else [_scale_by_layer(self.layer_decay)]
         rate = self.schedule.make(self.peak_lr, steps)
-        return optax.chain(*clip, *self.direction(decay), *layers, optax.scale_by_learning_rate(rate))
+        moving = [*clip, *self.direction(decay)]
+        if self.freeze:
+            kinds = {"frozen": optax.set_to_zero(), "moving": optax.chain(*moving)}
+            moving = [optax.partition(kinds, self._kinds)]
+        return optax.chain(*moving, *layers, optax.scale_by_learning_rate(rate))
 
     def direction(self, decay: list[optax.GradientTransformation]) -> list[optax.GradientTransformation]:
         """Returns what turns a gradient into a step of unit learning rate, `decay` in its place among it."""
         raise NotImplementedError
+
+    def frozen(self, params: Any) -> Any:
+        """Returns which parameters stay as they are.
+
+        Raises:
+            UserError: a pattern of `freeze` matches no parameter.
+        """
+        names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        for pattern in self.freeze:
+            if not any(re.match(pattern, name) for name in names):
+                parts = dict.fromkeys(name[: slash.end()] for name in names for slash in re.finditer("/|$", name))
+                raise UserError(
+                    f"optimizer.freeze has {pattern!r}, with which no parameter's path begins{closest(pattern, parts)} "
+                    f"Paths begin with {', '.join(dict.fromkeys(name.split('/')[0] + '/' for name in names))}"
+                )
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: any(re.match(pattern, _name(path)) for pattern in self.freeze), params
+        )
+
+    def _kinds(self, params: Any) -> Any:
+        return jax.tree.map(lambda frozen: "frozen" if frozen else "moving", self.frozen(params))
 
 
 @register
@@ -86,7 +105,7 @@ class AdamW(Optimizer):
     eps: float = 1e-8
 
     def direction(self, decay: list[optax.GradientTransformation]) -> list[optax.GradientTransformation]:
-        return [optax.scale_by_adam(self.b1, self.b2, self.eps), *decay]
+        return [optax.scale_by_adam(self.b1, self.b2, self.eps, mu_dtype=self.state_dtype), *decay]
 
 
 @register
@@ -107,7 +126,8 @@ class LAMB(Optimizer):
     eps: float = 1e-6
 
     def direction(self, decay: list[optax.GradientTransformation]) -> list[optax.GradientTransformation]:
-        return [optax.scale_by_adam(self.b1, self.b2, self.eps), *decay, optax.scale_by_trust_ratio()]
+        adam = optax.scale_by_adam(self.b1, self.b2, self.eps, mu_dtype=self.state_dtype)
+        return [adam, *decay, optax.scale_by_trust_ratio()]
 
 
 @register
@@ -126,7 +146,59 @@ class SGD(Optimizer):
     nesterov: bool = False
 
     def direction(self, decay: list[optax.GradientTransformation]) -> list[optax.GradientTransformation]:
-        return [optax.trace(self.momentum, self.nesterov), *decay]
+        return [optax.trace(self.momentum, self.nesterov, self.state_dtype), *decay]
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Lion(Optimizer):
+    """The sign of a mean of gradients (Chen et al. 2023): its learning rate is 3 to 10 times smaller than AdamW's, and
+    its weight decay as many times larger.
+
+    Attributes:
+        b1: share of the mean of gradients in what the sign is taken of.
+        b2: decay of the mean of gradients.
+        Others: as `Optimizer`.
+    """
+
+    peak_lr: float = 1e-4
+    weight_decay: float = 0.5
+    b1: float = 0.9
+    b2: float = 0.99
+
+    def direction(self, decay: list[optax.GradientTransformation]) -> list[optax.GradientTransformation]:
+        return [optax.scale_by_lion(self.b1, self.b2, mu_dtype=self.state_dtype), *decay]
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Adafactor(Optimizer):
+    """Adam's second moment in rows and columns, and no first moment unless asked (Shazeer and Stern 2018).
+
+    Attributes:
+        decay_exponent: the mean of squared gradients decays by 1 - step ** -decay_exponent at each step, from 1.
+        factored_from: arrays of which two axes have at least this size are kept as rows and columns.
+        clip_rms: largest root mean square of an array's step before the learning rate.
+        relative: whether a step is scaled by the root mean square of its array, at least 0.001.
+        momentum: decay of the mean of steps; None keeps none. It is what `state_dtype` is about.
+        Others: as `Optimizer`.
+    """
+
+    peak_lr: float = 1e-2
+    clip_norm: float | None = None
+    decay_exponent: float = 0.8
+    factored_from: int = 128
+    clip_rms: float = 1.0
+    relative: bool = True
+    momentum: float | None = None
+
+    def direction(self, decay: list[optax.GradientTransformation]) -> list[optax.GradientTransformation]:
+        factored = optax.scale_by_factored_rms(
+            decay_rate=self.decay_exponent, min_dim_size_to_factor=self.factored_from
+        )
+        relative = [optax.scale_by_param_block_rms()] if self.relative else []
+        mean = [] if self.momentum is None else [optax.ema(self.momentum, False, self.state_dtype)]
+        return [factored, optax.clip_by_block_rms(self.clip_rms), *relative, *mean, *decay]
 
 
 @register
@@ -156,6 +228,7 @@ class Muon(Optimizer):
             -1.0,  # Optax's Muon goes down; here the learning rate comes last, and turns the sign
             ns_steps=self.newton_schulz_steps,
             beta=self.momentum,
+            mu_dtype=self.state_dtype,
             adam_b1=self.b1,
             adam_b2=self.b2,
             consistent_rms=0.2,
