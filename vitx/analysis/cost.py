@@ -95,7 +95,7 @@ def count_cost(model: nn.Module, clip: Shape) -> Cost:
 
 def clip_of(model: nn.Module) -> Shape:
     """Returns the (frames, height, width, channels) that a model was made for."""
-    return *model.clip, 3
+    return *model.clip, getattr(model, "channels", 3)
 
 
 def macs_of(jaxpr: Jaxpr) -> int:

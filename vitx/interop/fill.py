@@ -16,9 +16,10 @@ from vitx.interop.names import Tensors
 from vitx.interop.preprocessing import Preprocessing
 from vitx.layers.embeddings import resized_positions
 from vitx.models.cnn import VideoCNN
+from vitx.models.convlstm import ConvLSTM
 from vitx.models.transformer import VideoTransformer
 
-VideoModel = VideoTransformer | VideoCNN
+VideoModel = VideoTransformer | VideoCNN | ConvLSTM
 
 
 @dataclasses.dataclass(frozen=True)

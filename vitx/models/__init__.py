@@ -8,9 +8,20 @@ from flax import linen as nn
 from vitx.configuration import override
 from vitx.errors import UserError, closest
 from vitx.layers.head import NumClasses
-from vitx.models import bottleneck, frames, resnet3d, s3d, slowfast, timesformer, vivit, x3d
+from vitx.models import (
+    bottleneck,
+    convlstm,
+    forecaster,
+    frames,
+    resnet3d,
+    s3d,
+    slowfast,
+    timesformer,
+    vivit,
+    x3d,
+)
 
-FAMILIES = (vivit, timesformer, resnet3d, s3d, bottleneck, slowfast, x3d, frames)
+FAMILIES = (vivit, timesformer, resnet3d, s3d, bottleneck, slowfast, x3d, frames, convlstm, forecaster)
 VARIANTS: dict[str, nn.Module] = {name: model for family in FAMILIES for name, model in family.VARIANTS.items()}
 
 
@@ -24,7 +35,8 @@ def create_model(name: str, *, num_classes: NumClasses = 400, **fields: Any) -> 
 
     Args:
         name: one of `list_models()`.
-        num_classes: an int; 0 for pooled features; (("verb", 97), ("noun", 300)) for a dictionary of logits.
+        num_classes: an int; 0 for pooled features; (("verb", 97), ("noun", 300)) for a dictionary of logits. A model
+            that does not classify has none.
         fields: num_frames=16, image_size=(180, 320), ...
 
     Raises:
@@ -32,4 +44,5 @@ def create_model(name: str, *, num_classes: NumClasses = 400, **fields: Any) -> 
     """
     if name not in VARIANTS:
         raise UserError(f"there is no model {name}{closest(name, VARIANTS)} `vitx models` lists them")
-    return override(VARIANTS[name], {"num_classes": num_classes, **fields})
+    heads = {"num_classes": num_classes} if hasattr(VARIANTS[name], "num_classes") else {}
+    return override(VARIANTS[name], heads | fields)

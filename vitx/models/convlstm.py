@@ -1,0 +1,147 @@
+"""Video classification by stacked convolutional LSTMs: a whole clip, or a stream of frames."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from vitx.configuration import free, register
+from vitx.layers.convlstm import ConvLSTMCell, State, advance, blank_states, patched
+from vitx.layers.convolution import DType, Triple, at_least_float32
+from vitx.layers.head import Head, NumClasses, check_classes
+
+States = tuple[State, ...]
+
+
+def check_cells(model: Any) -> None:
+    """Raises ValueError unless stacked cells can have such `widths`, kernels and `patch`."""
+    if not model.widths or min(model.widths) < 1 or model.patch < 1 or min(model.clip) < 1:
+        raise ValueError(
+            f"widths is {model.widths}, patch {model.patch} and clip {model.clip}; expected at least one cell and "
+            "nothing less than 1"
+        )
+    for name in ("input_kernel", "state_kernel"):
+        if getattr(model, name) % 2 != 1 or getattr(model, name) < 1:
+            raise ValueError(f"{name} is {getattr(model, name)}; expected an odd number, so that maps keep their size")
+
+
+def check_frames(video: Array, channels: int, patch: int) -> None:
+    """Raises ValueError unless a video is [batch, frames, height, width, channels] of whole patches."""
+    if video.ndim != 5 or video.shape[-1] != channels or video.shape[1] < 1:
+        raise ValueError(
+            f"video has shape {list(video.shape)}; expected [batch, frames, height, width, channels] "
+            f"= [batch, 1 or more, height, width, {channels}]"
+        )
+    height, width = video.shape[2:4]
+    if height % patch or width % patch or not height * width:
+        raise ValueError(
+            f"video has shape {list(video.shape)}; its {height} x {width} pixels do not divide into patches of "
+            f"{patch} x {patch}: set the size, or the model's patch"
+        )
+
+
+@register
+class ConvLSTM(nn.Module):
+    """Patches of frames, stacked cells, the average of what the last cell shows after the last frame, head.
+
+    Takes clips of any length and of any whole number of patches. As a stream, `step` is one frame and `init_state`
+    what comes before the first; the state's size does not grow.
+
+    Attributes:
+        num_classes: an int; 0 for pooled features; (("verb", 97), ("noun", 300)) for a dictionary of logits.
+        widths: channels of each cell's state.
+        input_kernel: height and width of input-to-state kernels, odd.
+        state_kernel: height and width of state-to-state kernels, odd.
+        patch: height and width of the patches, in pixels.
+        forget_bias: added to forget gates; above 0, cells remember from the start.
+        dropout_rate: of the pooled features.
+        clip: (frames, height, width) that cost is counted of.
+        dtype: computations' type; parameters, what cells keep and pooled features are float32.
+    """
+
+    num_classes: NumClasses = 400
+    widths: tuple[int, ...] = (64, 64)
+    input_kernel: int = 3
+    state_kernel: int = 3
+    patch: int = 4
+    forget_bias: float = 1.0
+    dropout_rate: float = 0.0
+    clip: Triple = free((16, 64, 64))
+    dtype: DType = "float32"
+
+    def __post_init__(self):
+        check_classes(self.num_classes)
+        check_cells(self)
+        if not 0 <= self.dropout_rate < 1:
+            raise ValueError(f"dropout_rate is {self.dropout_rate}; expected a share from 0 to less than 1")
+        super().__post_init__()
+
+    def setup(self):
+        self.cell = [
+            ConvLSTMCell(width, self.input_kernel, self.state_kernel, forget_bias=self.forget_bias, dtype=self.dtype)
+            for width in self.widths
+        ]
+        self.dropout = nn.Dropout(self.dropout_rate)
+        self.head = Head(self.num_classes)
+
+    def position_tables(self) -> dict:
+        """Returns {}: a convolution needs no positions, and takes other shapes as it is."""
+        return {}
+
+    def init_state(self, batch: int, size: tuple[int, int] | None = None) -> States:
+        """Returns the state before the first frame.
+
+        Args:
+            batch: streams side by side.
+            size: (height, width) of frames in pixels; None is that of `clip`.
+        """
+        height, width = size or self.clip[1:]
+        return blank_states(self.widths, (batch, height // self.patch, width // self.patch), self.dtype)
+
+    def step(
+        self, frame: Float[Array, "batch height width 3"], state: States
+    ) -> tuple[Float[Array, "batch outputs"] | dict[str, Float[Array, "batch _"]], States]:
+        """Returns (logits of all frames up to this one, state after it)."""
+        state = self.seen(frame, state)
+        return self.head(self.pooled(state)), state
+
+    def seen(self, frame: Float[Array, "batch height width 3"], state: States) -> States:
+        """Returns the state after one more frame."""
+        return advance(self.cell, patched(frame, self.patch), state)
+
+    def pooled(self, state: States) -> Float[Array, "batch hidden"]:
+        """Returns the average over all places of what the last cell shows."""
+        return jnp.mean(at_least_float32(state[-1][0]), axis=(1, 2))
+
+    def features(
+        self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
+    ) -> Float[Array, "batch hidden"]:
+        """Returns one vector for each clip: what the head classifies.
+
+        Raises:
+            ValueError: the video is no [batch, frames, height, width, 3], or no whole number of patches.
+        """
+        check_frames(video, 3, self.patch)
+        return self.pooled(over_frames(self, video, self.init_state(len(video), video.shape[2:4])))
+
+    def __call__(
+        self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
+    ) -> Float[Array, "batch outputs"] | dict[str, Float[Array, "batch _"]]:
+        return self.head(self.dropout(self.features(video), deterministic=not train))
+
+
+def over_frames(model: Any, video: Float[Array, "batch frames height width channels"], state: Any) -> Any:
+    """Returns the state of a model after it has `seen` a video, one frame after the other."""
+
+    def each(model: Any, state: Any, frame: Array) -> tuple[Any, None]:
+        return model.seen(frame, state), None
+
+    scan = nn.scan(each, variable_broadcast="params", split_rngs={"params": False}, in_axes=1)
+    return scan(model, state, video)[0]
+
+
+VARIANTS: dict[str, nn.Module] = {
+    "convlstm_small": ConvLSTM(widths=(32, 32)),
+    "convlstm_base": ConvLSTM(widths=(128, 64, 64), input_kernel=5, state_kernel=5, clip=(16, 112, 112)),
+}
