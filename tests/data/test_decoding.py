@@ -1,6 +1,8 @@
 """Decoding gives exactly the frames asked for, whatever the coding order, and refuses what it cannot read."""
 
 import io
+import os
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -101,6 +103,119 @@ def remux(video: bytes, container_format: str) -> bytes:
 def test_refuses_frames_that_are_not_there(video, indices):
     with pytest.raises(IndexError, match="70 frames"):
         decode_frames(video, indices)
+
+
+FORMATS = {  # (encoder, container, pixel format, its options)
+    "grey": ("libx264", "mp4", "gray", {}),
+    "ten bits": ("libx264", "mp4", "yuv420p10le", {}),
+    "full range": ("mjpeg", "avi", "yuvj420p", {}),
+    "H.265": ("libx265", "mp4", "yuv420p", {"x265-params": "log-level=none"}),
+    "VP9": ("libvpx-vp9", "webm", "yuv420p", {"deadline": "realtime", "cpu-used": "8"}),
+    "alpha": ("libvpx-vp9", "webm", "yuva420p", {"deadline": "realtime", "cpu-used": "8"}),
+    "alpha of sixteen bits": ("ffv1", "matroska", "gbrap16le", {}),
+    "AV1": ("libsvtav1", "mp4", "yuv420p", {"preset": "13"}),
+    "B-frames in AVI": ("mpeg4", "avi", "yuv420p", {"bf": "2", "g": "12"}),
+    "H.264 in AVI": ("libx264", "avi", "yuv420p", {"bf": "0"}),
+    "MPEG-2": ("mpeg2video", "mpeg", "yuv420p", {"bf": "2"}),
+    "Windows": ("wmv2", "asf", "yuv420p", {}),
+    "a stream without length": ("libx264", "matroska", "yuv420p", {}),
+    "GIF": ("gif", "gif", "rgb8", {}),
+}
+
+
+def encode(
+    frames: np.ndarray, codec: str, container_format: str, pixel_format: str, options: dict[str, str], pts=None
+) -> bytes:
+    """Frames in any format; `pts` are their times in milliseconds."""
+    file = io.BytesIO()
+    live = {"live": "1"} if container_format == "matroska" else {}
+    with av.open(file, "w", format=container_format, options=live) as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixel_format
+        if pts is not None:
+            stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for number, array in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(array, format="rgb24")
+            if pts is not None:
+                frame.pts, frame.time_base = pts[number], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_formats(name):
+    codec, container_format, pixel_format, options = FORMATS[name]
+    video = encode(numbered_frames(40, 64), codec, container_format, pixel_format, options)
+    whole = decode_frames(video, range(40))
+    assert read_numbers(whole[:, :32, :32]) == list(range(40))
+    for indices in ([39], [3, 30, 31, 0], range(2, 40, 7)):
+        np.testing.assert_array_equal(decode_frames(video, indices), whole[list(indices)])
+    assert (info := probe(video)).num_frames == 40 and info.fps == pytest.approx(25, rel=0.01)
+    assert decode_frames(video, [7], size=(30, 21)).shape == (1, 30, 21, 3)
+
+
+@pytest.mark.parametrize("height,width", [(33, 47), (1, 1), (2, 500)])
+def test_odd_sizes(height, width):
+    frames = np.full((3, height, width, 3), 200, np.uint8)
+    for pixel_format in ("yuv444p", "yuv420p"):
+        video = encode(frames, "ffv1", "matroska", pixel_format, {})
+        np.testing.assert_allclose(decode_frames(video, [2, 0]), frames[:2], atol=3)
+        np.testing.assert_allclose(decode_frames(video, [1], size=(9, 15)), np.full((1, 9, 15, 3), 200), atol=3)
+
+
+def test_a_variable_frame_rate():
+    gaps = np.random.default_rng(0).integers(7, 300, 30)
+    video = encode(numbered_frames(30), "libx264", "mp4", "yuv420p", {"bf": "3"}, np.cumsum(gaps).tolist())
+    seen = []
+    assert read_numbers(decode_frames(video, lambda times: seen.append(times) or [29, 4, 17])) == [29, 4, 17]
+    np.testing.assert_allclose(seen[0], (np.cumsum(gaps) - gaps[0]) / 1000, atol=1e-3)
+
+
+def test_one_frame():
+    video = encode_video(numbered_frames(8)[5:6])
+    assert read_numbers(decode_frames(video, lambda times: [0] * len(times))) == [5]
+    assert probe(video).num_frames == 1
+
+
+def test_frames_without_times_are_refused():
+    for container_format in ("h264", "avi"):
+        video = encode(numbered_frames(9), "libx264", container_format, "yuv420p", {})
+        with pytest.raises(VideoError, match="without presentation times"):
+            decode_frames(video, [0])
+
+
+def test_reading_ends_at_its_deadline(monkeypatch):
+    """By a clock that goes a second further at each look."""
+    ticks = iter(range(10_000))
+    monkeypatch.setattr(decoding.time, "monotonic", lambda: float(next(ticks)))
+    video = encode_video(numbered_frames(), options=LONG_GOP)
+    assert read_numbers(decode_frames(video, [5], seconds=200.0)) == [5]
+    for seconds in (NUM_FRAMES / 2, NUM_FRAMES + 5.0):  # while it looks for the frames, and while it decodes
+        with pytest.raises(VideoError, match="takes too long"):
+            decode_frames(video, range(NUM_FRAMES), seconds=seconds)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "clip.mp4")
+    with pytest.raises(VideoError, match="it is no file"):
+        decode_frames(tmp_path / "clip.mp4", [0])
+
+
+def test_frames_that_no_other_needs_are_not_decoded(monkeypatch):
+    """And the others are what they would have been."""
+    video, kept = encode_video(numbered_frames(), options=LONG_GOP), []
+    whole = decode_frames(video, range(NUM_FRAMES))
+    decode_from = decoding._decoded_from
+
+    def counted(*args):
+        for frame in decode_from(*args):
+            kept.append(frame.pts)
+            yield frame
+
+    monkeypatch.setattr(decoding, "_decoded_from", counted)
+    np.testing.assert_array_equal(decode_frames(video, [0, 61]), whole[[0, 61]])
+    assert len(kept) < 50
 
 
 def audio_only() -> bytes:

@@ -7,11 +7,14 @@ again; PyAV releases the GIL while it works, so callers get parallelism from thr
 import bisect
 import contextlib
 import io
+import itertools
 import operator
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -26,11 +29,28 @@ from vitx.data.sampling import slid_box
 MAX_PIXELS = 64_000_000
 """Frames that claim more pixels than this are refused before any memory is set aside for them."""
 
+MAX_SECONDS = 60.0
+"""Videos that take longer to read are given up."""
+
+MAX_REORDERED = 16
+"""Frames that a decoder may give before one that is shown earlier: the most that H.264 and H.265 keep."""
+
+SKIPPING = ("h264", "hevc", "mpeg4", "mpeg2video")
+"""Decoders that can leave out a frame that no other refers to, whenever they are told."""
+
 Video = bytes | str | os.PathLike
 """A whole video file in memory, or the path of one. Paths are local: no URL is ever opened."""
 
 Choice = Callable[[Float[np.ndarray, " frames"]], Sequence[int] | np.ndarray]
 """Chooses frame numbers, given the times of a video's frames in seconds from the first."""
+
+
+class _Keyframe(NamedTuple):
+    """A frame that decoding can begin with: its number, and its times in units of the stream's."""
+
+    index: int
+    pts: int
+    dts: int
 
 
 class VideoError(ValueError):
@@ -104,7 +124,7 @@ def probe(video: Video) -> VideoInfo:
         if stream.frames and len(stream.index_entries):
             num_frames = sum(not entry.is_discard for entry in stream.index_entries)
         else:
-            num_frames = len(_presentation_times(container, stream)[0])
+            num_frames = len(_presentation_times(container, stream, time.monotonic() + MAX_SECONDS)[0])
         rate = stream.average_rate or stream.guessed_rate
         if stream.duration:
             duration = float(stream.duration * stream.time_base)
@@ -122,11 +142,13 @@ def decode_frames(
     *,
     size: tuple[int, int] | None = None,
     box: Callable[[int, int], tuple[float, float, float, float]] | None = None,
+    seconds: float = MAX_SECONDS,
 ) -> UInt8[np.ndarray, "frames height width 3"]:
     """Decodes exactly the frames asked for, turned upright where the file says how it was held.
 
-    Decodes each frame at most once, skips to the last keyframe before a wanted frame where that is ahead, and stops
-    after the last wanted frame. Holds one decoded frame beside the result, so that `size` bounds the memory.
+    Decodes each frame at most once and those that no other refers to only where they are wanted, skips to the last
+    keyframe before a wanted frame where that is ahead, and stops after the last wanted frame. Holds one decoded frame
+    beside the result, so that `size` bounds the memory.
 
     Args:
       video: the file's bytes or its path.
@@ -135,6 +157,8 @@ def decode_frames(
       size: (height, width) that a part of every frame is scaled to (bilinear); None leaves frames as they are.
       box: chooses that part, given the (height, width) of upright frames, as (top, left, height, width) in pixels; None
         is the largest one at the centre that has the shape of `size`.
+      seconds: that all of it may take. Checked between packets, and while the container reads a file: what is not
+        interrupted is the decoding of one packet, whose pixels are bounded.
 
     Returns:
       RGB `[len(indices), height, width, 3]`, 0 to 255.
@@ -143,32 +167,81 @@ def decode_frames(
       VideoError: the video is unreadable, or a wanted frame of it is.
       IndexError: an index is negative or not below the number of frames.
     """
-    with _opened(video) as (container, stream):
-        times, keyframes, seek_times = _presentation_times(container, stream)
+    deadline = time.monotonic() + seconds
+    with _opened(video, seconds) as (container, stream):
+        times, keyframes = _presentation_times(container, stream, deadline)
         if callable(indices):
             indices = indices((np.asarray(times) - times[0]) * float(stream.time_base))
         wanted = sorted(set(map(operator.index, indices)))
         if wanted and not 0 <= wanted[0] <= wanted[-1] < len(times):
             raise IndexError(f"asked for frames {wanted[0]} to {wanted[-1]} of a video of {len(times)} frames")
         frames = np.empty((0, *(size or (stream.height, stream.width)), 3), np.uint8)
-        reformatter, decoder, position = VideoReformatter(), None, -1
-        for row, index in enumerate(wanted):
-            keyframe = max(bisect.bisect_right(keyframes, index) - 1, 0)
-            if decoder is None or keyframes[keyframe] > position + 1:
-                container.seek(seek_times[keyframe], stream=stream)
-                decoder = container.decode(stream)
-            frame = next((frame for frame in decoder if frame.pts >= times[index]), None)
-            if frame is None or frame.pts != times[index]:
-                raise VideoError(f"cannot decode frame {index} of {len(times)}: the video is damaged or cut short")
+        scaler, decoded = _Scaler(), _decoded(container, stream, times, keyframes, wanted, deadline)
+        for row, (index, frame) in enumerate(zip(wanted, decoded, strict=True)):
             if not row:
                 there = _upright_size(frame)
                 part = box(*there) if box else slid_box(*there, size or there, 0.5)
                 frames = np.empty((len(wanted), *(size or there), 3), np.uint8)
             if _upright_size(frame) != there:
                 raise VideoError(f"frame {index} is of another size than frame {wanted[0]}: {there[0]} x {there[1]}")
-            frames[row], position = _upright(frame, reformatter, frames.shape[1:3], part), index
+            frames[row] = scaler(frame, frames.shape[1:3], part)
     rows = [bisect.bisect_left(wanted, index) for index in indices]
     return frames if rows == list(range(len(wanted))) else frames[rows]
+
+
+def _decoded(
+    container: InputContainer,
+    stream: VideoStream,
+    times: list[int],
+    keyframes: list[_Keyframe],
+    wanted: list[int],
+    deadline: float,
+) -> Iterator[av.VideoFrame]:
+    """Yields the wanted frames, which are in order; `times` and `keyframes` are those of `_presentation_times`."""
+    needed, held, position, frames = {times[index] for index in wanted}, {}, -1, iter(())
+    for row, index in enumerate(wanted):
+        place = max(bisect.bisect_right(keyframes, index, key=operator.attrgetter("index")) - 1, 0)
+        # After a jump the decoder takes in about as many packets again as it reorders.
+        if not row or keyframes[place].index - position > 1 + 2 * stream.codec_context.reorder_depth:
+            frames = _decoded_from(container, stream, keyframes[: place + 1], needed, deadline)
+        while times[index] not in held:
+            frame = next(frames, None)
+            if frame is None or len(held) > MAX_REORDERED:
+                raise VideoError(f"cannot decode frame {index} of {len(times)}: the video is damaged or cut short")
+            if frame.pts in needed:  # where frames are left out, H.264's decoder may give the others out of order
+                held[frame.pts] = frame
+        needed.remove(times[index])
+        position = index
+        yield held.pop(times[index])
+
+
+def _decoded_from(
+    container: InputContainer, stream: VideoStream, keyframes: list[_Keyframe], needed: Set[int], deadline: float
+) -> Iterator[av.VideoFrame]:
+    """Decodes from the last of these keyframes on, without the frames that are not needed and no other refers to."""
+    # By presentation time mp4 finds the keyframe; others land behind it, or (MPEG-PS) lose the times after a jump:
+    # then by decoding time, or from the start.
+    known = {keyframe.pts for keyframe in keyframes}
+    for target in (keyframes[-1].pts, keyframes[-1].dts, min(0, stream.start_time or 0)):
+        container.seek(target, stream=stream)
+        packets = _packets(container, stream, deadline)
+        first = next((packet for packet in packets if packet.is_keyframe), None)
+        if first is not None and first.pts in known:
+            break
+    decoder, skipped, may_skip = stream.codec_context, None, stream.codec_context.name in SKIPPING
+    for packet in itertools.chain([first] if first else [], packets):
+        skip = "NONREF" if may_skip and packet.size and packet.pts not in needed else "DEFAULT"
+        if skip != skipped:
+            decoder.skip_frame = skipped = skip
+        yield from packet.decode()
+
+
+def _packets(container: InputContainer, stream: VideoStream, deadline: float) -> Iterator[av.Packet]:
+    """Demuxes the stream until the deadline; the last packet is empty and flushes the decoder."""
+    for packet in container.demux(stream):
+        if time.monotonic() > deadline:
+            raise VideoError("reading it takes too long; the file is damaged, or slow to reach")
+        yield packet
 
 
 def _quarters(frame: av.VideoFrame) -> int:
@@ -180,23 +253,29 @@ def _upright_size(frame: av.VideoFrame) -> tuple[int, int]:
     return (frame.width, frame.height) if _quarters(frame) % 2 else (frame.height, frame.width)
 
 
-def _upright(
-    frame: av.VideoFrame,
-    reformatter: VideoReformatter,
-    size: tuple[int, int],
-    part: tuple[float, float, float, float],
-) -> UInt8[np.ndarray, "height width 3"]:
-    old = _upright_size(frame)
-    scales = tuple(wanted / there for wanted, there in zip(size, part[2:], strict=True))
-    corner = tuple(at * scale for at, scale in zip(part[:2], scales, strict=True))
-    if old[0] * old[1] * scales[0] * scales[1] > MAX_PIXELS:
-        raise VideoError(f"found frames of {old[0]} x {old[1]}, too long and narrow to cover {size[0]} x {size[1]}")
-    height, width = (max(round(o * s), w) for o, s, w in zip(old, scales, size, strict=True))
-    quarters = _quarters(frame)
-    stored = (height, width) if quarters % 2 else (width, height)
-    scaled = reformatter.reformat(frame, *stored, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1)
-    top, left = (min(max(round(c), 0), n - w) for c, n, w in zip(corner, (height, width), size, strict=True))
-    return np.rot90(scaled.to_ndarray(), quarters)[top : top + size[0], left : left + size[1]]
+class _Scaler:
+    """Turns parts of frames into upright RGB pixels."""
+
+    def __init__(self) -> None:
+        self.scale, self.convert = VideoReformatter(), VideoReformatter()
+
+    def __call__(
+        self, frame: av.VideoFrame, size: tuple[int, int], part: tuple[float, float, float, float]
+    ) -> UInt8[np.ndarray, "height width 3"]:
+        """Scales a (top, left, height, width) of the upright frame to a (height, width)."""
+        old = _upright_size(frame)
+        scales = tuple(wanted / there for wanted, there in zip(size, part[2:], strict=True))
+        corner = tuple(at * scale for at, scale in zip(part[:2], scales, strict=True))
+        if old[0] * old[1] * scales[0] * scales[1] > MAX_PIXELS:
+            raise VideoError(f"found frames of {old[0]} x {old[1]}, too long and narrow to cover {size[0]} x {size[1]}")
+        height, width = (max(round(o * s), w) for o, s, w in zip(old, scales, size, strict=True))
+        quarters = _quarters(frame)
+        stored = (height, width) if quarters % 2 else (width, height)
+        if frame.format.name == "yuv420p":  # half as many numbers to scale as in RGB
+            frame = self.scale.reformat(frame, *stored, interpolation=Interpolation.BILINEAR, threads=1)
+        frame = self.convert.reformat(frame, *stored, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1)
+        top, left = (min(max(round(c), 0), n - w) for c, n, w in zip(corner, (height, width), size, strict=True))
+        return np.rot90(frame.to_ndarray(), quarters)[top : top + size[0], left : left + size[1]]
 
 
 @contextlib.contextmanager
@@ -208,13 +287,15 @@ def _errors_of(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(video: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
+def _opened(video: Video, seconds: float = MAX_SECONDS) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Opens a video at its first real video stream, with one decoder thread."""
     # The whitelist and the prefix keep names and playlists from reaching out to the network.
     name = f"{len(video)} bytes" if isinstance(video, bytes) else os.fspath(video)
     options = {"protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
     source = io.BytesIO(video) if isinstance(video, bytes) else f"file:{name}"
-    with _errors_of(name), av.open(source, options=options, metadata_errors="replace") as container:
+    if not isinstance(video, bytes) and os.path.exists(name) and not os.path.isfile(name):
+        raise VideoError(f"{name}: it is no file")  # a pipe or a device could be waited for without end
+    with _errors_of(name), av.open(source, options=options, metadata_errors="replace", timeout=seconds) as container:
         streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
             raise VideoError(f"found {len(container.streams)} streams but no video")
@@ -227,20 +308,22 @@ def _opened(video: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
         yield container, stream
 
 
-def _presentation_times(container: InputContainer, stream: VideoStream) -> tuple[list[int], list[int], list[int]]:
-    """Demuxes the stream: the frames' times, the keyframes' places among them, and where to seek for those.
-
-    Seeking goes by decoding time, as mp4's index does: by presentation time it could land one keyframe late.
-    """
+def _presentation_times(
+    container: InputContainer, stream: VideoStream, deadline: float
+) -> tuple[list[int], list[_Keyframe]]:
+    """Demuxes the stream: the frames' times, and the keyframes among them, in order."""
     packets = [
         (packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
-        for packet in container.demux(stream)
+        for packet in _packets(container, stream, deadline)
         if packet.size
     ]
-    if any(pts is None for pts, *_ in packets):
+    unordered = (
+        container.format.name == "avi" and stream.codec_context.name != "mpeg4" and stream.codec_context.has_b_frames
+    )
+    if unordered or any(pts is None for pts, *_ in packets):
         raise VideoError("found frames without presentation times, expected a container that stores them")
-    times = sorted(pts for pts, _, _, discard in packets if not discard)
+    times = sorted({pts for pts, _, _, discard in packets if not discard})
     keys = sorted((pts, pts if dts is None else dts) for pts, dts, is_keyframe, _ in packets if is_keyframe)
     if not times or not keys:
         raise VideoError(f"found {len(times)} frames and {len(keys)} keyframes, expected at least one of each")
-    return times, [bisect.bisect_left(times, pts) for pts, _ in keys], [dts for _, dts in keys]
+    return times, [_Keyframe(bisect.bisect_left(times, pts), pts, dts) for pts, dts in keys]
