@@ -9,6 +9,28 @@ from typing import Any
 from vitx.errors import UserError
 
 
+def add_source(command: argparse.ArgumentParser, name: str) -> None:
+    """Adds the arguments that `dataset_of` reads."""
+    command.add_argument("path", type=Path, metavar=name, help="a folder of classes, a .csv or a .jsonl")
+    command.add_argument("--labels", nargs="*", help="a list's columns that name a class (default: class)")
+    command.add_argument("--multi_label", nargs="*", default=[], help="a list's columns that name several")
+    command.add_argument("--targets", nargs="*", default=[], help="a list's columns that are numbers")
+
+
+def dataset_of(options: argparse.Namespace) -> Any:
+    """Returns the dataset that a command's path and columns name."""
+    from vitx.data.files import Folder, Table
+
+    if options.path.suffix not in (".csv", ".jsonl"):
+        return Folder(str(options.path))
+    others = {"multi_label": tuple(options.multi_label), "targets": tuple(options.targets)}
+    labels = ["class"] if options.labels is None and not any(others.values()) else options.labels or []
+    try:
+        return Table(str(options.path), labels=tuple(labels), **others)
+    except ValueError as error:
+        raise UserError(f"{options.path}: {error}") from error
+
+
 def add_commands(commands: Any) -> None:
     """Adds `data` and its subcommands to the subparsers of `vitx`; each sets `command`, as those in `vitx.cli` do."""
     data = commands.add_parser("data", help="look after videos: `vitx data check`, `vitx data list`")
@@ -30,8 +52,7 @@ def add_commands(commands: Any) -> None:
         description="Opens every video and decodes its first, middle and last frame; says which are broken, which are "
         "there twice, and what codecs, sizes, durations and classes there are. Exit status 1 when one is broken.",
     )
-    check.add_argument("path", type=Path, metavar="PATH", help="a folder of classes, a .csv or a .jsonl")
-    check.add_argument("--labels", nargs="+", default=["class"], help="the columns that are labels (default: class)")
+    add_source(check, "PATH")
     check.add_argument("--whole", action="store_true", help="decode every frame")
     check.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw frames of some videos of every class")
     check.add_argument("--json", action="store_true", help="print one JSON object on standard output")
@@ -46,17 +67,16 @@ def _list(options: argparse.Namespace, _: list[str]) -> None:
         known = ", ".join(FORMATS)
         raise UserError(f"there is no format {options.format}{closest(options.format, FORMATS)} Known are {known}")
     rows, missing = write_list(options.format, options.annotations, options.videos, options.list)
-    print(f"{options.list}: {rows} rows", file=sys.stderr)
+    table = FORMATS[options.format].table(options.list)
+    print(f"{options.list}: {rows} rows; an experiment file reads it with {table}", file=sys.stderr)
     if missing:
         print(f"{len(missing)} annotated videos are not there, first {', '.join(missing[:5])}", file=sys.stderr)
 
 
 def _check(options: argparse.Namespace, _: list[str]) -> int:
     from vitx.data import check
-    from vitx.data.files import Folder, Table
 
-    listed = options.path.suffix in (".csv", ".jsonl")
-    dataset = Table(str(options.path), labels=tuple(options.labels)) if listed else Folder(str(options.path))
+    dataset = dataset_of(options)
     splits = dataset.splits()
     report = check.check(splits, whole=options.whole)
     if options.sheet:

@@ -1,17 +1,21 @@
 """Official annotation files, small ones of the same format, become lists that train."""
 
 import csv
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from vitx.cli import main
+from vitx.data.annotations import FORMATS
 from vitx.data.files import Table
 
 EPIC = (
     "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,stop_frame,"
     "narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes"
 )
+CHARADES = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length"
 OFFICIAL = {
     "kinetics": {
         "train.csv": "label,youtube_id,time_start,time_end,split\n"
@@ -51,6 +55,19 @@ OFFICIAL = {
         "EPIC_100_validation.csv": EPIC
         + "\nP02_01_0,P02,P02_01,00:00:00.5,01:00:00.00,01:00:02.50,0,9,take cup,take,0,cup,13,['cup'],[13]\n",
     },
+    "charades": {
+        "Charades_v1_classes.txt": "c092 Walking through a doorway\nc147 Sitting down; or so\nc000 Never seen\n",
+        "Charades_v1_train.csv": CHARADES
+        + '\nYSKX3,HR43,Bedroom,6,7,Yes,"A, b",bed,x,c092 11.90 21.20;c147 0.00 12.60;c092 1.00 2.00,30.42\n'
+        + "46GP8,ZAWX,Kitchen,7,7,Yes,Text,,y,,24.83\n",
+        "Charades_v1_test.csv": CHARADES + "\nAAAAA,TEST,Kitchen,7,7,Yes,Text,,y,c147 0.50 3.00,9.0\n",
+    },
+    "echonet_dynamic": {
+        "FileList.csv": "FileName,EF,ESV,EDV,FrameHeight,FrameWidth,FPS,NumberOfFrames,Split\n"
+        "0X100009310A3BD7FC,78.498,14.881,69.210,112,112,50,174,VAL\n"
+        "0X1002E8FBACD08477,59.101,40.383,98.742,112,112,50,215,TRAIN\n"
+        "0X1005D03EED19C65B,62.363,14.267,37.909,112,112,50,104,TEST\n",
+    },
 }
 EXPECTED = {  # (file, split, labels)
     "kinetics": {
@@ -74,6 +91,16 @@ EXPECTED = {  # (file, split, labels)
         ("20060723.avi", "train", "wave"),
     },
     "epic_kitchens": {("P01_01.MP4", "train", "3 3 3 3"), ("P02_01.MP4", "validation", "0 13 0 13")},
+    "charades": {
+        ("YSKX3.mp4", "train", "Walking through a doorway;Sitting down, or so"),
+        ("46GP8.mp4", "train", ""),
+        ("AAAAA.mp4", "test", "Sitting down, or so"),
+    },
+    "echonet_dynamic": {
+        ("0X100009310A3BD7FC.avi", "validation", "78.498 14.881 69.210"),
+        ("0X1002E8FBACD08477.avi", "train", "59.101 40.383 98.742"),
+        ("0X1005D03EED19C65B.avi", "test", "62.363 14.267 37.909"),
+    },
 }
 
 
@@ -94,19 +121,30 @@ def folders(tmp_path):
 def test_official_annotations_become_a_list(name, folders, capsys):
     words = ["data", "list", name, str(folders / name), str(folders / "videos" / name), str(folders / "list.csv")]
     assert main(words) == 0
-    assert f"{len(EXPECTED[name])} rows" in (said := capsys.readouterr().err)
+    said = capsys.readouterr().err
+    assert f"{len(EXPECTED[name])} rows" in said
     assert ("1 annotated videos are not there, first gone0000000_000000_000010" in said) == (name == "kinetics")
     with open(folders / "list.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    labels = [each for each in ("class", "verb", "noun", "action") if each in rows[0]]
+    layout = FORMATS[name]
+    labels = [*layout.labels, *layout.multi_label, *layout.targets]
     found = {(row["path"].split("/")[-1], row["split"], " ".join(row[each] for each in labels)) for row in rows}
     assert found == EXPECTED[name]
-    table = Table(str(folders / "list.csv"), labels=tuple(labels), validation=0.0, test=0.0)
+    table = dataclasses.replace(
+        eval(said.split(" reads it with ")[1].split("\n")[0], {"Table": Table}), validation=0.0, test=0.0
+    )
     splits = table.splits()
     assert sum(map(len, splits.values())) == len(rows)
     assert all(path.startswith(str(folders)) for videos in splits.values() for path in videos.paths)
     if name == "epic_kitchens":
         assert splits["train"].segments == ((0.14, 63.37),) and splits["validation"].segments == ((3600.0, 3602.5),)
+    if name == "charades":
+        assert splits["train"].label_names == {"actions": ("Sitting down, or so", "Walking through a doorway")}
+        np.testing.assert_array_equal(splits["train"][0]["labels"]["actions"], np.float32([1, 1]))
+        np.testing.assert_array_equal(splits["train"].labels["actions"][1], [0, 0])
+    if name == "echonet_dynamic":
+        assert splits["test"][0]["labels"]["EDV"] == np.float32([37.909])
+        assert splits["test"].label_names == {"EF": ("EF",), "ESV": ("ESV",), "EDV": ("EDV",)}
     assert main(words) == 2 and "is there already" in capsys.readouterr().err
 
 
@@ -135,6 +173,13 @@ def test_official_annotations_become_a_list(name, folders, capsys):
             EPIC + "\n" + "x," * 14 + "x\n",
             "found the time 'x', expected HH:MM:SS",
         ),
+        (
+            "charades",
+            "Charades_v1_test.csv",
+            CHARADES + "\n" + "x," * 10 + "x\n",
+            "found the actions 'x', expected c092",
+        ),
+        ("echonet_dynamic", "FileList.csv", "FileName,EF,ESV,EDV,Split\na,1,2,3,train\n", "found the split 'train'"),
     ],
 )
 def test_mistaken_annotations(name, file, text, message, folders, capsys):

@@ -100,3 +100,18 @@ def test_a_thousand_mutated_files_are_counted_in_bounded_time_and_memory(tmp_pat
     assert sum(report["codecs"].values()) + len(report["broken"]) == count
     assert max(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, before) < 1.5 * 2**20  # KiB
     assert "Traceback" not in done.stderr
+
+
+def test_a_list_of_sets_and_numbers(folder, capsys):
+    paths = sorted(folder.rglob("*.mp4"))
+    rows = [f"{path.relative_to(folder)},{'sit;run' if i % 2 else 'run'},{i}" for i, path in enumerate(paths)]
+    (folder / "list.csv").write_text("\n".join(["path,acts,EF", *rows]))
+    words = ["data", "check", str(folder / "list.csv"), "--multi_label", "acts", "--targets", "EF"]
+    assert main([*words, "--json", "--sheet", str(folder / "sheet.png")]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert sum(report["classes"]["acts"]["run"].values()) == 10
+    assert sum(report["classes"]["acts"]["sit"].values()) == 5 and set(report["classes"]) == {"acts"}
+    assert {row["most"] for row in report["values"]["EF"].values()} <= set(range(10))
+    assert main(words) == 0
+    assert "EF, train: " in capsys.readouterr().out
+    assert main([*words, "--labels", "EF"]) == 2 and "each once" in capsys.readouterr().err

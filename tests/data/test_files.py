@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from vitx.configuration import from_dict, to_dict
 from vitx.data.files import Folder, Table, _Row, _splits
+from vitx.data.sources import label_columns
 from vitx.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -76,6 +77,23 @@ def test_a_table_has_labels_segments_and_splits(tmp_path):
         jsonl.open("test")
 
 
+def test_a_table_has_sets_of_classes_and_numbers(tmp_path):
+    """And splits are drawn by plain share where no label has one class."""
+    rows = ["path,actions,EF,begin", "a.mp4, sit ; 10;2;sit,55.5,", "b.mp4,,60,", "c.mp4,10,-1e1,"]
+    settings = {"labels": (), "multi_label": ("actions",), "targets": ("EF",), "test": 0.0, "validation": 0.0}
+    train = Table(table(tmp_path, *rows), **settings).open("train")
+    assert train.label_names == {"actions": ("2", "10", "sit"), "EF": ("EF",)}
+    columns = label_columns(train)
+    np.testing.assert_array_equal(columns["actions"], np.float32([[1, 1, 1], [0, 0, 0], [0, 1, 0]]))
+    np.testing.assert_array_equal(columns["EF"], np.float32([[55.5], [60], [-10]]))
+    objects = [{"path": "a.mp4", "actions": ["sit", 10, "2"], "EF": 55.5}, {"path": "b.mp4", "actions": None, "EF": 60}]
+    jsonl = Table(table(tmp_path, *map(json.dumps, objects), name="list.jsonl"), **settings).open("train")
+    np.testing.assert_array_equal(label_columns(jsonl)["actions"], columns["actions"][:2])
+    many = table(tmp_path, "path,actions", *(f"{i or 'a'}.mp4,{i};{i + 1}" for i in range(100)))
+    drawn = Table(many, labels=(), multi_label=("actions",)).splits()
+    assert len(drawn["train"]) == 70 and sum(map(len, drawn.values())) == 100
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from("abc")), min_size=1, max_size=60), st.integers(0, 5))
 def test_a_group_is_never_torn_apart_and_no_share_is_exceeded(rows, seed):
     settings = Table("list.csv", validation=0.2, test=0.3, seed=seed)
@@ -116,6 +134,23 @@ def test_a_mistaken_table(rows, name, message, tmp_path):
     with pytest.raises(UserError) as error:
         Table(table(tmp_path, *rows, name=name)).open("train")
     assert message in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_mistaken_sets_and_numbers(tmp_path):
+    for settings, rows, message in (
+        ({"targets": ("EF",)}, ["path,class,EF", "a.mp4,x,high"], "line 2: EF is 'high'; expected a number"),
+        ({"targets": ("EF",)}, ["path,class,EF", "a.mp4,x,nan"], "line 2: EF is 'nan'; expected a number"),
+        ({"targets": ("EF",)}, ["path,class,EF", "a.mp4,x,"], "line 2: EF is empty"),
+        ({"multi_label": ("acts",)}, ["path,class,act", "a.mp4,x,y"], "line 2 has no 'acts'; did you mean act?"),
+        ({"multi_label": ("acts",)}, ["path,class,acts", "a.mp4,x,;"], "no row names a class in acts"),
+    ):
+        with pytest.raises(UserError) as error:
+            Table(table(tmp_path, *rows), **settings).open("train")
+        assert message in str(error.value)
+    with pytest.raises(ValueError, match="each once"):
+        Table("list.csv", labels=("EF",), targets=("EF",))
+    with pytest.raises(ValueError, match="empty"):
+        Table("list.csv", labels=())
 
 
 def test_a_mistaken_folder_and_missing_files(tmp_path):

@@ -5,6 +5,7 @@ and `end` where the annotations have them; a split that they lack is drawn when 
 """
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -16,6 +17,22 @@ from vitx.data.files import ENDINGS
 from vitx.errors import UserError
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One dataset's annotations: how they are read, and which columns of the list are its labels (see `Table`)."""
+
+    read: Callable[[Path], Rows]
+    labels: tuple[str, ...] = ("class",)
+    multi_label: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+
+    def table(self, file: Path) -> str:
+        """Returns the dataset that an experiment file needs for the list."""
+        shown = {name: getattr(self, name) for name in ("labels", "multi_label", "targets")}
+        given = [f"{name}={value!r}" for name, value in shown.items() if value != getattr(Format, name)]
+        return f"Table({', '.join([repr(str(file)), *given])})"
 
 
 def kinetics(annotations: Path) -> Rows:
@@ -72,12 +89,44 @@ def epic_kitchens(annotations: Path) -> Rows:
             yield row["video_id"], labels | times | {"group": row["video_id"], "split": split}
 
 
-FORMATS: Mapping[str, Callable[[Path], Rows]] = {
-    "kinetics": kinetics,
-    "something_something_v2": something_something_v2,
-    "ucf101": ucf101,
-    "hmdb51": hmdb51,
-    "epic_kitchens": epic_kitchens,
+def charades(annotations: Path) -> Rows:
+    """Charades: Charades_v1_train.csv and Charades_v1_test.csv; all actions of a video, whenever they happen.
+
+    Charades_v1_classes.txt names them where it is there. Videos of one subject stay together; the actions' times stay
+    in the column `intervals`, for those who want them.
+    """
+    classes = annotations / "Charades_v1_classes.txt"
+    names = dict(line.split(maxsplit=1) for line in _lines(classes) if " " in line) if classes.exists() else {}
+    for file, split in _of_splits(annotations, train="Charades_v1_train.csv", test="Charades_v1_test.csv"):
+        for row in _csv(file, "id", "subject", "actions"):
+            if not re.fullmatch(r"(c\d+( [\d.]+){2}(;|$))*", row["actions"]):
+                raise UserError(f"{file}: found the actions {row['actions'][:80]!r}, expected c092 11.90 21.20;...")
+            codes = dict.fromkeys(each.split()[0] for each in row["actions"].split(";") if each)
+            actions = ";".join(names.get(code, code).replace(";", ",") for code in codes)
+            yield (
+                row["id"],
+                {"actions": actions, "intervals": row["actions"], "group": row["subject"], "split": split},
+            )
+
+
+def echonet_dynamic(annotations: Path) -> Rows:
+    """EchoNet-Dynamic: FileList.csv; ejection fraction in percent, volumes at end-systole and end-diastole in ml."""
+    file, splits = annotations / "FileList.csv", {"TRAIN": "train", "VAL": "validation", "TEST": "test"}
+    for row in _csv(file, "FileName", "EF", "ESV", "EDV", "Split"):
+        if row["Split"] not in splits:
+            raise UserError(f"{file}: found the split {row['Split']!r}, expected {', '.join(splits)}")
+        values = {name: row[name] for name in ("EF", "ESV", "EDV")}
+        yield row["FileName"].removesuffix(".avi"), values | {"split": splits[row["Split"]]}
+
+
+FORMATS: Mapping[str, Format] = {
+    "kinetics": Format(kinetics),
+    "something_something_v2": Format(something_something_v2),
+    "ucf101": Format(ucf101),
+    "hmdb51": Format(hmdb51),
+    "epic_kitchens": Format(epic_kitchens, labels=("verb", "noun", "action")),
+    "charades": Format(charades, labels=(), multi_label=("actions",)),
+    "echonet_dynamic": Format(echonet_dynamic, labels=(), targets=("EF", "ESV", "EDV")),
 }
 
 
@@ -95,7 +144,7 @@ def write_list(layout: str, annotations: Path, videos: Path, file: Path) -> tupl
     """
     if file.suffix != ".csv" or file.exists():
         raise UserError(f"{file} is there already, or does not end in .csv; choose another name for the list")
-    rows = list(FORMATS[layout](annotations))
+    rows = list(FORMATS[layout].read(annotations))
     there = {path.stem: path for path in sorted(videos.rglob("*")) if path.suffix.lower() in ENDINGS}
     found = [
         {"path": os.path.relpath(there[stem], file.absolute().parent), **row} for stem, row in rows if stem in there

@@ -1,6 +1,7 @@
 """What is in a dataset of files, and what is wrong with it, before training finds out."""
 
 import hashlib
+import io
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,34 +13,38 @@ import numpy as np
 from tqdm import tqdm
 
 from vitx.data.decoding import VideoError, VideoInfo, decode_frames, probe
-from vitx.data.files import Videos
+from vitx.data.sources import Source, label_columns
 from vitx.errors import UserError
 
 TINY = (2, 2)  # pixels kept of a frame that is decoded only to see whether it can be
 SHOWN = 20  # lines of each kind of trouble on the terminal
 
 
-def check(splits: Mapping[str, Videos], *, whole: bool = False, threads: int = 2) -> dict[str, Any]:
+def check(splits: Mapping[str, Source], *, whole: bool = False, threads: int = 2) -> dict[str, Any]:
     """Opens every video and decodes its first, middle and last frame.
 
     Args:
-        splits: the videos of each split.
+        splits: the videos of each split; their sources have `name(index)`, by which they are told.
         whole: whether to decode every frame.
         threads: videos looked at at once.
 
     Returns:
         JSON data: {"videos": how many files, "broken": [{"path", "problem"}], "duplicates": [[paths of the same
         content]], "leaks": those of them in more than one split, "codecs", "sizes", "fps": {value: videos}, "seconds":
-        {"shortest", "median", "longest", "sum"}, "classes": {label: {class: {split: examples}}}}.
+        {"shortest", "median", "longest", "sum"}, "classes": {label: {class: {split: examples}}}, "values": {name:
+        {split: {"least", "median", "most"}}}}.
     """
     split_of: dict[str, set[str]] = defaultdict(set)
-    for split, videos in splits.items():
-        for path in videos.paths:
-            split_of[path].add(split)
+    place_of: dict[str, tuple[Source, int]] = {}
+    for split, source in splits.items():
+        for index in range(len(source)):
+            name = source.name(index)
+            split_of[name].add(split)
+            place_of[name] = (source, index)
     paths = sorted(split_of)
     with ThreadPoolExecutor(threads) as pool, tqdm(desc="checking", total=len(paths), unit=" videos") as bar:
         looked = []
-        for each in pool.map(lambda path: _look(path, whole), paths):
+        for each in pool.map(lambda path: _look(path, *place_of[path], whole), paths):
             looked.append(each)
             bar.update()
     infos = [info for info, _, _ in looked if info is not None]
@@ -65,7 +70,7 @@ def check(splits: Mapping[str, Videos], *, whole: bool = False, threads: int = 2
             "longest": seconds[-1],
             "sum": sum(seconds),
         },
-        "classes": _classes(splits),
+        **_labels(splits),
     }
 
 
@@ -88,6 +93,14 @@ def described(report: Mapping[str, Any]) -> str:
         lines += [
             f"  {name:22} " + " ".join(f"{row[column]:10}" for column in columns) for name, row in classes.items()
         ]
+    for name, row in report["values"].items():
+        lines += [
+            "",
+            *(
+                f"{name}, {split}: {of['least']:g} to {of['most']:g}, median {of['median']:g}"
+                for split, of in row.items()
+            ),
+        ]
     for title, troubles in (
         ("broken", [each["problem"] for each in report["broken"]]),
         ("the same content in more than one split", [" = ".join(group) for group in report["leaks"]]),
@@ -98,11 +111,11 @@ def described(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw_sheet(splits: Mapping[str, Videos], broken: set[str], file: Path, *, rows: int = 24, columns: int = 6) -> None:
-    """Draws the middle frame of some videos of every class, a class a row.
+def draw_sheet(splits: Mapping[str, Source], broken: set[str], file: Path, *, rows: int = 24, columns: int = 6) -> None:
+    """Draws the middle frame of some videos of every class, a class a row; of any videos where there are no classes.
 
     Args:
-        splits: the videos of each split.
+        splits: the videos of each split, as `check` takes them.
         broken: paths to leave out.
         file: the picture, .png.
         rows: classes drawn at most, of the first label.
@@ -113,21 +126,24 @@ def draw_sheet(splits: Mapping[str, Videos], broken: set[str], file: Path, *, ro
     """
     from matplotlib.figure import Figure
 
-    label, names = next(iter(next(iter(splits.values())).label_names.items()))
-    chosen: dict[str, list[str]] = {name: [] for name in names[:rows]}
-    for videos in splits.values():
-        for path, number in zip(videos.paths, videos.labels[label], strict=True):
-            members = chosen.get(names[number])
-            if members is not None and len(members) < columns and path not in broken:
-                members.append(path)
+    chosen: dict[str, list[tuple[str, Source, int]]] = defaultdict(list)
+    for source in splits.values():
+        label, column = next(iter(label_columns(source).items()))
+        for index, value in enumerate(column):
+            for name in _classes_of(value, source.label_names[label]):
+                if (path := source.name(index)) not in broken and len(chosen[name]) < columns:
+                    chosen[name].append((path, source, index))
+    chosen = dict(sorted(chosen.items())[:rows])
+    if not chosen:
+        raise UserError("no video can be read; there is nothing to draw")
     figure = Figure(figsize=(1.5 * columns + 1.5, 1.5 * len(chosen)), layout="constrained")
     grid = figure.subplots(len(chosen), columns, squeeze=False)
     for axes_of_class, (name, members) in zip(grid, chosen.items(), strict=True):
         for axes in axes_of_class:
             axes.set(xticks=[], yticks=[], frame_on=False)
         axes_of_class[0].set_ylabel(name)
-        for axes, path in zip(axes_of_class, members, strict=False):
-            axes.imshow(decode_frames(path, lambda times: [len(times) // 2], size=(128, 128))[0])
+        for axes, (path, source, index) in zip(axes_of_class, members, strict=False):
+            axes.imshow(decode_frames(source[index]["video"], lambda times: [len(times) // 2], size=(128, 128))[0])
             axes.set_title(Path(path).name[:20], fontsize=7)
     try:
         figure.savefig(file, dpi=110)
@@ -135,10 +151,11 @@ def draw_sheet(splits: Mapping[str, Videos], broken: set[str], file: Path, *, ro
         raise UserError(f"{file} cannot be written: {error}") from error
 
 
-def _look(path: str, whole: bool) -> tuple[VideoInfo | None, bytes | None, str | None]:
+def _look(path: str, source: Source, index: int, whole: bool) -> tuple[VideoInfo | None, bytes | None, str | None]:
     """(what a video says of itself, digest of its content, what is wrong with it)."""
+    video = source[index]["video"]
     try:
-        with open(path, "rb") as file:
+        with io.BytesIO(video) if isinstance(video, bytes) else open(video, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
     except OSError as error:
         return None, None, f"{path}: {error.strerror}"
@@ -147,10 +164,10 @@ def _look(path: str, whole: bool) -> tuple[VideoInfo | None, bytes | None, str |
         return range(len(times)) if whole else [0, len(times) // 2, len(times) - 1]
 
     try:
-        info = probe(path)
-        decode_frames(path, ends_and_middle, size=TINY)
+        info = probe(video)
+        decode_frames(video, ends_and_middle, size=TINY)
     except VideoError as error:
-        return None, digest, str(error)
+        return None, digest, f"{path}: {error}" if isinstance(video, bytes) else str(error)
     return info, digest, None
 
 
@@ -158,11 +175,29 @@ def _counted(values: Any) -> dict[str, int]:
     return dict(Counter(values).most_common())
 
 
-def _classes(splits: Mapping[str, Videos]) -> dict[str, dict[str, dict[str, int]]]:
-    counts: dict[str, dict[str, dict[str, int]]] = {}
-    for split, videos in splits.items():
-        for label, names in videos.label_names.items():
-            there = Counter(videos.labels[label])
-            for number, name in enumerate(names):
-                counts.setdefault(label, {}).setdefault(name, {})[split] = there[number]
-    return counts
+def _classes_of(label: np.ndarray | np.int32, names: Sequence[str]) -> list[str]:
+    """Names the classes of one example's label; values that are no classes count as one."""
+    if label.ndim == 0:
+        return [names[label]] if label >= 0 else []
+    return [names[i] for i in np.flatnonzero(label == 1)] if np.isin(label, (0, 1)).all() else ["any"]
+
+
+def _labels(splits: Mapping[str, Source]) -> dict[str, Any]:
+    """Examples of each class, and spread of each value, by split."""
+    classes: dict[str, dict[str, dict[str, int]]] = {}
+    values: dict[str, dict[str, dict[str, float]]] = {}
+    for split, source in splits.items():
+        for label, column in label_columns(source).items():
+            names = source.label_names[label]
+            if column.ndim == 1:
+                counts = np.bincount(column[column >= 0], minlength=len(names))
+            elif np.isin(column, (0, 1)).all():
+                counts = column.sum(axis=0)
+            else:
+                for name, numbers in zip(names, column.T, strict=True):
+                    least, median, most = np.nanquantile(numbers, (0, 0.5, 1)).tolist()
+                    values.setdefault(name, {})[split] = {"least": least, "median": median, "most": most}
+                continue
+            for name, count in zip(names, counts, strict=True):
+                classes.setdefault(label, {}).setdefault(name, {})[split] = int(count)
+    return {"classes": classes, "values": values}

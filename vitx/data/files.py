@@ -4,10 +4,13 @@ import csv
 import dataclasses
 import hashlib
 import json
+import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from vitx.configuration import register
 from vitx.data.sources import Source
@@ -25,17 +28,21 @@ class Videos:
     Attributes:
         label_names: {label: names of its classes}.
         paths: of the files.
-        labels: {label: class of each file}.
+        labels: {label: class of each example, or float32 [examples, k] of k classes or values}.
         segments: (begin, end) of each example in seconds from the first frame, or () where examples are whole files.
     """
 
     label_names: Mapping[str, tuple[str, ...]]
     paths: tuple[str, ...]
-    labels: Mapping[str, tuple[int, ...]]
+    labels: Mapping[str, tuple[int, ...] | np.ndarray]
     segments: tuple[tuple[float, float], ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def name(self, index: int) -> str:
+        """Returns what an example is called where people are told of it."""
+        return self.paths[index]
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         segment = {"segment": self.segments[index]} if self.segments else {}
@@ -53,6 +60,8 @@ class _Row:
     split: str | None
     group: str
     segment: tuple[float, float] | None = None
+    sets: tuple[frozenset[str], ...] = ()
+    values: tuple[float, ...] = ()
 
 
 @register
@@ -122,7 +131,9 @@ class Table:
 
     Attributes:
         path: of the file.
-        labels: the columns that are labels; a model has a head for each, or the task names the one to learn.
+        labels: the columns that name a class; a model has a head for each, or the task names the one to learn.
+        multi_label: the columns that name any number of classes, between semicolons (in JSONL, a list), or none.
+        targets: the columns that are numbers to predict; each is a label of one value.
         column: the one with the videos' paths, relative to the file's folder.
         validation: share of the videos held out for validation where no row names that split.
         test: share held out for the test, likewise.
@@ -131,6 +142,8 @@ class Table:
 
     path: str
     labels: tuple[str, ...] = ("class",)
+    multi_label: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
     column: str = "path"
     validation: float = 0.15
     test: float = 0.15
@@ -138,8 +151,11 @@ class Table:
 
     def __post_init__(self):
         _check_shares(self)
-        if not self.labels:
-            raise ValueError("labels is empty; expected the names of columns")
+        columns = (*self.labels, *self.multi_label, *self.targets)
+        if not columns or len(set(columns)) < len(columns):
+            raise ValueError(
+                f"labels, multi_label and targets are {', '.join(columns) or 'empty'}; expected columns, each once"
+            )
 
     def open(self, split: str) -> Source:
         """Returns the videos of a split.
@@ -157,14 +173,14 @@ class Table:
             raise UserError(f"{file} lists no videos")
         if not any(Path(row.path).is_file() for row in rows[:100]):
             raise UserError(f"{file} lists {rows[0].path}, which is not there; paths are relative to the file's folder")
-        return _videos(rows, self.labels, self)
+        return _videos(rows, self.labels, self, self.multi_label, self.targets)
 
     def _row(self, file: Path, line: int, fields: Mapping[str, Any]) -> _Row:
         where = f"{file}, line {line}"
-        for name in (self.column, *self.labels):
+        for name in (self.column, *self.labels, *self.targets, *self.multi_label):
             if name not in fields:
                 raise UserError(f"{where} has no {name!r}{closest(name, fields)} It has {', '.join(map(str, fields))}")
-            if fields[name] in (None, ""):
+            if fields[name] in (None, "") and name not in self.multi_label:
                 raise UserError(f"{where}: {name} is empty")
         split = fields.get("split") or None
         if split is not None and split not in SPLITS:
@@ -179,7 +195,30 @@ class Table:
             if not 0 <= segment[0] < segment[1]:
                 raise UserError(f"{where}: the segment from {segment[0]} to {segment[1]} s is empty or negative")
         group = str(fields.get("group") or path)
-        return _Row(str(file.parent / path), tuple(str(fields[name]) for name in self.labels), split, group, segment)
+        return _Row(
+            str(file.parent / path),
+            tuple(str(fields[name]) for name in self.labels),
+            split,
+            group,
+            segment,
+            tuple(_classes(fields[name]) for name in self.multi_label),
+            tuple(_number(fields[name], f"{where}: {name}") for name in self.targets),
+        )
+
+
+def _classes(cell: Any) -> frozenset[str]:
+    words = cell if isinstance(cell, list) else str(cell or "").split(";")
+    return frozenset(name for word in words if (name := str(word).strip()))
+
+
+def _number(cell: Any, where: str) -> float:
+    try:
+        value = float(cell)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{where} is {cell!r}; expected a number")
+    return value
 
 
 def _lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -214,22 +253,46 @@ def _held(dataset: Folder | Table, split: str) -> Videos:
     return splits[split]
 
 
-def _videos(rows: Sequence[_Row], labels: Sequence[str], settings: Folder | Table) -> dict[str, Videos]:
-    names = {label: tuple(sorted({row.labels[i] for row in rows}, key=_natural)) for i, label in enumerate(labels)}
-    numbers = {label: {name: i for i, name in enumerate(names[label])} for label in labels}
+def _videos(
+    rows: Sequence[_Row],
+    labels: Sequence[str],
+    settings: Folder | Table,
+    multi_label: Sequence[str] = (),
+    targets: Sequence[str] = (),
+) -> dict[str, Videos]:
+    names = {label: _sorted({row.labels[i] for row in rows}) for i, label in enumerate(labels)}
+    names |= {label: _sorted({name for row in rows for name in row.sets[i]}) for i, label in enumerate(multi_label)}
+    for label in multi_label:
+        if not names[label]:
+            raise UserError(f"{settings.path}: no row names a class in {label}")
+    numbers = {label: {name: i for i, name in enumerate(names[label])} for label in names}
     members: dict[str, list[_Row]] = defaultdict(list)
     for row, split in zip(rows, _splits(rows, settings), strict=True):
         members[split].append(row)
+
+    def columns(chosen: Sequence[_Row]) -> dict[str, tuple[int, ...] | np.ndarray]:
+        single = {label: tuple(numbers[label][row.labels[i]] for row in chosen) for i, label in enumerate(labels)}
+        several = {label: np.zeros((len(chosen), len(names[label])), np.float32) for label in multi_label}
+        for i, (label, column) in enumerate(several.items()):
+            for there, row in zip(column, chosen, strict=True):
+                there[[numbers[label][name] for name in row.sets[i]]] = 1
+        values = {target: np.array([[row.values[i]] for row in chosen], np.float32) for i, target in enumerate(targets)}
+        return single | several | values
+
     return {
         split: Videos(
-            label_names=names,
+            label_names=names | {target: (target,) for target in targets},
             paths=tuple(row.path for row in chosen),
-            labels={label: tuple(numbers[label][row.labels[i]] for row in chosen) for i, label in enumerate(labels)},
+            labels=columns(chosen),
             segments=tuple(row.segment or WHOLE for row in chosen) if any(row.segment for row in chosen) else (),
         )
         for split in SPLITS
         if (chosen := members[split])
     }
+
+
+def _sorted(names: Set[str]) -> tuple[str, ...]:
+    return tuple(sorted(names, key=_natural))
 
 
 def _natural(name: str) -> tuple[bool, int, str]:

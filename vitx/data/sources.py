@@ -39,14 +39,21 @@ class Dataset(Protocol):
 
 def label_arrays(example: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Returns an example's labels as a batch has them: int32 of a class, float32 [k] of k classes or values."""
-    return {
-        name: np.asarray(label, np.int32 if isinstance(label, int | np.integer) else np.float32)
-        for name, label in example["labels"].items()
-    }
+    return {name: _typed(label) for name, label in example["labels"].items()}
+
+
+def _typed(labels: Any) -> np.ndarray:
+    labels = np.asarray(labels)
+    return labels.astype(np.int32 if labels.dtype.kind in "iu" else np.float32)
 
 
 def label_columns(source: Source) -> dict[str, np.ndarray]:
-    """Returns the labels of all examples, [examples] or [examples, k] each; nothing is decoded."""
+    """Returns the labels of all examples, [examples] or [examples, k] each; nothing is decoded.
+
+    A source that keeps its labels apart from its videos says so by a mapping `labels` of such columns.
+    """
+    if isinstance(there := getattr(source, "labels", None), Mapping):
+        return {name: _typed(column) for name, column in there.items()}
     rows = [label_arrays(source[index]) for index in range(len(source))]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
