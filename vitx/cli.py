@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("destination", type=Path, metavar="DESTINATION")
     convert.add_argument("--model", help="the NAME of the model, where SOURCE is a bare file of weights")
     with_parts(convert)
-    convert.add_argument("--inflation", choices=("central", "average"), default="central", help="of an image's kernel")
+    convert.add_argument("--inflation", choices=("central", "average"), default="central", help="of an image's kernels")
     convert.add_argument("--other_attention", choices=("copy", "zero"), default="copy", help="where an image has one")
     convert.add_argument("--grid", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="of an image's patches")
     convert.add_argument("--allow_missing", action="append", default=[], metavar="PATTERN", help="may stay fresh")

@@ -31,10 +31,10 @@ def load_pretrained(
 
     Args:
         path: a vitx run, a Hugging Face directory (Vivit, Timesformer), a file that `vitx convert` wrote, or a bare
-            .safetensors, .npz, .msgpack or .pth file with the names of Hugging Face, scenic's ViViT, an image ViT, or
-            torchvision's or PyTorchVideo's convolutional networks, which needs the model's `name`.
+            .safetensors, .npz, .msgpack or .pth file with the names of Hugging Face, scenic's ViViT, an image ViT or
+            ResNet, or torchvision's or PyTorchVideo's video networks, which needs the model's `name`.
         name: of the model (`vitx.list_models()`), for a bare file; elsewhere it must agree with what is found.
-        from_image: how an image ViT is inflated.
+        from_image: how an image network is inflated.
         allow_missing: patterns of our paths that may stay fresh ("head/*").
         allow_unexpected: patterns of their names that may be left over ("*pooler*").
         fields: of the model, in place of the source's: another num_frames or image_size resizes positions, another
@@ -66,7 +66,7 @@ def convert(
             directory, which becomes a Hugging Face one.
         name: of the model, for a bare file.
         fields: of the model, in place of the source's.
-        from_image: how an image ViT is inflated.
+        from_image: how an image network is inflated.
         allow_missing: patterns of our paths that may stay fresh.
         allow_unexpected: patterns of their names that may be left over.
 

@@ -20,18 +20,28 @@ GOLDEN = Path(__file__).parent / "golden" / "cnn"
 LABELS = np.array([1, 3])
 
 
-def torchvision_model(case):
+def torchvision_models():
+    """torchvision, whose operators are not built for every torch that it is installed beside; none is used here."""
     import torch
 
-    if not hasattr(torch.ops.torchvision, "nms"):
-        # torchvision's operators are not built for every torch that it is installed beside; none is used here
+    try:
+        from torchvision import models
+    except RuntimeError:
         library = torch.library.Library("torchvision", "FRAGMENT")
         for operator in ("nms", "qnms"):
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        torchvision_model.library = library  # operators live as long as it does
-    from torchvision.models import video
+        torchvision_models.library = library  # operators live as long as it does
+        from torchvision import models
+    return models
 
-    model = getattr(video, case.theirs)(num_classes=5, **case.settings)
+
+def torchvision_model(case):
+    import torch
+
+    models = torchvision_models()
+    if case.theirs == "resnet50":
+        return image_network(models.resnet, case)
+    model = getattr(models.video, case.theirs)(num_classes=5, **case.settings)
     if case.window:
         model.avgpool = torch.nn.AvgPool3d(case.window, stride=1)
     if case.depth:
@@ -40,10 +50,25 @@ def torchvision_model(case):
     return model
 
 
+def image_network(resnet, case):
+    """torchvision's ResNet-50 of the case's width and depth, which its settings do not offer."""
+    import torch
+
+    model, width, block = resnet.resnet50(num_classes=5), case.fields.get("width", 64), resnet.Bottleneck
+    model.inplanes = width
+    model.conv1 = torch.nn.Conv2d(3, width, 7, 2, 3, bias=False)
+    model.bn1 = torch.nn.BatchNorm2d(width)
+    for i, depth in enumerate((3, 4, 6, 3)):
+        stage = model._make_layer(block, width * 2**i, case.depth or depth, stride=2 if i else 1)
+        setattr(model, f"layer{i + 1}", stage)
+    model.fc = torch.nn.Linear(32 * width, 5)
+    return model
+
+
 def pytorchvideo_model(case):
     import torch
 
-    torchvision_model(Case("r3d_18", "r3d_18", (1, 1, 1)))  # PyTorchVideo imports torchvision
+    torchvision_models()  # PyTorchVideo imports it
     from pytorchvideo.models import hub
 
     model = getattr(hub, case.theirs)(model_num_class=5, **case.settings)
@@ -90,14 +115,16 @@ class Case:
         return f"{self.name}-{'x'.join(map(str, self.shape))}"
 
     def here(self):
-        depths = {} if self.depth is None else {"depths": (self.depth,) * 4}
-        return {"window": self.window} | depths | self.fields
+        of_trunk = "trunk." if self.name == "tsn_r50" else ""
+        depths = {} if self.depth is None else {f"{of_trunk}depths": (self.depth,) * 4}
+        window = {} if self.window is None else {"window": self.window}
+        return window | depths | self.fields
 
     def original(self):
         """The original, made by its authors' code."""
         import torch
 
-        is_torchvision = self.name in ("r3d_18", "mc3_18", "r2plus1d_18", "s3d")
+        is_torchvision = self.name in ("r3d_18", "mc3_18", "r2plus1d_18", "s3d", "tsn_r50")
         model = (torchvision_model if is_torchvision else pytorchvideo_model)(self)
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
@@ -143,24 +170,26 @@ def facts(model, shape):
     model.load_state_dict({name: torch.tensor(x) for name, x in random_weights(shapes).items()})
     video = torch.tensor(random_video(shape))
     with torch.no_grad():
-        evaluated = model.eval()(given(model, video))
-    trained = model.double().train()(given(model, video.double()))
+        evaluated = logits_of(model.eval(), video)
+    trained = logits_of(model.double().train(), video.double())
     torch.nn.functional.cross_entropy(trained, torch.tensor(LABELS)).backward()
     changed = {name: tensor for name, tensor in model.state_dict().items() if "running" in name}
     changed |= {name: tensor.grad for name, tensor in model.named_parameters()} | {"logits": trained.detach()}
     return shapes, evaluated.numpy(), {name: x.numpy() for name, x in changed.items()}
 
 
-def given(model, video):
-    """The video as the original takes it."""
+def logits_of(model, video):
+    """The original's logits of a video, given as it takes it; an image network's are averaged over frames."""
     import torch
 
+    if hasattr(model, "conv1"):
+        return model(video.flatten(0, 1).permute(0, 3, 1, 2)).unflatten(0, video.shape[:2]).mean(1)
     video = video.permute(0, 4, 1, 2, 3)
     if not hasattr(model, "blocks") or not hasattr(model.blocks[0], "multipathway_fusion"):
-        return video
+        return model(video)
     frames = video.shape[2]
     indices = torch.linspace(0, frames - 1, frames // alpha_of(model)).long()  # as PyTorchVideo's examples pack them
-    return [video[:, :, indices], video]
+    return model([video[:, :, indices], video])
 
 
 def check(path, name, fields, shape, evaluated, changed, seen=np.asarray):
@@ -186,7 +215,7 @@ def check(path, name, fields, shape, evaluated, changed, seen=np.asarray):
     with jax.enable_x64(True):
         double = model.copy(dtype="float64")
         logits, ours = jax.device_get(training(*jax.tree.map(lambda x: x.astype("float64"), (variables, video))))
-    ours = to_theirs(ours, tuple(cnn.LAYOUTS[type(model)].rules(model))) | {"logits": logits}
+    ours = to_theirs(ours, tuple(cnn.LAYOUTS[type(model)][0].rules(model))) | {"logits": logits}
     assert set(ours) == set(changed)
     errors = {name: apart(seen(ours[name]), each) for name, each in changed.items()}
     worst = max(errors, key=errors.get)
@@ -229,6 +258,7 @@ LIVE = [
     Case("x3d_xs", "x3d_xs", (4, 64, 64), (4, 2, 2)),
     Case("x3d_m", "x3d_m", (5, 97, 70), (4, 2, 2)),
     Case("x3d_l", "x3d_l", (3, 64, 64), (3, 2, 2), NARROW_X3D, NARROW_X3D_THERE),
+    Case("tsn_r50", "resnet50", (3, 70, 97)),
 ]
 # small, for the files that keep the check where PyTorch is not
 KEPT = [
@@ -238,6 +268,7 @@ KEPT = [
     Case("csn_r101", "csn_r101", (9, 33, 64), (2, 2, 1), NARROW, NARROW_THERE, depth=1),
     Case("slowfast_r50_8x8", "slowfast_r50", (8, 33, 64), (2, 1, 1), NARROW, {"stem_dim_outs": (16, 2)}, depth=1),
     Case("x3d_xs", "x3d_xs", (3, 33, 64), (2, 2, 2), NARROW_X3D, NARROW_X3D_THERE, depth=2),
+    Case("tsn_r50", "resnet50", (2, 33, 64), fields=NARROW, depth=1),
 ]
 
 

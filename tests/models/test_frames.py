@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -233,3 +234,68 @@ def test_trunks_say_how_wide_their_maps_are():
         assert (model.trunk.stride, size) in ((2, 4), (8, 8), (32, 32))
         features = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((1, 1, size, size, 3)))[0]
         assert features.shape == (1, trunk.channels(2))
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("recurrence", ["lstm", "gru"])
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_logits_and_gradients_are_those_of_pytorchs_cells(recurrence, pooling):
+    """A twin of PyTorch's convolutions, norms, pooling, LSTM or GRU, and linear layer; float64, while training."""
+    import torch
+    from torch import nn
+
+    model = LRCN(num_classes=5, width=4, hidden_size=6, recurrence=recurrence, pooling=pooling, dtype="float64")
+    trunk = [(nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o)) for i, o in ((3, 4), (4, 8), (8, 16))]
+    cell = {"lstm": nn.LSTM, "gru": nn.GRU}[recurrence](16, 6, batch_first=True)
+    head = nn.Linear(6, 5)
+    modules = nn.ModuleList([*(nn.ModuleList(stage) for stage in trunk), cell, head]).double()
+    torch.manual_seed(0)
+    for parameter in modules.parameters():
+        nn.init.uniform_(parameter, -0.6, 0.6)
+    clip, labels = video(3, 5, 17, 16), np.array([1, 4, 0])
+
+    x = torch.tensor(np.float64(clip)).flatten(0, 1).permute(0, 3, 1, 2)
+    for conv, norm in trunk:
+        x = torch.max_pool2d(torch.relu(norm(conv(x))), 2)
+    outputs, _ = cell(x.mean((2, 3)).unflatten(0, (3, 5)))
+    logits = head(outputs.mean(1) if pooling == "mean" else outputs[:, -1])
+    nn.functional.cross_entropy(logits, torch.tensor(labels)).backward()
+
+    def ours(values, joined):
+        """What `values` gives of each parameter, in our names and shapes; two biases are `joined` where we have one."""
+        found = {}
+        for i, (conv, norm) in enumerate(trunk, 1):
+            block = {"conv": {"kernel": values(conv.weight).permute(2, 3, 1, 0)[None]}}
+            found[f"stage_{i}"] = {
+                "block_0": block | {"norm": {"scale": values(norm.weight), "bias": values(norm.bias)}}
+            }
+        gates = {"lstm": "ifgo", "gru": "rzn"}[recurrence]
+        parts = [
+            values(x).chunk(len(gates))
+            for x in (cell.weight_ih_l0, cell.weight_hh_l0, cell.bias_ih_l0, cell.bias_hh_l0)
+        ]
+        cells = {}
+        for gate, of_input, of_memory, input_bias, memory_bias in zip(gates, *parts, strict=True):
+            cells[f"i{gate}"], cells[f"h{gate}"] = {"kernel": of_input.T}, {"kernel": of_memory.T}
+            if recurrence == "lstm":  # one bias for both
+                cells[f"h{gate}"]["bias"] = joined(input_bias, memory_bias)
+            elif gate == "n":
+                cells["in"]["bias"], cells["hn"]["bias"] = input_bias, memory_bias
+            else:
+                cells[f"i{gate}"]["bias"] = joined(input_bias, memory_bias)
+        found["recurrent"] = {"cell": cells}
+        found["head"] = {"logits": {"kernel": values(head.weight).T, "bias": values(head.bias)}}
+        return jax.tree.map(lambda x: x.detach().numpy(), found)
+
+    def loss(params, statistics):
+        logits, _ = model.apply({"params": params, **statistics}, clip, train=True, mutable=["batch_stats"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), logits
+
+    params = ours(lambda parameter: parameter, joined=torch.add)
+    # the gradient by a part of a sum is the gradient by the sum
+    gradients = ours(lambda parameter: parameter.grad, joined=lambda one, _: one)
+    with jax.enable_x64(True):
+        statistics = {"batch_stats": model.init(jax.random.key(0), clip)["batch_stats"]}
+        found, here = jax.jit(jax.grad(loss, has_aux=True))(params, statistics)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), found, gradients)
+        np.testing.assert_allclose(here, logits.detach(), rtol=1e-5, atol=1e-6)

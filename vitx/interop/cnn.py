@@ -1,4 +1,4 @@
-"""Names of convolutional networks elsewhere: torchvision's and PyTorchVideo's state dicts."""
+"""Names of convolutional networks elsewhere: torchvision's, timm's and PyTorchVideo's state dicts."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -6,10 +6,12 @@ from pathlib import Path
 
 from vitx.errors import UserError
 from vitx.interop.fill import Source
-from vitx.interop.names import BATCH_NORM, CONVOLUTION, POINTWISE, Rule, Tensors, to_ours
+from vitx.interop.images import FromImage
+from vitx.interop.names import BATCH_NORM, CONVOLUTION, CONVOLUTION_2D, POINTWISE, Kind, Rule, Tensors, to_ours
 from vitx.interop.preprocessing import Preprocessing
 from vitx.models.bottleneck import BottleneckResNet
 from vitx.models.cnn import VideoCNN
+from vitx.models.frames import LRCN, FrameCNN, ResNetTrunk
 from vitx.models.resnet3d import ResNet3D
 from vitx.models.s3d import S3D
 from vitx.models.slowfast import SlowFast
@@ -35,9 +37,9 @@ class Layout:
     std: tuple[float, float, float]
 
 
-def unit(conv: str, norm: str, ours: str) -> Iterator[Rule]:
+def unit(conv: str, norm: str, ours: str, kind: Kind = CONVOLUTION) -> Iterator[Rule]:
     """Yields the rules of a `ConvolutionUnit`."""
-    yield Rule(conv, f"{ours}/conv", CONVOLUTION)
+    yield Rule(conv, f"{ours}/conv", kind)
     yield Rule(norm, f"{ours}/norm", BATCH_NORM)
 
 
@@ -133,38 +135,66 @@ def x3d_rules(_: X3D) -> Iterator[Rule]:
     yield Rule("blocks.5.proj", "head/logits")
 
 
+def image_rules(_: VideoCNN) -> Iterator[Rule]:
+    """Yields the rules of torchvision's and timm's resnet50 and its deeper like."""
+    yield from unit("conv1", "bn1", "stem", CONVOLUTION_2D)
+    for stage in range(1, 5):
+        theirs, ours = f"layer{stage}.{{i}}", f"stage_{stage}/block_{{i}}"
+        yield from unit(f"{theirs}.downsample.0", f"{theirs}.downsample.1", f"{ours}/shortcut", CONVOLUTION_2D)
+        for number, letter in enumerate("abc", 1):
+            yield from unit(f"{theirs}.conv{number}", f"{theirs}.bn{number}", f"{ours}/conv_{letter}", CONVOLUTION_2D)
+    yield Rule("fc", "head/logits")
+
+
 TORCHVISION = ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))  # of Kinetics-400
 PYTORCHVIDEO = ((0.45,) * 3, (0.225,) * 3)
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGE = Layout("torchvision's or timm's resnet50", "layer1.0.conv3.weight", image_rules, *IMAGENET)
+BOTTLENECKS = Layout(
+    "PyTorchVideo's c2d_r50, i3d_r50, slow_r50 or csn_r101", "blocks.0.conv.weight", bottleneck_rules, *PYTORCHVIDEO
+)
 LAYOUTS = {
-    ResNet3D: Layout("torchvision's r3d_18, mc3_18 or r2plus1d_18", "stem.0.weight", resnet3d_rules, *TORCHVISION),
-    S3D: Layout("torchvision's s3d", "features.0.0.0.weight", s3d_rules, *TORCHVISION),
-    BottleneckResNet: Layout(
-        "PyTorchVideo's c2d_r50, i3d_r50, slow_r50 or csn_r101", "blocks.0.conv.weight", bottleneck_rules, *PYTORCHVIDEO
+    ResNet3D: (Layout("torchvision's r3d_18, mc3_18 or r2plus1d_18", "stem.0.weight", resnet3d_rules, *TORCHVISION),),
+    S3D: (Layout("torchvision's s3d", "features.0.0.0.weight", s3d_rules, *TORCHVISION),),
+    BottleneckResNet: (BOTTLENECKS, IMAGE),
+    SlowFast: (
+        Layout(
+            "PyTorchVideo's slowfast_r50 or slowfast_r101",
+            "blocks.0.multipathway_blocks.0.conv.weight",
+            slowfast_rules,
+            *PYTORCHVIDEO,
+        ),
     ),
-    SlowFast: Layout(
-        "PyTorchVideo's slowfast_r50 or slowfast_r101",
-        "blocks.0.multipathway_blocks.0.conv.weight",
-        slowfast_rules,
-        *PYTORCHVIDEO,
+    X3D: (
+        Layout("PyTorchVideo's x3d_xs, x3d_s, x3d_m or x3d_l", "blocks.0.conv.conv_t.weight", x3d_rules, *PYTORCHVIDEO),
     ),
-    X3D: Layout(
-        "PyTorchVideo's x3d_xs, x3d_s, x3d_m or x3d_l", "blocks.0.conv.conv_t.weight", x3d_rules, *PYTORCHVIDEO
-    ),
+    FrameCNN: (IMAGE,),
+    LRCN: (IMAGE,),
 }
 
 
-def state_dict_source(path: Path, tensors: Tensors, model: VideoCNN) -> Source:
+def state_dict_source(path: Path, tensors: Tensors, model: VideoCNN, how: FromImage) -> Source:
     """Returns the tensors of a state dict in our names.
+
+    An image network's classifier comes along for `FrameCNN`, which is that network on every frame, with its number of
+    classes; other models leave it.
+
+    Args:
+        how: an image network is inflated.
 
     Raises:
         UserError: the state dict is of another family, or lacks the statistics of batch normalisation.
     """
-    layout = LAYOUTS[type(model)]
-    if layout.sign not in tensors:
-        found = [other.family for other in LAYOUTS.values() if other.sign in tensors]
+    of_trunk = f" of a {type(model.trunk).__name__}" if isinstance(model, FrameCNN) else ""
+    readable = LAYOUTS[type(model)] if not of_trunk or isinstance(model.trunk, ResNetTrunk) else ()
+    layout = next((layout for layout in readable if layout.sign in tensors), None)
+    if layout is None:
+        found = [other.family for others in LAYOUTS.values() for other in others if other.sign in tensors]
+        families = " or ".join(layout.family for layout in readable)
         raise UserError(
             f"{path} holds {found[0] if found else 'no state dict that is known here'} (it names "
-            f"{', '.join(sorted(tensors)[:3])}, ...); a {type(model).__name__} is read from {layout.family}"
+            f"{', '.join(sorted(tensors)[:3])}, ...); a {type(model).__name__}{of_trunk} is read from "
+            f"{families or 'runs of vitx and files that `vitx convert` wrote'}"
         )
     if not any(name.endswith(".running_mean") for name in tensors):
         raise UserError(
@@ -174,4 +204,19 @@ def state_dict_source(path: Path, tensors: Tensors, model: VideoCNN) -> Source:
     kept = {name: x for name, x in tensors.items() if not name.endswith(".num_batches_tracked")}
     frames, height, width = model.clip
     preprocessing = Preprocessing(layout.mean, layout.std, (height, width), None, frames)
-    return Source(*to_ours(kept, tuple(layout.rules(model))), model, preprocessing=preprocessing)
+    found, theirs, unknown = to_ours(kept, tuple(layout.rules(model)))
+    if layout is not IMAGE:
+        return Source(found, theirs, unknown, model, preprocessing=preprocessing)
+    head = [path for path in found if path.startswith("head/")]
+    if head and type(model) is FrameCNN:
+        model, head = model.copy(num_classes=found[head[0]].shape[-1]), []
+    return Source(
+        {path: x for path, x in found.items() if path not in head},
+        theirs,
+        unknown,
+        model,
+        may_miss=("head/*", "recurrent/*"),
+        set_aside=tuple(theirs[path] for path in head),
+        preprocessing=preprocessing,
+        inflation=how.inflation,
+    )

@@ -4,12 +4,13 @@ import dataclasses
 import fnmatch
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Float
 
 from vitx.errors import UserError
 from vitx.interop.names import Tensors
@@ -19,6 +20,7 @@ from vitx.models.cnn import VideoCNN
 from vitx.models.convlstm import ConvLSTM
 from vitx.models.transformer import VideoTransformer
 
+Inflation = Literal["central", "average"]
 VideoModel = VideoTransformer | VideoCNN | ConvLSTM
 
 
@@ -29,18 +31,21 @@ class Report:
     Attributes:
         loaded: {our path: their name}.
         resized: {our path: (shape there, shape here)}, loaded after interpolation.
+        inflated: our paths of an image network's kernels that were extended over several frames.
         fresh: our paths that the file does not give; they are as in a new model.
         left_over: their names that the model has no place for.
     """
 
     loaded: dict[str, str]
     resized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    inflated: tuple[str, ...]
     fresh: tuple[str, ...]
     left_over: tuple[str, ...]
 
     def __str__(self) -> str:
         lines = [f"loaded {len(self.loaded)} tensors"]
         lines += [f"resized {path}: {list(there)} to {list(here)}" for path, (there, here) in self.resized.items()]
+        lines += [f"inflated along time: {_listed(self.inflated)}"] if self.inflated else []
         lines += [f"fresh: {_listed(self.fresh)}"] if self.fresh else []
         lines += [f"left over: {_listed(self.left_over)}"] if self.left_over else []
         return "\n".join(lines)
@@ -59,6 +64,7 @@ class Source:
         set_aside: their names that are known and have no use here.
         preprocessing: of the pixels, where the source says.
         labels: {head: names of its classes}, where the source says.
+        inflation: of kernels of one frame, an image network's, where the model's extend over several.
     """
 
     tensors: Tensors
@@ -69,6 +75,7 @@ class Source:
     set_aside: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
     labels: dict[str, tuple[str, ...]] | None = None
+    inflation: Inflation | None = None
 
 
 def flattened(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,7 +107,7 @@ def fill(
     shapes = jax.eval_shape(target.init, jax.random.key(0), clip)
     wanted = flattened(shapes)
     tables, here = source.model.position_tables(), target.position_tables()
-    filled, loaded, resized = {}, {}, {}
+    filled, loaded, resized, extended = {}, {}, {}, []
     wrong, unexpected, left_over = [], list(source.unknown), [*source.set_aside]
     for path, tensor in source.tensors.items():
         theirs, shape = source.theirs.get(path, path), wanted[path].shape if path in wanted else None
@@ -116,6 +123,9 @@ def fill(
             if tensor.shape == (1, prefix + math.prod(old), shape[-1]):
                 resized[path] = tensor.shape, shape
                 tensor = resized_positions(tensor, prefix, old, new)
+        if source.inflation and len(shape) == 5 and tensor.shape == (1, *shape[1:]) != shape:
+            extended.append(path)
+            tensor = inflated_kernel(tensor, shape[0], source.inflation)
         if tensor.shape == shape:
             filled[path], loaded[path] = jnp.asarray(tensor), theirs
         else:
@@ -131,10 +141,19 @@ def fill(
         raise UserError("\n  ".join(lines))
     if fresh:
         filled |= _initialised(target, clip, fresh)
-    report = Report(loaded, resized, tuple(fresh), (*left_over, *unexpected))
+    report = Report(loaded, resized, tuple(extended), tuple(fresh), (*left_over, *unexpected))
     paths = {name: flatten_dict(each, sep="/") for name, each in shapes.items()}
     variables = {name: unflatten_dict({path: filled[path] for path in each}, sep="/") for name, each in paths.items()}
     return variables, report
+
+
+def inflated_kernel(
+    kernel: Float[np.ndarray, "1 height width channels width_out"], frames: int, inflation: Inflation
+) -> Float[np.ndarray, "frames height width channels width_out"]:
+    """Returns an image's kernel over several frames: in the middle one alone, or spread evenly over all."""
+    if inflation == "average":
+        return np.repeat(kernel / np.float32(frames), frames, axis=0)
+    return np.pad(kernel, [(frames // 2, (frames - 1) // 2), (0, 0), (0, 0), (0, 0), (0, 0)])
 
 
 def _initialised(model: VideoModel, clip: jax.ShapeDtypeStruct, paths: Sequence[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from vitx.checkpoints import read_json, told, write_json
 from vitx.configuration import override
 from vitx.errors import UserError, closest
 from vitx.interop.fill import VideoModel
-from vitx.interop.names import CONVOLUTION, NORM, PATCHES, PLAIN, Rule, Tensors, to_theirs
+from vitx.interop.names import CONVOLUTION, CONVOLUTION_2D, NORM, PLAIN, Rule, Tensors, to_theirs
 from vitx.interop.preprocessing import Preprocessing
 from vitx.interop.tensors import read_tensors, write_safetensors
 from vitx.layers.embeddings import height_and_width
@@ -55,7 +55,7 @@ VIVIT_RULES = [*encoder_rules("vivit"), Rule("vivit.embeddings.patch_embeddings.
 TIMESFORMER_RULES = [
     *encoder_rules("timesformer"),
     Rule("timesformer.embeddings.time_embeddings", "positions/time_positions", PLAIN),
-    Rule("timesformer.embeddings.patch_embeddings.projection", "embedding", PATCHES),
+    Rule("timesformer.embeddings.patch_embeddings.projection", "embedding", CONVOLUTION_2D),
 ]
 TIME = "timesformer.encoder.layer.{i}.temporal_"
 DIVIDED_RULES = [

@@ -1,4 +1,4 @@
-"""Image ViTs as the start of a video Transformer: whose tensors are read, and how they are inflated along time."""
+"""Image networks as the start of video models: how they are inflated along time, and whose ViTs are read."""
 
 import dataclasses
 import functools
@@ -9,8 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from vitx.errors import UserError
+from vitx.interop.fill import Inflation
 from vitx.interop.huggingface import encoder_rules, qkv_apart, renamed
-from vitx.interop.names import NORM, PATCHES, PLAIN, Rule, Tensors
+from vitx.interop.names import CONVOLUTION_2D, NORM, PLAIN, Rule, Tensors
 from vitx.layers.embeddings import resized_positions
 from vitx.models.timesformer import TimeSformer, TimeSformerSpace
 from vitx.models.transformer import VideoTransformer
@@ -27,9 +28,9 @@ TIMM_RULES = [
     Rule("head", "head/logits"),
     Rule("cls_token", "positions/class_token", PLAIN),
     Rule("pos_embed", "positions/positions", PLAIN),
-    Rule("patch_embed.proj", "embedding", PATCHES),
+    Rule("patch_embed.proj", "embedding", CONVOLUTION_2D),
 ]
-VIT_RULES = [*encoder_rules("vit"), Rule("vit.embeddings.patch_embeddings.projection", "embedding", PATCHES)]
+VIT_RULES = [*encoder_rules("vit"), Rule("vit.embeddings.patch_embeddings.projection", "embedding", CONVOLUTION_2D)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,18 +72,18 @@ HUGGINGFACE = ImageKind(
 
 @dataclasses.dataclass(frozen=True)
 class FromImage:
-    """How an image ViT becomes a video Transformer.
+    """How an image network becomes a video model.
 
     Attributes:
-        inflation: of the patch kernel: "central" puts it at the tubelet's middle frame, zeros elsewhere; "average"
-            spreads it evenly over the frames (ViViT, section 3.4, eq. 8 and 9).
-        other_attention: of blocks with several: all but the last start as a copy of the image's ("copy"), or as one
-            whose output projection is zero ("zero"), so that they start as nothing.
-        grid: (rows, columns) of the image's patches; None takes the video's where that is square, and refuses another
+        inflation: of the patch kernel, or of a convolution's: "central" puts it at the middle frame, zeros elsewhere;
+            "average" spreads it evenly over the frames (ViViT, section 3.4, eq. 8 and 9; I3D, section 2.4.1).
+        other_attention: of a Transformer's blocks with several: all but the last start as a copy of the image's
+            ("copy"), or as one whose output projection is zero ("zero"), so that they start as nothing.
+        grid: (rows, columns) of a ViT's patches; None takes the video's where that is square, and refuses another
             number of patches.
     """
 
-    inflation: Literal["central", "average"] = "central"
+    inflation: Inflation = "central"
     other_attention: Literal["copy", "zero"] = "copy"
     grid: tuple[int, int] | None = None
 
@@ -91,6 +92,8 @@ def inflated(
     image: Mapping[str, np.ndarray], model: VideoTransformer, how: FromImage
 ) -> tuple[Tensors, dict[str, str]]:
     """Returns (the video model's parameters as far as the image's give them, {path of each: the image's path}).
+
+    The kernel stays as it is, of one frame: `fill` inflates it.
 
     Args:
         image: parameters of an image ViT, named as our encoder's; the kernel [1, height, width, channels, hidden].
@@ -116,12 +119,8 @@ def inflated(
             found[ours], sources[ours] = tensor, path
         elif not path.startswith(("positions/", "head/", "embedding/")):
             found[path], sources[path] = tensor, path  # of no use: it will be told
-    t = model.tubelet_size[0]
-    kernel = np.repeat(image["embedding/kernel"], t, axis=0) / t
-    if how.inflation == "central":
-        kernel = np.where((np.arange(t) == t // 2)[:, None, None, None, None], image["embedding/kernel"], 0)
-    found |= {"embedding/kernel": kernel.astype(np.float32), "embedding/bias": image["embedding/bias"]}
-    sources |= {name: name for name in ("embedding/kernel", "embedding/bias")}
+    for name in ("embedding/kernel", "embedding/bias"):
+        found[name], sources[name] = image[name], name
     if getattr(model, "position_kind", "learned") == "learned":
         found[f"{positions}/positions"] = _positions(image, model, how)
         sources[f"{positions}/positions"] = "positions/positions"

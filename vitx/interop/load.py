@@ -159,7 +159,7 @@ def _bare(path: Path, model: VideoModel, fields: Mapping[str, Any], how: FromIma
     tensors = read_tensors(path)
     shaped = override(model, {name: x for name, x in fields.items() if name != "num_classes"})
     if isinstance(model, VideoCNN):
-        return cnn.state_dict_source(path, tensors, shaped)
+        return cnn.state_dict_source(path, tensors, shaped, how)
     if trees.is_tree(tensors):
         found, theirs, state = trees.to_ours(tensors)
         if found.get("embedding/kernel", np.empty(0)).ndim == 5:  # scenic's ViViT; that of an image has four axes
@@ -195,4 +195,5 @@ def _bare(path: Path, model: VideoModel, fields: Mapping[str, Any], how: FromIma
             *(name for image, name in theirs.items() if image not in used),
             *(name for name in unknown if kind.leaves(name)),
         ),
+        inflation=how.inflation,
     )

@@ -44,7 +44,8 @@ CONVOLUTION = Kind(
     (("weight", "kernel", lambda x: x.transpose(2, 3, 4, 1, 0), lambda x: x.transpose(4, 3, 0, 1, 2)), BIAS)
 )
 POINTWISE = Kind((("weight", "kernel", lambda x: x[:, :, 0, 0, 0].T, lambda x: x.T[:, :, None, None, None]), BIAS))
-PATCHES = Kind(
+# PyTorch [width, channels, h, w], ours of one frame, [1, h, w, channels, width]
+CONVOLUTION_2D = Kind(
     (("weight", "kernel", lambda x: x.transpose(2, 3, 1, 0)[None], lambda x: x[0].transpose(3, 2, 0, 1)), BIAS)
 )
 

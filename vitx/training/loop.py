@@ -43,7 +43,7 @@ class Training:
         seed: of the parameters, the order of the data and all that is random; seed and step are all there is.
         ema_decay: of the average of parameters that is evaluated instead of the last ones; None for no average.
         initialise_from: what the parameters start from: a vitx run, a Hugging Face directory, or a file of weights, an
-            image ViT's too (see `vitx.load_pretrained`); None starts from the seed.
+            image network's too (see `vitx.load_pretrained`); None starts from the seed.
         monitor: validation figure by which the best checkpoint is chosen; losses and errors are best low.
         mesh: how devices share the work.
         log_every: steps between rows of training figures.
