@@ -1,6 +1,7 @@
 """`vitx data ...`: what looks after videos."""
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ from vitx.errors import UserError
 
 def add_source(command: argparse.ArgumentParser, name: str) -> None:
     """Adds the arguments that `dataset_of` reads."""
-    command.add_argument("path", type=Path, metavar=name, help="a folder of classes, a .csv or a .jsonl")
+    command.add_argument(
+        "path", type=Path, metavar=name, help="a folder of classes, a .csv or a .jsonl, or what prepare made"
+    )
     command.add_argument("--labels", nargs="*", help="a list's columns that name a class (default: class)")
     command.add_argument("--multi_label", nargs="*", default=[], help="a list's columns that name several")
     command.add_argument("--targets", nargs="*", default=[], help="a list's columns that are numbers")
@@ -20,7 +23,10 @@ def add_source(command: argparse.ArgumentParser, name: str) -> None:
 def dataset_of(options: argparse.Namespace) -> Any:
     """Returns the dataset that a command's path and columns name."""
     from vitx.data.files import Folder, Table
+    from vitx.data.prepared import MANIFEST, Prepared
 
+    if (options.path / MANIFEST).exists():
+        return Prepared(str(options.path))
     if options.path.suffix not in (".csv", ".jsonl"):
         return Folder(str(options.path))
     others = {"multi_label": tuple(options.multi_label), "targets": tuple(options.targets)}
@@ -33,7 +39,7 @@ def dataset_of(options: argparse.Namespace) -> Any:
 
 def add_commands(commands: Any) -> None:
     """Adds `data` and its subcommands to the subparsers of `vitx`; each sets `command`, as those in `vitx.cli` do."""
-    data = commands.add_parser("data", help="look after videos: `vitx data check`, `vitx data list`")
+    data = commands.add_parser("data", help="look after videos: `vitx data check`, `list`, `prepare`")
     what = data.add_subparsers(metavar="WHAT", required=True)
     listed = what.add_parser(
         "list",
@@ -57,6 +63,23 @@ def add_commands(commands: Any) -> None:
     check.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw frames of some videos of every class")
     check.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     check.set_defaults(command=_check)
+    ready = what.add_parser(
+        "prepare",
+        help="scale videos once, into a few large files that are read fast",
+        description="Scales and encodes every video anew and writes them as ArrayRecord shards with a manifest: "
+        "counts, labels, checksums, and the videos that cannot be read. The same command goes on after it was stopped. "
+        "`Prepared` in an experiment file reads the folder.",
+    )
+    add_source(ready, "SOURCE")
+    ready.add_argument("destination", type=Path, metavar="DESTINATION", help="the folder that is filled")
+    ready.add_argument("--short_side", type=int, default=256, help="pixels; smaller videos stay (default: 256)")
+    ready.add_argument("--codec", default="libx264", help="FFmpeg's encoder, or copy (default: libx264)")
+    ready.add_argument("--crf", type=int, default=20, help="quality; less is better (default: 20)")
+    ready.add_argument("--keyint", type=int, default=32, help="frames between keyframes (default: 32)")
+    ready.add_argument("--shard_size", type=int, default=256, help="videos of a file (default: 256)")
+    ready.add_argument("--workers", type=int, default=2, help="videos made at once (default: 2)")
+    ready.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    ready.set_defaults(command=_prepare)
 
 
 def _list(options: argparse.Namespace, _: list[str]) -> None:
@@ -75,11 +98,37 @@ def _list(options: argparse.Namespace, _: list[str]) -> None:
 
 def _check(options: argparse.Namespace, _: list[str]) -> int:
     from vitx.data import check
+    from vitx.data.prepared import Prepared
 
     dataset = dataset_of(options)
     splits = dataset.splits()
     report = check.check(splits, whole=options.whole)
+    if isinstance(dataset, Prepared):
+        report["broken"] += dataset.damaged()
     if options.sheet:
         check.draw_sheet(splits, {each["path"] for each in report["broken"]}, options.sheet)
     print(json.dumps(report) if options.json else check.described(report))
     return 1 if report["broken"] else 0
+
+
+def _prepare(options: argparse.Namespace, _: list[str]) -> None:
+    from vitx.data.prepared import Preparation, prepare
+
+    if options.workers < 1:
+        raise UserError(f"--workers is {options.workers}; expected at least 1")
+    names = [field.name for field in dataclasses.fields(Preparation)]
+    try:
+        settings = Preparation(**{name: getattr(options, name) for name in names})
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    splits = dataset_of(options).splits()
+    manifest = prepare(splits, options.destination, settings, workers=options.workers)
+    counts = {split: len(part["names"]) for split, part in manifest["splits"].items()}
+    if options.json:
+        print(json.dumps({"videos": counts, "broken": manifest["broken"]}))
+        return
+    print(f"{options.destination}: " + ", ".join(f"{count} videos of {split}" for split, count in counts.items()))
+    print(f'an experiment file reads it with Prepared("{options.destination}")', file=sys.stderr)
+    if manifest["broken"]:
+        problems = "\n  ".join(each["problem"] for each in manifest["broken"][:20])
+        print(f"{len(manifest['broken'])} videos cannot be read and are left out:\n  {problems}", file=sys.stderr)

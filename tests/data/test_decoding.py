@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitx.data import decoding
-from vitx.data.decoding import VideoError, decode_frames, encode_video, probe
+from vitx.data.decoding import VideoError, decode_frames, encode_video, probe, transcode
 
 NUM_FRAMES = 70
 INTRA = {"preset": "ultrafast", "x264-params": "keyint=1:qp=10"}
@@ -315,3 +315,25 @@ def test_frames_too_long_and_narrow_are_refused():
     video = encode_video(np.zeros((1, 2, 4096, 3), np.uint8))
     with pytest.raises(VideoError, match="too long and narrow to cover 448 x 448"):
         decode_frames(video, [0], size=(448, 448))
+
+
+def test_transcoded_frames_keep_their_times_and_stand_upright():
+    def frames(height, width):
+        return encode_video(np.zeros((3, height, width, 3), np.uint8))
+
+    gaps = np.cumsum(np.random.default_rng(0).integers(7, 300, 30)).tolist()
+    uneven = encode(numbered_frames(30, 64), "libx264", "matroska", "yuv420p", {"bf": "3"}, gaps)
+    how = {"short_side": 64, "codec": "libx264", "crf": 10, "keyint": 8}
+    made, seen = transcode(uneven, **how), []
+    for each in (uneven, made):
+        assert read_numbers(decode_frames(each, lambda t: seen.append(t) or range(30))[:, :32, :32]) == [*range(30)]
+    np.testing.assert_allclose(*seen, atol=1e-3)
+    assert probe(transcode(frames(250, 90), **(how | {"short_side": 46}))).height == 128
+    assert probe(transcode(frames(50, 90), **how)).height == 50
+    turned = frames(64, 96)
+    track = turned.index(UNTURNED, turned.index(b"tkhd"))
+    turned = turned[:track] + bytes.fromhex(TURNS[1]) + turned[track + len(UNTURNED) :]
+    assert (probe(transcode(turned, **how)).height, probe(transcode(turned, **how)).width) == (96, 64)
+    part = transcode(uneven, **how, segment=(1.0, 2.0))
+    inside = [i for i, at in enumerate(seen[0]) if 1 <= at < 2]
+    assert read_numbers(decode_frames(part, range(len(inside)))[:, :32, :32]) == inside

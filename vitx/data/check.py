@@ -153,10 +153,12 @@ def draw_sheet(splits: Mapping[str, Source], broken: set[str], file: Path, *, ro
 
 def _look(path: str, source: Source, index: int, whole: bool) -> tuple[VideoInfo | None, bytes | None, str | None]:
     """(what a video says of itself, digest of its content, what is wrong with it)."""
-    video = source[index]["video"]
     try:
+        video = source[index]["video"]
         with io.BytesIO(video) if isinstance(video, bytes) else open(video, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
+    except VideoError as error:
+        return None, None, str(error)
     except OSError as error:
         return None, None, f"{path}: {error.strerror}"
 

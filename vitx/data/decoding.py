@@ -24,7 +24,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import Float, UInt8
 
-from vitx.data.sampling import slid_box
+from vitx.data.sampling import slid_box, within
 
 MAX_PIXELS = 64_000_000
 """Frames that claim more pixels than this are refused before any memory is set aside for them."""
@@ -187,6 +187,58 @@ def decode_frames(
             frames[row] = scaler(frame, frames.shape[1:3], part)
     rows = [bisect.bisect_left(wanted, index) for index in indices]
     return frames if rows == list(range(len(wanted))) else frames[rows]
+
+
+def transcode(
+    video: Video,
+    *,
+    short_side: int,
+    codec: str,
+    crf: int,
+    keyint: int,
+    segment: tuple[float, float] = (0.0, float("inf")),
+    seconds: float = 3600.0,
+) -> bytes:
+    """Encodes a video anew as an mp4 file: upright, at most so large, without sound, every frame at its time.
+
+    Holds one frame at a time, and encodes in one thread: the same file always becomes the same bytes.
+
+    Args:
+      video: the file's bytes or its path.
+      short_side: pixels that the shorter side of a frame is scaled to; smaller frames stay as they are. Sides become
+        even.
+      codec: FFmpeg's name of the encoder.
+      crf: its constant quality; less is better and larger.
+      keyint: frames from one keyframe to the next at most.
+      segment: (begin, end) of the part that is kept, in seconds from the first frame.
+      seconds: that all of it may take.
+
+    Raises:
+      VideoError: the video or a frame of it is unreadable, or the encoder refuses it.
+    """
+    deadline, file = time.monotonic() + seconds, io.BytesIO()
+    with _opened(video, seconds) as (source, stream):
+        times, keyframes = _presentation_times(source, stream, deadline)
+        wanted = within((np.asarray(times) - times[0]) * float(stream.time_base), *segment).tolist()
+        if not wanted:
+            raise VideoError(f"it ends before the segment {segment} begins")
+        scaler, rate = _Scaler(), stream.average_rate or stream.guessed_rate or Fraction(25)
+        with av.open(file, "w", format="mp4") as target:
+            encoder = target.add_stream(codec, rate=rate, options={"crf": str(crf)})
+            context, size = encoder.codec_context, None
+            for index, frame in zip(wanted, _decoded(source, stream, times, keyframes, wanted, deadline), strict=True):
+                there = _upright_size(frame)
+                if size is None:
+                    size = tuple(max(2 * round(side * min(1, short_side / min(there)) / 2), 2) for side in there)
+                    encoder.height, encoder.width = size
+                    encoder.pix_fmt, context.thread_count, context.gop_size = "yuv420p", 1, keyint
+                    context.time_base = stream.time_base
+                pixels = scaler(frame, size, (0.0, 0.0, *map(float, there)))
+                small = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p", threads=1)
+                small.pts, small.time_base = times[index] - times[wanted[0]], stream.time_base
+                target.mux(encoder.encode(small))
+            target.mux(encoder.encode(None))
+    return file.getvalue()
 
 
 def _decoded(

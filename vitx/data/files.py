@@ -102,6 +102,10 @@ class Folder:
         root = Path(self.path)
         if not root.is_dir():
             raise UserError(f"there is no folder {root} (data.dataset.path); expected {root}/CLASS/*.mp4")
+        if (root / "manifest.json").exists():
+            raise UserError(
+                f"{root} was made by `vitx data prepare`; in the experiment file, Prepared({self.path!r}) reads it"
+            )
         folders = {name: root / name for name in SPLITS}
         if (root / "val").is_dir():
             folders["validation"] = root / "val"

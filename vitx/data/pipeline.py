@@ -216,8 +216,8 @@ class _Shuffled:
 
 def _load(source: Source, index: int, decode: Callable[[Mapping[str, Any]], np.ndarray]) -> Batch | None:
     began = time.thread_time()
-    example = source[index]
     try:
+        example = source[index]
         video = decode(example)
     except VideoError:
         return None

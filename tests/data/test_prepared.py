@@ -1,0 +1,179 @@
+"""Videos made ready: nothing is lost, a killed preparation ends like an undisturbed one, damage is told."""
+
+import json
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from vitx.cli import main
+from vitx.configuration import from_dict, to_dict
+from vitx.data.decoding import VideoError, decode_frames, encode_video, probe
+from vitx.data.files import Folder, Table
+from vitx.data.pipeline import Data
+from vitx.data.prepared import Prepared
+from vitx.errors import UserError
+
+
+def video(seed: int, frames: int = 12, height: int = 64, width: int = 96, **how) -> bytes:
+    slow = np.random.default_rng(seed).uniform(0, 215, (1, 8, 8, 1)) + np.linspace(0, 40, frames)[:, None, None, None]
+    pixels = slow.astype(np.uint8).repeat(-(-height // 8), 1).repeat(-(-width // 8), 2).repeat(3, 3)
+    return encode_video(pixels[:, :height, :width], **how)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    for number, name in enumerate(("fall", "walk")):
+        (root / name).mkdir()
+        for i in range(10):
+            (root / name / f"{i}.mp4").write_bytes(video(10 * number + i))
+    (root / "walk" / "3.mp4").write_bytes(b"no video")
+    return root
+
+
+def prepare(source, destination, *words) -> list[str]:
+    return ["data", "prepare", str(source), str(destination), "--shard_size", "3", "--short_side", "32", *words]
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def ready(folder, tmp_path_factory):
+    destination = tmp_path_factory.mktemp("prepared") / "deep" / "inside"
+    assert main(prepare(folder, destination)) == 0
+    return destination
+
+
+def test_every_readable_video_is_there_with_its_label(folder, ready, capsys):
+    manifest = json.loads((ready / "manifest.json").read_text())
+    assert [each["path"] for each in manifest["broken"]] == [str(folder / "walk" / "3.mp4")]
+    before, after, seen = Folder(str(folder)).splits(), Prepared(str(ready)).splits(), 0
+    for split in before:
+        assert after[split].label_names == before[split].label_names
+        labels = {before[split].name(i): before[split][i]["labels"] for i in range(len(before[split]))}
+        for i in range(len(after[split])):
+            name, example = after[split].name(i), after[split][i]
+            assert {k: int(v) for k, v in example["labels"].items()} == labels.pop(name)
+            assert (probe(example["video"]).height, probe(example["video"]).width) == (32, 48)
+            theirs = decode_frames(name, [0, 7, 11], size=(32, 48))
+            ours = decode_frames(example["video"], [0, 7, 11])
+            assert np.abs(ours.astype(int) - theirs).mean() < 4
+            seen += 1
+        assert set(labels) <= {str(folder / "walk" / "3.mp4")}
+    assert seen == 19
+    assert main(["data", "check", str(ready), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["videos"] == 19 and report["broken"] == [] and report["sizes"] == {"32x48": 19}
+    assert main(prepare(folder, ready, "--json")) == 0  # again: it is finished
+    assert json.loads(capsys.readouterr().out)["broken"] == manifest["broken"]
+
+
+def test_killed_half_way_it_ends_as_if_nothing_had_happened(folder, ready, tmp_path):
+    """And with one worker as with two."""
+    words = [sys.executable, "-m", "vitx.cli", *prepare(folder, tmp_path / "out")]
+    kills = 0
+    for shards in (1, 3):
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(list((tmp_path / "out").glob("*-*.json"))) < shards:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills and not (tmp_path / "out" / "manifest.json").exists()
+    with pytest.raises(UserError, match="did not finish; run it again"):
+        Prepared(str(tmp_path / "out")).open("train")
+    whole = [path.with_suffix(".array_record") for path in (tmp_path / "out").glob("*-*.json")]
+    kept = {path: path.stat().st_mtime_ns for path in whole}
+    assert kept and main(prepare(folder, tmp_path / "out", "--workers", "1")) == 0
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept  # what was whole is not made again
+    assert contents(tmp_path / "out") == contents(ready)
+
+
+def test_a_destination_of_anything_else_is_refused(folder, ready, tmp_path, capsys):
+    def refused(words, *messages):
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert all(message in said for message in messages), said
+
+    before = contents(ready)
+    refused(prepare(folder, ready, "--crf", "21"), "holds other settings", "crf: 20 there, 21 here")
+    (tmp_path / "few" / "walk").mkdir(parents=True)
+    (tmp_path / "few" / "walk" / "1.mp4").write_bytes(b"no video")
+    refused(prepare(tmp_path / "few", ready), "made of other videos")
+    refused(prepare(tmp_path / "few", tmp_path / "few"), "is not empty: it has walk")
+    refused(prepare(tmp_path / "few", tmp_path / "new"), "none of the 1 videos of train can be read")
+    refused(prepare(folder, tmp_path / "other", "--codec", "libx2644"), "did you mean libx264?")
+    refused(prepare(folder, tmp_path / "other", "--keyint", "0"), "keyint is 0; expected at least 1")
+    assert contents(ready) == before and not (tmp_path / "other").exists()
+    with pytest.raises(UserError, match="Prepared"):
+        Folder(str(ready)).open("train")
+    with pytest.raises(UserError, match="has no manifest"):
+        Prepared(str(tmp_path)).open("train")
+
+
+def test_damage_is_found(ready, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name, data in contents(ready).items():
+        (copy / name).write_bytes(data)
+    shard = copy / "train-00001.array_record"
+    data = bytearray(shard.read_bytes())
+    place = data.find(b"ftyp")
+    data[place + 40 : place + 900] = bytes(860)
+    shard.write_bytes(data)
+    assert main(["data", "check", str(copy), "--json"]) == 1
+    broken = json.loads(capsys.readouterr().out)["broken"]
+    assert {"path": str(shard), "problem": f"{shard}: its SHA-256 is not the manifest's"} in broken
+    source = Prepared(str(copy)).open("train")
+    with pytest.raises(VideoError, match="its record is damaged"):
+        [source[i] for i in range(3, 6)]
+    settings = Data(Prepared(str(copy)), num_frames=2, frame_stride=1, image_size=(16, 16), eval_batch_size=len(source))
+    (batch,) = settings.eval_batches(source)
+    assert 0 < batch["weight"].sum() < len(source)
+    shard.write_bytes(data[:-1])
+    with pytest.raises(UserError, match=r"train-00001\.array_record has .* bytes, not"):
+        Prepared(str(copy)).open("train")
+    shard.unlink()
+    with pytest.raises(UserError, match="is not there"):
+        Prepared(str(copy)).open("train")
+    (copy / "manifest.json").write_text("[]")
+    with pytest.raises(UserError, match="is no manifest"):
+        Prepared(str(copy)).open("train")
+
+
+def test_it_travels_to_workers_and_in_settings(ready):
+    dataset = Prepared(str(ready))
+    assert from_dict(to_dict(dataset)) == dataset
+    source = dataset.open("train")
+    assert source[3]["video"] == pickle.loads(pickle.dumps(source))[3]["video"]
+    with pytest.raises(UserError, match="has no holdout split; it has train, validation, test"):
+        dataset.open("holdout")
+
+
+@pytest.mark.parametrize("codec", ["copy", "libx264"])
+def test_parts_of_videos_and_sets_of_classes(codec, tmp_path):
+    (tmp_path / "a.mp4").write_bytes(video(0, 50))
+    rows = ["path,acts,EF,begin,end", "a.mp4,x;y,1.5,0.4,1", "a.mp4,,2.5,1,1.4", "a.mp4,y,-3,,"]
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    columns = ["--multi_label", "acts", "--targets", "EF"]
+    assert main(["data", "prepare", str(tmp_path / "list.csv"), str(tmp_path / "out"), "--codec", codec, *columns]) == 0
+    before = Table(str(tmp_path / "list.csv"), (), ("acts",), ("EF",)).open("train")
+    after = Prepared(str(tmp_path / "out")).open("train")
+    assert len(set(after.names)) == (1 if codec == "copy" else 3)
+    settings = Data(Prepared("out"), num_frames=4, frame_stride=2, image_size=(32, 32))
+    for i in range(3):
+        for name, label in before[i]["labels"].items():
+            np.testing.assert_array_equal(after[i]["labels"][name], label)
+        if codec == "copy":
+            assert after[i]["video"] == (tmp_path / "a.mp4").read_bytes()
+            assert after[i].get("segment") == before[i]["segment"]
+        else:
+            assert "segment" not in after[i]
+        clips = [settings.clip(each, 0.5).astype(int) for each in (before[i], after[i])]
+        assert np.abs(clips[0] - clips[1]).mean() < 4
