@@ -21,7 +21,7 @@ from vitx.data.pipeline import Data
 from vitx.errors import UserError
 from vitx.layers.embeddings import height_and_width
 from vitx.models import VARIANTS  # noqa: F401  config.json names the models' classes
-from vitx.tasks import multilabel, regression  # noqa: F401  config.json names the tasks
+from vitx.tasks import frame_prediction, multilabel, regression  # noqa: F401  config.json names the tasks
 from vitx.tasks.classification import Classification
 from vitx.tasks.task import Task
 from vitx.training.loop import Training

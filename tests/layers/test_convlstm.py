@@ -35,9 +35,9 @@ def equation_3(params, x, hidden, kept, forget_bias=0.0):
 
     def gate(number):
         part = slice(number * width, (number + 1) * width)
-        total = correlated(hidden, params["state_kernel"][..., part])
+        total = correlated(hidden, params["state"]["kernel"][..., part])
         if x is not None:
-            total = total + correlated(x, params["input_kernel"][..., part])
+            total = total + correlated(x, params["input"]["kernel"][..., part])
         return total + (params["bias"][part] if "bias" in params else 0)
 
     w_ci, w_cf, w_co = params.get("peepholes", np.zeros((3, width)))
@@ -115,7 +115,7 @@ def test_gradients_are_those_of_torch(settings):
 
     looks = theirs.get("peepholes", torch.zeros(3, width))
     for frame in x:
-        gates = convolved(frame, theirs["input_kernel"]) + convolved(hidden, theirs["state_kernel"])
+        gates = convolved(frame, theirs["input"]["kernel"]) + convolved(hidden, theirs["state"]["kernel"])
         i, f, g, o = (gates + theirs.get("bias", torch.zeros(4 * width))).split(width, dim=-1)
         i, f = torch.sigmoid(i + looks[0] * kept), torch.sigmoid(f + settings.get("forget_bias", 0) + looks[1] * kept)
         kept = f * kept + i * torch.tanh(g)

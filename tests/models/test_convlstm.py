@@ -75,7 +75,7 @@ def test_cost_of_openstls_network():
     assert cost.macs / 1e9 == pytest.approx(56.79, rel=1e-3)
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     frames=st.integers(1, 5),
     rows=st.integers(1, 3),
@@ -87,11 +87,11 @@ def test_a_stream_is_the_clip(frames, rows, columns, batch, heads):
     model = ConvLSTM(num_classes=heads, **SMALL)
     video, variables = some(batch, frames, 2 * rows, 2 * columns, 3), variables_for(model, 3)
     state = model.init_state(batch, video.shape[2:4])
-    shapes = jax.tree.map(jnp.shape, state)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(state)]
     step = jax.jit(lambda *given: model.apply(*given, method="step"))
     for i in range(frames):
         logits, state = step(variables, video[:, i], state)
-        assert jax.tree.map(jnp.shape, state) == shapes
+        assert [leaf.shape for leaf in jax.tree.leaves(state)] == shapes
     whole = jax.jit(model.apply)(variables, video)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), logits, whole)
 
@@ -148,6 +148,15 @@ def test_forecasts_are_equation_3_unrolled(model):
         out = 1 / (1 + np.exp(-out)) if model.output == "sigmoid" else out
         np.testing.assert_allclose(found[:, i], out, rtol=0, atol=1e-12)
         frame = np.where(given[:, i, None, None, None], future[:, i], out)
+
+
+@pytest.mark.parametrize("model", [ConvLSTM(num_classes=4, **SMALL), *FORECASTERS[:2]])
+def test_all_implementations_compute_the_same(model):
+    channels = getattr(model, "channels", 3)
+    video, variables = some(2, 3, 6, 8, channels), variables_for(model, channels)
+    expected = jax.jit(model.apply)(variables, video)
+    found = jax.jit(model.copy(implementation="cpu").apply)(variables, video)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,12 @@ from jaxtyping import Array, Float
 
 from vitx.configuration import free, register
 from vitx.layers.convlstm import ConvLSTMCell, State, advance, blank_states, patched
-from vitx.layers.convolution import DType, Triple, at_least_float32
+from vitx.layers.convolution import DType, Implementation, Triple, at_least_float32
 from vitx.layers.head import Head, NumClasses, check_classes
+from vitx.models.streaming import RunningMean
 
 States = tuple[State, ...]
+ClipState = tuple[States, RunningMean]
 
 
 def check_cells(model: Any) -> None:
@@ -43,7 +45,7 @@ def check_frames(video: Array, channels: int, patch: int) -> None:
 
 @register
 class ConvLSTM(nn.Module):
-    """Patches of frames, stacked cells, the average of what the last cell shows after the last frame, head.
+    """Patches of frames, stacked cells, the average over frames and places of what the last cell shows, head.
 
     Takes clips of any length and of any whole number of patches. As a stream, `step` is one frame and `init_state`
     what comes before the first; the state's size does not grow.
@@ -57,6 +59,7 @@ class ConvLSTM(nn.Module):
         forget_bias: added to forget gates; above 0, cells remember from the start.
         dropout_rate: of the pooled features.
         clip: (frames, height, width) that cost is counted of.
+        implementation: of convolutions; "cpu" is faster there and computes the same.
         dtype: computations' type; parameters, what cells keep and pooled features are float32.
     """
 
@@ -68,6 +71,7 @@ class ConvLSTM(nn.Module):
     forget_bias: float = 1.0
     dropout_rate: float = 0.0
     clip: Triple = free((16, 64, 64))
+    implementation: Implementation = free("reference")
     dtype: DType = "float32"
 
     def __post_init__(self):
@@ -78,10 +82,9 @@ class ConvLSTM(nn.Module):
         super().__post_init__()
 
     def setup(self):
-        self.cell = [
-            ConvLSTMCell(width, self.input_kernel, self.state_kernel, forget_bias=self.forget_bias, dtype=self.dtype)
-            for width in self.widths
-        ]
+        kernels = {"input_kernel": self.input_kernel, "state_kernel": self.state_kernel}
+        shared = {"forget_bias": self.forget_bias, "implementation": self.implementation, "dtype": self.dtype}
+        self.cell = [ConvLSTMCell(width, **kernels, **shared) for width in self.widths]
         self.dropout = nn.Dropout(self.dropout_rate)
         self.head = Head(self.num_classes)
 
@@ -89,30 +92,31 @@ class ConvLSTM(nn.Module):
         """Returns {}: a convolution needs no positions, and takes other shapes as it is."""
         return {}
 
-    def init_state(self, batch: int, size: tuple[int, int] | None = None) -> States:
-        """Returns the state before the first frame.
+    def init_state(self, batch: int, size: tuple[int, int] | None = None) -> ClipState:
+        """Returns (the cells' states, the average of no features), both of no frame yet.
 
         Args:
             batch: streams side by side.
             size: (height, width) of frames in pixels; None is that of `clip`.
         """
         height, width = size or self.clip[1:]
-        return blank_states(self.widths, (batch, height // self.patch, width // self.patch), self.dtype)
+        states = blank_states(self.widths, (batch, height // self.patch, width // self.patch), self.dtype)
+        return states, RunningMean.of_nothing(batch, self.widths[-1], jnp.promote_types(self.dtype, jnp.float32))
 
     def step(
-        self, frame: Float[Array, "batch height width 3"], state: States
-    ) -> tuple[Float[Array, "batch outputs"] | dict[str, Float[Array, "batch _"]], States]:
-        """Returns (logits of all frames up to this one, state after it)."""
-        state = self.seen(frame, state)
-        return self.head(self.pooled(state)), state
+        self, frame: Float[Array, "batch height width channels"], state: ClipState
+    ) -> tuple[Float[Array, "batch outputs"] | dict[str, Float[Array, "batch _"]], ClipState]:
+        """Returns (logits of all frames so far, the state for the next)."""
+        check_frames(frame[:, None], 3, self.patch)
+        states, mean = self.seen(frame, state)
+        return self.head(mean.mean), (states, mean)
 
-    def seen(self, frame: Float[Array, "batch height width 3"], state: States) -> States:
+    def seen(self, frame: Float[Array, "batch height width 3"], state: ClipState) -> ClipState:
         """Returns the state after one more frame."""
-        return advance(self.cell, patched(frame, self.patch), state)
-
-    def pooled(self, state: States) -> Float[Array, "batch hidden"]:
-        """Returns the average over all places of what the last cell shows."""
-        return jnp.mean(at_least_float32(state[-1][0]), axis=(1, 2))
+        states, mean = state
+        states = advance(self.cell, patched(frame, self.patch), states)
+        shown, _ = states[-1]
+        return states, mean.add(jnp.mean(at_least_float32(shown), axis=(1, 2))[:, None])
 
     def features(
         self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
@@ -123,7 +127,8 @@ class ConvLSTM(nn.Module):
             ValueError: the video is no [batch, frames, height, width, 3], or no whole number of patches.
         """
         check_frames(video, 3, self.patch)
-        return self.pooled(over_frames(self, video, self.init_state(len(video), video.shape[2:4])))
+        _, mean = over_frames(self, video, self.init_state(len(video), video.shape[2:4]))
+        return mean.mean
 
     def __call__(
         self, video: Float[Array, "batch frames height width channels"], *, train: bool = False

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from vitx.configuration import free, register
 from vitx.layers.convlstm import ConvLSTMCell, advance, blank_states, patched, unpatched
-from vitx.layers.convolution import DType, Triple, at_least_float32
+from vitx.layers.convolution import DType, Implementation, Triple, at_least_float32
 from vitx.models.convlstm import States, check_cells, check_frames, over_frames
 
 Frame = Float[Array, "batch height width channels"]
@@ -34,6 +34,7 @@ class Forecaster(nn.Module):
         readout: cells whose states the output is made of, by a kernel of 1 x 1.
         output: "sigmoid" keeps pixels in [0, 1], "linear" leaves them.
         clip: (frames, height, width) of the input that cost is counted of.
+        implementation: of convolutions; "cpu" is faster there and computes the same.
         dtype: computations' type; parameters, what cells keep and forecasts are float32.
     """
 
@@ -49,6 +50,7 @@ class Forecaster(nn.Module):
     readout: Literal["all", "last"] = "all"
     output: Literal["sigmoid", "linear"] = "sigmoid"
     clip: Triple = free((10, 64, 64))
+    implementation: Implementation = free("reference")
     dtype: DType = "float32"
 
     def __post_init__(self):
@@ -139,8 +141,9 @@ class Forecaster(nn.Module):
 
     def stacked(self, widths: tuple[int, ...]) -> list[ConvLSTMCell]:
         """Returns cells of these widths."""
-        shared = (self.input_kernel, self.state_kernel, self.peepholes, self.bias, self.forget_bias, self.dtype)
-        return [ConvLSTMCell(width, *shared) for width in widths]
+        kernels = (self.input_kernel, self.state_kernel)
+        shared = (self.peepholes, self.bias, self.forget_bias, self.implementation, self.dtype)
+        return [ConvLSTMCell(width, *kernels, *shared) for width in widths]
 
     def made(self) -> nn.Dense:
         """Returns the layer that makes the pixels of a patch."""

@@ -58,7 +58,7 @@ class Mesh:
 
 REPLICATED, SHARDED = "replicated", "fsdp"
 PARAMETER_RULES: tuple[Rule, ...] = (
-    (r".*/(bias|scale|mean|var|positions|time_positions|class_token|ns_coeffs)$", REPLICATED),
+    (r".*/(bias|scale|mean|var|positions|time_positions|class_token|peepholes|ns_coeffs)$", REPLICATED),
     (r".*/kernel$", SHARDED),
 )
 

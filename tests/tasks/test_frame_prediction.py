@@ -1,0 +1,154 @@
+"""Frame prediction: losses by hand, scheduled sampling, figures beside the baselines, a run and its pictures."""
+
+import functools
+import io
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import vitx
+from vitx.cli import main
+from vitx.evaluation.frames import BASELINES, frame_figures, ssim
+from vitx.models.convlstm import ConvLSTM
+from vitx.models.forecaster import EncoderForecaster, NextFrameForecaster
+from vitx.runs import evaluate_run, train_run
+from vitx.tasks.frame_prediction import MEASURES, FramePrediction
+from vitx.training.logs import read_metrics
+
+SMALL = {"widths": (4,), "input_kernel": 3, "state_kernel": 3, "patch": 4, "horizon": 2}
+MODEL = NextFrameForecaster(**SMALL)
+
+
+def batch_of(frames=5, size=8):
+    video = np.random.default_rng(0).integers(0, 256, (3, frames, size, size, 3), np.uint8)
+    return {"video": jnp.asarray(video), "weight": jnp.array([1.0, 1.0, 0.0])}
+
+
+def started(model, task, batch):
+    variables = jax.jit(task.init, static_argnums=0)(model, jax.random.key(0), batch)
+    return jax.tree.map(lambda leaf: leaf + 0.1 * jnp.sin(jnp.arange(leaf.size)).reshape(leaf.shape), variables)
+
+
+def loss_of(model, task, variables, batch, *, step=0, train=False, seed=0):
+    loss = functools.partial(task.loss, model, train=train)
+    return jax.jit(loss)(variables, batch, key=jax.random.key(seed), step=jnp.int32(step))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_loss_is_the_weighted_sum(channels):
+    model, batch = MODEL.copy(channels=channels), batch_of()
+    task = FramePrediction(mse=2.0, cross_entropy=0.5, ssim=0.25)
+    variables = started(model, task, batch)
+    losses, aux = loss_of(model, task, variables, batch)
+    frames = np.asarray(batch["video"]) / 255
+    if channels == 1:
+        frames = frames @ np.array([[0.299], [0.587], [0.114]])
+    found = np.asarray(jax.jit(model.apply)(variables, frames[:, :3]))
+    truth = frames[:, 3:]
+    entropy = -(truth * np.log(found) + (1 - truth) * np.log(1 - found))
+    expected = 2 * ((found - truth) ** 2).mean((1, 2, 3, 4)) + 0.5 * entropy.mean((1, 2, 3, 4))
+    expected += 0.25 * (1 - np.asarray(ssim(jnp.float32(found), jnp.float32(truth))).mean(1))
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    mse = ((found - truth) ** 2).sum((2, 3, 4)).mean(1)
+    assert aux.sums["weight"] == 2
+    np.testing.assert_allclose(aux.sums["mse"], mse[:2].sum(), rtol=1e-5)
+
+
+def test_scheduled_sampling_falls_linearly_from_the_truth_to_the_models_own():
+    batch, task = batch_of(), FramePrediction(sampling_steps=100)
+    shares = [task.given((2000, 4), jax.random.key(1), jnp.int32(step)).mean() for step in (0, 25, 75, 100, 1000)]
+    np.testing.assert_allclose(shares, [1, 0.75, 0.25, 0, 0], atol=0.02)
+
+    variables = started(MODEL, task, batch)
+    run = functools.partial(loss_of, MODEL, task, variables, batch)
+    own, _ = run(train=False)
+    assert not np.allclose(run(train=True)[0], own)
+    np.testing.assert_allclose(run(train=True, step=100)[0], own, rtol=1e-6)
+    # the second frame is made from the true first one
+    frames = task.normalised(batch["video"]) @ jnp.array([[0.299], [0.587], [0.114]])
+    again = jax.jit(MODEL.apply)(variables, frames[:, :4])[:, 0]
+    first = jax.jit(MODEL.apply)(variables, frames[:, :3])[:, 0]
+    expected = ((jnp.stack([first, again], 1) - frames[:, 3:]) ** 2).mean((1, 2, 3, 4))
+    np.testing.assert_allclose(run(train=True)[0], expected, rtol=1e-5)
+
+
+def test_predictions_are_figures_of_forecast_and_baselines():
+    batch, task = batch_of(), FramePrediction()
+    variables = started(MODEL, task, batch)
+    found = jax.jit(functools.partial(task.predict, MODEL))(variables, batch["video"])
+    seen, truth = task.seen_and_true(MODEL, batch["video"])
+    for who, forecast in {
+        "": jax.jit(MODEL.apply)(variables, seen),
+        **{f"/{name}": baseline(seen, 2) for name, baseline in BASELINES.items()},
+    }.items():
+        for name, expected in frame_figures(forecast, truth).items():
+            np.testing.assert_allclose(found[name + who], expected, rtol=1e-5, atol=1e-6)
+    names = task.outputs(MODEL, {})
+    assert {name: each.shape[1] for name, each in found.items()} == {name: len(each) for name, each in names.items()}
+    assert task.better("sequence_mse", 1.0, 2.0) and task.better("ssim", 2.0, 1.0)
+    assert task.metrics(task.blank(names)).keys() >= {"loss", "mse", "ssim/copy", "sequence_cross_entropy/linear"}
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "batch", "message"),
+    [
+        (ConvLSTM(), {}, {}, "frame prediction wants a forecaster, and ConvLSTM is none"),
+        (EncoderForecaster(**SMALL), {"sampling_steps": 5}, {}, "set task.sampling_steps to 0, or model.feedback"),
+        (MODEL, {}, {"frames": 3}, "clips have 3 frames, of which the model forecasts the last 2"),
+        (MODEL, {}, {"size": 6}, "SSIM's windows want 7 x 7"),
+        (MODEL, {}, {"size": 10}, "10 x 10 pixels do not divide into patches of 4 x 4"),
+    ],
+)
+def test_what_does_not_fit_is_told(model, task, batch, message):
+    task = FramePrediction(**task)
+    with pytest.raises(vitx.UserError) as error:
+        task.outputs(model, {})
+        jax.eval_shape(functools.partial(task.init, model), jax.random.key(0), batch_of(**batch))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"mse": 0.0}, "expected one above 0"),
+        ({"ssim": -1.0}, "and none below"),
+        ({"sampling_steps": -1}, "sampling_steps is -1"),
+        ({"mean": (0.5, 0.5, 0.5)}, r"pixels in \[0, 1\]"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(task, message):
+    with pytest.raises(ValueError, match=message):
+        FramePrediction(**task)
+
+
+def test_a_run_forecasts_reports_and_moves(small, tmp_path, capsys):
+    task = FramePrediction(cross_entropy=1.0, sampling_steps=2)
+    changes = {"training.steps": 2, "data.num_frames": 6, "training.monitor": "mse", "training.checkpoint_every": 1}
+    run = tmp_path / "run"
+    train_run(small.override({"model": MODEL, "task": task, **changes}), run)
+    (test,) = (row for row in read_metrics(run) if row["split"] == "test")
+    assert {f"{measure}{who}" for measure in MEASURES for who in ("", "/copy", "/linear")} < test.keys()
+    assert test["sequence_mse"] == pytest.approx(2 * test["mse"], rel=1e-6)
+    figures = evaluate_run(run, split="validation")
+    assert np.mean(figures["per_frame"]["mse/copy"]) == pytest.approx(figures["mse/copy"], rel=1e-6)
+    report = (run / "report.md").read_text()
+    assert "![forecasts beside the truth](rollout.png)" in report and "linear extrapolation" in report
+    with Image.open(io.BytesIO((run / "rollout.gif").read_bytes())) as gif:
+        assert gif.n_frames == 6
+    assert main(["evaluate", str(run)]) == 0
+    assert "ssim/linear" in capsys.readouterr().out
+
+
+def test_a_run_answers_for_a_file_how_well_its_end_was_foretold(small, tmp_path, capsys):
+    run, video = tmp_path / "run", tmp_path / "clip.mp4"
+    changes = {"training.steps": 1, "data.num_frames": 6}
+    train_run(small.override({"model": MODEL, "task": FramePrediction(), **changes}), run)
+    video.write_bytes(small.data.dataset.open("test")[0]["video"])
+    capsys.readouterr()
+    assert main(["predict", str(run), str(video), "--json"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out).values()
+    assert answer.keys() == {"forecast", "copy", "linear"} and answer["copy"]["mse"] > 0
