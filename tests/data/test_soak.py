@@ -1,0 +1,45 @@
+"""Twenty thousand clips leave no memory behind."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from vitx.data.decoding import encode_video
+
+SOAK = """
+import contextlib, json, sys
+from vitx.data.augmentation import Augmentation
+from vitx.data.files import Folder
+from vitx.data.pipeline import Data
+
+dataset = Folder(sys.argv[1], validation=0.0, test=0.0)
+data = Data(dataset, num_frames=8, frame_stride=2, image_size=(64, 64), batch_size=20, num_threads=2,
+            augmentation=Augmentation(crop_area=(0.3, 1.0), flip=0.5, brightness=0.4, erase=0.5))
+page, resident = 4096, []
+with contextlib.closing(data.train_batches(dataset.open("train"), 0, range(int(sys.argv[2]) // 20))) as batches:
+    for number, _ in enumerate(batches, 1):
+        if number % 50 == 0:
+            resident.append(page * int(open("/proc/self/statm").read().split()[1]))
+print(json.dumps(resident))
+"""
+
+
+@pytest.mark.slow
+def test_memory_stays_where_it_was(tmp_path):
+    """Resident memory over the last quarter, against that after a fifth: less than 2 % more."""
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        frames = rng.integers(0, 255, (int(rng.integers(5, 60)), 12, 16, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+        (tmp_path / "videos" / f"{i % 2}").mkdir(parents=True, exist_ok=True)
+        data = encode_video(frames, options={"preset": "veryfast"})
+        if i in (3, 17):
+            data = data[: len(data) // 3]
+        (tmp_path / "videos" / f"{i % 2}" / f"{i}.mp4").write_bytes(data)
+    words = [sys.executable, "-c", SOAK, str(tmp_path / "videos"), "20000"]
+    resident = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    warm, late = np.mean(resident[3:5]), np.max(resident[-5:])
+    print(f"resident after a fifth {warm / 2**20:.1f} MiB, at most {late / 2**20:.1f} MiB in the last quarter")
+    assert late < 1.02 * warm
