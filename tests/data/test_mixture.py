@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitx.configuration import from_dict, override, register, to_dict
@@ -68,6 +68,7 @@ def test_labels_are_brought_together_and_the_others_are_missing():
         Mixture((Tinted("letters"), Tinted("odd"))).open("train")
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 40), st.floats(0.1, 10)), min_size=1, max_size=4))
 def test_weights_are_shares_and_every_example_comes(parts):
     sizes, weights = zip(*parts, strict=True)
