@@ -139,7 +139,8 @@ def predict_files(
         raise UserError("these files cannot be read as video:\n" + "\n".join(broken))
     answers = {}
     for file, video in clips.items():
-        logits = predict(run.variables, jax.device_put(video[None]), model=experiment.model, task=experiment.task)
+        views = jax.device_put((video[None], np.array([len(video)], np.int32)))
+        logits = predict(run.variables, *views, model=experiment.model, task=experiment.task)
         rows = {label: np.asarray(row[0]) for label, row in experiment.task.named(logits, run.names).items()}
         answers[file] = experiment.task.answers(rows, run.names, top)
     return answers

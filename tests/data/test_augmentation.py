@@ -1,14 +1,19 @@
-"""Augmentation: one draw for a whole clip, boxes inside the frame, colours by hand, the same clip when drawn again."""
+"""Augmentation: one draw for a whole clip, boxes inside the frame, labels that have a direction."""
+
+import dataclasses
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitx.data.augmentation import LUMA, Augmentation, erased, random_box, recoloured
+from vitx.data import operations
+from vitx.data.augmentation import Augmentation, erased, random_box
 from vitx.data.decoding import decode_frames, encode_video
 from vitx.data.pipeline import Data
+from vitx.data.rand_augment import RandAugment
 from vitx.data.sources import MovingDigits
+from vitx.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +53,27 @@ def test_nothing_is_varied_unless_asked(ramp):
     np.testing.assert_array_equal(data.clip({"video": ramp}, 0.5, np.random.default_rng(0)), plain)
 
 
-def test_a_clip_is_varied_as_a_whole_and_the_same_when_drawn_again(ramp):
-    everything = Augmentation((0.2, 0.9), flip=0.5, brightness=0.3, contrast=0.3, saturation=0.3, grey=0.2, erase=0.5)
-    data = Data(MovingDigits(), num_frames=4, frame_stride=1, image_size=(24, 32), augmentation=everything)
+EVERYTHING = Augmentation(
+    (0.2, 0.9),
+    flip=0.5,
+    brightness=0.3,
+    contrast=0.3,
+    saturation=0.3,
+    hue=0.2,
+    lightness=0.1,
+    grey=0.2,
+    rand_augment=RandAugment(layers=3, deviation=0.5),
+    erase=0.5,
+    erase_boxes=3,
+)
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [EVERYTHING, dataclasses.replace(EVERYTHING, crop_area=None, short_side=(32, 40), stretch=(0.9, 1.3))],
+)
+def test_a_clip_is_varied_as_a_whole_and_the_same_when_drawn_again(ramp, augmentation):
+    data = Data(MovingDigits(), num_frames=4, frame_stride=1, image_size=(24, 32), augmentation=augmentation)
     seen = set()
     for seed in range(12):
         clip = data.clip({"video": ramp}, 0.5, np.random.default_rng(seed))
@@ -61,28 +84,105 @@ def test_a_clip_is_varied_as_a_whole_and_the_same_when_drawn_again(ramp):
     assert len(seen) == 12
 
 
-def test_colours_by_hand():
-    np.testing.assert_array_equal(recoloured(CLIP, 1.0, 1.0, 1.0), CLIP)
-    np.testing.assert_array_equal(recoloured(CLIP, 0.5, 1.0, 1.0), np.floor(CLIP / 2 + 0.5))
-    grey = recoloured(CLIP, 1.0, 1.0, 0.0)
-    assert (grey == grey[..., :1]).all() and abs(grey[..., 0] - CLIP @ LUMA).max() <= 0.51
-    flat = recoloured(CLIP, 1.0, 0.0, 1.0)
-    assert np.ptp(flat) == 0 and abs(flat[0, 0, 0, 0] - (CLIP @ LUMA).mean()) < 1
-    assert recoloured(CLIP, 2.0, 1.0, 1.0).max() == 255
+@given(st.integers(0, 1000), st.integers(20, 400), st.integers(20, 400), st.integers(16, 32), st.floats(1, 1.5))
+def test_a_short_side_in_pixels_and_stretched_sides(seed, height, width, short, stretch):
+    size, rng = (16, 12), np.random.default_rng(seed)
+    settings = Augmentation(short_side=(short, 2 * short), stretch=(1 / stretch, stretch))
+    top, left, tall, wide = settings.box(rng, height, width, size)
+    assert -1e-6 <= top <= top + tall <= height + 1e-6 and -1e-6 <= left <= left + wide <= width + 1e-6
+    scales = np.array([16 / tall, 12 / wide]) * min(height, width)  # what the short side becomes along each axis
+    if short >= 16 * stretch:  # else a clip would not fit in, and is made smaller
+        assert (scales >= short / stretch - 1e-6).all() and (scales <= 2 * short * stretch + 1e-6).all()
+    if stretch == 1:
+        assert scales[0] == pytest.approx(scales[1])
 
 
-def test_mirroring_and_erasing():
-    rng = np.random.default_rng(0)
-    np.testing.assert_array_equal(Augmentation(flip=1.0).vary(rng, CLIP), CLIP[:, :, ::-1])
-    for seed in range(20):
-        changed = (erased(np.random.default_rng(seed), CLIP) != CLIP).any(axis=(0, 3))
-        rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
-        assert 0 < changed.mean() <= 0.36
-        assert changed.sum() >= 0.9 * len(range(rows[0], rows[-1] + 1)) * len(range(columns[0], columns[-1] + 1))
+def test_colours_come_in_their_order_and_by_their_probability():
+    first = Augmentation(brightness=1.0, contrast=1.0, colour=0.7)
+    other = dataclasses.replace(first, colour_order=("contrast", "hue", "saturation", "brightness"))
+    changed = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        if rng.uniform() < 0.7:
+            one, two = 1 + rng.uniform(-1, 1), 1 + rng.uniform(-1, 1)
+            expected = operations.contrast(operations.brightness(CLIP, one), two)
+            reverse = operations.brightness(operations.contrast(CLIP, one), two)
+            changed += 1
+        else:
+            expected = reverse = CLIP
+        np.testing.assert_array_equal(first.vary(np.random.default_rng(seed), CLIP), expected)
+        np.testing.assert_array_equal(other.vary(np.random.default_rng(seed), CLIP), reverse)
+    assert 120 < changed < 160
+
+
+NAMES = {"motion": ("still", "to the left", "to the right", "text"), "seen": ("to the left", "dog", "to the right")}
+
+
+def test_labels_that_have_a_direction_are_mirrored_with_the_clip():
+    settings = Augmentation(flip=0.5, flip_labels=(("to the right", "to the left"),), flip_never=("text",))
+    settings.check(NAMES)
+    mirrored = {motion: 0 for motion in range(4)}
+    for seed in range(100):
+        for motion, there in ((0, 0), (1, 2), (2, 1), (3, 3)):
+            labels = {"motion": np.asarray(motion, np.int32), "seen": np.array([0.25, 0.5, 1], np.float32)}
+            clip, found = settings.mirror(np.random.default_rng(seed), CLIP, labels, NAMES)
+            if (clip == CLIP).all():
+                assert found == labels
+            else:
+                np.testing.assert_array_equal(clip, CLIP[:, :, ::-1])
+                assert found["motion"] == there and found["motion"].dtype == np.int32
+                np.testing.assert_array_equal(found["seen"], [1, 0.5, 0.25])
+                mirrored[motion] += 1
+    assert mirrored[3] == 0 and all(30 < mirrored[motion] < 70 for motion in range(3))
+    missing = {"motion": np.asarray(-1, np.int32)}
+    assert Augmentation(flip=1.0, flip_labels=settings.flip_labels).mirror(rng(), CLIP, missing, NAMES)[1] == missing
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
 
 
 @pytest.mark.parametrize(
-    "fields", [{"crop_area": (0.0, 1.0)}, {"crop_area": (0.9, 0.5)}, {"crop_ratio": (2.0, 1.0)}, {"flip": 1.5}]
+    ("fields", "message"),
+    [
+        ({"flip_labels": (("to the left", "to the rihgt"),)}, "'to the rihgt'.*did you mean to the right"),
+        ({"flip_never": ("cat",)}, "the class 'cat', which is none"),
+        ({"flip_labels": (("text", "dog"),)}, "text and dog, which are no one label's"),
+    ],
+)
+def test_classes_that_the_data_has_not_are_told(fields, message):
+    with pytest.raises(UserError, match=message):
+        Augmentation(**fields).check(NAMES)
+
+
+@pytest.mark.parametrize("fill", ["noise", "colour", "grey"])
+@pytest.mark.parametrize("most", [1, 4])
+def test_boxes_are_erased(fill, most):
+    for seed in range(20):
+        varied = erased(np.random.default_rng(seed), CLIP, most, fill)
+        changed = (varied != CLIP).any(axis=(0, 3))
+        assert 0 < changed.mean() <= 0.36
+        values = np.unique(varied[:, changed].reshape(-1, 3), axis=0)
+        assert len(values) <= most if fill == "colour" else (fill == "noise") == (len(values) > 1)
+        assert (varied[:, changed] == varied[:1, changed]).all()
+        rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+        if most == 1:
+            assert changed.sum() >= 0.9 * len(range(rows[0], rows[-1] + 1)) * len(range(columns[0], columns[-1] + 1))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"crop_area": (0.0, 1.0)},
+        {"crop_area": (0.9, 0.5)},
+        {"crop_ratio": (2.0, 1.0)},
+        {"short_side": (0, 10)},
+        {"stretch": (0.5, 2.0)},
+        {"flip": 1.5},
+        {"hue": 0.6},
+        {"colour_order": ("hue", "contrast", "brightness", "brightness")},
+        {"erase_boxes": 0},
+    ],
 )
 def test_settings_that_cannot_be(fields):
     with pytest.raises(ValueError, match=f"{next(iter(fields))} is .*; expected"):

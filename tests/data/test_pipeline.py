@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import grain
 import jax
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from hypothesis import strategies as st
 from vitx.data import sampling
 from vitx.data.augmentation import Augmentation
 from vitx.data.decoding import VideoError, encode_video
+from vitx.data.order import Order, class_weights
 from vitx.data.pipeline import Data
+from vitx.data.rand_augment import RandAugment
 from vitx.errors import UserError
 
 
@@ -44,6 +47,7 @@ class Numbered:
         return {"video": video, "labels": {"place": index}}
 
 
+Read = grain.ReadOptions
 HOST = ("decode_seconds", "failed")  # never reach the devices
 
 
@@ -78,14 +82,102 @@ def test_a_batch_keeps_the_contract():
     np.testing.assert_allclose(batch["video"].mean(axis=(1, 2, 3, 4)), 2 * batch["index"], atol=3)
 
 
-@pytest.mark.parametrize("workers", [2, 3])
-def test_batches_are_the_same_with_any_number_of_workers(workers, digits):
-    source = digits.open("train")
-    varied = Augmentation((0.3, 1.0), flip=0.5, brightness=0.3, erase=0.5)
-    settings = data(digits, num_frames=4, image_size=(24, 24), augmentation=varied)
-    plain = batches(settings.train_batches(source, 5, range(2, 9)))
-    same(plain, batches(dataclasses.replace(settings, num_threads=1).train_batches(source, 5, range(2, 9))))
-    same(plain, batches(dataclasses.replace(settings, num_workers=workers).train_batches(source, 5, range(2, 9))))
+VARIED = Augmentation(
+    (0.3, 1.0),
+    flip=0.5,
+    flip_labels=(("left", "right"), ("clockwise", "anticlockwise")),
+    brightness=0.3,
+    hue=0.1,
+    rand_augment=RandAugment(deviation=0.5),
+    erase=0.5,
+)
+
+
+@pytest.fixture(scope="module")
+def all_at_once(digits):
+    """Everything that varies training: augmentation, repeats, resampling, a stride that jitters."""
+    settings = {"augmentation": VARIED, "repeats": 2, "class_power": 0.0, "class_label": "motion", "stride_jitter": 0.3}
+    settings = data(digits, num_frames=4, image_size=(24, 24), batch_size=8, **settings)
+    source = digits.open("train")  # 52 clips: epochs end inside batches
+    return settings, source, batches(settings.train_batches(source, 5, range(0, 20)))
+
+
+@pytest.mark.parametrize("change", [{"num_threads": 1}, {"num_workers": 2}, {"num_workers": 4}])
+def test_batches_are_the_same_with_any_number_of_workers_and_after_a_resume(change, all_at_once):
+    settings, source, whole = all_at_once
+    same(whole[9:], batches(dataclasses.replace(settings, **change).train_batches(source, 5, range(9, 20))))
+
+
+def test_two_processes_share_what_varies(all_at_once):
+    settings, source, whole = all_at_once
+    halves = [batches(settings.train_batches(source, 5, range(9, 20), process=i, processes=2)) for i in range(2)]
+    same(whole[9:], [jax.tree.map(lambda a, b: np.concatenate([a, b]), *pair) for pair in zip(*halves, strict=True)])
+
+
+def test_any_clip_can_be_replayed(all_at_once):
+    settings, source, whole = all_at_once
+    columns = jax.tree.map(lambda *parts: np.concatenate(parts), *whole[:13])  # one epoch: 52 draws, two clips each
+    seen = collections.defaultdict(list)
+    for row, index in enumerate(columns["index"]):
+        seen[int(index)].append((columns["video"][row].tobytes(), columns["labels"]["motion"][row]))
+    assert max(map(len, seen.values())) > 2
+    for index, clips in seen.items():
+        replayed = [settings.train_example(source, 5, 0, index, repeat) for repeat in range(len(clips))]
+        assert {(each["video"].tobytes(), int(each["labels"]["motion"])) for each in replayed} == set(clips)
+        assert len(set(clips)) == len(clips)
+
+
+def test_repeats_of_an_example_are_next_to_each_other_and_varied_apart():
+    source = Numbered(12)
+    settings = data(source, batch_size=6, repeats=3, augmentation=Augmentation(brightness=0.5))
+    epoch = batches(settings.train_batches(source, 0, range(0, 6)))
+    index = np.concatenate([batch["index"] for batch in epoch]).reshape(-1, 3)
+    assert (index == index[:, :1]).all() and sorted(index[:, 0]) == list(range(12))
+    plain = batches(data(source, batch_size=2).train_batches(source, 0, range(0, 6)))
+    np.testing.assert_array_equal(index[:, 0], np.concatenate([batch["index"] for batch in plain]))
+    means = np.concatenate([batch["video"] for batch in epoch]).mean((1, 2, 3, 4)).reshape(-1, 3)
+    assert (np.ptp(means[index[:, 0] > 2], axis=1) > 0.5).all()
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_classes_are_drawn_by_a_power_of_their_size(power):
+    labels = np.repeat([0, 1, 2], [160, 36, 4])
+    order = Order(7, 200, weights=class_weights(labels, power))
+    expected = np.array([160, 36, 4.0]) ** power
+    expected *= 200 / expected.sum()
+    first = [order[place] for place in range(200)]
+    counts = np.bincount([labels[example] for _, example, _ in first], minlength=3)
+    assert abs(counts - expected).max() < 1.01
+    again = [order[place] for place in range(200, 400)]
+    assert {epoch for epoch, _, _ in again} == {1} and [each[1] for each in again] != [each[1] for each in first]
+    for drawn in (first, again):
+        times = collections.defaultdict(list)
+        for _, example, time in drawn:
+            times[example].append(time)
+        assert all(sorted(each) == list(range(len(each))) for each in times.values())  # never one draw twice
+        lengths = [len(times[example]) for example in range(164, 200)]
+        assert np.ptp(lengths[-4:]) <= 1 and np.ptp(lengths[:32]) <= 1
+
+
+def test_resampling_wants_a_label_of_classes(digits):
+    with pytest.raises(UserError, match=r"data.class_label is None; expected the label to resample by: appearance, mo"):
+        data(digits, class_power=0.5).train_batches(digits.open("train"), 0, range(0, 1))
+    with pytest.raises(UserError, match=r"data.augmentation names the class 'lefd'.*did you mean left"):
+        data(digits, augmentation=Augmentation(flip_never=("lefd",))).train_batches(digits.open("train"), 0, range(1))
+    with pytest.raises(ValueError, match="batch_size is 4; expected a multiple of repeats, 3"):
+        data(digits, repeats=3)
+
+
+def test_evaluation_makes_no_more_ahead_than_memory_allows(monkeypatch):
+    source, made = Numbered(12), []
+    monkeypatch.setattr(
+        "vitx.data.pipeline.grain.ReadOptions", lambda **options: made.append(options) or Read(**options)
+    )
+    settings = data(source, eval_clips=5, eval_crops=3, prefetch_batches=9)
+    for limit, ahead in ((2**30, 9), (4 * 15 * 2 * 8 * 8 * 3 * 2, 2), (1, 1)):
+        monkeypatch.setattr("vitx.data.pipeline.AHEAD", limit)
+        settings.eval_batches(source).close()
+        assert made.pop()["prefetch_buffer_size"] == ahead
 
 
 def test_resuming_is_slicing():
@@ -171,6 +263,34 @@ def test_three_crops_are_both_ends_and_the_centre_of_the_longer_side():
         np.testing.assert_array_equal(one[0], views[1])
 
 
+@given(st.integers(1, 300), st.integers(1, 40), st.floats(0.5, 8), st.floats(0, 1))
+def test_a_short_video_is_padded_with_its_last_frame(num_frames, clip, stride, start):
+    indices = sampling.dense(num_frames, clip, stride, start, "pad")
+    assert (np.diff(indices) >= 0).all() and indices[-1] < num_frames
+    ahead = np.floor(stride * np.arange(clip) + 1e-6)
+    np.testing.assert_array_equal(indices, np.minimum(indices[0] + ahead, num_frames - 1))
+    shown = sampling.at_rate(np.arange(num_frames) / 25, clip, 25 / stride, start, "pad")
+    assert (np.diff(shown) >= 0).all() and shown[-1] < num_frames
+    if (clip - 1) * stride > num_frames:
+        assert indices[0] == shown[0] == 0 and indices[-1] == shown[-1] == num_frames - 1
+
+
+@given(st.integers(1, 400), st.integers(1, 32), st.integers(1, 8))
+def test_all_clips_leave_out_no_more_than_a_stride(num_frames, clip, stride):
+    starts = sampling.covering(num_frames, clip, stride, 1000)
+    seen = sorted({0, *np.concatenate([sampling.dense(num_frames, clip, stride, float(start)) for start in starts])})
+    assert len(starts) == 1 or max(np.diff([-1, *seen, num_frames])) <= stride + (stride > 1)
+    assert (len(starts) - 1) * clip * stride < num_frames + stride  # and are as few as can be
+    assert len(sampling.covering(num_frames, clip, stride, 2)) <= 2
+
+
+@given(st.integers(1, 300), st.integers(1, 40))
+def test_uniform_sampling_reaches_from_end_to_end(num_frames, clip):
+    indices = sampling.uniform(num_frames, clip)
+    assert indices[0] == 0 and indices[-1] == (num_frames - 1 if clip > 1 else 0) and len(indices) == clip
+    assert np.ptp(np.diff(indices)) <= 1 if clip > 1 else True
+
+
 @given(st.integers(1, 200), st.integers(1, 32), st.floats(1, 60), st.floats(0, 1))
 def test_a_rate_of_its_own_takes_what_is_on_the_screen(num_frames, clip, rate, start):
     times = np.arange(num_frames) / 25
@@ -199,16 +319,45 @@ def test_segments_take_one_frame_of_each_equal_part(num_frames, clip, place):
     np.testing.assert_array_equal(sampling.segments(12, 4, 0.5), [1, 4, 7, 10])
 
 
-@pytest.mark.parametrize("fields", [{"frame_rate": 5.0}, {"temporal": "segments"}])
+def test_all_clips_of_videos_of_any_length_are_as_many_as_each_has():
+    @dataclasses.dataclass(frozen=True)
+    class Lengths(Numbered):
+        def __getitem__(self, index):
+            frames = np.repeat(np.arange(4 * (index + 1), dtype=np.uint8) * 6, 8 * 8 * 3).reshape(-1, 8, 8, 3)
+            return {"video": encode_video(frames, fps=5, options={"qp": "0"}), "labels": {"place": index}}
+
+    for fields in ({}, {"frame_rate": 5.0}):
+        settings = data(Lengths(6), num_frames=4, eval_clips="all", max_eval_clips=5, batch_size=4, **fields)
+        table = batches(settings.eval_batches(Lengths(6)))
+        assert settings.views == "all (at most 5) x1" and table[0]["video"].shape[:3] == (4, 5, 4)
+        assert np.concatenate([batch["views"] for batch in table]).tolist() == [1, 2, 3, 4, 5, 5, 1, 1]
+        third = table[0]["video"][2].mean((2, 3, 4))
+        np.testing.assert_allclose(third[:3], 6 * np.arange(12).reshape(3, 4), atol=3)
+        assert not third[3:].any()
+
+
+def test_a_jittered_stride_is_drawn_in_training_alone():
+    frames = np.repeat(np.arange(0, 240, 4, dtype=np.uint8), 8 * 8 * 3).reshape(-1, 8, 8, 3)
+    example = {"video": encode_video(frames, fps=10, options={"qp": "0"})}
+    for fields in ({"frame_stride": 4}, {"frame_rate": 2.5}):
+        settings = data(Numbered(1), num_frames=8, stride_jitter=0.5, **fields)
+        drawn = [settings.clip(example, 0.0, np.random.default_rng(i)).mean((1, 2, 3)) for i in range(20)]
+        strides = [(clip[-1] - clip[0]) / 4 / 7 for clip in drawn]
+        assert 2 <= min(strides) < 3 and 5 < max(strides) <= 6
+        np.testing.assert_allclose(settings.clip(example, 0.0).mean((1, 2, 3)), 16 * np.arange(8), atol=5)
+
+
+@pytest.mark.parametrize("fields", [{"frame_rate": 5.0}, {"temporal": "segments"}, {"temporal": "uniform"}])
 def test_other_ways_to_sample_reach_the_clip(fields):
     frames = np.repeat(np.arange(0, 240, 10, dtype=np.uint8), 8 * 8 * 3).reshape(24, 8, 8, 3)
     example = {"video": encode_video(frames, fps=10, options={"qp": "0"})}
     settings = data(Numbered(1), num_frames=4, **fields)
-    expected = {"frame_rate": (80, 100, 120, 140), "temporal": (30, 90, 150, 210)}[next(iter(fields))]
+    ways = {5.0: (80, 100, 120, 140), "segments": (30, 90, 150, 210), "uniform": (0, 80, 150, 230)}
+    expected = ways[next(iter(fields.values()))]
     found = settings.clip(example, 0.5).mean((1, 2, 3))
     np.testing.assert_allclose(found, expected, atol=13)
     drawn = {settings.clip(example, 0.5, np.random.default_rng(i)).tobytes() for i in range(5)}
-    assert len(drawn) == (5 if "temporal" in fields else 1)
+    assert len(drawn) == (5 if "segments" in fields.values() else 1)
 
 
 def test_a_segment_of_a_video_is_a_video():

@@ -1,17 +1,22 @@
-"""What is varied in a training clip: the same in all its frames, drawn once for (seed, epoch, index)."""
+"""What is varied in a training clip: the same in all its frames, drawn once for (seed, epoch, index, repeat)."""
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
 
 from vitx.configuration import register
-from vitx.data.sampling import slid_box
+from vitx.data import operations
+from vitx.data.operations import Clip
+from vitx.data.rand_augment import RandAugment
+from vitx.data.sampling import Box, slid_box
+from vitx.errors import UserError, closest
 
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-Box = tuple[float, float, float, float]
-"""(top, left, height, width) of a part of a frame, in its pixels."""
+Names = Mapping[str, tuple[str, ...]]
+COLOURS = ("brightness", "contrast", "saturation", "hue")
 
 
 @register
@@ -19,57 +24,153 @@ Box = tuple[float, float, float, float]
 class Augmentation:
     """Nothing by default: a clip is the centre of its frames.
 
+    What is cut out of the frames comes first, then mirroring, colours, RandAugment and erasing.
+
     Attributes:
         crop_area: (least, most) share of a frame's area that is cut out and scaled to the clip's size (Szegedy et al.
             2015, section 6); None takes the centre, as evaluation does.
         crop_ratio: (least, most) width over height of what is cut out.
-        flip: probability that a clip is mirrored, left and right; 0 where a label has a direction ("pull left").
+        short_side: (least, most) pixels that the shorter side of the frames is scaled to, before a clip is cut out
+            anywhere ((256, 320) in SlowFast); in place of crop_area.
+        stretch: (least, most) by which height and width are each multiplied after that, drawn apart ((0.9, 1.33) on a
+            short_side of (256, 256) in ViViT).
+        flip: probability that a clip is mirrored, left and right.
+        flip_labels: pairs of classes that change places when a clip is mirrored: (("pull left", "pull right"),).
+        flip_never: classes whose clips are never mirrored.
         brightness: pixels are multiplied by 1 ± up to this.
         contrast: differences from the clip's mean luma are multiplied by 1 ± up to this.
         saturation: differences from each pixel's luma are multiplied by 1 ± up to this.
+        hue: hues are turned by ± up to this share of the circle, at most 0.5.
+        lightness: a share of the range, ± up to this, is added to brightness (32 / 255 in DMVR, which ViViT uses).
+        colour: probability that these five are changed.
+        colour_order: of them, lightness with brightness.
         grey: probability that colours are dropped.
-        erase: probability that one box is filled with noise in all frames (Zhong et al. 2017: a fiftieth to a third of
-            the area, ratio 0.3 to 3.3).
+        rand_augment: operations drawn at random, or None.
+        erase: probability that boxes are filled in all frames (Zhong et al. 2017: a fiftieth to a third of the area in
+            all, ratio 0.3 to 3.3).
+        erase_boxes: as many at most.
+        erase_fill: with "noise" in every pixel, one random "colour", or mid-"grey".
     """
 
     crop_area: tuple[float, float] | None = None
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    short_side: tuple[int, int] | None = None
+    stretch: tuple[float, float] = (1.0, 1.0)
     flip: float = 0.0
+    flip_labels: tuple[tuple[str, str], ...] = ()
+    flip_never: tuple[str, ...] = ()
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
+    hue: float = 0.0
+    lightness: float = 0.0
+    colour: float = 1.0
+    colour_order: tuple[Literal["brightness", "contrast", "saturation", "hue"], ...] = COLOURS
     grey: float = 0.0
+    rand_augment: RandAugment | None = None
     erase: float = 0.0
+    erase_boxes: int = 1
+    erase_fill: Literal["noise", "colour", "grey"] = "noise"
 
     def __post_init__(self):
         if self.crop_area is not None and not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
             raise ValueError(f"crop_area is {self.crop_area}; expected two shares of an area in order, above 0 to 1")
-        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
-            raise ValueError(f"crop_ratio is {self.crop_ratio}; expected two positive numbers in order")
-        for name in ("flip", "brightness", "contrast", "saturation", "grey", "erase"):
+        if self.crop_area is not None and self.short_side is not None:
+            raise ValueError("crop_area and short_side are both given; expected one of them")
+        if self.stretch != (1.0, 1.0) and self.short_side is None:
+            raise ValueError(f"stretch is {self.stretch} and short_side None; expected short_side too")
+        for name in ("crop_ratio", "stretch", "short_side"):
+            low, high = getattr(self, name) or (1, 1)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} is {(low, high)}; expected two positive numbers in order")
+        for name in ("flip", "brightness", "contrast", "saturation", "lightness", "colour", "grey", "erase"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 to 1")
+        if not 0 <= self.hue <= 0.5:
+            raise ValueError(f"hue is {self.hue}; expected 0 to 0.5")
+        if sorted(self.colour_order) != sorted(COLOURS):
+            raise ValueError(f"colour_order is {self.colour_order}; expected {', '.join(COLOURS)} in any order")
+        if self.erase_boxes < 1:
+            raise ValueError(f"erase_boxes is {self.erase_boxes}; expected at least 1")
+
+    def check(self, label_names: Names) -> None:
+        """Raises UserError where classes of flip_labels or flip_never are none of the data's, or not of one label."""
+        known = {name for names in label_names.values() for name in names}
+        for name in (*self.flip_never, *(name for pair in self.flip_labels for name in pair)):
+            if name not in known:
+                raise UserError(f"data.augmentation names the class {name!r}, which is none{closest(name, known)}")
+        for pair in self.flip_labels:
+            if not any(set(pair) <= set(names) for names in label_names.values()):
+                raise UserError(f"data.augmentation.flip_labels pairs {' and '.join(pair)}, which are no one label's")
 
     def box(self, rng: np.random.Generator, height: int, width: int, size: tuple[int, int]) -> Box:
         """Draws what is cut out of frames of this size, to be scaled to `size`."""
-        if self.crop_area is None:
+        if self.crop_area is not None:
+            return random_box(rng, height, width, self.crop_area, self.crop_ratio)
+        if self.short_side is None:
             return slid_box(height, width, size, 0.5)
-        return random_box(rng, height, width, self.crop_area, self.crop_ratio)
+        scale = rng.uniform(*self.short_side) / min(height, width)
+        tall, wide = (side / scale / stretch for side, stretch in zip(size, rng.uniform(*self.stretch, 2), strict=True))
+        too_large = max(tall / height, wide / width, 1.0)
+        tall, wide = tall / too_large, wide / too_large
+        return rng.uniform(0, height - tall), rng.uniform(0, width - wide), tall, wide
 
-    def vary(
-        self, rng: np.random.Generator, clip: UInt8[np.ndarray, "frames height width 3"]
-    ) -> UInt8[np.ndarray, "frames height width 3"]:
-        """Returns the clip mirrored, recoloured and erased, as drawn."""
-        if rng.uniform() < self.flip:
-            clip = clip[:, :, ::-1]
-        if self.brightness or self.contrast or self.saturation or self.grey:
-            bright, contrast, saturation = (
-                1 + strength * rng.uniform(-1, 1) for strength in (self.brightness, self.contrast, self.saturation)
-            )
-            clip = recoloured(clip, bright, contrast, 0.0 if rng.uniform() < self.grey else saturation)
+    def vary(self, rng: np.random.Generator, clip: Clip) -> Clip:
+        """Returns the clip with colours, operations and boxes as drawn."""
+        if rng.uniform() < self.colour:
+            for name in self.colour_order:
+                strength = getattr(self, name)
+                if strength:
+                    middle = 0.0 if name == "hue" else 1.0
+                    clip = getattr(operations, name)(clip, middle + strength * rng.uniform(-1, 1))
+                if name == "brightness" and self.lightness:
+                    clip = operations.lightness(clip, self.lightness * rng.uniform(-1, 1))
+        if rng.uniform() < self.grey:
+            clip = operations.grey(clip)
+        if self.rand_augment is not None:
+            clip = self.rand_augment(rng, clip)
         if rng.uniform() < self.erase:
-            clip = erased(rng, clip)
-        return np.ascontiguousarray(clip)
+            clip = erased(rng, clip, self.erase_boxes, self.erase_fill)
+        return clip
+
+    def mirror(
+        self, rng: np.random.Generator, clip: Clip, labels: Mapping[str, np.ndarray], label_names: Names
+    ) -> tuple[Clip, dict[str, np.ndarray]]:
+        """Returns the clip and its labels, both mirrored or neither.
+
+        Args:
+            rng: what is drawn from.
+            clip: of an example.
+            labels: of the example, by name: int of a class, or float32 [classes].
+            label_names: {label: names of its classes}.
+        """
+        never = any(
+            name in self.flip_never
+            for label, value in labels.items()
+            for name in _of_example(label_names.get(label, ()), value)
+        )
+        if rng.uniform() >= self.flip or never:
+            return clip, dict(labels)
+        labels = {label: self._mirrored(value, label_names.get(label, ())) for label, value in labels.items()}
+        return np.ascontiguousarray(clip[:, :, ::-1]), labels
+
+    def _mirrored(self, label: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+        for one, other in self.flip_labels:
+            if one in names and other in names:
+                pair = [names.index(one), names.index(other)]
+                if label.ndim:
+                    label = label.copy()
+                    label[pair] = label[pair[::-1]]
+                elif label in pair:
+                    return np.asarray(sum(pair) - label, label.dtype)
+        return label
+
+
+def _of_example(names: tuple[str, ...], label: np.ndarray) -> list[str]:
+    """Returns the names of the classes that an example is of."""
+    if label.ndim:
+        return [name for name, there in zip(names, label, strict=True) if there > 0]
+    return [names[label]] if 0 <= label < len(names) else []
 
 
 def random_box(
@@ -88,24 +189,16 @@ def random_box(
     return (height - tall) / 2, (width - wide) / 2, float(tall), float(wide)
 
 
-def recoloured(
-    clip: UInt8[np.ndarray, "frames height width 3"], brightness: float, contrast: float, saturation: float
-) -> UInt8[np.ndarray, "frames height width 3"]:
-    """Returns the clip with brightness, then contrast around its mean luma, then saturation multiplied; 1 changes
-    nothing, saturation 0 is grey."""
-    pixels = clip.astype(np.float32) * np.float32(brightness)
-    mean = (pixels.reshape(-1, 3).mean(0) * LUMA).sum()
-    pixels = mean + np.float32(contrast) * (pixels - mean)
-    luma = (pixels @ LUMA)[..., None]
-    pixels = luma + np.float32(saturation) * (pixels - luma)
-    return np.clip(pixels + 0.5, 0, 255).astype(np.uint8)
-
-
 def erased(
-    rng: np.random.Generator, clip: UInt8[np.ndarray, "frames height width 3"]
+    rng: np.random.Generator, clip: Clip, most: int = 1, fill: Literal["noise", "colour", "grey"] = "noise"
 ) -> UInt8[np.ndarray, "frames height width 3"]:
-    """Returns the clip with one box full of noise, the same in every frame."""
-    top, left, tall, wide = map(int, random_box(rng, *clip.shape[1:3], (0.02, 1 / 3), (0.3, 3.3)))
+    """Returns the clip with one to `most` boxes filled, the same in every frame; more boxes are smaller."""
     clip = clip.copy()
-    clip[:, top : top + tall, left : left + wide] = rng.integers(0, 256, (max(tall, 0), max(wide, 0), 3), np.uint8)
+    boxes = int(rng.integers(1, most + 1))
+    for _ in range(boxes):
+        area = 0.02 / boxes, 1 / 3 / boxes
+        top, left, tall, wide = map(int, random_box(rng, *clip.shape[1:3], area, (0.3, 3.3)))
+        shape = {"noise": (tall, wide, 3), "colour": (3,), "grey": (0,)}[fill]
+        pixels = rng.integers(0, 256, shape, np.uint8) if fill != "grey" else operations.FILL
+        clip[:, top : top + tall, left : left + wide] = pixels
     return clip

@@ -24,7 +24,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import Float, UInt8
 
-from vitx.data.sampling import slid_box, within
+from vitx.data.sampling import Box, slid_box, within
 
 MAX_PIXELS = 64_000_000
 """Frames that claim more pixels than this are refused before any memory is set aside for them."""
@@ -141,10 +141,42 @@ def decode_frames(
     indices: Sequence[int] | np.ndarray | Choice,
     *,
     size: tuple[int, int] | None = None,
-    box: Callable[[int, int], tuple[float, float, float, float]] | None = None,
+    box: Callable[[int, int], Box] | None = None,
     seconds: float = MAX_SECONDS,
 ) -> UInt8[np.ndarray, "frames height width 3"]:
-    """Decodes exactly the frames asked for, turned upright where the file says how it was held.
+    """Decodes exactly the frames asked for: `decode_crops` of one crop.
+
+    Args:
+      video: the file's bytes or its path.
+      indices: frame numbers from 0 in presentation order, or a function that chooses them.
+      size: (height, width) that a part of every frame is scaled to (bilinear); None leaves frames as they are.
+      box: chooses that part, given the (height, width) of upright frames; None is the largest one at the centre that
+        has the shape of `size`.
+      seconds: that all of it may take, as in `decode_crops`.
+
+    Returns:
+      RGB `[len(indices), height, width, 3]`, 0 to 255.
+
+    Raises:
+      VideoError: the video is unreadable, or a wanted frame of it is.
+      IndexError: an index is negative or not below the number of frames.
+    """
+
+    def boxes(height: int, width: int) -> list[Box]:
+        return [box(height, width) if box else slid_box(height, width, size or (height, width), 0.5)]
+
+    return decode_crops(video, indices, size=size, boxes=boxes, seconds=seconds)[0]
+
+
+def decode_crops(
+    video: Video,
+    indices: Sequence[int] | np.ndarray | Choice,
+    *,
+    size: tuple[int, int] | None,
+    boxes: Callable[[int, int], Sequence[Box]],
+    seconds: float = MAX_SECONDS,
+) -> UInt8[np.ndarray, "crops frames height width 3"]:
+    """Decodes parts of exactly the frames asked for, turned upright where the file says how it was held.
 
     Decodes each frame at most once and those that no other refers to only where they are wanted, skips to the last
     keyframe before a wanted frame where that is ahead, and stops after the last wanted frame. Holds one decoded frame
@@ -154,14 +186,13 @@ def decode_frames(
       video: the file's bytes or its path.
       indices: frame numbers from 0 in presentation order; any order, repeats allowed. Or a function that chooses
         them, given the frames' times in seconds from the first.
-      size: (height, width) that a part of every frame is scaled to (bilinear); None leaves frames as they are.
-      box: chooses that part, given the (height, width) of upright frames, as (top, left, height, width) in pixels; None
-        is the largest one at the centre that has the shape of `size`.
+      size: (height, width) that each part is scaled to (bilinear); None leaves frames as they are.
+      boxes: chooses the parts, all of one height and width, given the (height, width) of upright frames.
       seconds: that all of it may take. Checked between packets, and while the container reads a file: what is not
         interrupted is the decoding of one packet, whose pixels are bounded.
 
     Returns:
-      RGB `[len(indices), height, width, 3]`, 0 to 255.
+      RGB `[parts, len(indices), height, width, 3]`, 0 to 255.
 
     Raises:
       VideoError: the video is unreadable, or a wanted frame of it is.
@@ -175,18 +206,19 @@ def decode_frames(
         wanted = sorted(set(map(operator.index, indices)))
         if wanted and not 0 <= wanted[0] <= wanted[-1] < len(times):
             raise IndexError(f"asked for frames {wanted[0]} to {wanted[-1]} of a video of {len(times)} frames")
-        frames = np.empty((0, *(size or (stream.height, stream.width)), 3), np.uint8)
+        crops = np.empty((1, 0, *(size or (stream.height, stream.width)), 3), np.uint8)
         scaler, decoded = _Scaler(), _decoded(container, stream, times, keyframes, wanted, deadline)
         for row, (index, frame) in enumerate(zip(wanted, decoded, strict=True)):
             if not row:
                 there = _upright_size(frame)
-                part = box(*there) if box else slid_box(*there, size or there, 0.5)
-                frames = np.empty((len(wanted), *(size or there), 3), np.uint8)
+                parts = boxes(*there)
+                crops = np.empty((len(parts), len(wanted), *(size or there), 3), np.uint8)
             if _upright_size(frame) != there:
                 raise VideoError(f"frame {index} is of another size than frame {wanted[0]}: {there[0]} x {there[1]}")
-            frames[row] = scaler(frame, frames.shape[1:3], part)
+            for crop, part in zip(crops, scaler(frame, crops.shape[2:4], parts), strict=True):
+                crop[row] = part
     rows = [bisect.bisect_left(wanted, index) for index in indices]
-    return frames if rows == list(range(len(wanted))) else frames[rows]
+    return crops if rows == list(range(len(wanted))) else crops[:, rows]
 
 
 def transcode(
@@ -233,7 +265,7 @@ def transcode(
                     encoder.height, encoder.width = size
                     encoder.pix_fmt, context.thread_count, context.gop_size = "yuv420p", 1, keyint
                     context.time_base = stream.time_base
-                pixels = scaler(frame, size, (0.0, 0.0, *map(float, there)))
+                (pixels,) = scaler(frame, size, [(0.0, 0.0, *map(float, there))])
                 small = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p", threads=1)
                 small.pts, small.time_base = times[index] - times[wanted[0]], stream.time_base
                 target.mux(encoder.encode(small))
@@ -312,12 +344,11 @@ class _Scaler:
         self.scale, self.convert = VideoReformatter(), VideoReformatter()
 
     def __call__(
-        self, frame: av.VideoFrame, size: tuple[int, int], part: tuple[float, float, float, float]
-    ) -> UInt8[np.ndarray, "height width 3"]:
-        """Scales a (top, left, height, width) of the upright frame to a (height, width)."""
+        self, frame: av.VideoFrame, size: tuple[int, int], boxes: Sequence[Box]
+    ) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+        """Yields parts of the upright frame, all of one height and width, scaled to a (height, width)."""
         old = _upright_size(frame)
-        scales = tuple(wanted / there for wanted, there in zip(size, part[2:], strict=True))
-        corner = tuple(at * scale for at, scale in zip(part[:2], scales, strict=True))
+        scales = tuple(wanted / there for wanted, there in zip(size, boxes[0][2:], strict=True))
         if old[0] * old[1] * scales[0] * scales[1] > MAX_PIXELS:
             raise VideoError(f"found frames of {old[0]} x {old[1]}, too long and narrow to cover {size[0]} x {size[1]}")
         height, width = (max(round(o * s), w) for o, s, w in zip(old, scales, size, strict=True))
@@ -326,8 +357,13 @@ class _Scaler:
         if frame.format.name == "yuv420p":  # half as many numbers to scale as in RGB
             frame = self.scale.reformat(frame, *stored, interpolation=Interpolation.BILINEAR, threads=1)
         frame = self.convert.reformat(frame, *stored, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1)
-        top, left = (min(max(round(c), 0), n - w) for c, n, w in zip(corner, (height, width), size, strict=True))
-        return np.rot90(frame.to_ndarray(), quarters)[top : top + size[0], left : left + size[1]]
+        whole = np.rot90(frame.to_ndarray(), quarters)
+        for box in boxes:
+            top, left = (
+                min(max(round(at * scale), 0), there - wanted)
+                for at, scale, there, wanted in zip(box[:2], scales, (height, width), size, strict=True)
+            )
+            yield whole[top : top + size[0], left : left + size[1]]
 
 
 @contextlib.contextmanager

@@ -8,11 +8,12 @@ position in the data is the step, and resuming is slicing. A batch is
 
 with weight 0 for padding. The last two stay on the host: the number of the example that could not be read and was
 replaced (-1 for none), and the processor time that an example took. In evaluation "video" has an axis of views after
-the first.
+the first, and "views": int32[b] says how many of them there are: the rest is blank.
 """
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
@@ -25,11 +26,13 @@ from jaxtyping import Float, Int, UInt8
 from vitx.configuration import free, register
 from vitx.data import sampling
 from vitx.data.augmentation import Augmentation
-from vitx.data.decoding import VideoError, decode_frames
-from vitx.data.sources import Dataset, Source, label_arrays
+from vitx.data.decoding import VideoError, decode_crops, decode_frames
+from vitx.data.order import Order, class_weights
+from vitx.data.sources import Dataset, Source, label_arrays, label_columns
 from vitx.errors import UserError
 
 Batch = dict[str, Any]
+AHEAD = 2**30  # bytes of videos that evaluation makes ahead at most, where more than one batch is
 ATTEMPTS = 20  # clips tried, one after the other, in the place of one that cannot be read
 
 
@@ -43,13 +46,23 @@ class Data:
         num_frames: frames of a clip.
         frame_stride: distance between them, in frames of the video.
         frame_rate: of a clip, in frames per second, in place of the stride; None takes the stride.
-        temporal: "dense" frames, or one of each of num_frames equal "segments" of the video (TSN).
+        stride_jitter: in training the stride (or the rate) is multiplied by a draw from 1 - this to 1 + this.
+        temporal: "dense" frames; one of each of num_frames equal "segments" of the video (TSN); or "uniform", evenly
+            spread from its first frame to its last.
+        short: what becomes of a video shorter than a clip: it is played again ("loop"), or stands still at the end
+            ("pad").
         image_size: (height, width) of a clip in pixels; frames are scaled to cover it and cropped.
         augmentation: what is varied in training.
+        repeats: clips of each example in a training batch, each varied anew (Hoffer et al. 2020).
+        class_power: a class of n examples is drawn in proportion to n to this power: 1 as they are, 0.5 for
+            square-root resampling, 0 for classes equally often (Kang et al. 2020). An epoch has as many draws as the
+            source examples.
+        class_label: the label whose classes these are, where the data has several.
         batch_size: clips of a training batch, over all devices and processes.
         eval_batch_size: videos of an evaluation batch, likewise.
         max_unreadable: share of the training videos that may be unreadable, and are replaced, before the run stops.
-        eval_clips: clips of each video in evaluation, evenly spaced; their logits are averaged.
+        eval_clips: clips of each video in evaluation, evenly spaced; or "all", as many as cover it.
+        max_eval_clips: at most, of "all".
         eval_crops: crops of each of those clips: 1 is the centre; 3 are both ends and the centre of the longer side.
         num_threads: threads that decode, in each process.
         num_workers: worker processes; 0 decodes in threads of this one.
@@ -60,22 +73,47 @@ class Data:
     num_frames: int = 32
     frame_stride: int = 2
     frame_rate: float | None = None
-    temporal: Literal["dense", "segments"] = "dense"
+    stride_jitter: float = 0.0
+    temporal: Literal["dense", "segments", "uniform"] = "dense"
+    short: sampling.Short = "loop"
     image_size: tuple[int, int] = (224, 224)
     augmentation: Augmentation = Augmentation()
+    repeats: int = 1
+    class_power: float = 1.0
+    class_label: str | None = None
     batch_size: int = 64
     eval_batch_size: int = free(64)
     max_unreadable: float = free(0.01)
-    eval_clips: int = 1
+    eval_clips: int | Literal["all"] = 1
+    max_eval_clips: int = 30
     eval_crops: Literal[1, 3] = 1
     num_threads: int = free(2)
     num_workers: int = free(0)
     prefetch_batches: int = free(4)
 
     def __post_init__(self):
-        for name in ("num_frames", "frame_stride", "batch_size", "eval_batch_size", "eval_clips", "num_threads"):
+        counts = (
+            "num_frames",
+            "frame_stride",
+            "batch_size",
+            "eval_batch_size",
+            "max_eval_clips",
+            "repeats",
+            "num_threads",
+        )
+        for name in counts + (() if self.eval_clips == "all" else ("eval_clips",)):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.eval_clips != 1 and self.temporal == "uniform":
+            raise ValueError(f"eval_clips is {self.eval_clips}; uniform frames are of the whole video, expected 1")
+        if self.eval_clips == "all" and self.temporal != "dense":
+            raise ValueError(f'eval_clips is "all"; expected a number where frames are of {self.temporal}')
+        if self.batch_size % self.repeats:
+            raise ValueError(f"batch_size is {self.batch_size}; expected a multiple of repeats, {self.repeats}")
+        if not 0 <= self.class_power <= 1:
+            raise ValueError(f"class_power is {self.class_power}; expected 0 to 1")
+        if not 0 <= self.stride_jitter < 1:
+            raise ValueError(f"stride_jitter is {self.stride_jitter}; expected a share, 0 to below 1")
         if not 0 <= self.max_unreadable <= 1:
             raise ValueError(f"max_unreadable is {self.max_unreadable}; expected a share, 0 to 1")
         if self.frame_rate is not None and not self.frame_rate > 0:
@@ -90,16 +128,24 @@ class Data:
     def train_batches(
         self, source: Source, seed: int, steps: range, *, process: int = 0, processes: int = 1
     ) -> Iterator[Batch]:
-        """Yields this process's rows of the global batches with numbers in `steps`, in order."""
+        """Yields this process's rows of the global batches with numbers in `steps`, in order.
+
+        Raises:
+            UserError: settings name labels or classes that the source has not.
+        """
+        self.augmentation.check(source.label_names)
         rows = self.batch_size // processes
-        examples = _Shuffled(self, source, seed, self.batch_size, process * rows, rows)
-        return self._read(examples, steps.start * rows, steps.stop * rows, rows)
+        order = Order(seed, len(source), self.repeats, self._weights(source))
+        examples = _Shuffled(self, source, order, process * rows, rows)
+        return self._read(examples, steps.start * rows, steps.stop * rows, rows, max(self.prefetch_batches, 1))
 
     def eval_batches(self, source: Source, *, process: int = 0, processes: int = 1) -> Iterator[Batch]:
         """Yields this process's rows of every example once, in order; the last batch is padded with weight 0."""
         rows = self.eval_batch_size // processes
         examples = _InOrder(self, source, self.eval_batch_size, process * rows, rows)
-        return self._read(examples, 0, self.num_eval_batches(source) * rows, rows)
+        size = rows * self.most_views * self.num_frames * math.prod(self.image_size) * 3
+        ahead = max(min(self.prefetch_batches, AHEAD // size), 1)
+        return self._read(examples, 0, self.num_eval_batches(source) * rows, rows, ahead)
 
     def num_eval_batches(self, source: Source) -> int:
         """Returns how many evaluation batches cover the source: the same number in every process."""
@@ -108,16 +154,41 @@ class Data:
     @property
     def views(self) -> str:
         """Clips x crops of each video in evaluation."""
-        return f"{self.eval_clips}x{self.eval_crops}"
+        clips = f"all (at most {self.max_eval_clips}) " if self.eval_clips == "all" else self.eval_clips
+        return f"{clips}x{self.eval_crops}"
+
+    @property
+    def most_views(self) -> int:
+        """Views of the video that has the most."""
+        return self.eval_crops * (self.max_eval_clips if self.eval_clips == "all" else self.eval_clips)
 
     def views_of(self, example: Mapping[str, Any]) -> UInt8[np.ndarray, "views frames height width 3"]:
-        """Returns the clips that evaluation looks at."""
-        starts = (np.arange(self.eval_clips) + 0.5) / self.eval_clips
+        """Returns the clips that evaluation looks at, the crops of each together; decodes the video once.
+
+        Raises:
+            VideoError: the video, or the segment of it that the example is, cannot be read.
+        """
         places = (0.5,) if self.eval_crops == 1 else (0.0, 0.5, 1.0)
-        return np.stack([self.clip(example, float(start), place=place) for start in starts for place in places])
+
+        def choose(times: Float[np.ndarray, " frames"]) -> Int[np.ndarray, " clips_frames"]:
+            there = _within(times, example)
+            if self.eval_clips == "all":
+                rate = (len(there) - 1) / max(np.ptp(times[there]), 1e-9)
+                stride = rate / self.frame_rate if self.frame_rate else self.frame_stride
+                starts = sampling.covering(len(there), self.num_frames, stride, self.max_eval_clips)
+            else:
+                starts = (np.arange(self.eval_clips) + 0.5) / self.eval_clips
+            return np.concatenate([self._sampled(times, there, start) for start in starts])
+
+        def boxes(height: int, width: int) -> list[sampling.Box]:
+            return [sampling.slid_box(height, width, self.image_size, place) for place in places]
+
+        crops = decode_crops(example["video"], choose, size=self.image_size, boxes=boxes)
+        clips = crops.reshape(len(places), -1, self.num_frames, *crops.shape[2:])
+        return clips.swapaxes(0, 1).reshape(-1, *clips.shape[2:])
 
     def clip(
-        self, example: Mapping[str, Any], start: float, rng: np.random.Generator | None = None, place: float = 0.5
+        self, example: Mapping[str, Any], start: float, rng: np.random.Generator | None = None
     ) -> UInt8[np.ndarray, "frames height width 3"]:
         """Decodes one clip of the set frames and size.
 
@@ -125,28 +196,58 @@ class Data:
             example: of a source.
             start: in [0, 1] as in `sampling.dense`.
             rng: what the augmentation of training draws from; None varies nothing.
-            place: of the crop along the longer side, where nothing is varied: 0 is the left or top end, 1 the other.
 
         Raises:
             VideoError: the video, or the segment of it that the example is, cannot be read.
         """
 
         def choose(times: Float[np.ndarray, " frames"]) -> Int[np.ndarray, " clip"]:
-            there = sampling.within(times, *example.get("segment", (0.0, np.inf)))
-            if not len(there):
-                raise VideoError(f"it ends after {times[-1]:.1f} s, before the segment {example['segment']} begins")
-            if self.temporal == "segments":
-                places = start if rng is None else rng.uniform(size=self.num_frames)
-                return there[sampling.segments(len(there), self.num_frames, places)]
-            if self.frame_rate is not None:
-                return there[sampling.at_rate(times[there], self.num_frames, self.frame_rate, start)]
-            return there[sampling.dense(len(there), self.num_frames, self.frame_stride, start)]
+            return self._sampled(times, _within(times, example), start, rng)
 
         if rng is None:
-            slid = functools.partial(sampling.slid_box, size=self.image_size, place=place)
-            return decode_frames(example["video"], choose, size=self.image_size, box=slid)
+            return decode_frames(example["video"], choose, size=self.image_size)
         box = functools.partial(self.augmentation.box, rng, size=self.image_size)
         return self.augmentation.vary(rng, decode_frames(example["video"], choose, size=self.image_size, box=box))
+
+    def _sampled(
+        self,
+        times: Float[np.ndarray, " frames"],
+        there: Int[np.ndarray, " part"],
+        start: float,
+        rng: np.random.Generator | None = None,
+    ) -> Int[np.ndarray, " clip"]:
+        """Returns the numbers of a clip's frames, of those that are there."""
+        if self.temporal == "uniform":
+            return there[sampling.uniform(len(there), self.num_frames)]
+        if self.temporal == "segments":
+            places = start if rng is None else rng.uniform(size=self.num_frames)
+            return there[sampling.segments(len(there), self.num_frames, places)]
+        jitter = 1.0 if rng is None or not self.stride_jitter else 1 + self.stride_jitter * rng.uniform(-1, 1)
+        if self.frame_rate is not None:
+            rate = self.frame_rate / jitter
+            return there[sampling.at_rate(times[there], self.num_frames, rate, start, self.short)]
+        return there[sampling.dense(len(there), self.num_frames, self.frame_stride * jitter, start, self.short)]
+
+    def train_example(self, source: Source, seed: int, epoch: int, index: int, repeat: int) -> Batch | None:
+        """Returns what training makes of an example, as in a batch: a pure function of these numbers.
+
+        Args:
+            source: of the split.
+            seed: of the run.
+            epoch: which time through the data.
+            index: of the example.
+            repeat: which time in that epoch, from 0; above 0 where examples are repeated or resampled.
+
+        Returns:
+            The example, or None if it cannot be read.
+        """
+        rng = np.random.default_rng((seed, epoch, index, repeat))
+        example = _load(source, index, functools.partial(self.clip, start=rng.uniform(), rng=rng))
+        if example is not None:
+            names, parts = source.label_names, ("video", "labels")
+            mirrored = self.augmentation.mirror(rng, *(example[part] for part in parts), names)
+            example |= dict(zip(parts, mirrored, strict=True))
+        return example
 
     def problem(self, source: Source, index: int) -> str:
         """Returns why an example cannot be read, by reading it again."""
@@ -157,9 +258,21 @@ class Data:
             return f"number {index}: {error}"
         return f"number {index}: it can be read now"
 
-    def _read(self, examples: Any, start: int, stop: int, rows: int) -> Iterator[Batch]:
+    def _weights(self, source: Source) -> Float[np.ndarray, " size"] | None:
+        """Returns how often each example is drawn, or None where each comes once."""
+        if self.class_power == 1:
+            return None
+        label = self.class_label or next(iter(source.label_names))
+        if label not in source.label_names or (self.class_label is None and len(source.label_names) > 1):
+            there = ", ".join(source.label_names)
+            raise UserError(f"data.class_label is {self.class_label!r}; expected the label to resample by: {there}")
+        column = label_columns(source)[label]
+        if column.ndim > 1:
+            raise UserError(f"{label} has several classes or values for each video; data.class_power wants one class")
+        return class_weights(column, self.class_power)
+
+    def _read(self, examples: Any, start: int, stop: int, rows: int, ahead: int) -> Iterator[Batch]:
         dataset = grain.MapDataset.range(start, stop).map(examples).batch(rows)
-        ahead = max(self.prefetch_batches, 1)
         if not self.num_workers:
             options = grain.ReadOptions(num_threads=min(self.num_threads, ahead), prefetch_buffer_size=ahead)
             return iter(dataset.to_iter_dataset(options))
@@ -185,33 +298,44 @@ class _InOrder:
         index = batch * self.batch_size + self.first_row + offset
         if index >= len(self.source):
             return _blank(self.data, self.source, index)
-        return _load(self.source, index, self.data.views_of) or _blank(self.data, self.source, index)
+        example = _load(self.source, index, self.data.views_of)
+        if example is None:
+            return _blank(self.data, self.source, index)
+        views, most = len(example["video"]), self.data.most_views
+        if views < most:
+            rest = np.zeros((most - views, *example["video"].shape[1:]), np.uint8)
+            example["video"] = np.concatenate([example["video"], rest])
+        return example | {"views": np.int32(views)}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Shuffled:
-    """Maps a process's row number to a training example: each once an epoch, in an order drawn from the seed."""
+    """Maps a process's row number to a training example: in the order of the run."""
 
     data: Data
     source: Source
-    seed: int
-    batch_size: int
+    order: Order
     first_row: int
     rows: int
 
     def __call__(self, row: int) -> Batch:
         batch, offset = divmod(int(row), self.rows)
-        size = len(self.source)
-        epoch, place = divmod(batch * self.batch_size + self.first_row + offset, size)
-        index = int(_permutation(self.seed, epoch, size)[place])
+        epoch, index, repeat = self.order[batch * self.data.batch_size + self.first_row + offset]
+        size, seed = self.order.size, self.order.seed
         for attempt in range(ATTEMPTS):
-            chosen = (index + attempt) % size
-            rng = np.random.default_rng((self.seed, epoch, chosen))
-            if example := _load(self.source, chosen, functools.partial(self.data.clip, start=rng.uniform(), rng=rng)):
+            if example := self.data.train_example(self.source, seed, epoch, (index + attempt) % size, repeat):
                 return example | {"replaced": np.bool_(attempt > 0), "failed": np.int32(index if attempt else -1)}
         raise UserError(
             f"{ATTEMPTS} clips in a row cannot be read, from number {index} of {size}; the data is damaged or not video"
         )
+
+
+def _within(times: Float[np.ndarray, " frames"], example: Mapping[str, Any]) -> Int[np.ndarray, " part"]:
+    """Returns the numbers of the frames that an example has: of its segment, where it is one."""
+    there = sampling.within(times, *example.get("segment", (0.0, np.inf)))
+    if not len(there):
+        raise VideoError(f"it ends after {times[-1]:.1f} s, before the segment {example['segment']} begins")
+    return there
 
 
 def _load(source: Source, index: int, decode: Callable[[Mapping[str, Any]], np.ndarray]) -> Batch | None:
@@ -234,7 +358,8 @@ def _load(source: Source, index: int, decode: Callable[[Mapping[str, Any]], np.n
 
 def _blank(data: Data, source: Source, index: int) -> Batch:
     return {
-        "video": np.zeros((data.eval_clips * data.eval_crops, data.num_frames, *data.image_size, 3), np.uint8),
+        "video": np.zeros((data.most_views, data.num_frames, *data.image_size, 3), np.uint8),
+        "views": np.int32(1),
         "labels": {name: np.zeros_like(label) for name, label in label_arrays(source[0]).items()},
         "weight": np.float32(0),
         "index": np.int32(index),
@@ -242,8 +367,3 @@ def _blank(data: Data, source: Source, index: int) -> Batch:
         "failed": np.int32(index),
         "decode_seconds": np.float32(0),
     }
-
-
-@functools.lru_cache(maxsize=4)
-def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(size)

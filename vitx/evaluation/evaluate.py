@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Shaped, UInt8
@@ -36,11 +37,24 @@ class Predictions:
 
 @functools.partial(jax.jit, static_argnames=("model", "task"))
 def predict(
-    variables: Any, video: UInt8[Array, "batch views frames height width 3"], *, model: nn.Module, task: Any
+    variables: Any,
+    video: UInt8[Array, "batch views frames height width 3"],
+    views: Int[Array, "batch"],
+    *,
+    model: nn.Module,
+    task: Any,
 ) -> dict[str, Float[Array, "batch _"]] | Float[Array, "batch _"]:
-    """Returns logits averaged over views; one view of the batch is in memory at a time."""
-    logits = jax.lax.map(lambda view: task.predict(model, variables, view), video.swapaxes(0, 1))
-    return jax.tree.map(lambda views: views.mean(axis=0), logits)
+    """Returns logits averaged over the first so many views of each video; the model sees one view of the batch at a
+    time, and stops after the last that any video has."""
+
+    def add(number: Int[Array, ""], sums: Any) -> Any:
+        there = (number < views)[:, None]
+        logits = task.predict(model, variables, jax.lax.dynamic_index_in_dim(video, number, axis=1, keepdims=False))
+        return jax.tree.map(lambda total, each: total + jnp.where(there, each, 0), sums, logits)
+
+    shapes = jax.eval_shape(functools.partial(task.predict, model), variables, video[:, 0])
+    sums = jax.lax.fori_loop(0, views.max(), add, jax.tree.map(lambda each: jnp.zeros(each.shape, each.dtype), shapes))
+    return jax.tree.map(lambda total: total / views[:, None], sums)
 
 
 def evaluate(
@@ -67,8 +81,8 @@ def evaluate(
         for batch in batches:
             del batch["decode_seconds"], batch["failed"]
             rows = jax.tree.map(lambda column: jax.make_array_from_process_local_data(sharding, column), batch)
-            video = rows.pop("video")
-            logits = task.named(predict(variables, video, model=model, task=task), rows["labels"])
+            views = rows.pop("video"), rows.pop("views")
+            logits = task.named(predict(variables, *views, model=model, task=task), rows["labels"])
             columns.append(jax.device_get(jax.device_put({"outputs": logits, **rows}, replicated)))
             bar.update(int((columns[-1]["index"] < len(source)).sum()))
     table = jax.tree.map(lambda *column: np.concatenate(column), *columns)
