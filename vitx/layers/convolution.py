@@ -1,5 +1,6 @@
 """3D convolution that is fast on every platform, batch normalisation, and the unit of both that CNNs are made of."""
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Literal
@@ -223,7 +224,19 @@ def max_pool(
     x: Float[Array, "batch frames height width channels"], window: Triple, stride: Triple, *, padded: bool = True
 ) -> Float[Array, "batch frames_out height_out width_px_out channels"]:
     """Largest values of windows, padded by half of a window on every side or not at all."""
+    if window == stride and not padded:
+        return max_of_blocks(x, window)
     return nn.max_pool(x, window, stride, [(size // 2 if padded else 0,) * 2 for size in window])
+
+
+def max_of_blocks(
+    x: Float[Array, "batch frames height width channels"], size: Triple
+) -> Float[Array, "batch frames_out height_out width_px_out channels"]:
+    """Largest values of windows side by side; on a CPU the gradient of XLA's own takes five times as long."""
+    for axis, step in enumerate(size, 1):
+        whole = x.shape[axis] // step * step
+        x = functools.reduce(jnp.maximum, (lax.slice_in_dim(x, i, whole, step, axis) for i in range(step)))
+    return x
 
 
 def average_windows(
