@@ -30,6 +30,13 @@ def test_links_and_the_map_of_the_house(readme, pytestconfig):
         assert (pytestconfig.rootpath / "vitx" / name).exists(), name
 
 
+def test_a_stream_as_the_readme_shows_it(readme):
+    code = next(block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "init_state" in block)
+    names = {}
+    exec(code, names)
+    assert names["logits"].shape == (1, 8) and names["state"][1].frames == 12
+
+
 def test_a_dataset_of_ones_own_as_the_readme_shows_it(readme, small, tmp_path):
     """The README's classes, with the body that it leaves to the reader."""
     code = next(block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "class Clips" in block)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from vitx.layers.convolution import IMPLEMENTATIONS, BatchNorm, Convolution, average_windows, max_pool
 
@@ -88,6 +89,21 @@ def test_batch_norm_of_one_value_is_refused():
     variables = BatchNorm().init(jax.random.key(0), jnp.zeros((1, 1, 1, 1, 4)), train=False)
     with pytest.raises(ValueError, match="one value for each channel"):
         BatchNorm().apply(variables, jnp.zeros((1, 1, 1, 1, 4)), train=True, mutable=["batch_stats"])
+
+
+@pytest.mark.parametrize("size", [(1, 2, 2), (2, 2, 2), (2, 1, 1), (1, 3, 4)])
+def test_the_maximum_of_windows_side_by_side_is_xlas_own_with_its_gradient(size):
+    x = normal(2, 4, 7, 9, 3)
+
+    def own(x):
+        return nn.max_pool(x, size, size)
+
+    np.testing.assert_array_equal(max_pool(x, size, size, padded=False), own(x))
+    (found, expected) = (
+        jax.grad(lambda x, pool=pool: jnp.sum(pool(x) ** 3))(x)
+        for pool in (own, lambda x: max_pool(x, size, size, padded=False))
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_pooling_is_what_its_windows_hold():
