@@ -16,7 +16,7 @@ import vitx
 from vitx import configuration
 from vitx.checkpoints import read_json, write_json
 from vitx.configuration import register
-from vitx.data import files, mixture, moving_mnist, prepared  # noqa: F401  config.json names their datasets
+from vitx.data import files, mixture, moving_mnist, prepared, tfds_videos  # noqa: F401  config.json names their datasets
 from vitx.data.pipeline import Data
 from vitx.errors import UserError
 from vitx.layers.embeddings import height_and_width

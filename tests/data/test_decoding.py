@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from vitx.data import decoding
-from vitx.data.decoding import VideoError, decode_frames, encode_video, probe, transcode
+from vitx.data.decoding import VideoError, decode_frames, encode_video, probe, transcode, video_of
 
 NUM_FRAMES = 70
 INTRA = {"preset": "ultrafast", "x264-params": "keyint=1:qp=10"}
@@ -337,3 +338,18 @@ def test_transcoded_frames_keep_their_times_and_stand_upright():
     part = transcode(uneven, **how, segment=(1.0, 2.0))
     inside = [i for i, at in enumerate(seen[0]) if 1 <= at < 2]
     assert read_numbers(decode_frames(part, range(len(inside)))[:, :32, :32]) == inside
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_images_become_a_video(kind, mode):
+    images = []
+    for frame in numbered_frames(20):
+        Image.fromarray(frame).convert(mode).save(file := io.BytesIO(), kind, quality=95)
+        images.append(file.getvalue())
+    video = video_of(images, fps=10)
+    assert read_numbers(decode_frames(video, [19, 0, 7])) == [19, 0, 7]
+    assert probe(video).num_frames == 20 and probe(video).fps == 10
+    for wrong in ([], [b"GIF89a"]):
+        with pytest.raises(VideoError, match="PNG or JPEG"):
+            video_of(wrong)

@@ -114,6 +114,29 @@ def encode_video(
     return file.getvalue()
 
 
+def video_of(images: Sequence[bytes], *, fps: int | Fraction = 25) -> bytes:
+    """Returns a video whose frames are these encoded images, PNG or JPEG, as they are: nothing is decoded.
+
+    Raises:
+      VideoError: there are none, or they are of another kind.
+    """
+    file, codecs = io.BytesIO(), {b"\x89PNG": ("png", "rgb24"), b"\xff\xd8\xff": ("mjpeg", "yuvj420p")}
+    found = [each for start, each in codecs.items() if len(images) and images[0].startswith(start)]
+    if not found:
+        raise VideoError(f"found {len(images)} images, expected at least one, PNG or JPEG")
+    with _opened(images[0]) as (_, image):
+        height, width = image.height, image.width
+    with _errors_of("cannot put images together"), av.open(file, "w", format="mov") as container:
+        stream = container.add_stream(found[0][0], rate=fps)
+        stream.height, stream.width, stream.pix_fmt = height, width, found[0][1]
+        for number, image in enumerate(images):
+            packet = av.Packet(image)
+            packet.pts = packet.dts = number
+            packet.time_base, packet.is_keyframe, packet.stream = 1 / Fraction(fps), True, stream
+            container.mux(packet)
+    return file.getvalue()
+
+
 def probe(video: Video) -> VideoInfo:
     """Reads a video's header, and its packets too where the header does not list the frames; decodes nothing.
 
