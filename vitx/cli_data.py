@@ -39,7 +39,7 @@ def dataset_of(options: argparse.Namespace) -> Any:
 
 def add_commands(commands: Any) -> None:
     """Adds `data` and its subcommands to the subparsers of `vitx`; each sets `command`, as those in `vitx.cli` do."""
-    data = commands.add_parser("data", help="look after videos: `vitx data check`, `list`, `prepare`")
+    data = commands.add_parser("data", help="look after videos: `vitx data check`, `list`, `prepare`, `bench`")
     what = data.add_subparsers(metavar="WHAT", required=True)
     listed = what.add_parser(
         "list",
@@ -63,6 +63,20 @@ def add_commands(commands: Any) -> None:
     check.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw frames of some videos of every class")
     check.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     check.set_defaults(command=_check)
+    speed = what.add_parser(
+        "bench",
+        help="how fast clips come, and which stage is the bottleneck",
+        description="Times each stage (read, decode, augment, batch, to device) and whole pipelines of several numbers "
+        "of threads and workers. Of an experiment file (PATH, or --experiment), the model's step is timed too, "
+        "and the bottleneck told. Without one, clips are 16 frames, 4 apart, of 224x224 pixels.",
+    )
+    add_source(speed, "PATH")
+    speed.add_argument("--experiment", type=Path, metavar="FILE.py", help="whose settings and model are taken")
+    speed.add_argument("--clips", type=int, default=64, help="how many are timed (default: 64)")
+    speed.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="to try (default: 1 2)")
+    speed.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="processes to try (default: 0 2)")
+    speed.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    speed.set_defaults(command=_bench)
     ready = what.add_parser(
         "prepare",
         help="scale videos once, into a few large files that are read fast",
@@ -132,3 +146,34 @@ def _prepare(options: argparse.Namespace, _: list[str]) -> None:
     if manifest["broken"]:
         problems = "\n  ".join(each["problem"] for each in manifest["broken"][:20])
         print(f"{len(manifest['broken'])} videos cannot be read and are left out:\n  {problems}", file=sys.stderr)
+
+
+def _bench(options: argparse.Namespace, _: list[str]) -> None:
+    import jax
+
+    from vitx.data.bench import bench, described
+    from vitx.data.pipeline import Data
+    from vitx.experiment import load_experiment
+    from vitx.runs import step_seconds
+
+    if min(options.clips, *options.threads) < 1 or min(options.workers) < 0:
+        raise UserError(f"found {options.clips} clips, {options.threads} threads and {options.workers} workers to try")
+    is_experiment = options.path.suffix == ".py"
+    file = options.path if is_experiment else options.experiment
+    experiment = None if file is None else load_experiment(file.absolute())
+    if experiment is None:
+        data = Data(dataset_of(options), num_frames=16, frame_stride=4, batch_size=8)
+    else:
+        dataset = experiment.data.dataset if is_experiment else dataset_of(options)
+        data = dataclasses.replace(experiment.data, dataset=dataset)
+    source = data.dataset.open("train")
+    report = bench(
+        data,
+        source,
+        lambda batch: jax.block_until_ready(jax.device_put(batch)),
+        clips=options.clips,
+        threads=options.threads,
+        workers=options.workers,
+        step_seconds=None if experiment is None else step_seconds(dataclasses.replace(experiment, data=data), source),
+    )
+    print(json.dumps(report) if options.json else described(report))

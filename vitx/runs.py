@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import functools
+import statistics
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +17,7 @@ from flax import linen as nn
 from vitx import configuration
 from vitx.checkpoints import Checkpoints, abstract_state, read_json
 from vitx.data.decoding import VideoError
+from vitx.data.sources import Source
 from vitx.errors import UserError, closest
 from vitx.evaluation import report
 from vitx.evaluation.evaluate import evaluate, predict
@@ -23,6 +26,7 @@ from vitx.interop.load import initialise
 from vitx.training.logs import MetricsLog, Stopwatch, read_metrics, say
 from vitx.training.loop import train
 from vitx.training.sharding import Mesh, batch_sharding, state_shardings
+from vitx.training.step import init_state, train_step
 
 Which = Literal["best", "last"]
 SHOWN = 20  # unreadable videos that are told one by one
@@ -144,6 +148,25 @@ def predict_files(
         rows = {label: np.asarray(row[0]) for label, row in experiment.task.named(logits, run.names).items()}
         answers[file] = experiment.task.answers(rows, run.names, top)
     return answers
+
+
+def step_seconds(experiment: Experiment, source: Source, *, steps: int = 5) -> float:
+    """Returns the median time of a training step on one device, compiled, with a batch that is there already."""
+    task = experiment.task.fitted(source)
+    parts = {"model": experiment.model, "task": task, "optimizer": experiment.optimizer.make(experiment.training.steps)}
+    with_ema, seed = experiment.training.ema_decay is not None, experiment.training.seed
+    batches = experiment.data.train_batches(source, seed, range(1))
+    with contextlib.closing(batches):
+        batch = {name: x for name, x in next(batches).items() if name not in ("failed", "decode_seconds")}
+    batch = jax.device_put(batch)
+    state = jax.jit(lambda: init_state(*parts.values(), batch, seed, with_ema=with_ema))()
+    step = functools.partial(train_step, **parts, seed=seed, ema_decay=experiment.training.ema_decay)
+    step, seconds = jax.jit(step, donate_argnums=0), []
+    for _ in range(steps + 1):
+        began = time.perf_counter()
+        state, _ = jax.block_until_ready(step(state, batch))
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])  # the first compiles
 
 
 def is_run(path: Path) -> bool:
