@@ -1,5 +1,6 @@
 """Decoding gives exactly the frames asked for, whatever the coding order, and refuses what it cannot read."""
 
+import importlib.util
 import io
 import os
 from fractions import Fraction
@@ -13,6 +14,7 @@ from PIL import Image
 
 from vitx.data import decoding
 from vitx.data.decoding import VideoError, decode_frames, encode_video, probe, transcode, video_of
+from vitx.errors import UserError
 
 NUM_FRAMES = 70
 INTRA = {"preset": "ultrafast", "x264-params": "keyint=1:qp=10"}
@@ -353,3 +355,27 @@ def test_images_become_a_video(kind, mode):
     for wrong in ([], [b"GIF89a"]):
         with pytest.raises(VideoError, match="PNG or JPEG"):
             video_of(wrong)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchcodec") is not None, reason="tells that torchcodec is not there")
+def test_without_torchcodec(video):
+    with pytest.raises(UserError, match="pip install torchcodec"):
+        decode_frames(video, [0], decoder="torchcodec")
+
+
+@pytest.mark.peers
+def test_torchcodec_gives_the_same_frames(video):
+    """Where FFmpeg's shared libraries are there: the same numbers, upright, and the same pixels but for conversion."""
+    pytest.importorskip("torchcodec.decoders", exc_type=(ImportError, OSError, RuntimeError))
+    indices = [61, 3, 3, 40]
+    theirs = decode_frames(video, indices, decoder="torchcodec")
+    assert read_numbers(theirs) == indices
+    np.testing.assert_allclose(theirs.astype(int), decode_frames(video, indices), atol=3)
+    small = decode_frames(video, indices, size=(16, 16), decoder="torchcodec").astype(int)
+    assert np.abs(small - decode_frames(video, indices, size=(16, 16))).mean() < 3
+    track = video.index(UNTURNED, video.index(b"tkhd"))
+    turned = video[:track] + bytes.fromhex(TURNS[1]) + video[track + len(UNTURNED) :]
+    upright = decode_frames(turned, [5], decoder="torchcodec").astype(int)
+    np.testing.assert_allclose(upright, decode_frames(turned, [5]), atol=3)
+    with pytest.raises(VideoError):
+        decode_frames(b"no video", [0], decoder="torchcodec")

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import av
 import numpy as np
@@ -24,6 +24,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import Float, UInt8
 
+from vitx.data import torchcodec_frames
 from vitx.data.sampling import Box, slid_box, within
 
 MAX_PIXELS = 64_000_000
@@ -40,6 +41,8 @@ SKIPPING = ("h264", "hevc", "mpeg4", "mpeg2video")
 
 Video = bytes | str | os.PathLike
 """A whole video file in memory, or the path of one. Paths are local: no URL is ever opened."""
+
+Decoder = Literal["pyav", "torchcodec"]
 
 Choice = Callable[[Float[np.ndarray, " frames"]], Sequence[int] | np.ndarray]
 """Chooses frame numbers, given the times of a video's frames in seconds from the first."""
@@ -166,6 +169,7 @@ def decode_frames(
     size: tuple[int, int] | None = None,
     box: Callable[[int, int], Box] | None = None,
     seconds: float = MAX_SECONDS,
+    decoder: Decoder = "pyav",
 ) -> UInt8[np.ndarray, "frames height width 3"]:
     """Decodes exactly the frames asked for: `decode_crops` of one crop.
 
@@ -176,6 +180,7 @@ def decode_frames(
       box: chooses that part, given the (height, width) of upright frames; None is the largest one at the centre that
         has the shape of `size`.
       seconds: that all of it may take, as in `decode_crops`.
+      decoder: the library that decodes.
 
     Returns:
       RGB `[len(indices), height, width, 3]`, 0 to 255.
@@ -188,7 +193,7 @@ def decode_frames(
     def boxes(height: int, width: int) -> list[Box]:
         return [box(height, width) if box else slid_box(height, width, size or (height, width), 0.5)]
 
-    return decode_crops(video, indices, size=size, boxes=boxes, seconds=seconds)[0]
+    return decode_crops(video, indices, size=size, boxes=boxes, seconds=seconds, decoder=decoder)[0]
 
 
 def decode_crops(
@@ -198,6 +203,7 @@ def decode_crops(
     size: tuple[int, int] | None,
     boxes: Callable[[int, int], Sequence[Box]],
     seconds: float = MAX_SECONDS,
+    decoder: Decoder = "pyav",
 ) -> UInt8[np.ndarray, "crops frames height width 3"]:
     """Decodes parts of exactly the frames asked for, turned upright where the file says how it was held.
 
@@ -213,6 +219,7 @@ def decode_crops(
       boxes: chooses the parts, all of one height and width, given the (height, width) of upright frames.
       seconds: that all of it may take. Checked between packets, and while the container reads a file: what is not
         interrupted is the decoding of one packet, whose pixels are bounded.
+      decoder: the library that decodes. torchcodec holds all wanted frames at once, and is not interrupted.
 
     Returns:
       RGB `[parts, len(indices), height, width, 3]`, 0 to 255.
@@ -231,6 +238,8 @@ def decode_crops(
             raise IndexError(f"asked for frames {wanted[0]} to {wanted[-1]} of a video of {len(times)} frames")
         crops = np.empty((1, 0, *(size or (stream.height, stream.width)), 3), np.uint8)
         scaler, decoded = _Scaler(), _decoded(container, stream, times, keyframes, wanted, deadline)
+        if decoder == "torchcodec":
+            decoded = _by_torchcodec(video, wanted)
         for row, (index, frame) in enumerate(zip(wanted, decoded, strict=True)):
             if not row:
                 there = _upright_size(frame)
@@ -320,6 +329,14 @@ def _decoded(
         needed.remove(times[index])
         position = index
         yield held.pop(times[index])
+
+
+def _by_torchcodec(video: Video, wanted: list[int]) -> Iterator[av.VideoFrame]:
+    try:
+        for pixels in torchcodec_frames.decoded(video, wanted) if wanted else ():
+            yield av.VideoFrame.from_ndarray(pixels, format="rgb24")
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise VideoError(f"torchcodec: {str(error).strip().splitlines()[0]}") from error
 
 
 def _decoded_from(

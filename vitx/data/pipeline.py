@@ -26,7 +26,7 @@ from jaxtyping import Float, Int, UInt8
 from vitx.configuration import free, register
 from vitx.data import sampling
 from vitx.data.augmentation import Augmentation
-from vitx.data.decoding import VideoError, decode_crops, decode_frames
+from vitx.data.decoding import Decoder, VideoError, decode_crops, decode_frames
 from vitx.data.order import Order, class_weights
 from vitx.data.sources import Dataset, Source, label_arrays, label_columns
 from vitx.errors import UserError
@@ -64,6 +64,7 @@ class Data:
         eval_clips: clips of each video in evaluation, evenly spaced; or "all", as many as cover it.
         max_eval_clips: at most, of "all".
         eval_crops: crops of each of those clips: 1 is the centre; 3 are both ends and the centre of the longer side.
+        decoder: the library that decodes; torchcodec is another package (`pip install torchcodec`).
         num_threads: threads that decode, in each process.
         num_workers: worker processes; 0 decodes in threads of this one.
         prefetch_batches: batches made ahead.
@@ -87,6 +88,7 @@ class Data:
     eval_clips: int | Literal["all"] = 1
     max_eval_clips: int = 30
     eval_crops: Literal[1, 3] = 1
+    decoder: Decoder = "pyav"
     num_threads: int = free(2)
     num_workers: int = free(0)
     prefetch_batches: int = free(4)
@@ -183,7 +185,7 @@ class Data:
         def boxes(height: int, width: int) -> list[sampling.Box]:
             return [sampling.slid_box(height, width, self.image_size, place) for place in places]
 
-        crops = decode_crops(example["video"], choose, size=self.image_size, boxes=boxes)
+        crops = decode_crops(example["video"], choose, size=self.image_size, boxes=boxes, decoder=self.decoder)
         clips = crops.reshape(len(places), -1, self.num_frames, *crops.shape[2:])
         return clips.swapaxes(0, 1).reshape(-1, *clips.shape[2:])
 
@@ -205,9 +207,10 @@ class Data:
             return self._sampled(times, _within(times, example), start, rng)
 
         if rng is None:
-            return decode_frames(example["video"], choose, size=self.image_size)
+            return decode_frames(example["video"], choose, size=self.image_size, decoder=self.decoder)
         box = functools.partial(self.augmentation.box, rng, size=self.image_size)
-        return self.augmentation.vary(rng, decode_frames(example["video"], choose, size=self.image_size, box=box))
+        clip = decode_frames(example["video"], choose, size=self.image_size, box=box, decoder=self.decoder)
+        return self.augmentation.vary(rng, clip)
 
     def _sampled(
         self,
