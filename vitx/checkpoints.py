@@ -108,7 +108,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: State, record: Mapping[str, Any]) -> None:
-        """Starts to save; returns when the arrays may change again.
+        """Starts to save; returns when the arrays may change again. A checkpoint of the same step gives way.
 
         Args:
             step: number of finished training steps.
@@ -122,6 +122,8 @@ class Checkpoints:
         if there < needed:
             raise UserError(_full(self.directory, f": a checkpoint takes {needed:,} bytes and {there:,} are free"))
         with told(self.directory):
+            if step in self._manager.all_steps():
+                self._manager.delete(step)
             args = ocp.args.Composite(record=ocp.args.JsonSave(record), **parts)
             if not self._manager.save(step, args=args, force=True):
                 raise RunError(f"Orbax refused to save step {step} in {self.directory}")

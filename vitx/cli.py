@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from vitx import cli_data
-from vitx.errors import RunError, UserError
+from vitx.errors import Preempted, RunError, UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit status.
 
-    0 success; 2 the caller's mistake, told in one message; 1 anything else.
+    0 success; 2 the caller's mistake, told in one message; 75 a run that saved because it was told to stop; 1 anything
+    else.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         goes_on = "; the same command goes on from the last checkpoint" if options.command is _train else ""
         print(f"vitx: interrupted{goes_on}", file=sys.stderr)
         return 1
+    except Preempted as stopped:
+        print(f"vitx: {str(stopped) or 'stopped; the same command goes on from the last checkpoint'}", file=sys.stderr)
+        return 75
     except Exception as error:
         if debug:
             traceback.print_exc()

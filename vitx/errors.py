@@ -19,3 +19,7 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 class RunError(Exception):
     """A run that had to stop, through no mistake in its settings that we know of; exit status 1."""
+
+
+class Preempted(Exception):
+    """A run that was told to stop, and did when what it had learnt was saved; exit status 75."""

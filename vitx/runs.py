@@ -23,6 +23,7 @@ from vitx.evaluation import report
 from vitx.evaluation.evaluate import evaluate, predict
 from vitx.experiment import Experiment, load_config, save_config
 from vitx.interop.load import initialise
+from vitx.training.faults import Notices
 from vitx.training.logs import MetricsLog, Stopwatch, read_metrics, say
 from vitx.training.loop import train
 from vitx.training.sharding import Mesh, batch_sharding, state_shardings
@@ -60,9 +61,17 @@ def train_run(experiment: Experiment, workdir: str | Path, *, extend: bool = Fal
 
     Raises:
         UserError: a mistake in the settings, or a folder that belongs to another experiment.
-        RunError: the loss is no longer finite.
+        RunError: too many losses are not finite.
+        Preempted: a notice to stop came, and what was learnt is saved.
     """
-    workdir, clock = Path(workdir), Stopwatch()
+    if experiment.training.compilation_cache is not None:
+        jax.config.update("jax_compilation_cache_dir", str(Path(experiment.training.compilation_cache).expanduser()))
+    with Notices() as notices:
+        _train_run(experiment, Path(workdir), extend, notices)
+
+
+def _train_run(experiment: Experiment, workdir: Path, extend: bool, notices: Notices) -> None:
+    clock = Stopwatch()
     experiment.training.mesh.make(experiment.data.batch_size)
     _refuse_foreign(workdir, experiment, extend)
     with clock("build"):
@@ -84,6 +93,7 @@ def train_run(experiment: Experiment, workdir: str | Path, *, extend: bool = Fal
             sources=sources,
             workdir=workdir,
             clock=clock,
+            notices=notices,
             record={
                 "config": configuration.to_dict(experiment),
                 "task": configuration.to_dict(task),
@@ -91,8 +101,10 @@ def train_run(experiment: Experiment, workdir: str | Path, *, extend: bool = Fal
             },
             initialise=None if start is None else functools.partial(_variables_of, Path(start), experiment.model),
         )
-        if trained.resumed_at == experiment.training.steps:
-            say(f"{workdir} is finished: all {trained.resumed_at} steps are done; --training.steps N --extend goes on")
+        if trained.resumed_at == (done := int(trained.state.step)):
+            early = "no better for long; a higher --training.patience goes on"
+            whole = f"all {done} steps are done; --training.steps N --extend goes on"
+            say(f"{workdir} is finished: {whole if done == experiment.training.steps else early}")
             if any((row["step"], row["split"]) == (trained.best_step, "test") for row in read_metrics(workdir)):
                 return
         _evaluate(workdir, "test", "best", clock)

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 from vitx.checkpoints import Checkpoints
-from vitx.errors import RunError, UserError
+from vitx.errors import Preempted, RunError, UserError
 from vitx.experiment import load_config
 from vitx.runs import evaluate_run, load_run, train_run
 from vitx.training import loop
+from vitx.training.faults import Spikes
 from vitx.training.logs import read_metrics
 
 
@@ -33,7 +34,7 @@ def final_digests(workdir: Path) -> dict[str, str]:
 
 def figures(workdir: Path) -> list[dict]:
     """Rows of metrics.jsonl without the figures that depend on the clock."""
-    clock = {"clips_per_second", "input_wait_percent", "decode_core_percent"}
+    clock = {"clips_per_second", "input_wait_percent", "decode_core_percent", "goodput_percent"}
     return [{name: value for name, value in row.items() if name not in clock} for row in read_metrics(workdir)]
 
 
@@ -128,6 +129,96 @@ def test_killed_while_a_checkpoint_is_written(small_file, undisturbed, tmp_path)
     assert final_digests(tmp_path) == final_digests(undisturbed)
 
 
+def test_told_to_stop_a_run_saves_exits_with_75_and_goes_on_bit_for_bit(small_file, undisturbed, tmp_path):
+    """A real process and a real SIGTERM; what follows is traced."""
+    words = command(small_file, tmp_path, "--training.ema_decay", "0.9", "--training.checkpoint_every", "100")
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        while not read_metrics(tmp_path):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.0005)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate()
+    assert process.returncode == 75 and "which is saved; the same command goes on from there" in said
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        (step,) = checkpoints.steps()
+    assert 4 <= step < 12
+    words += ["--training.profile_steps", "11", "12"]
+    said = subprocess.run(words, check=True, stderr=subprocess.PIPE, text=True).stderr
+    assert f"going on from step {step}" in said
+    assert final_digests(tmp_path) == final_digests(undisturbed)
+    assert figures(tmp_path) == figures(undisturbed)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_stopped_while_it_evaluates_a_run_evaluates_when_it_goes_on(small, undisturbed, tmp_path, monkeypatch):
+    """Ctrl-C in step 5, then SIGTERM in the evaluations after steps 8 and 12, of which nothing is known yet."""
+    place, look = loop.to_devices, loop.evaluate
+    experiment = small.override({"training.ema_decay": 0.9, "training.checkpoint_every": 100})
+
+    def stops(name, moment, number):
+        calls, real = 0, {"to_devices": place, "evaluate": look}[name]
+
+        def disturbed(*arguments):
+            nonlocal calls
+            calls += 1
+            if calls == moment:
+                os.kill(os.getpid(), number)
+            return real(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, name, disturbed)
+            with pytest.raises(Preempted, match="stopped after step"):
+                train_run(experiment, tmp_path)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    stops("to_devices", 5, signal.SIGINT)
+    stops("evaluate", 1, signal.SIGTERM)
+    assert [row["step"] for row in read_metrics(tmp_path) if row["split"] == "val"] == [4]
+    stops("evaluate", 2, signal.SIGTERM)
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.steps()[-1] == 12
+    train_run(experiment, tmp_path)
+    assert signal.getsignal(signal.SIGTERM) == handler
+    assert final_digests(tmp_path) == final_digests(undisturbed)
+    assert figures(tmp_path) == figures(undisturbed)
+    assert load_run(tmp_path).step == load_run(undisturbed).step
+
+
+def test_a_run_that_gets_no_better_ends_and_remembers_how_long(small, tmp_path, monkeypatch, capsys):
+    """With a learning rate of nothing only the first evaluation is the best; a restart forgets none of the others."""
+    place, asked = loop.to_devices, 0
+
+    def dies(batch, sharding):
+        nonlocal asked
+        asked += 1
+        if asked == 6:
+            raise RuntimeError
+        return place(batch, sharding)
+
+    settings = {"optimizer.peak_lr": 0.0, "training.patience": 2, "training.evaluate_every": 2}
+    patient = small.override(settings)
+    monkeypatch.setattr(loop, "to_devices", dies)
+    with pytest.raises(RuntimeError):
+        train_run(patient, tmp_path)
+    train_run(patient, tmp_path)
+    assert [row["step"] for row in read_metrics(tmp_path) if row["split"] == "val"] == [2, 4, 6]
+    assert load_run(tmp_path).step == 2 and load_run(tmp_path, "last").step == 6
+    assert "2 evaluations brought nothing better than step 2" in capsys.readouterr().err
+    train_run(patient, tmp_path)
+    assert "is finished: no better for long" in capsys.readouterr().err
+    train_run(patient.override({"training.patience": 3}), tmp_path)
+    assert [row["step"] for row in read_metrics(tmp_path) if row["split"] == "val"] == [2, 4, 6, 8]
+
+
+@pytest.mark.slow
+def test_compiled_programs_are_kept_where_asked(small_file, tmp_path):
+    cache, kept = tmp_path / "compiled", []
+    for name in ("first", "second"):
+        subprocess.run(command(small_file, tmp_path / name, "--training.compilation_cache", str(cache)), check=True)
+        kept.append({path.name for path in cache.iterdir() if not path.name.endswith("-atime")})
+    assert kept[0] and kept[0] == kept[1]
+
+
 @pytest.fixture(scope="module")
 def seconds(small_file, tmp_path_factory) -> float:
     """How long the command takes when nothing disturbs it, on this machine and now, compiled before."""
@@ -204,12 +295,39 @@ def test_free_settings_may_change_and_others_are_refused(small, undisturbed):
     assert "optimizer.peak_lr: 0.001 there, 1.0 here" in str(error.value) and "log_every" not in str(error.value)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(small, tmp_path):
+@pytest.mark.parametrize(("allowed", "why"), [(2, "the loss nan, .*; 3 steps were skipped"), (9, "model says")])
+def test_a_run_beyond_help_stops_and_keeps_what_was_before(allowed, why, small, tmp_path):
     mad = small.override({"optimizer.peak_lr": 1e15, "optimizer.clip_norm": None, "training.checkpoint_every": 1})
-    with pytest.raises(RunError, match=r"step \d+: the loss is .*the last good checkpoint is .*initialise_from"):
-        train_run(mad, tmp_path)
+    with pytest.raises(RunError, match=rf"step 4: .*{why}.*the last checkpoint is .*/1\. .*initialise_from"):
+        train_run(mad.override({"training.max_skipped": allowed}), tmp_path)
     with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
-        assert checkpoints.steps()[-1] < 12
+        assert checkpoints.steps() == [1]
+
+
+def test_skipped_steps_are_counted_and_leaping_losses_told_with_their_examples(small, tmp_path, monkeypatch, capsys):
+    """Weights of steps 5 and 6 are no numbers; every loss above the median of those before it counts as a leap."""
+    place, examples = loop.to_devices, []
+
+    def disturbed(batch, sharding):
+        examples.append(batch["index"].tolist())
+        if len(examples) in (5, 6):
+            batch = batch | {"weight": np.full_like(batch["weight"], np.nan)}
+        return place(batch, sharding)
+
+    monkeypatch.setattr(loop, "to_devices", disturbed)
+    monkeypatch.setattr(Spikes, "ENOUGH", 3)
+    settings = {"training.evaluate_every": 0, "training.log_every": 1, "training.checkpoint_every": 50}
+    train_run(small.override({**settings, "training.spike_deviations": 0.0}), tmp_path)
+    rows = read_metrics(tmp_path)
+    train = {row["step"]: row for row in rows if row["split"] == "train"}
+    assert [train[step]["skipped"] for step in (4, 5, 6, 12)] == [0, 1, 2, 2]
+    assert "loss" not in train[5] and "loss" not in train[6]
+    assert "step 5 is skipped: loss nan" in capsys.readouterr().err
+    losses = {step: row["loss"] for step, row in train.items() if "loss" in row}
+    medians = {step: np.median([losses[each] for each in losses if each < step]) for step in list(losses)[3:]}
+    told = [(row["step"], row["median"], row["examples"]) for row in rows if row["split"] == "spike"]
+    assert told == [(step, m, examples[step - 1]) for step, m in medians.items() if losses[step] > m]
+    assert 0 < len(told) < len(medians)
 
 
 def test_initialise_from_takes_parameters_and_nothing_else(small, undisturbed, tmp_path):

@@ -51,7 +51,7 @@ class Cost:
     @functools.cached_property
     def flops_xla(self) -> int:
         """Operations as XLA counts them before it optimises: two for a MAC, and all elementwise ones."""
-        plain = _reference(self.model)
+        plain = reference(self.model)
         lowered = jax.jit(_forward(plain)).lower(*_abstract(plain, self.clip))
         return int(lowered.cost_analysis()["flops"])
 
@@ -86,7 +86,7 @@ def count_cost(model: nn.Module, clip: Shape) -> Cost:
     Raises:
         ValueError: the model does not take such a clip, or has a loop whose length is not known (`while`, `cond`).
     """
-    plain = _reference(model)
+    plain = reference(model)
     variables, video = _abstract(plain, clip)
     jaxpr = jax.make_jaxpr(_forward(plain))(variables, video)
     params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
@@ -120,7 +120,7 @@ def macs_of(jaxpr: Jaxpr) -> int:
     return total
 
 
-def _reference(model: nn.Module) -> nn.Module:
+def reference(model: nn.Module) -> nn.Module:
     """The same function without loops, without anything computed twice and in the plainest form."""
     plain = {"scan_layers": False, "rematerialise": None, "implementation": "reference"}
     return model.copy(**{name: value for name, value in plain.items() if hasattr(model, name)})

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
@@ -55,8 +56,8 @@ class MetricsLog:
             self._file.close()
             self._events.close()
 
-    def write(self, step: int, split: str, figures: Mapping[str, float | int]) -> None:
-        """Adds one row; figures are numbers by name, accuracies in percent."""
+    def write(self, step: int, split: str, figures: Mapping[str, Any]) -> None:
+        """Adds one row; figures are by name, accuracies in percent. What is no number is in metrics.jsonl alone."""
         row = {"step": step, "split": split, **figures}
         with told(self.path):
             self._file.write(json.dumps(row) + "\n")
@@ -70,7 +71,7 @@ class MetricsLog:
 
     def _add_events(self, row: dict[str, Any]) -> None:
         for name, value in row.items():
-            if name not in ("step", "split") and value is not None:
+            if name not in ("step", "split") and isinstance(value, int | float):
                 self._events.add_scalar(f"{row['split']}/{name}", value, row["step"])
 
 
@@ -93,6 +94,42 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
             if number < len(lines):
                 raise UserError(f"{path}, line {number} is not JSON: {error}") from error
     return rows
+
+
+class Profiler:
+    """A trace of some steps by `jax.profiler`, for TensorBoard (with xprof) or Perfetto.
+
+    Args:
+        folder: that it goes to.
+        steps: the first and the last of them, or None for no trace.
+    """
+
+    def __init__(self, folder: Path, steps: tuple[int, int] | None):
+        self._folder, self._steps, self._running = folder, steps or (0, 0), False
+
+    def __enter__(self) -> "Profiler":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._running:
+            self._running = False
+            jax.profiler.stop_trace()
+            say(f"a trace is in {self._folder}")
+
+    def ends(self, step: int) -> bool:
+        """Whether this is the last step of the trace, after which the devices must be waited for."""
+        return self._running and step == self._steps[1]
+
+    @contextlib.contextmanager
+    def step(self, step: int) -> Iterator[None]:
+        """Marks the time inside the `with` as the step's."""
+        if step == self._steps[0]:
+            jax.profiler.start_trace(self._folder)
+            self._running = True
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            yield
+        if self.ends(step):
+            self.__exit__()
 
 
 class Stopwatch:

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,23 +12,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from vitx.checkpoints import Checkpoints, abstract_state
 from vitx.configuration import free, register
 from vitx.data.pipeline import Data
 from vitx.data.sources import Source
-from vitx.errors import RunError
+from vitx.errors import Preempted, RunError, UserError
 from vitx.evaluation.evaluate import evaluate
 from vitx.tasks.task import Task
-from vitx.training.logs import MetricsLog, Stopwatch, say
+from vitx.training.faults import Notices, ended_after
+from vitx.training.logs import MetricsLog, Profiler, Stopwatch, say
 from vitx.training.optimizers import Optimizer
+from vitx.training.progress import NORMS, Meter, Progress, peak_steps
 from vitx.training.sharding import Mesh, batch_sharding, state_shardings, to_devices
 from vitx.training.step import TrainState, init_state, train_step
 
 IN_FLIGHT = 2  # steps handed to the devices before the first of them is looked at
-NORMS = ("loss", "gradient_norm", "parameter_norm")  # figures of a whole step; one that is not finite stops the run
 WARM_UP = 20  # steps left out of the share of time that the run waits for input
 
 
@@ -42,6 +44,9 @@ class Training:
         steps: optimiser steps.
         seed: of the parameters, the order of the data and all that is random; seed and step are all there is.
         ema_decay: of the average of parameters that is evaluated instead of the last ones; None for no average.
+        ema_warmup: whether the average begins with a short memory: its decay is at most (1 + step) / (10 + step).
+        accumulate: micro-batches that a batch is taken in, one after the other, for less memory; equal to the one
+            batch but for batch norm (see `vitx.training.gradients.accumulated`).
         initialise_from: what the parameters start from: a vitx run, a Hugging Face directory, or a file of weights, an
             image network's too (see `vitx.load_pretrained`); None starts from the seed.
         monitor: validation figure by which the best checkpoint is chosen; losses and errors are best low.
@@ -50,11 +55,21 @@ class Training:
         evaluate_every: steps between evaluations on the validation split; 0 evaluates after the last only.
         checkpoint_every: steps between checkpoints.
         keep_checkpoints: newest checkpoints kept beside the best.
+        patience: evaluations without a better monitored figure after which the run ends; None trains to the last step.
+        max_skipped: steps that may be skipped, because their loss or gradient is not finite, before the run stops.
+        spike_deviations: a loss above the median of the last 100 by more than so many times their median distance
+            from it is told, with the examples of its batch; None tells none.
+        hang_minutes: time after which a step that does not end is ended with the process; None waits for ever.
+        profile_steps: the first and the last step that `jax.profiler` traces into the run's folder `profile`.
+        compilation_cache: folder where compiled programs are kept for the next run, of any experiment (JAX's
+            persistent cache); None leaves that to JAX_COMPILATION_CACHE_DIR.
     """
 
     steps: int = 1000
     seed: int = 0
     ema_decay: float | None = None
+    ema_warmup: bool = False
+    accumulate: int = 1
     initialise_from: str | None = None
     monitor: str = "loss"
     mesh: Mesh = free(Mesh())
@@ -62,11 +77,20 @@ class Training:
     evaluate_every: int = free(0)
     checkpoint_every: int = free(500)
     keep_checkpoints: int = free(2)
+    patience: int | None = free(None)
+    max_skipped: int = free(10)
+    spike_deviations: float | None = free(10.0)
+    hang_minutes: float | None = free(None)
+    profile_steps: tuple[int, int] | None = free(None)
+    compilation_cache: str | None = free(None)
 
     def __post_init__(self):
-        for name, least in (("steps", 1), ("log_every", 1), ("checkpoint_every", 1), ("evaluate_every", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}")
+        least = {"steps": 1, "log_every": 1, "checkpoint_every": 1, "accumulate": 1, "patience": 1}
+        for name, bound in (least | {"evaluate_every": 0, "max_skipped": 0}).items():
+            if getattr(self, name) is not None and getattr(self, name) < bound:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {bound}")
+        if self.profile_steps is not None and not 1 <= self.profile_steps[0] <= self.profile_steps[1]:
+            raise ValueError(f"profile_steps is {self.profile_steps}; expected a first step, from 1, and a last one")
         if self.keep_checkpoints < 2:
             raise ValueError(
                 f"keep_checkpoints is {self.keep_checkpoints}; expected at least 2: a damaged one needs one before it"
@@ -102,6 +126,7 @@ def train(
     sources: dict[str, Source],
     workdir: Path,
     clock: Stopwatch,
+    notices: Notices,
     record: Mapping[str, Any] | None = None,
     initialise: Callable[[Any], Any] | None = None,
 ) -> Trained:
@@ -110,18 +135,26 @@ def train(
     Args:
         sources: {"train": ..., "validation": ...}.
         workdir: the run's folder; its newest whole checkpoint is where training goes on.
-        clock: gets the time of "compile", "train", "evaluate" and "checkpoint".
+        clock: gets the time of "compile", "restore", "train", "evaluate" and "checkpoint".
+        notices: to stop; entered.
         record: JSON data that travels with every checkpoint: settings, names of classes.
         initialise: from the abstract variables, with shardings, to those that a new run starts with.
 
     Raises:
         UserError: settings that do not fit together or this machine.
-        RunError: the loss is no longer finite, or too many videos cannot be read.
+        RunError: too many losses are not finite, or too many videos cannot be read.
+        Preempted: a notice to stop came, and what was learnt is saved.
     """
     # Devices
     mesh = settings.mesh.make(data.batch_size)
     data = data.for_devices(mesh.size)
     rows, everywhere = batch_sharding(mesh), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+    if (share := rows.shard_shape((data.batch_size,))[0]) % settings.accumulate:
+        raise UserError(
+            f"the {share} clips of a batch that each device has do not divide into {settings.accumulate} micro-batches "
+            "(training.accumulate); choose data.batch_size or training.accumulate so that they do"
+        )
 
     # Model and optimiser: shapes first, then shardings, then arrays born where they belong
     transformation = optimizer.make(settings.steps)
@@ -140,6 +173,8 @@ def train(
         optimizer=transformation,
         seed=settings.seed,
         ema_decay=settings.ema_decay,
+        ema_warmup=settings.ema_warmup,
+        gradients=optimizer.gradients(settings.accumulate),
     )
     with clock("compile"):
         jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere))
@@ -148,7 +183,8 @@ def train(
     with contextlib.ExitStack() as stack:
         # Restore
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=settings.keep_checkpoints))
-        restored = checkpoints.restore_newest(_parts(abstract_state(shapes, shardings)), say)
+        with clock("restore"):
+            restored = checkpoints.restore_newest(_parts(abstract_state(shapes, shardings)), say)
         if restored is None:
             with clock("compile"):
                 state = jax.jit(lambda: init(batch_shapes), out_shardings=shardings)()
@@ -156,83 +192,116 @@ def train(
                 variables = initialise(abstract_state(shapes, shardings).variables)
                 ema = jax.tree.map(jnp.copy, variables) if state.ema else {}
                 state = state.replace(variables=variables, ema=ema)
-            progress: dict[str, Any] = {"best": None, "counters": {"replaced": 0}, "unreadable": [], "window": {}}
         else:
-            parts, progress = restored
-            state = _state(parts)
-            say(f"going on from step {progress['step']}")
+            state = _state(restored[0])
+            say(f"going on from step {restored[1]['step']}")
+        progress = Progress.of({} if restored is None else restored[1], settings.spike_deviations)
         first = int(state.step)
         log = stack.enter_context(MetricsLog(workdir, lambda row: row["step"] <= first))
 
         # Loop
-        best, counters = progress["best"], collections.Counter(progress["counters"])
-        unreadable = set(progress["unreadable"])
         process = {"process": jax.process_index(), "processes": jax.process_count()}
         batches = data.train_batches(sources["train"], settings.seed, range(first, settings.steps), **process)
         stack.enter_context(contextlib.closing(batches))
         bar = stack.enter_context(tqdm(desc="training", total=settings.steps, initial=first, unit=" steps"))
-        meter, whole = _Meter(progress["window"]), _Meter()
-        pending: collections.deque[tuple[int, Any]] = collections.deque()
+        profiler = stack.enter_context(Profiler(workdir / "profile", settings.profile_steps))
+        peak = peak_steps(model, task, shapes.variables, batch_shapes, mesh.devices.flatten().tolist())
+        whole, pending = Meter(), collections.deque()  # pending: (step, its figures on the devices, its examples)
+        sound = True  # whether the last step that was looked at was
 
         def look(in_flight: int) -> None:
+            nonlocal sound
             while len(pending) > in_flight:
-                number, figures = pending.popleft()
+                number, figures, examples = pending.popleft()
                 figures = {name: float(value) for name, value in jax.device_get(figures).items()}
-                if not all(math.isfinite(figures[name]) for name in NORMS):
-                    raise RunError(_not_finite(number, figures, checkpoints))
-                meter.add(figures)
+                sound = not figures.pop("skipped")
+                if not sound:
+                    progress.counters["skipped"] += 1
+                    say(f"step {number} is skipped: loss {figures['loss']}, gradient {figures['gradient_norm']}")
+                if progress.counters["skipped"] > settings.max_skipped or not math.isfinite(figures["parameter_norm"]):
+                    told = ", ".join(f"the {name.replace('_', ' ')} {figures[name]}" for name in NORMS)
+                    why = f"step {number}: {told}; {progress.counters['skipped']} steps were skipped so far"
+                    raise RunError(_stopped(why, checkpoints))
+                if sound:
+                    progress.meter.add(figures)
+                    if (median := progress.spikes.judge(figures["loss"])) is not None:
+                        examples = multihost_utils.process_allgather(examples, tiled=True).tolist()
+                        log.write(number, "spike", {"loss": figures["loss"], "median": median, "examples": examples})
+                        say(f"step {number}: loss {figures['loss']:.3f}, after {median:.3f}, of examples {examples}")
+
+        def ends() -> bool:
+            return settings.patience is not None and progress.stale >= settings.patience
 
         def save(number: int) -> None:
             with clock("checkpoint"):
                 log.sync()
-                checkpoints.best_step = best and best["step"]
-                progress = {"best": best, "counters": dict(counters), "window": dict(meter.sums)}
-                progress["unreadable"] = sorted(unreadable)
-                checkpoints.save(number, _parts(state), {**(record or {}), **progress})
+                checkpoints.best_step = progress.best and progress.best["step"]
+                checkpoints.save(number, _parts(state), {**(record or {}), **progress.record()})
 
-        for number in range(first + 1, settings.steps + 1):
-            with clock("train"):
-                began = time.perf_counter()
-                batch = next(batches)
-                waited, decoded = time.perf_counter() - began, float(batch.pop("decode_seconds").sum())
-                counters["replaced"] += int(batch["replaced"].sum())
-                for index in {int(index) for index in batch.pop("failed") if index >= 0} - unreadable:
-                    unreadable.add(index)
-                    say(f"a clip is replaced by another: {data.problem(sources['train'], index)}")
-                    if len(unreadable) > data.max_unreadable * len(sources["train"]):
-                        raise RunError(_too_many(unreadable, len(sources["train"]), data.max_unreadable))
-                with jax.transfer_guard("disallow"):
-                    state, figures = compiled(state, to_devices(batch, rows))
-                pending.append((number, figures))
-                last = number == settings.steps
-                due = number % settings.log_every == 0 or last
-                saving = number % settings.checkpoint_every == 0 or last
-                evaluating = last or (settings.evaluate_every > 0 and number % settings.evaluate_every == 0)
-                look(0 if due or saving or evaluating else IN_FLIGHT)
-                for each in (meter, whole):
-                    each.took(time.perf_counter() - began, waited, decoded)
-            bar.update()
-            if number == first + WARM_UP:
-                whole = _Meter()
-            if due:
-                figures = meter.figures(data.batch_size)
-                figures |= {"replaced": counters["replaced"], "unreadable": len(unreadable)}
-                log.write(number, "train", figures)
-                bar.set_postfix_str(f"loss {figures['loss']:.3f}, {figures['clips_per_second']:.0f} clips/s")
-                meter = _Meter()
+        def stop(number: int) -> None:
+            save(number)
+            checkpoints.wait()
+            raise Preempted(f"stopped after step {number}, which is saved; the same command goes on from there")
+
+        stack.enter_context(notices.deferred())
+        # a step that was saved before it could be evaluated is looked at once more
+        for number in range(first + progress.evaluated, settings.steps + 1):
+            if ends():
+                say(f"{progress.stale} evaluations brought nothing better than step {progress.best['step']}: this ends")
+                break
+            last = number == settings.steps
+            due = number % settings.log_every == 0 or last
+            saving = number % settings.checkpoint_every == 0 or last
+            better = stopping = False
+            evaluating = last or (settings.evaluate_every > 0 and number % settings.evaluate_every == 0)
+            if number > first:
+                with clock("train"), profiler.step(number), ended_after(settings.hang_minutes):
+                    began = time.perf_counter()
+                    batch = next(batches)
+                    waited, decoded = time.perf_counter() - began, float(batch.pop("decode_seconds").sum())
+                    progress.counters["replaced"] += int(batch["replaced"].sum())
+                    for index in {int(index) for index in batch.pop("failed") if index >= 0} - progress.unreadable:
+                        progress.unreadable.add(index)
+                        say(f"a clip is replaced by another: {data.problem(sources['train'], index)}")
+                        if len(progress.unreadable) > data.max_unreadable * len(sources["train"]):
+                            raise RunError(_too_many(progress.unreadable, len(sources["train"]), data.max_unreadable))
+                    with jax.transfer_guard("disallow"):
+                        state, figures = compiled(state, to_devices(batch, rows))
+                    pending.append((number, figures, batch["index"]))
+                    stopping = notices.came(number)
+                    look(0 if due or saving or evaluating or stopping or profiler.ends(number) else IN_FLIGHT)
+                    took = time.perf_counter() - began
+                    progress.counted += took
+                    for each in (progress.meter, whole):
+                        each.took(took, waited, decoded)
+                bar.update()
+                if number == first + WARM_UP:
+                    whole = Meter()
+                if due:
+                    figures = progress.row(data.batch_size, peak)
+                    log.write(number, "train", figures)
+                    loss = figures.get("loss", math.nan)
+                    bar.set_postfix_str(f"loss {loss:.3f}, {figures['clips_per_second']:.0f} clips/s")
+            progress.evaluated = not evaluating
             if evaluating:
-                with clock("evaluate"):
-                    bar.clear()
-                    predictions = evaluate(model, task, state.averaged, data, sources["validation"], rows)
-                    figures = task.metrics(predictions)
+                try:
+                    with clock("evaluate"), notices.heeded():
+                        bar.clear()
+                        predictions = evaluate(model, task, state.averaged, data, sources["validation"], rows)
+                        if not all(np.isfinite(each).all() for each in predictions.outputs.values()):
+                            why = f"step {number}: what the model says of the validation split is not finite"
+                            raise RunError(_stopped(why, checkpoints))
+                        figures = task.metrics(predictions)
+                except Preempted:
+                    stop(number)
+                progress.evaluated = True
                 log.write(number, "val", figures)
-                value, old = figures[settings.monitor], best if best and best["metric"] == settings.monitor else None
-                better = old is None or task.better(settings.monitor, value, old["value"])
-                if better:
-                    best = {"step": number, "metric": settings.monitor, "value": value}
+                better = progress.judge(number, settings.monitor, figures[settings.monitor], task.better)
                 say(f"step {number}: validation ({predictions.views} views) {task.described(figures)}")
-                saving = saving or better
-            if saving:
+            if stopping:
+                stop(number)
+            # where steps are skipped the parameters may be beyond help, and the checkpoints before them are not
+            if (saving and sound) or better or last or ends():
                 save(number)
         with clock("checkpoint"):
             checkpoints.wait()
@@ -240,46 +309,9 @@ def train(
         state,
         rows,
         first if restored else None,
-        best and best["step"],
+        progress.best and progress.best["step"],
         whole.shares() if first < settings.steps else {},
     )
-
-
-class _Meter:
-    """Sums of figures and of time over some steps.
-
-    Attributes:
-        sums: of the steps' figures; with "looks", how many steps they are of. A checkpoint keeps them.
-    """
-
-    def __init__(self, sums: Mapping[str, float] | None = None) -> None:
-        self.sums: collections.Counter[str] = collections.Counter(sums or {})
-        self.steps = 0
-        self.seconds = self.waited = self.decoded = 0.0
-
-    def took(self, seconds: float, waited: float, decoded: float) -> None:
-        self.steps += 1
-        self.seconds, self.waited, self.decoded = self.seconds + seconds, self.waited + waited, self.decoded + decoded
-
-    def add(self, figures: dict[str, float]) -> None:
-        self.sums.update(figures | {"looks": 1})
-
-    def shares(self) -> dict[str, float]:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        seconds = max(self.seconds, 1e-9)
-        return {
-            "input_wait_percent": 100 * self.waited / seconds,
-            "decode_core_percent": 100 * self.decoded / seconds / cores,
-        }
-
-    def figures(self, batch_size: int) -> dict[str, float]:
-        per_step = {name: self.sums[name] / self.sums["looks"] for name in NORMS}
-        means = {
-            name: total / max(self.sums.get(f"{name.split('/')[0]}/weight", self.sums["weight"]), 1e-9)
-            for name, total in self.sums.items()
-            if name not in (*per_step, "looks") and name.split("/")[-1] != "weight"
-        }
-        return per_step | means | {"clips_per_second": batch_size * self.steps / self.seconds} | self.shares()
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
@@ -301,18 +333,13 @@ def _too_many(unreadable: set[int], videos: int, allowed: float) -> str:
     )
 
 
-def _not_finite(step: int, figures: dict[str, float], checkpoints: Checkpoints) -> str:
+def _stopped(why: str, checkpoints: Checkpoints) -> str:
     checkpoints.wait()
     steps = checkpoints.steps()
-    good = (
-        f"the last good checkpoint is {checkpoints.directory / str(steps[-1])}"
-        if steps
-        else "there is no checkpoint yet"
-    )
+    last = f"the last checkpoint is {checkpoints.directory / str(steps[-1])}" if steps else "there is no checkpoint yet"
     return (
-        f"step {step}: the loss is {figures['loss']}, the norm of the gradient {figures['gradient_norm']} and of the "
-        f"parameters {figures['parameter_norm']}; training "
-        f"stopped and {good}. The same command goes on from there and meets the same step; to get past it start "
-        f"a new folder with --training.initialise_from {checkpoints.directory.parent} and a lower "
-        "--optimizer.peak_lr or a --optimizer.clip_norm"
+        f"{why}; training stopped and {last}. The same command goes on from there and meets the same steps "
+        "(--training.max_skipped is how many may be skipped); to get past them start a new folder with "
+        f"--training.initialise_from {checkpoints.directory.parent} and a lower --optimizer.peak_lr or a "
+        "--optimizer.clip_norm"
     )

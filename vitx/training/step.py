@@ -1,6 +1,5 @@
 """One step of training, and the state that it changes."""
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -10,9 +9,8 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vitx.tasks.task import Task
-
-Gradients = Callable[[Callable[[Any], tuple[Array, Any]], Any], tuple[tuple[Array, Any], Any]]
+from vitx.tasks.task import Aux, Task
+from vitx.training.gradients import Batch, Gradients, plain
 
 
 @flax.struct.dataclass
@@ -38,11 +36,6 @@ class TrainState:
         return self.ema or self.variables
 
 
-def plain_gradients(loss: Callable[[Any], tuple[Array, Any]], params: Any) -> tuple[tuple[Array, Any], Any]:
-    """Returns ((loss, aux), gradient by the parameters)."""
-    return jax.value_and_grad(loss, has_aux=True)(params)
-
-
 def init_state(
     model: nn.Module, task: Task, optimizer: optax.GradientTransformation, batch: Any, seed: int, *, with_ema: bool
 ) -> TrainState:
@@ -55,34 +48,43 @@ def init_state(
 
 def train_step(
     state: TrainState,
-    batch: Any,
+    batch: Batch,
     *,
     model: nn.Module,
     task: Task,
     optimizer: optax.GradientTransformation,
     seed: int,
     ema_decay: float | None,
-    gradients: Gradients = plain_gradients,
+    ema_warmup: bool = False,
+    gradients: Gradients = plain,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """Returns (next state, figures of this step).
 
     The key of a step is fold_in(key(seed), step). Figures are the weighted sums of the task, "weight", the mean
-    "loss", the "gradient_norm" before clipping and the "parameter_norm" after the step.
+    "loss", the "gradient_norm" before clipping and the "parameter_norm" after the step. Where the loss or the gradient
+    is not finite the step is "skipped", 1 instead of 0: it counts, and changes nothing else.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     collections = {name: value for name, value in state.variables.items() if name != "params"}
+    weight = jnp.maximum(batch["weight"].sum(), 1e-9)
 
-    def loss(params: Any) -> tuple[Array, Any]:
+    def loss(params: Any, batch: Batch, key: Array) -> tuple[Float[Array, ""], Aux]:
         variables = {"params": params, **collections}
         losses, aux = task.loss(model, variables, batch, key=key, step=state.step, train=True)
-        return (losses * batch["weight"]).sum() / jnp.maximum(batch["weight"].sum(), 1e-9), aux
+        return (losses * batch["weight"]).sum() / weight, aux
 
     params = state.variables["params"]
-    (value, aux), gradient = gradients(loss, params)
+    (value, aux), gradient = gradients(loss, params, batch, key)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, params)
-    params = optax.apply_updates(params, updates)
     figures = {**aux.sums, "loss": value, "gradient_norm": optax.tree.norm(gradient)}
-    figures["parameter_norm"] = optax.tree.norm(params)
-    variables = {"params": params, **collections, **aux.collections}
-    ema = optax.incremental_update(variables, state.ema, 1 - ema_decay) if state.ema else state.ema
+    variables = {"params": optax.apply_updates(params, updates), **collections, **aux.collections}
+    decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step)) if ema_warmup else ema_decay
+    ema = optax.incremental_update(variables, state.ema, 1 - decay) if state.ema else state.ema
+    finite = jnp.isfinite(value) & jnp.isfinite(figures["gradient_norm"])
+    variables, optimizer_state, ema = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old),
+        (variables, optimizer_state, ema),
+        (state.variables, state.optimizer, state.ema),
+    )
+    figures |= {"parameter_norm": optax.tree.norm(variables["params"]), "skipped": 1.0 - finite}
     return TrainState(state.step + 1, variables, optimizer_state, ema), figures

@@ -1,0 +1,196 @@
+"""Gradients: micro-batches make up the one batch, SAM is its two steps, frozen parameters have none."""
+
+import functools
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+import vitx
+from vitx.models.resnet3d import ResNet3D
+from vitx.tasks.classification import Classification
+from vitx.tasks.task import Aux
+from vitx.training.gradients import accumulated, past_frozen, plain, sharpness_aware
+from vitx.training.optimizers import SGD, AdamW
+from vitx.training.step import init_state, train_step
+
+ViViT = functools.partial(
+    vitx.create_model,
+    "vivit_b_16x2_fsa",
+    num_frames=2,
+    image_size=16,
+    tubelet_size=(1, 8, 8),
+    hidden_size=8,
+    num_layers=1,
+    num_heads=2,
+    mlp_dim=12,
+    num_classes=4,
+    qkv_bias=False,  # softmax does not see the keys' biases, and Adam would blow up the rounding of no gradient
+)
+
+
+class Pixels(nn.Module):
+    """The smallest model: a linear one, of pixels averaged over time."""
+
+    num_classes: int = 4
+
+    @nn.compact
+    def __call__(self, video, *, train=False):
+        return nn.Dense(self.num_classes, name="head")(video.mean(1).reshape(len(video), -1))
+
+
+def batch_of(size, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "video": jnp.asarray(rng.integers(0, 255, (size, 2, 16, 16, 3), np.uint8)),
+        "labels": {"action": jnp.asarray(rng.integers(0, 4, size, np.int32))},
+        "weight": jnp.asarray(rng.uniform(0, 2, size) * (np.arange(size) != 1), jnp.float32),
+    }
+
+
+def prepared(model, optimizer, parts=1, **settings):
+    """The jitted step, and the state before the first."""
+    task, make = Classification(), optimizer.make(10)
+    init = functools.partial(init_state, model, task, make, seed=3, with_ema=settings["ema_decay"] is not None)
+    step = functools.partial(train_step, model=model, task=task, optimizer=make, seed=3, **settings)
+    return jax.jit(functools.partial(step, gradients=optimizer.gradients(parts))), jax.jit(init)(batch_of(8))
+
+
+SHARP = SGD(peak_lr=0.3, sam_rho=0.05)  # not Adam, which takes full steps by the rounding of gradients near nothing
+
+
+@pytest.mark.parametrize("optimizer", [AdamW(peak_lr=1e-2), pytest.param(SHARP, marks=pytest.mark.slow)])
+def test_ten_steps_in_micro_batches_are_those_of_the_one_batch(optimizer):
+    """With weights that differ, one of them nothing; figures too."""
+    ends = []
+    for parts in (1, 4):
+        step, state = prepared(ViViT(), optimizer, parts, ema_decay=None)
+        start, figures = state.variables["params"], []
+        for number in range(10):
+            state, each = step(state, batch_of(8, number))
+            figures.append(each)
+        ends.append((state.variables["params"], figures))
+    assert optax.tree.norm(jax.tree.map(jnp.subtract, start, ends[0][0])) > 0.1
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-5), *[params for params, _ in ends])
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-4), *[figures for _, figures in ends])
+
+
+def linear(params, batch, key):
+    """Additive over examples; reports the key, and a statistic of the batch."""
+    losses = batch["x"] @ params["w"] + params["b"]
+    return losses.sum(), Aux({"draw": jax.random.uniform(key)}, {"mean": batch["x"].mean(), "var": batch["x"].var()})
+
+
+def test_each_micro_batch_has_its_key_and_statistics_are_averaged_over_them():
+    x = np.random.default_rng(0).standard_normal((6, 5)).astype(np.float32)
+    params, key = {"w": jnp.ones(5), "b": jnp.float32(0)}, jax.random.key(1)
+    (value, aux), gradient = jax.jit(accumulated(plain, 3), static_argnums=0)(linear, params, {"x": x}, key)
+    np.testing.assert_allclose(value, x.sum(), rtol=1e-5)
+    np.testing.assert_allclose(gradient["w"], x.sum(0), rtol=1e-5)
+    draws = [float(jax.random.uniform(jax.random.fold_in(key, i))) for i in range(3)]
+    assert len(set(draws)) == 3
+    np.testing.assert_allclose(aux.sums["draw"], sum(draws), rtol=1e-6)
+    dealt = [x[i::3] for i in range(3)]
+    np.testing.assert_allclose(aux.collections["mean"], x.mean(), rtol=1e-5)
+    np.testing.assert_allclose(aux.collections["var"], np.mean([part.var() for part in dealt]), rtol=1e-5)
+    assert aux.collections["var"] < x.var()
+
+
+def test_sam_is_the_gradient_a_step_uphill():
+    """Of a logistic loss, in numpy and float64."""
+    rng = np.random.default_rng(0)
+    x, y, w = rng.standard_normal((7, 3)), rng.integers(0, 2, 7), rng.standard_normal(3)
+
+    def gradient(w):
+        return x.T @ (1 / (1 + np.exp(-x @ w)) - y)
+
+    def loss(params, batch, key):
+        logits = batch["x"] @ params
+        return optax.sigmoid_binary_cross_entropy(logits, batch["y"]).sum(), Aux({}, {})
+
+    batch = {"x": jnp.float32(x), "y": jnp.float32(y)}
+    (value, _), found = sharpness_aware(plain, 0.3)(loss, jnp.float32(w), batch, jax.random.key(0))
+    uphill = gradient(w)
+    np.testing.assert_allclose(found, gradient(w + 0.3 * uphill / np.linalg.norm(uphill)), rtol=1e-5)
+    logits = x @ w
+    np.testing.assert_allclose(value, (np.log1p(np.exp(logits)) - y * logits).sum(), rtol=1e-5)
+    assert np.abs(found - uphill).max() > 0.01
+
+
+def test_frozen_parameters_have_no_gradient_and_cost_none():
+    def frozen(params):
+        return {"w": True, "b": False}
+
+    def flops(gradients):
+        args = ({"w": jnp.ones(500), "b": jnp.float32(0)}, {"x": jnp.ones((60, 500))}, jax.random.key(0))
+        return jax.jit(functools.partial(gradients, linear)).lower(*args).compile().cost_analysis()["flops"]
+
+    args = (linear, {"w": jnp.ones(5), "b": jnp.float32(0)}, {"x": jnp.ones((6, 5))}, jax.random.key(0))
+    _, found = past_frozen(plain, frozen)(*args)
+    assert not found["w"].any() and found["b"] == 6
+    assert flops(past_frozen(plain, frozen)) < 0.8 * flops(plain)
+
+
+def test_a_step_that_is_not_finite_changes_the_number_of_steps_alone():
+    """Neither parameters, statistics, the optimiser's state nor the average; the next step is as if it had not been."""
+    model = ResNet3D(width=4, stem_width=3, kernels=(((1, 3, 3), (3, 1, 1)),), depths=(1,), num_classes=4)
+    step, start = prepared(model, AdamW(freeze=("stem_a/",)), ema_decay=0.5)
+    good = batch_of(8)
+    state, figures = step(start, good | {"weight": jnp.full(8, jnp.nan)})
+    assert figures["skipped"] == 1 and not np.isfinite(figures["loss"]) and np.isfinite(figures["parameter_norm"])
+    assert state.step == 1
+    jax.tree.map(np.testing.assert_array_equal, state.replace(step=0), start.replace(step=0))
+    after, figures = step(state, good)
+    assert figures["skipped"] == 0
+    expected, _ = step(start, good)  # nothing in this model is drawn from the step's key
+    jax.tree.map(np.testing.assert_array_equal, after.replace(step=0), expected.replace(step=0))
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), after.variables, start.variables)
+    assert not any(jax.tree.leaves(moved["params"].pop("stem_a"))) and all(jax.tree.leaves(moved["params"]["head"]))
+
+
+def test_an_average_that_warms_up_begins_with_a_short_memory():
+    averages = {}
+    for warmup in (False, True):
+        step, state = prepared(Pixels(), AdamW(peak_lr=1e-2), ema_decay=0.999, ema_warmup=warmup)
+        trail = [state.variables["params"]["head"]["kernel"]]
+        for number in range(3):
+            state, _ = step(state, batch_of(8, number))
+            trail.append(state.variables["params"]["head"]["kernel"])
+        averages[warmup] = state.ema["params"]["head"]["kernel"]
+    expected = {False: trail[0], True: trail[0]}
+    for number, each in enumerate(trail[1:]):
+        for warmup in expected:
+            decay = min(0.999, (1 + number) / (10 + number)) if warmup else 0.999
+            expected[warmup] = decay * expected[warmup] + (1 - decay) * each
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), averages, expected)
+
+
+DEALT = """
+import jax, jax.numpy as jnp
+from vitx.tasks.task import Aux
+from vitx.training.gradients import accumulated, plain
+from vitx.training.sharding import Mesh, batch_sharding
+
+rows = batch_sharding(Mesh(fsdp=2).make(32))
+def loss(w, batch, key):
+    return jnp.tanh(batch["x"].astype(jnp.float32) @ w).sum(), Aux({}, {})
+x = jax.ShapeDtypeStruct((32, 640), jnp.uint8, sharding=rows)
+step = jax.jit(lambda w, x: accumulated(plain, 4)(loss, w, {"x": x}, jax.random.key(0)))
+print(step.lower(jax.ShapeDtypeStruct((640, 8), jnp.float32), x).compile().as_text())
+"""
+
+
+@pytest.mark.slow
+def test_no_video_travels_between_devices_to_make_micro_batches():
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    words, environment = [sys.executable, "-c", DEALT], os.environ | {"XLA_FLAGS": flags}
+    text = subprocess.run(words, check=True, env=environment, capture_output=True, text=True).stdout
+    assert "all-reduce" in text
+    assert not [line for line in text.splitlines() if "u8" in line and ("all-" in line or "collective" in line)]
+    assert "u8[8,640]" not in text.split("ENTRY")[0] or "u8[1,640]" in text  # one row a device and micro-batch
