@@ -1,6 +1,7 @@
 """The loop: exact resuming, devices that do not matter, and what stops it."""
 
 import dataclasses
+import gc
 import json
 import os
 import shutil
@@ -211,6 +212,25 @@ def test_a_run_that_gets_no_better_ends_and_remembers_how_long(small, tmp_path, 
 
 
 @pytest.mark.slow
+def test_ten_thousand_steps_take_no_more_memory_than_two_thousand(small, tmp_path, monkeypatch):
+    place, taken, resident = loop.to_devices, 0, {}
+
+    def watched(batch, sharding):
+        nonlocal taken
+        taken += 1
+        if taken in (2_000, 10_000):
+            gc.collect()
+            resident[taken] = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return place(batch, sharding)
+
+    monkeypatch.setattr(loop, "to_devices", watched)
+    often = {"training.log_every": 10, "training.checkpoint_every": 500, "training.evaluate_every": 500}
+    train_run(small.override({"training.steps": 10_000, "data.batch_size": 2, **often}), tmp_path)
+    print(f"resident: {resident[2_000] / 2**20:.1f} MiB at step 2,000, {resident[10_000] / 2**20:.1f} at 10,000")
+    assert resident[10_000] - resident[2_000] < 16 * 2**20
+
+
+@pytest.mark.slow
 def test_compiled_programs_are_kept_where_asked(small_file, tmp_path):
     cache, kept = tmp_path / "compiled", []
     for name in ("first", "second"):
@@ -230,7 +250,7 @@ def seconds(small_file, tmp_path_factory) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trial", range(12))
+@pytest.mark.parametrize("trial", range(50))
 def test_killed_at_any_moment(trial, small_file, undisturbed, seconds, tmp_path):
     """Kills the run at random moments, again and again, until it gets through."""
     rng, kills = np.random.default_rng(trial), 0

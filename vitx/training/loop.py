@@ -288,8 +288,8 @@ def train(
                     with clock("evaluate"), notices.heeded():
                         bar.clear()
                         predictions = evaluate(model, task, state.averaged, data, sources["validation"], rows)
-                        if not all(np.isfinite(each).all() for each in predictions.outputs.values()):
-                            why = f"step {number}: what the model says of the validation split is not finite"
+                        if any(np.isnan(each).any() for each in predictions.outputs.values()):
+                            why = f"step {number}: what the model says of the validation split is not a number"
                             raise RunError(_stopped(why, checkpoints))
                         figures = task.metrics(predictions)
                 except Preempted:
