@@ -17,11 +17,14 @@ def decoded(video: bytes | str | os.PathLike, wanted: Sequence[int]) -> Iterator
     """
     try:
         from torchcodec.decoders import VideoDecoder
+
+        source = video if isinstance(video, bytes) else os.fspath(video)
+        decoder = VideoDecoder(source, num_ffmpeg_threads=1, dimension_order="NHWC")
     except (ImportError, OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "libtorchcodec" not in str(error):
+            raise  # it is about the video
         raise UserError(
             "data.decoder is torchcodec, which cannot be used here; pip install torchcodec, and FFmpeg's shared "
             f"libraries: {str(error).strip().splitlines()[0]}"
         ) from error
-    source = video if isinstance(video, bytes) else os.fspath(video)
-    frames = VideoDecoder(source, num_ffmpeg_threads=1, dimension_order="NHWC").get_frames_at(list(wanted))
-    yield from frames.data.numpy()
+    yield from decoder.get_frames_at(list(wanted)).data.numpy()
