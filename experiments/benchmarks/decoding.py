@@ -1,7 +1,7 @@
 """Decoding and augmenting, against PyTorchVideo's reader and torchcodec: clips of one core's second.
 
     pip install -e '.[peers]' torchcodec
-    python experiments/benchmarks/decoding.py FOLDER [--rounds 20]
+    python experiments/benchmarks/decoding.py FOLDER [--videos 16 --rounds 20]
 
 Fills FOLDER with 10-second videos of 340x256 pixels (H.264 at x264's defaults: a keyframe every 250 frames), makes the
 same files ready with `vitx data prepare`, and reads the same clips with every reader in turn: 16 frames, 4 apart, from
@@ -58,7 +58,12 @@ def vitx_reader(dataset: Folder | Prepared) -> Reader:
     data = Data(dataset, num_frames=FRAMES, frame_stride=STRIDE, image_size=(SIZE, SIZE), augmentation=augmentation)
     order = sorted(range(len(source)), key=source.name)
     rng = np.random.default_rng(0)
-    return lambda index, start: data.clip(source[order[index]], start, rng)
+
+    def read(index: int, start: float) -> None:
+        clip, _ = augmentation.mirror(rng, data.clip(source[order[index]], start, rng), {}, {})
+        assert clip.shape == (FRAMES, SIZE, SIZE, 3)
+
+    return read
 
 
 def pytorchvideo_reader(paths: list[str]) -> Reader:

@@ -152,7 +152,8 @@ class Augmentation:
         if rng.uniform() >= self.flip or never:
             return clip, dict(labels)
         labels = {label: self._mirrored(value, label_names.get(label, ())) for label, value in labels.items()}
-        return np.ascontiguousarray(clip[:, :, ::-1]), labels
+        # channel by channel: numpy reverses single bytes several times faster than triples
+        return np.stack([clip[:, :, ::-1, channel] for channel in range(3)], axis=-1), labels
 
     def _mirrored(self, label: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
         for one, other in self.flip_labels:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from vitx.data.decoding import VideoError
 from vitx.data.pipeline import Batch, Data
-from vitx.data.sources import Source
+from vitx.data.sources import Source, label_arrays
 from vitx.errors import UserError
 
 
@@ -59,6 +59,8 @@ def bench(
                 rng = np.random.default_rng(number)
                 with _timed(seconds[stage]):
                     clip = data.clip(example, float(rng.uniform()), rng if stage == "varied" else None)
+                    if stage == "varied":
+                        data.augmentation.mirror(rng, clip, label_arrays(example), source.label_names)
         except VideoError:
             continue
         made.append(clip)
