@@ -1,10 +1,13 @@
 """`vitx data check`: what is there, what is broken; damaged and hostile files cost neither the process nor memory."""
 
+import io
 import json
+import pathlib
 import resource
 import subprocess
 import sys
 
+import av
 import numpy as np
 import pytest
 
@@ -65,6 +68,30 @@ def test_broken_and_doubled_videos_are_named(folder, capsys):
     assert "cannot be written" in capsys.readouterr().err
 
 
+def remuxed(whole: bytes, container: str) -> bytes:
+    file = io.BytesIO()
+    with av.open(io.BytesIO(whole)) as source, av.open(file, "w", format=container) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    return file.getvalue()
+
+
+HOSTILE = {
+    "nothing": b"",
+    "zeros": bytes(100_000),
+    "gif of four gigapixels": b"GIF89a\xff\xff\xff\xff\0\0\0\x2c\0\0\0\0\xff\xff\xff\xff\0\x02\0\x3b",
+    "png of four gigapixels": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xff\xff\0\0\xff\xff\x08\x02\0\0\0" + bytes(64),
+    "box without end": b"\0\0\0\x18ftypisom\0\0\x02\0isommp41" + b"\x7f\xff\xff\xffmoov" + bytes(64),
+    "boxes in boxes": b"\0\0\0\x18ftypisom\0\0\x02\0isommp41" + 2000 * b"\0\x01\0\0moov",
+    "matroska of petabytes": b"\x1a\x45\xdf\xa3\x01\xff\xff\xff\xff\xff\xff\xfe"
+    + 500 * b"\x18\x53\x80\x67\x01\xff\xff",
+    "a list of files": b"ffconcat version 1.0\nfile 0001.mp4\n",
+}
+
+
 def mutated(whole: bytes, kind: int, rng: np.random.Generator) -> bytes:
     """A file cut short, with flipped bits, with a run of noise, or whose boxes claim sizes that are absurd."""
     data = bytearray(whole)
@@ -87,15 +114,20 @@ def mutated(whole: bytes, kind: int, rng: np.random.Generator) -> bytes:
 
 def test_a_thousand_mutated_files_are_counted_in_bounded_time_and_memory(tmp_path):
     """Half a second a file and 1.5 GiB at most; every file is whole or broken."""
-    count, rng, whole = 1000, np.random.default_rng(0), [video(i) for i in range(4)]
+    count, rng, whole = 1000, np.random.default_rng(0), [video(i) for i in range(3)]
+    whole += [remuxed(whole[0], container) for container in ("matroska", "mpegts", "flv")]
     (tmp_path / "class").mkdir()
-    for i in range(count):
-        (tmp_path / "class" / f"{i:04}.mp4").write_bytes(mutated(whole[i % 3], i % 4, rng))
+    for i in range(count - len(HOSTILE)):
+        (tmp_path / "class" / f"{i:04}.mp4").write_bytes(mutated(whole[i % 6], i % 4, rng))
+    for name, data in HOSTILE.items():
+        (tmp_path / "class" / f"{name}.mp4").write_bytes(data)
     words = [sys.executable, "-m", "vitx.cli", "data", "check", str(tmp_path), "--whole", "--json"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     done = subprocess.run(words, capture_output=True, text=True, timeout=30 + count / 2)
     assert done.returncode == 1, done.stderr[-2000:]
     report = json.loads(done.stdout)
+    broken = {pathlib.Path(each["path"]).stem for each in report["broken"]}
+    assert set(HOSTILE) <= broken
     assert report["videos"] == count and count / 4 < len(report["broken"]) < count
     assert sum(report["codecs"].values()) + len(report["broken"]) == count
     assert max(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, before) < 1.5 * 2**20  # KiB

@@ -205,6 +205,18 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         decode_frames(tmp_path / "clip.mp4", [0])
 
 
+@pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile {}\n", "#EXTM3U\n#EXTINF:10,\n{}\n#EXT-X-ENDLIST\n"])
+@pytest.mark.parametrize("name", ["real.ts", "pipe.ts"])
+def test_a_list_of_other_files_is_no_video(text, name, video, tmp_path):
+    """They could be anybody's, or a pipe that nobody ever fills."""
+    (tmp_path / "real.ts").write_bytes(remux(video, "mpegts"))
+    os.mkfifo(tmp_path / "pipe.ts")
+    for ending in ("mp4", "m3u8"):
+        (tmp_path / f"clip.{ending}").write_text(text.format(name))
+        with pytest.raises(VideoError, match="Invalid"):
+            probe(tmp_path / f"clip.{ending}")
+
+
 def test_frames_that_no_other_needs_are_not_decoded(monkeypatch):
     """And the others are what they would have been."""
     video, kept = encode_video(numbered_frames(), options=LONG_GOP), []

@@ -36,6 +36,9 @@ MAX_SECONDS = 60.0
 MAX_REORDERED = 16
 """Frames that a decoder may give before one that is shown earlier: the most that H.264 and H.265 keep."""
 
+CONTAINERS = "asf,avi,flv,gif,h264,hevc,ivf,jpeg_pipe,matroska,mov,mpeg,mpegts,mxf,nut,ogg,png_pipe"
+"""What is read, by FFmpeg's names: files that hold their video. Playlists name others, which could be anything."""
+
 SKIPPING = ("h264", "hevc", "mpeg4", "mpeg2video")
 """Decoders that can leave out a frame that no other refers to, whenever they are told."""
 
@@ -417,9 +420,9 @@ def _errors_of(what: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _opened(video: Video, seconds: float = MAX_SECONDS) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Opens a video at its first real video stream, with one decoder thread."""
-    # The whitelist and the prefix keep names and playlists from reaching out to the network.
+    # The whitelists and the prefix keep names from reaching out to the network, and files to other files.
     name = f"{len(video)} bytes" if isinstance(video, bytes) else os.fspath(video)
-    options = {"protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
+    options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS, "max_pixels": str(MAX_PIXELS)}
     source = io.BytesIO(video) if isinstance(video, bytes) else f"file:{name}"
     if not isinstance(video, bytes) and os.path.exists(name) and not os.path.isfile(name):
         raise VideoError(f"{name}: it is no file")  # a pipe or a device could be waited for without end
