@@ -23,10 +23,11 @@ from vitx.evaluation import report
 from vitx.evaluation.evaluate import evaluate, predict
 from vitx.experiment import Experiment, load_config, save_config
 from vitx.interop.load import initialise
+from vitx.layers.partition import batch_sharding
 from vitx.training.faults import Notices
 from vitx.training.logs import MetricsLog, Stopwatch, read_metrics, say
 from vitx.training.loop import train
-from vitx.training.sharding import Mesh, batch_sharding, state_shardings
+from vitx.training.sharding import Mesh, state_shardings
 from vitx.training.step import init_state, train_step
 
 Which = Literal["best", "last"]
@@ -72,7 +73,7 @@ def train_run(experiment: Experiment, workdir: str | Path, *, extend: bool = Fal
 
 def _train_run(experiment: Experiment, workdir: Path, extend: bool, notices: Notices) -> None:
     clock = Stopwatch()
-    experiment.training.mesh.make(experiment.data.batch_size)
+    experiment.training.mesh.make(experiment.data.batch_size, experiment.model)
     _refuse_foreign(workdir, experiment, extend)
     with clock("build"):
         sources = {split: experiment.data.dataset.open(split) for split in ("train", "validation")}

@@ -175,7 +175,8 @@ DEALT = """
 import jax, jax.numpy as jnp
 from vitx.tasks.task import Aux
 from vitx.training.gradients import accumulated, plain
-from vitx.training.sharding import Mesh, batch_sharding
+from vitx.layers.partition import batch_sharding
+from vitx.training.sharding import Mesh
 
 rows = batch_sharding(Mesh(fsdp=2).make(32))
 def loss(w, batch, key):

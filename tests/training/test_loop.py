@@ -388,7 +388,7 @@ def test_evaluation_counts_every_example_once_whatever_the_batch(small, undistur
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"training.mesh.data": 3}, "a mesh of data=3, fsdp=1 does not cover"),
+        ({"training.mesh.data": 3}, "a mesh of data=3, fsdp=1, tensor=1, frames=1 does not cover"),
         ({"training.monitor": "los"}, "did you mean loss?"),
         ({"model.num_classes": 7}, "name the one to learn"),
         ({"model.num_classes": 7, "task.label": "motion"}, "predicts motion with 7 classes; the data has"),

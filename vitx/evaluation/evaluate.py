@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from vitx.data.pipeline import Data
 from vitx.data.sources import Source
+from vitx.layers.partition import process_share, to_devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +76,15 @@ def evaluate(
         description: what the progress bar says.
     """
     replicated = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
-    batches = data.eval_batches(source, process=jax.process_index(), processes=jax.process_count())
+    batches = data.eval_batches(source, **process_share(sharding))
     columns: list[dict[str, Any]] = []
     with contextlib.closing(batches), tqdm(desc=description, total=len(source), unit=" clips", leave=False) as bar:
         for batch in batches:
             del batch["decode_seconds"], batch["failed"]
-            rows = jax.tree.map(lambda column: jax.make_array_from_process_local_data(sharding, column), batch)
+            rows = to_devices(batch, sharding)
             views = rows.pop("video"), rows.pop("views")
-            logits = task.named(predict(variables, *views, model=model, task=task), rows["labels"])
+            with jax.set_mesh(sharding.mesh):
+                logits = task.named(predict(variables, *views, model=model, task=task), rows["labels"])
             columns.append(jax.device_get(jax.device_put({"outputs": logits, **rows}, replicated)))
             bar.update(int((columns[-1]["index"] < len(source)).sum()))
     table = jax.tree.map(lambda *column: np.concatenate(column), *columns)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from vitx.layers import layouts
+from vitx.layers.layouts import LAYOUTS, Grid
+from vitx.layers.partition import attend, folded
 
 DType = Literal["float32", "bfloat16"]
 
@@ -65,19 +66,21 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch tokens width"], *, grid: layouts.Grid, prefix: int = 0
-    ) -> Float[Array, "batch tokens width"]:
-        batch, tokens, width = x.shape
+        self, x: Float[Array, "*batch tokens width"], *, grid: Grid, prefix: int = 0, chunks: int = 1
+    ) -> Float[Array, "*batch tokens width"]:
+        width = x.shape[-1]
         dense = functools.partial(nn.Dense, width, dtype=self.dtype)
         project = functools.partial(dense, use_bias=self.qkv_bias, kernel_init=nn.initializers.xavier_uniform())
-        heads = (batch, tokens, self.num_heads, width // self.num_heads)
+        heads = (*x.shape[:-1], self.num_heads, width // self.num_heads)
         q, k, v = (project(name=name)(x).reshape(heads) for name in ("query", "key", "value"))
 
         def recorded(q, k, v, *, bias=None, mask=None):
             self.sow("intermediates", "attention", weights(q, k, bias=bias, mask=mask))
             return core(q, k, v, bias=bias, mask=mask)
 
-        attend = recorded if self.is_mutable_collection("intermediates") else core
-        out = layouts.LAYOUTS[self.layout](attend, q, k, v, grid=grid, prefix=prefix)
+        if self.is_mutable_collection("intermediates"):
+            out = folded(LAYOUTS[self.layout], recorded, q, k, v, grid=grid, prefix=prefix)
+        else:
+            out = attend(self.layout, core, q, k, v, grid=grid, prefix=prefix, chunks=chunks)
         kernel_init = nn.initializers.zeros if self.zero_init else nn.initializers.xavier_uniform()
         return dense(kernel_init=kernel_init, name="out")(out.reshape(x.shape))

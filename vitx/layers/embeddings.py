@@ -94,8 +94,8 @@ class Positions(nn.Module):
     kind: PositionKind = "learned"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch prefix_and_tokens width"]:
-        tokens, width = x.shape[1:]
+    def __call__(self, x: Float[Array, "*batch tokens width"]) -> Float[Array, "*batch prefix_and_tokens width"]:
+        tokens, width = x.shape[-2:]
         if self.kind == "sinusoidal":
             x = x + jnp.asarray(sinusoids(tokens, width), x.dtype)
         x = prepend(
@@ -129,13 +129,13 @@ class SpaceTimePositions(nn.Module):
 
 
 def prepend(
-    x: Float[Array, "batch tokens width"], prefix: Float[Array, "1 prefix width"] | None
-) -> Float[Array, "batch prefix_and_tokens width"]:
+    x: Float[Array, "*batch tokens width"], prefix: Float[Array, "1 prefix width"] | None
+) -> Float[Array, "*batch prefix_and_tokens width"]:
     """Returns the tokens of every clip after the same prefix tokens."""
     if prefix is None:
         return x
-    prefix = jnp.broadcast_to(prefix.astype(x.dtype), (x.shape[0], *prefix.shape[1:]))
-    return jnp.concatenate([prefix, x], axis=1)
+    prefix = jnp.broadcast_to(prefix.astype(x.dtype), (*x.shape[:-2], *prefix.shape[1:]))
+    return jnp.concatenate([prefix, x], axis=-2)
 
 
 def sinusoids(tokens: int, width: int) -> Float[np.ndarray, "tokens width"]:
@@ -156,18 +156,19 @@ def sample_uniformly(
 
 def frames_apart(
     x: Float[Array, "batch tokens width"], frames: int, prefix: int
-) -> Float[Array, "batch_frames tokens_of_frame width"]:
-    """Folds time into the batch; of the prefix tokens, `prefix` belong to each frame."""
+) -> Float[Array, "batch times tokens_of_time width"]:
+    """Gives time an axis of its own; of the prefix tokens, `prefix` belong to each time index."""
     ahead, tokens = x[:, : frames * prefix], x[:, frames * prefix :]
-    return jnp.concatenate([rearrange(part, "b (t n) d -> (b t) n d", t=frames) for part in (ahead, tokens)], axis=1)
+    return jnp.concatenate([rearrange(part, "b (t n) d -> b t n d", t=frames) for part in (ahead, tokens)], axis=2)
 
 
 def frames_together(
-    x: Float[Array, "batch_frames tokens_of_frame width"], frames: int, prefix: int
+    x: Float[Array, "batch times tokens_of_time width"], prefix: int
 ) -> Float[Array, "batch tokens width"]:
     """Inverse of `frames_apart`: all prefix tokens first, then the grid, time-major."""
-    parts = x[:, :prefix], x[:, prefix:]
-    return jnp.concatenate([rearrange(part, "(b t) n d -> b (t n) d", t=frames) for part in parts], axis=1)
+    return jnp.concatenate(
+        [rearrange(part, "b t n d -> b (t n) d") for part in (x[:, :, :prefix], x[:, :, prefix:])], axis=1
+    )
 
 
 def kept(

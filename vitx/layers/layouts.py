@@ -134,3 +134,6 @@ LAYOUTS: dict[str, Layout] = {
     "sparse": sparse,  # the whole clip at a stride of two along every axis (TimeSformer, section 3)
     "time_and_space": time_and_space,
 }
+IN_FRAMES = ("space", "height", "width")  # see nothing of other frames
+HALVES = {"time_and_space": ("time", "space")}  # a layout for each half of the heads
+SPLIT_IN_TIME = (*IN_FRAMES, *HALVES, "time")  # can be computed where the time indices of a clip are shared out

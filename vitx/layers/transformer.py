@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from vitx.layers.attention import DType, SelfAttention
 from vitx.layers.layouts import Grid
+from vitx.layers.partition import HEADS, chunked, chunks_of_time, pinned, unchunked
 
 Activation = Literal["gelu_tanh", "gelu"]
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -27,14 +28,16 @@ REMATERIALISATION: dict[str, Callable[..., bool] | None] = {
 
 
 def stochastic_depth(
-    x: Float[Array, "batch tokens width"], rate: float | Float[Array, ""], key: Array
-) -> Float[Array, "batch tokens width"]:
+    x: Float[Array, "*batch tokens width"], rate: float | Float[Array, ""], key: Array, rows: int = 1
+) -> Float[Array, "*batch tokens width"]:
     """Drops whole rows of the batch with probability `rate`, and divides the others by 1 - rate.
 
-    Huang et al. 2016, rescaled so that the expectation stays. Where frames are folded into the batch, each frame is
-    dropped on its own.
+    Huang et al. 2016, rescaled so that the expectation stays.
+
+    Args:
+        rows: leading axes whose elements are dropped on their own: 1 drops clips, 2 their times.
     """
-    keep = jax.random.bernoulli(key, 1 - rate, (x.shape[0], 1, 1))
+    keep = jax.random.bernoulli(key, 1 - rate, x.shape[:rows] + (1,) * (x.ndim - rows))
     return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
 
 
@@ -54,7 +57,7 @@ class MlpBlock(nn.Module):
     dtype: DType = "float32"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch tokens width"], *, train: bool) -> Float[Array, "batch tokens width"]:
+    def __call__(self, x: Float[Array, "*batch tokens width"], *, train: bool) -> Float[Array, "*batch tokens width"]:
         dense = functools.partial(
             nn.Dense,
             dtype=self.dtype,
@@ -62,14 +65,15 @@ class MlpBlock(nn.Module):
             bias_init=nn.initializers.normal(1e-6),
         )
         dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
-        hidden = dropout(ACTIVATIONS[self.activation](dense(self.mlp_dim, name="hidden")(x)))
+        hidden = dropout(ACTIVATIONS[self.activation](pinned(dense(self.mlp_dim, name="hidden")(x), HEADS)))
         return dropout(dense(x.shape[-1], name="out")(hidden))
 
 
 class EncoderBlock(nn.Module):
     """Pre-norm block: x + attention(norm(x)) for each layout in turn, then x + mlp(norm(x)) (ViViT, eq. 2 and 3).
 
-    With several layouts prefix tokens take part in the last attention only (TimeSformer, section 3).
+    With several layouts prefix tokens take part in the last attention only (TimeSformer, section 3). `chunks` of time,
+    where there are several, are an axis after the batch's (`vitx.layers.partition`).
 
     Attributes:
         num_heads: attention heads.
@@ -98,24 +102,27 @@ class EncoderBlock(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "batch tokens width"],
+        x: Float[Array, "*batch tokens width"],
         *,
         grid: Grid,
         prefix: int = 0,
+        chunks: int = 1,
         train: bool,
         drop_path_rate: float | Float[Array, ""] = 0.0,
-    ) -> Float[Array, "batch tokens width"]:
+    ) -> Float[Array, "*batch tokens width"]:
         norm = functools.partial(nn.LayerNorm, epsilon=self.layer_norm_eps, dtype=self.dtype)
 
-        def drop_path(branch: Float[Array, "batch _ width"]) -> Float[Array, "batch _ width"]:
+        def drop_path(branch: Float[Array, "*batch _ width"]) -> Float[Array, "*batch _ width"]:
             if not train or (isinstance(drop_path_rate, float) and drop_path_rate == 0):
                 return branch
-            return stochastic_depth(branch, drop_path_rate, self.make_rng("drop_path"))
+            rows = x.ndim - 2 if chunks == 1 else 1  # chunks are of one clip
+            return stochastic_depth(branch, drop_path_rate, self.make_rng("drop_path"), rows)
 
         for layout in self.layouts:
             last = layout == self.layouts[-1]
             name = "attention" if len(self.layouts) == 1 else f"{layout}_attention"
-            ahead, tokens = (x[:, :0], x) if last else (x[:, :prefix], x[:, prefix:])
+            split = 0 if last else prefix
+            ahead, tokens = x[..., :split, :], x[..., split:, :]
             attention = SelfAttention(
                 num_heads=self.num_heads,
                 layout=layout,
@@ -124,17 +131,18 @@ class EncoderBlock(nn.Module):
                 dtype=self.dtype,
                 name=name,
             )
-            branch = attention(norm(name=f"{name}_norm")(tokens), grid=grid, prefix=prefix if last else 0)
+            seen = {"grid": grid, "prefix": prefix - split, "chunks": chunks}
+            branch = attention(norm(name=f"{name}_norm")(tokens), **seen)
             branch = drop_path(nn.Dropout(self.dropout_rate, deterministic=not train)(branch))
             if self.projected and not last:
                 kernel_init = nn.initializers.zeros if self.zero_init else nn.initializers.xavier_uniform()
                 branch = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=kernel_init, name=f"{layout}_dense")(
                     branch
                 )
-            x = jnp.concatenate([ahead, tokens + branch], axis=1)
+            x = pinned(jnp.concatenate([ahead, tokens + branch], axis=-2))
 
         mlp = MlpBlock(self.mlp_dim, self.activation, self.dropout_rate, self.dtype, name="mlp")
-        return x + drop_path(mlp(norm(name="mlp_norm")(x), train=train))
+        return pinned(x + drop_path(mlp(norm(name="mlp_norm")(x), train=train)))
 
 
 class Encoder(nn.Module):
@@ -160,18 +168,27 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "batch tokens width"],
+        x: Float[Array, "*batch tokens width"],
         *,
         grid: Grid,
         prefix: int = 0,
         train: bool,
         before_norm: Callable[[Array], Array] = lambda x: x,
-    ) -> Float[Array, "_ _ width"]:
-        """`before_norm` is applied between the last block and the final norm."""
+    ) -> Float[Array, "*_ width"]:
+        """`before_norm` is applied between the last block and the final norm.
+
+        Where the times of clips are apart, [batch, times, tokens, width], each is dropped on its own by stochastic
+        depth.
+        """
+        recording = self.is_mutable_collection("intermediates")
         rates = [self.drop_path_rate * i / max(self.num_layers - 1, 1) for i in range(self.num_layers)]
-        arguments = {"grid": grid, "prefix": prefix, "train": train}
+        chunks = 1 if recording else chunks_of_time(self.block.layouts, x)
+        if chunks > 1:
+            x, grid = chunked(x, chunks, prefix), (grid[0] // chunks, *grid[1:])
+        x = pinned(x)
+        arguments = {"grid": grid, "prefix": prefix, "chunks": chunks, "train": train}
         # one by one where parameters are made, or attention is recorded for each block
-        if self.scan_layers and not self.is_initializing() and not self.is_mutable_collection("intermediates"):
+        if self.scan_layers and not self.is_initializing() and not recording:
             x = self._scanned(x, rates, arguments)
         else:
             for i, rate in enumerate(rates):
@@ -180,6 +197,7 @@ class Encoder(nn.Module):
                 if self.rematerialise is not None:
                     run = nn.remat(run, policy=REMATERIALISATION[self.rematerialise])
                 x = run(block, x)
+        x = unchunked(x, prefix) if chunks > 1 else x
         return nn.LayerNorm(epsilon=self.block.layer_norm_eps, dtype=self.block.dtype, name="norm")(before_norm(x))
 
     def _scanned(self, x: Array, rates: list[float], arguments: dict[str, Any]) -> Array:

@@ -1,5 +1,7 @@
 """TimeSformer (Bertasius et al. 2021, arXiv:2102.05095): five ways to attend in space and time."""
 
+import functools
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -64,6 +66,9 @@ class TimeSformerSpace(VideoTransformer):
         self.positions = Positions(self.prefix)
         self.encoder = self.make_encoder(self.num_layers, self.layouts)
 
+    def _shareable_times(self) -> tuple[int, str]:
+        return self._times()
+
     def position_tables(self) -> dict[str, tuple[int, Grid]]:
         """Returns {path of each table of learned positions: (class tokens ahead, grid)}, for resizing them."""
         return {"positions/positions": (self.prefix, (1, *self.grid[1:]))}
@@ -80,21 +85,20 @@ class TimeSformerSpace(VideoTransformer):
         Args:
             keep: numbers of the grid's tokens that stay, for masked models.
         """
-        t = self.grid[0]
-        tokens = frames_together(self.positions(frames_apart(self.embed(video), t, 0)), t, self.prefix)
-        return kept(self.dropout(tokens, deterministic=not train), keep, t * self.prefix)
+        return kept(frames_together(self._frames(video, train), self.prefix), keep, self.grid[0] * self.prefix)
 
     def features(
         self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
     ) -> Float[Array, "batch hidden"]:
         """Returns one vector for each clip: what the head classifies."""
-        t, h, w = self.grid
+        grid, over_frames = (1, *self.grid[1:]), functools.partial(jnp.mean, axis=1)
+        x = self._frames(video, train)
+        return self.pooled(self.encoder(x, grid=grid, prefix=self.prefix, train=train, before_norm=over_frames))
 
-        def over_frames(x: Array) -> Array:
-            return jnp.mean(x.reshape(video.shape[0], t, *x.shape[1:]), axis=1)
-
-        x = frames_apart(self.tokens(video, train=train), t, self.prefix)
-        return self.pooled(self.encoder(x, grid=(1, h, w), prefix=self.prefix, train=train, before_norm=over_frames))
+    def _frames(self, video: Array, train: bool) -> Float[Array, "batch times tokens_of_time hidden"]:
+        """The encoder's input, with time as an axis of its own."""
+        x = self.positions(frames_apart(self.embed(video), self.grid[0], 0))
+        return self.dropout(x, deterministic=not train)
 
 
 ATTENTIONS = {

@@ -1,5 +1,6 @@
 """What every video Transformer here shares: its settings, and the path from video to logits."""
 
+import math
 from typing import Literal
 
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from vitx.layers.embeddings import (
     token_grid,
 )
 from vitx.layers.head import Head, NumClasses, check_classes
-from vitx.layers.layouts import LAYOUTS, Grid
+from vitx.layers.layouts import IN_FRAMES, LAYOUTS, SPLIT_IN_TIME, Grid
 from vitx.layers.transformer import Activation, Encoder, EncoderBlock
 
 Rematerialise = Literal["all", "all_but_products", "all_but_projections"]
@@ -114,6 +115,28 @@ class VideoTransformer(nn.Module):
         return token_grid(self.sampled_frames or self.num_frames, self.image_size, self.tubelet_size)
 
     @property
+    def shareable(self) -> dict[str, tuple[int, str]]:
+        """{axis of a mesh: (the number that it must divide, what to say where it does not)}."""
+        heads = self.num_heads // 2 if "time_and_space" in self.layouts else self.num_heads
+        each = f"{heads} for time and {heads} for space" if heads < self.num_heads else f"{heads}"
+        told = f"tensor must divide the heads, {each}, and mlp_dim, {self.mlp_dim}"
+        return {"tensor": (math.gcd(heads, self.mlp_dim), told), "frames": self._shareable_times()}
+
+    def _shareable_times(self) -> tuple[int, str]:
+        if mixing := [name for name in self.layouts if name not in SPLIT_IN_TIME]:
+            return (
+                1,
+                f"the layout {mixing[0]} attends in time and space at once; none of them can do with a part",
+            )
+        if self.prefix and self.layouts[-1] not in IN_FRAMES:
+            return 1, f"its class token attends in the layout {self.layouts[-1]}, along time; set pooling to 'mean'"
+        return self._times()
+
+    def _times(self) -> tuple[int, str]:
+        times = math.gcd(self.grid[0], self.num_frames)
+        return times, f"frames must divide the {times} time indices of a clip, of {self.tubelet_size[0]} frames each"
+
+    @property
     def prefix(self) -> int:
         """Class tokens of one sequence."""
         return 1 if self.pooling == "class" else 0
@@ -158,9 +181,9 @@ class VideoTransformer(nn.Module):
     ) -> Float[Array, "batch outputs"] | dict[str, Float[Array, "batch _"]]:
         return self.head(self.features(video, train=train))
 
-    def pooled(self, x: Float[Array, "batch tokens hidden"]) -> Float[Array, "batch hidden"]:
+    def pooled(self, x: Float[Array, "*batch tokens hidden"]) -> Float[Array, "*batch hidden"]:
         """Returns the class token, or the mean of all tokens."""
-        return x[:, 0] if self.pooling == "class" else jnp.mean(x, axis=1)
+        return x[..., 0, :] if self.pooling == "class" else jnp.mean(x, axis=-2)
 
     def setup(self):
         self.embedding = TubeletEmbedding(self.hidden_size, self.tubelet_size, self.dtype)

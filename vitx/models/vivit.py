@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 from vitx.configuration import register
 from vitx.layers.embeddings import PositionKind, Positions, frames_apart, frames_together, kept
 from vitx.layers.layouts import Grid
+from vitx.layers.partition import pinned
 from vitx.models.transformer import SIZES, VideoTransformer
 
 
@@ -68,6 +69,9 @@ class FactorisedEncoder(VideoTransformer):
             self.temporal_positions = Positions(self.prefix, self.position_kind)
             self.temporal_encoder = self.make_encoder(self.num_temporal_layers, ("joint",))
 
+    def _shareable_times(self) -> tuple[int, str]:
+        return self._times()
+
     def position_tables(self) -> dict[str, tuple[int, Grid]]:
         """Returns {path of each table of learned positions: (class tokens ahead, grid)}, for resizing them."""
         t, h, w = self.grid
@@ -86,23 +90,24 @@ class FactorisedEncoder(VideoTransformer):
         Args:
             keep: numbers of the grid's tokens that stay, for masked models.
         """
-        t = self.grid[0]
-        tokens = self.spatial_positions(frames_apart(self.embed(video), t, 0))
-        tokens = self.dropout(frames_together(tokens, t, self.prefix), deterministic=not train)
-        return kept(tokens, keep, t * self.prefix)
+        return kept(frames_together(self._frames(video, train), self.prefix), keep, self.grid[0] * self.prefix)
 
     def features(
         self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
     ) -> Float[Array, "batch hidden"]:
         """Returns one vector for each clip: what the head classifies."""
         t, h, w = self.grid
-        x = frames_apart(self.tokens(video, train=train), t, self.prefix)
-        x = self.pooled(self.spatial_encoder(x, grid=(1, h, w), prefix=self.prefix, train=train))
-        x = x.reshape(video.shape[0], t, self.hidden_size)
+        x = self.spatial_encoder(self._frames(video, train), grid=(1, h, w), prefix=self.prefix, train=train)
+        x = pinned(self.pooled(x))  # every device that shares out time gathers its few tokens
         if not self.num_temporal_layers:
             return jnp.mean(x, axis=1)
         x = self.dropout(self.temporal_positions(x), deterministic=not train)
         return self.pooled(self.temporal_encoder(x, grid=(t, 1, 1), prefix=self.prefix, train=train))
+
+    def _frames(self, video: Array, train: bool) -> Float[Array, "batch times tokens_of_time hidden"]:
+        """The spatial encoder's input, with time as an axis of its own."""
+        x = self.spatial_positions(frames_apart(self.embed(video), self.grid[0], 0))
+        return self.dropout(x, deterministic=not train)
 
 
 def _family(name: str, **fields: Any) -> dict[str, VideoTransformer]:

@@ -17,6 +17,7 @@ from vitx.data.sources import Source, label_arrays
 from vitx.errors import UserError
 from vitx.evaluation.evaluate import Predictions
 from vitx.evaluation.report import Results, Section
+from vitx.layers.partition import placed
 
 Batch = Mapping[str, Any]
 Variables = Mapping[str, Any]
@@ -80,8 +81,9 @@ class Task:
         def shape(each: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((data.batch_size, *each), dtype, sharding=sharding)
 
+        video = (data.batch_size, data.num_frames, *data.image_size, 3)
         return {
-            "video": shape((data.num_frames, *data.image_size, 3), jnp.uint8),
+            "video": jax.ShapeDtypeStruct(video, jnp.uint8, sharding=placed("video", len(video), sharding)),
             "labels": {name: shape(label.shape, label.dtype) for name, label in label_arrays(source[0]).items()},
             "weight": shape((), jnp.float32),
             "index": shape((), jnp.int32),

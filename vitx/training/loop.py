@@ -23,12 +23,13 @@ from vitx.data.pipeline import Data
 from vitx.data.sources import Source
 from vitx.errors import Preempted, RunError, UserError
 from vitx.evaluation.evaluate import evaluate
+from vitx.layers.partition import batch_sharding, process_share, to_devices
 from vitx.tasks.task import Task
 from vitx.training.faults import Notices, ended_after
 from vitx.training.logs import MetricsLog, Profiler, Stopwatch, say
 from vitx.training.optimizers import Optimizer
 from vitx.training.progress import NORMS, Meter, Progress, peak_steps
-from vitx.training.sharding import Mesh, batch_sharding, state_shardings, to_devices
+from vitx.training.sharding import Mesh, state_shardings
 from vitx.training.step import TrainState, init_state, train_step
 
 IN_FLIGHT = 2  # steps handed to the devices before the first of them is looked at
@@ -146,7 +147,7 @@ def train(
         Preempted: a notice to stop came, and what was learnt is saved.
     """
     # Devices
-    mesh = settings.mesh.make(data.batch_size)
+    mesh = settings.mesh.make(data.batch_size, model)
     data = data.for_devices(mesh.size)
     rows, everywhere = batch_sharding(mesh), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
@@ -176,7 +177,7 @@ def train(
         ema_warmup=settings.ema_warmup,
         gradients=optimizer.gradients(settings.accumulate),
     )
-    with clock("compile"):
+    with clock("compile"), jax.set_mesh(mesh):
         jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere))
         compiled = jitted.lower(abstract_state(shapes, shardings), batch_shapes).compile()
 
@@ -200,8 +201,8 @@ def train(
         log = stack.enter_context(MetricsLog(workdir, lambda row: row["step"] <= first))
 
         # Loop
-        process = {"process": jax.process_index(), "processes": jax.process_count()}
-        batches = data.train_batches(sources["train"], settings.seed, range(first, settings.steps), **process)
+        steps = range(first, settings.steps)
+        batches = data.train_batches(sources["train"], settings.seed, steps, **process_share(rows))
         stack.enter_context(contextlib.closing(batches))
         bar = stack.enter_context(tqdm(desc="training", total=settings.steps, initial=first, unit=" steps"))
         profiler = stack.enter_context(Profiler(workdir / "profile", settings.profile_steps))

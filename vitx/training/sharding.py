@@ -1,20 +1,26 @@
-"""The mesh of devices, and where arrays live on it."""
+"""The mesh of devices, and where parameters live on it; activations are `vitx.layers.partition`'s."""
 
 import dataclasses
+import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vitx.configuration import register
 from vitx.errors import UserError
+from vitx.layers.partition import BATCH, HEADS, TIME
 
-Rule = tuple[str, str]
 AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
+AXES = (*BATCH, HEADS, TIME)
+SHOWN = 8  # meshes that would do, told to who asked for one that does not
+MIXES_TIME = (1, "its layers look at neighbouring frames, as 3D convolutions and recurrences do")
 
 
 @register
@@ -25,54 +31,122 @@ class Mesh:
     Attributes:
         data: devices that each take a part of the batch and hold all parameters; -1 takes all that are left.
         fsdp: devices that each take a part of the batch and hold a part of every large parameter.
+        tensor: devices that share the heads of each attention and the hidden layer of each MLP; convolutional networks
+            do the same work on each.
+        frames: devices that share the time indices of each clip, where attention is factorised in time.
     """
 
     data: int = -1
     fsdp: int = 1
+    tensor: int = 1
+    frames: int = 1
 
-    def make(self, batch_size: int) -> jax.sharding.Mesh:
-        """Returns the mesh over all devices.
+    def make(
+        self, batch_size: int, model: nn.Module | None = None, devices: Sequence[Any] | None = None
+    ) -> jax.sharding.Mesh:
+        """Returns the mesh over all devices; between slices of a pod, the batch alone is shared.
+
+        Args:
+            batch_size: clips of a batch.
+            model: that shall train on it; None for parameters alone.
+            devices: those of the mesh; None takes all.
 
         Raises:
-            UserError: the axes do not divide the devices, or the batch does not divide over them.
+            UserError: the axes do not divide the devices, or batch, heads or frames do not divide over them.
         """
-        devices = jax.device_count()
-        sizes = [self.data, self.fsdp]
-        fixed = math.prod(size for size in sizes if size > 0)
-        if (
-            sizes.count(-1) > 1
-            or min(sizes) < -1
-            or 0 in sizes
-            or devices % fixed
-            or (-1 not in sizes and fixed != devices)
-        ):
-            raise UserError(
-                f"a mesh of data={self.data}, fsdp={self.fsdp} does not cover {devices} devices; "
-                "the product of the axes must be that number, and one axis may be -1"
-            )
-        sizes = [devices // fixed if size == -1 else size for size in sizes]
-        if batch_size % devices:
-            raise UserError(f"a batch of {batch_size} does not divide over {devices} devices; choose a multiple")
-        return jax.make_mesh(sizes, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+        devices = jax.devices() if devices is None else devices
+        limits = {TIME: MIXES_TIME} | getattr(model, "shareable", {}) if model is not None else {}
+        sizes = self._sizes(len(devices))
+        if problem := _problem(sizes, len(devices), batch_size, limits):
+            shapes = [
+                shape
+                for shape in itertools.product(_divisors(len(devices)), repeat=len(AXES))
+                if not _problem(shape, len(devices), batch_size, limits)
+            ]
+            shapes.sort(key=lambda shape: math.dist(np.log2(shape), np.log2(np.maximum(sizes, 1))))
+            meant = [" ".join(f"{axis}={n}" for axis, n in zip(AXES, shape, strict=True) if n > 1) for shape in shapes]
+            would = "; ".join(each or "data=1" for each in meant[:SHOWN])
+            more = f" and {len(meant) - SHOWN} more" if len(meant) > SHOWN else ""
+            hint = f"meshes that do: {would}{more}" if meant else "no mesh over these devices does"
+            raise UserError(f"{problem}; {hint} (training.mesh)")
+        return jax.sharding.Mesh(device_array(sizes, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+    def _sizes(self, devices: int) -> tuple[int, ...]:
+        sizes = [getattr(self, axis) for axis in AXES]
+        rest = devices // max(math.prod(size for size in sizes if size > 0), 1)
+        return tuple(rest if size == -1 and sizes.count(-1) == 1 else size for size in sizes)
 
 
-REPLICATED, SHARDED = "replicated", "fsdp"
-PARAMETER_RULES: tuple[Rule, ...] = (
-    (r".*/(bias|scale|mean|var|positions|time_positions|class_token|peepholes|ns_coeffs)$", REPLICATED),
-    (r".*/kernel$", SHARDED),
+def _problem(sizes: Sequence[int], devices: int, batch_size: int, limits: dict[str, tuple[int, str]]) -> str | None:
+    """Why a mesh of these sizes will not do."""
+    shape = dict(zip(AXES, sizes, strict=True))
+    if min(sizes) < 1 or math.prod(sizes) != devices:
+        asked = ", ".join(f"{axis}={size}" for axis, size in shape.items())
+        return (
+            f"a mesh of {asked} does not cover {devices} devices; the product of the axes must be that number, "
+            "and one axis may be -1"
+        )
+    parts = math.prod(shape[axis] for axis in BATCH)
+    if batch_size % parts:
+        return f"a batch of {batch_size} does not divide over {parts} devices; choose a multiple"
+    for axis, (number, why) in limits.items():
+        if number % shape[axis]:
+            return f"{axis}={shape[axis]} does not do for this model: {why}"
+    return None
+
+
+def _divisors(number: int) -> list[int]:
+    return [size for size in range(1, number + 1) if number % size == 0]
+
+
+def device_array(sizes: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
+    """Returns devices in the shape of the mesh; several slices lie along `data` first, then along `fsdp`.
+
+    Raises:
+        UserError: slices would have to share more than the batch.
+    """
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    over_data = math.gcd(slices, sizes[0])
+    over = (over_data, slices // over_data, 1, 1)
+    if sizes[1] % over[1]:
+        raise UserError(
+            f"{slices} slices do not divide data x fsdp = {sizes[0]} x {sizes[1]}; between slices the network is slow, "
+            f"and they share the batch alone: make data a multiple of {slices} (training.mesh)"
+        )
+    within = tuple(size // parts for size, parts in zip(sizes, over, strict=True))
+    return mesh_utils.create_hybrid_device_mesh(within, over, devices, allow_split_physical_axes=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Where parameters of certain names live.
+
+    Attributes:
+        pattern: of their path.
+        tensor: the axis that `tensor` splits, counted from the last, -1; None for none.
+        fsdp: whether `fsdp` splits the largest of the other axes that it divides.
+    """
+
+    pattern: str
+    tensor: int | None = None
+    fsdp: bool = True
+
+
+PARAMETER_RULES = (
+    Rule(r".*(attention/(query|key|value)|mlp/hidden)/kernel", tensor=-1),  # heads
+    Rule(r".*(attention/(query|key|value)|mlp/hidden)/bias", tensor=-1, fsdp=False),
+    Rule(r".*(attention|mlp)/out/kernel", tensor=-2),
+    Rule(r".*/(kernel|positions|time_positions)"),
+    Rule(r".*/(bias|scale|mean|var|class_token|peepholes|ns_coeffs)", fsdp=False),
 )
-
-
-def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
-    """Returns the sharding of every array with a leading batch axis."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
 def state_shardings(state: Any, mesh: AnyMesh, rules: tuple[Rule, ...] = PARAMETER_RULES) -> Any:
     """Returns a sharding for every array of a training state, by rules on the paths of parameters.
 
     Optimiser state and averages mirror the parameters' paths and follow the same rules; scalars are replicated.
-    A kernel is split over `fsdp` along its largest axis that divides.
 
     Raises:
         ValueError: an array has a path for which there is no rule.
@@ -82,18 +156,26 @@ def state_shardings(state: Any, mesh: AnyMesh, rules: tuple[Rule, ...] = PARAMET
         name = "/" + jax.tree_util.keystr(path, simple=True, separator="/")
         if leaf.ndim == 0:
             return NamedSharding(mesh, PartitionSpec())
-        rule = next((rule for pattern, rule in rules if re.match(pattern, name)), None)
+        rule = next((rule for rule in rules if re.fullmatch(rule.pattern, name)), None)
         if rule is None:
-            raise ValueError(f"no sharding rule accounts for the parameter {name}; known: {[p for p, _ in rules]}")
+            known = [rule.pattern for rule in rules]
+            raise ValueError(f"no sharding rule accounts for the parameter {name}; known: {known}")
         spec: list[str | None] = [None] * leaf.ndim
-        divisible = [axis for axis in range(leaf.ndim) if leaf.shape[axis] % mesh.shape["fsdp"] == 0]
-        if rule == SHARDED and divisible:
-            spec[max(divisible, key=lambda axis: leaf.shape[axis])] = "fsdp"
+        # an optimiser may keep less than a parameter's axes (Adafactor's rows and columns)
+        if rule.tensor is not None and leaf.ndim >= -rule.tensor and leaf.shape[rule.tensor] % mesh.shape[HEADS] == 0:
+            spec[rule.tensor] = HEADS
+        free = [i for i in range(leaf.ndim) if spec[i] is None and leaf.shape[i] % mesh.shape["fsdp"] == 0]
+        if rule.fsdp and free:
+            spec[max(free, key=lambda axis: leaf.shape[axis])] = "fsdp"
         return NamedSharding(mesh, PartitionSpec(*spec))
 
     return jax.tree_util.tree_map_with_path(sharding, state)
 
 
-def to_devices(batch: Mapping[str, Any], sharding: NamedSharding) -> dict[str, Any]:
-    """Returns the global batch as arrays on devices; each process gives its own rows."""
-    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), dict(batch))
+def bytes_per_device(state: Any) -> int:
+    """Returns how many bytes of a state's arrays lie on one device: the most of any."""
+    held: dict[Any, int] = {}
+    for leaf in jax.tree.leaves(state):
+        for shard in leaf.addressable_shards:
+            held[shard.device] = held.get(shard.device, 0) + shard.data.nbytes
+    return max(held.values())
