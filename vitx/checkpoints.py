@@ -175,7 +175,8 @@ class Checkpoints:
                 continue
             for damaged, error in errors.items():
                 folder = self.directory / str(damaged)
-                folder.rename(folder.with_name(f"damaged_{damaged}_{uuid.uuid4().hex[:8]}"))
+                if jax.process_index() == 0:
+                    folder.rename(folder.with_name(f"damaged_{damaged}_{uuid.uuid4().hex[:8]}"))
                 say(f"{error}; it was set aside and step {step}, the one before, is taken")
             self._manager.reload()
             if (record.get("best") or {}).get("step") not in self.steps():

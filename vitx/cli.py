@@ -33,22 +33,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         return options.command(options, settings) or 0
-    except KeyboardInterrupt:
-        goes_on = "; the same command goes on from the last checkpoint" if options.command is _train else ""
-        print(f"vitx: interrupted{goes_on}", file=sys.stderr)
-        return 1
-    except Preempted as stopped:
-        print(f"vitx: {str(stopped) or 'stopped; the same command goes on from the last checkpoint'}", file=sys.stderr)
-        return 75
-    except Exception as error:
-        if debug:
+    except (Exception, KeyboardInterrupt) as error:
+        if debug and isinstance(error, Exception) and not isinstance(error, Preempted):
             traceback.print_exc()
-            return 2 if isinstance(error, UserError) else 1
-        if isinstance(error, UserError | RunError):
-            print(f"vitx: {error}", file=sys.stderr)
-            return 2 if isinstance(error, UserError) else 1
-        print(f"vitx: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
-        return 1
+            return _told(error)[1]
+        message, status = _told(error)
+        print(f"vitx: {message}", file=sys.stderr)
+        return status
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    """What to say of an exception, and the exit status."""
+    goes_on = "the same command goes on from the last checkpoint"
+    if isinstance(error, KeyboardInterrupt):
+        return f"interrupted; {goes_on}", 1
+    if isinstance(error, Preempted):
+        return str(error) or f"stopped; {goes_on}", 75
+    if isinstance(error, UserError | RunError):
+        return str(error), 2 if isinstance(error, UserError) else 1
+    return f"{type(error).__name__}: {error} (--debug shows where)", 1
 
 
 def _is_error(record: logging.LogRecord) -> bool:
@@ -72,6 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("experiment", nargs="?", type=Path, metavar="EXPERIMENT.py")
     train.add_argument("--workdir", type=Path)
     train.add_argument("--extend", action="store_true")
+    train.add_argument("--distributed", action="store_true")
+    train.add_argument("--coordinator", metavar="HOST:PORT")
+    train.add_argument("--process_id", type=int)
+    train.add_argument("--num_processes", type=int)
+    train.add_argument("--join_timeout", type=int, default=300)
     train.add_argument("-h", "--help", action="store_true")
     train.set_defaults(command=_train)
 
@@ -144,9 +152,20 @@ def _train(options: argparse.Namespace, settings: list[str]) -> int | None:
     if options.experiment is None:
         print("usage: vitx train EXPERIMENT.py --workdir DIR [--extend] [--SETTING VALUE ...]\n", file=sys.stderr)
         print("With an EXPERIMENT.py, --help lists every setting with its default.", file=sys.stderr)
+        print(
+            "Many processes, the same command in each: --distributed on TPU VMs, in SLURM, Open MPI and Kubernetes;\n"
+            "elsewhere --coordinator HOST:PORT --process_id I --num_processes N; --join_timeout SECONDS.",
+            file=sys.stderr,
+        )
         return 0 if options.help else 2
     if options.experiment.suffix != ".py":
         raise UserError(f"found {options.experiment} where the experiment file belongs: vitx train EXPERIMENT.py ...")
+    if options.workdir is None and not options.help:
+        raise UserError("vitx train needs --workdir DIR, the folder that the run fills")
+    from vitx.training import processes
+
+    if options.distributed or options.coordinator:
+        processes.join(options.coordinator, options.process_id, options.num_processes, options.join_timeout)
     from vitx.experiment import load_experiment
 
     experiment = load_experiment(options.experiment.absolute()).override(_changes(settings))
@@ -161,11 +180,10 @@ def _train(options: argparse.Namespace, settings: list[str]) -> int | None:
             use_underscores=True,
             config=(tyro.conf.FlagConversionOff,),
         )
-    if options.workdir is None:
-        raise UserError("vitx train needs --workdir DIR, the folder that the run fills")
     from vitx.runs import train_run
 
-    train_run(experiment, options.workdir, extend=options.extend)
+    with processes.ending_together(_told):
+        train_run(experiment, options.workdir, extend=options.extend)
     return None
 
 

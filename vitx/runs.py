@@ -27,6 +27,7 @@ from vitx.layers.partition import batch_sharding
 from vitx.training.faults import Notices
 from vitx.training.logs import MetricsLog, Stopwatch, read_metrics, say
 from vitx.training.loop import train
+from vitx.training.processes import first, one_ahead, together
 from vitx.training.sharding import Mesh, state_shardings
 from vitx.training.step import init_state, train_step
 
@@ -74,8 +75,9 @@ def train_run(experiment: Experiment, workdir: str | Path, *, extend: bool = Fal
 def _train_run(experiment: Experiment, workdir: Path, extend: bool, notices: Notices) -> None:
     clock = Stopwatch()
     experiment.training.mesh.make(experiment.data.batch_size, experiment.model)
-    _refuse_foreign(workdir, experiment, extend)
-    with clock("build"):
+    if first():
+        _refuse_foreign(workdir, experiment, extend)
+    with clock("build"), one_ahead("build"):  # opening a dataset may build it
         sources = {split: experiment.data.dataset.open(split) for split in ("train", "validation")}
     label_names = dict(sources["train"].label_names)
     task = experiment.task.fitted(sources["train"])
@@ -84,7 +86,8 @@ def _train_run(experiment: Experiment, workdir: Path, extend: bool, notices: Not
     if start is not None and not any(workdir.glob("checkpoints/*")) and not Path(start).exists():
         raise UserError(f"there is no {start} to initialise from (training.initialise_from)")
     with _locked(workdir):
-        save_config(experiment, workdir / "config.json")
+        if first():
+            save_config(experiment, workdir / "config.json")
         trained = train(
             model=experiment.model,
             task=task,
@@ -241,24 +244,26 @@ def _evaluate(workdir: Path, split: str, which: Which, clock: Stopwatch) -> dict
         results = report.Results(experiment.model, run.variables, split, predictions, run.names, clips, shown)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
         model = type(experiment.model).__name__
-        report.write(
-            workdir,
-            title=workdir.absolute().name,
-            facts=[
-                f"Model: {model}, {parameters:,} parameters, clips of {data.num_frames} frames of "
-                f"{data.image_size[0]}x{data.image_size[1]} pixels",
-                f"Checkpoint: step {run.step} of {experiment.training.steps}, the {which}; "
-                f"seed {experiment.training.seed}",
-                f"Devices: {run.sharding.mesh.size} x {jax.devices()[0].device_kind}; jax {jax.__version__}",
-                "Settings: [config.json](config.json); figures: [metrics.jsonl](metrics.jsonl)",
-            ],
-            figures=figures,
-            rows=[*read_metrics(workdir), row],
-            curves=experiment.task.curves,
-            results=results,
-            problems=problems,
-            sections=experiment.task.sections(results),
-        )
+        sections = experiment.task.sections(results)
+        if first():
+            report.write(
+                workdir,
+                title=workdir.absolute().name,
+                facts=[
+                    f"Model: {model}, {parameters:,} parameters, clips of {data.num_frames} frames of "
+                    f"{data.image_size[0]}x{data.image_size[1]} pixels",
+                    f"Checkpoint: step {run.step} of {experiment.training.steps}, the {which}; "
+                    f"seed {experiment.training.seed}",
+                    f"Devices: {run.sharding.mesh.size} x {jax.devices()[0].device_kind}; jax {jax.__version__}",
+                    "Settings: [config.json](config.json); figures: [metrics.jsonl](metrics.jsonl)",
+                ],
+                figures=figures,
+                rows=[*read_metrics(workdir), row],
+                curves=experiment.task.curves,
+                results=results,
+                problems=problems,
+                sections=sections,
+            )
         # last, so that the row says that the report is there
         if split != "train":
             with MetricsLog(workdir, lambda row: (row["step"], row["split"]) != (run.step, name)) as log:
@@ -306,6 +311,10 @@ def _check_monitor(experiment: Experiment, names: dict[str, tuple[str, ...]]) ->
 @contextlib.contextmanager
 def _locked(workdir: Path) -> Iterator[None]:
     """Makes the folder if need be and holds it: two processes must not write one run."""
+    if not first():  # the first process holds it for all
+        together("locked")
+        yield
+        return
     lock = filelock.FileLock(workdir / ".lock")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -314,6 +323,7 @@ def _locked(workdir: Path) -> Iterator[None]:
         raise UserError(f"{workdir} is in use by another vitx process; wait until it ends") from None
     except OSError as error:
         raise UserError(f"{workdir} cannot be written: {error.strerror or error}; choose another --workdir") from error
+    together("locked")
     try:
         yield
     finally:

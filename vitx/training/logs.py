@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from vitx.checkpoints import told
 from vitx.errors import UserError
+from vitx.training.processes import first
 
 
 def say(message: str) -> None:
@@ -27,7 +28,7 @@ class MetricsLog:
     """metrics.jsonl, the one record of a run's figures, and TensorBoard's view of it.
 
     Both are rewritten when the log is opened, without the rows that are no longer true: those of steps that a
-    resumed run will take again.
+    resumed run will take again. Of many processes the first alone writes.
 
     Attributes:
         path: of metrics.jsonl.
@@ -35,6 +36,9 @@ class MetricsLog:
 
     def __init__(self, workdir: Path, keep: Callable[[dict[str, Any]], bool]):
         self.path = workdir / "metrics.jsonl"
+        self._file = self._events = None
+        if not first():
+            return
         rows = [row for row in read_metrics(workdir) if keep(row)]
         old_events = list(workdir.glob("events.out.tfevents.*"))
         draft = self.path.with_suffix(".tmp")
@@ -52,13 +56,16 @@ class MetricsLog:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        with told(self.path):
-            self._file.close()
-            self._events.close()
+        if self._file is not None:
+            with told(self.path):
+                self._file.close()
+                self._events.close()
 
     def write(self, step: int, split: str, figures: Mapping[str, Any]) -> None:
         """Adds one row; figures are by name, accuracies in percent. What is no number is in metrics.jsonl alone."""
         row = {"step": step, "split": split, **figures}
+        if self._file is None:
+            return
         with told(self.path):
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
@@ -66,6 +73,8 @@ class MetricsLog:
 
     def sync(self) -> None:
         """Returns when all rows are on disk: a checkpoint must never be newer than the log."""
+        if self._file is None:
+            return
         with told(self.path):
             os.fsync(self._file.fileno())
 

@@ -266,8 +266,9 @@ def train(
                         say(f"a clip is replaced by another: {data.problem(sources['train'], index)}")
                         if len(progress.unreadable) > data.max_unreadable * len(sources["train"]):
                             raise RunError(_too_many(progress.unreadable, len(sources["train"]), data.max_unreadable))
+                    placed = to_devices(batch, rows)
                     with jax.transfer_guard("disallow"):
-                        state, figures = compiled(state, to_devices(batch, rows))
+                        state, figures = compiled(state, placed)
                     pending.append((number, figures, batch["index"]))
                     stopping = notices.came(number)
                     look(0 if due or saving or evaluating or stopping or profiler.ends(number) else IN_FLIGHT)

@@ -1,0 +1,140 @@
+"""Many processes, one on each host: how they find one another, and end together."""
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
+
+from vitx.errors import UserError
+
+HEARTBEAT = 30  # seconds without a sign of life after which a process is taken for dead, and all others end
+FAILURE = "vitx/failure"
+POLL = 2.0  # seconds between looks for another's failure
+
+
+def join(coordinator: str | None, process: int | None, processes: int | None, timeout: int = 300) -> None:
+    """Joins the processes of a run; to be called before JAX looks for devices.
+
+    Args:
+        coordinator: HOST:PORT of process 0, a free port there; None takes all three from the environment as JAX finds
+            them (TPU VM, SLURM, Open MPI, Kubernetes).
+        process: the number of this process, from 0.
+        processes: how many there are.
+        timeout: seconds to wait for the others.
+
+    Raises:
+        UserError: nothing in the environment says who the others are, or they are not to be found in time.
+    """
+    given = {"--coordinator": coordinator, "--process_id": process, "--num_processes": processes}
+    if missing := [name for name, value in given.items() if value is None and coordinator is not None]:
+        raise UserError(f"--coordinator needs {' and '.join(missing)} too; without all three leave --coordinator out")
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
+        raise UserError(f"--coordinator is {coordinator}; expected HOST:PORT, as in 10.0.0.1:8476")
+    if processes is not None and not 0 <= process < processes:
+        raise UserError(f"--process_id is {process} and --num_processes {processes}; expected 0 to {processes - 1}")
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    began = time.monotonic()
+    if process:
+        _reach(coordinator, timeout)
+    try:
+        jax.distributed.initialize(
+            coordinator, processes, process, initialization_timeout=timeout, heartbeat_timeout_seconds=HEARTBEAT
+        )
+    except ValueError as error:
+        raise UserError(
+            f"nothing here says who the other processes are ({error}); JAX finds them on TPU VMs, in SLURM, Open MPI "
+            "and Kubernetes jobs; elsewhere give --coordinator HOST:PORT --process_id I --num_processes N"
+        ) from error
+    except Exception as error:  # XLA's errors have no type of their own
+        waited = time.monotonic() - began
+        where = coordinator or "the coordinator that the environment names"
+        raise UserError(
+            f"the {processes or 'other'} processes did not meet at {where} in {waited:.0f} s; check that all of them "
+            f"were started, and that this address and port can be reached from each: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _reach(address: str, timeout: int) -> None:
+    """Waits until process 0 answers; JAX would end this process without an exception."""
+    host, _, port = address.rpartition(":")
+    began, problem = time.monotonic(), ""
+    while time.monotonic() - began < timeout:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            problem = error.strerror or str(error)
+            time.sleep(min(1.0, timeout / 10))
+    raise UserError(
+        f"the coordinator {address} cannot be reached: {problem}, for {time.monotonic() - began:.0f} s; check that "
+        "process 0 was started there, and that no firewall closes the port"
+    )
+
+
+def first() -> bool:
+    """Whether this is the one process that writes what needs one writer."""
+    return jax.process_index() == 0
+
+
+def together(what: str) -> None:
+    """Returns when all processes are here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+@contextlib.contextmanager
+def one_ahead(what: str) -> Iterator[None]:
+    """The first process does what is inside, then the others do."""
+    if not first():
+        together(what)
+    yield
+    if first():
+        together(what)
+
+
+@contextlib.contextmanager
+def ending_together(status: Callable[[BaseException], tuple[str, int]]) -> Iterator[None]:
+    """A process that fails inside takes all others with it, and they say why.
+
+    Without this they would wait in their next collective for one that is gone.
+
+    Args:
+        status: (message, exit status) of an exception.
+    """
+    client = multihost.get_jax_distributed_client() if jax.process_count() > 1 else None
+    if client is None:
+        yield
+        return
+    done = threading.Event()
+    threading.Thread(target=_watch, args=(client, done), daemon=True).start()
+    try:
+        yield
+    except BaseException as error:
+        message, code = status(error)
+        told = f"process {jax.process_index()} of {jax.process_count()}: {message}"
+        print(f"vitx: {told}", file=sys.stderr, flush=True)
+        with contextlib.suppress(Exception):  # another may have failed first, or the coordinator be gone
+            client.key_value_set(FAILURE, f"{code} {told}")
+            time.sleep(2 * POLL if first() else 0)  # the coordinator goes down with process 0
+        os._exit(code)  # no farewell: it would wait for the others
+    finally:
+        done.set()
+
+
+def _watch(client: Any, done: threading.Event) -> None:
+    while not done.wait(POLL):
+        try:
+            code, told = client.key_value_try_get(FAILURE).split(" ", 1)
+        except Exception:  # nobody has failed
+            continue
+        if not done.is_set():
+            print(f"vitx: ended with {told}", file=sys.stderr, flush=True)
+            os._exit(int(code))
