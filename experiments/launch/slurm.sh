@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=vitx
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+#SBATCH --signal=TERM@300
+# One process on each node, all its GPUs in it; JAX finds the others from SLURM's variables.
+#
+#   sbatch experiments/launch/slurm.sh EXPERIMENT.py --workdir DIR ...        DIR is seen by all nodes
+#   experiments/launch/slurm.sh --dry-run EXPERIMENT.py --workdir DIR ...     prints what the job would do
+#
+# Five minutes before the limit SLURM sends SIGTERM: the run saves and ends with status 75, and the job is put into the
+# queue again, where the same command goes on.
+set -euo pipefail
+
+do=()
+if [[ ${1:-} == --dry-run ]]; then
+    do=(echo)
+    shift
+fi
+if [[ $# -lt 1 ]]; then
+    echo "usage: sbatch $0 EXPERIMENT.py --workdir DIR [--SETTING VALUE ...]" >&2
+    exit 2
+fi
+
+status=0
+"${do[@]}" srun --kill-on-bad-exit=1 vitx train "$@" --distributed || status=$?
+if [[ $status -eq 75 ]]; then
+    "${do[@]}" scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"

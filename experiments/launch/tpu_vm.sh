@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# A TPU VM or a slice of a pod: create it, install vitx on every worker, run, follow, delete.
+#
+#   experiments/launch/tpu_vm.sh create|install|run|follow|delete [--dry-run] [EXPERIMENT.py --workdir DIR ...]
+#
+# DIR is a folder that every worker sees, such as a mounted bucket.
+#
+# Set NAME, ZONE, TYPE (v5litepod-16, v5p-128, ...), VERSION (of the TPU's software) and REPOSITORY.
+set -euo pipefail
+
+NAME=${NAME:-vitx}
+ZONE=${ZONE:-us-central1-a}
+TYPE=${TYPE:-v5litepod-16}
+VERSION=${VERSION:-v2-alpha-tpuv5-lite}
+REPOSITORY=${REPOSITORY:-}
+
+usage() {
+    sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+}
+
+[[ $# -ge 1 ]] || usage
+what=$1
+shift
+do=()
+if [[ ${1:-} == --dry-run ]]; then
+    do=(echo)
+    shift
+fi
+
+tpu() { "${do[@]}" gcloud compute tpus tpu-vm "$1" "$NAME" --zone="$ZONE" "${@:2}"; }
+everywhere() { tpu ssh --worker=all --command="$1"; }
+
+case $what in
+    create) tpu create --accelerator-type="$TYPE" --version="$VERSION" ;;
+    install)
+        [[ -n $REPOSITORY ]] || { echo "REPOSITORY is not set: the git address that every worker clones" >&2; exit 2; }
+        everywhere "git clone $(printf %q "$REPOSITORY") vitx && python3 -m venv venv && venv/bin/pip install -e 'vitx[tpu]'"
+        ;;
+    run)
+        [[ $# -ge 1 ]] || usage
+        # the same command on every worker; a step that was saved is where the next one goes on
+        everywhere "cd vitx && nohup ../venv/bin/vitx train $(printf '%q ' "$@")--distributed > ../train.log 2>&1 &"
+        ;;
+    follow) tpu ssh --worker=0 --command="tail -n 100 -f train.log" ;;
+    delete) tpu delete --quiet ;;
+    *) usage ;;
+esac
