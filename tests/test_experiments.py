@@ -62,7 +62,7 @@ def test_single_frames_averaged_see_digits_and_no_motion(pytestconfig, tmp_path)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "motion", "appearance"),
-    [("cnn_frames", (0, 55), (81.1, 100)), ("lrcn", (95, 100), (0, 100))],
+    [("cnn_frames", (0, 55), (81.1, 100)), ("lrcn", (95, 100), (0, 100)), ("r2plus1d", (95, 100), (0, 100))],
 )
 def test_convolutional_baselines_see_what_they_can(name, motion, appearance, pytestconfig, tmp_path):
     """Last run: 2026-11-24, two busy EPYC cores, in 2 min 45 s and 3 min 8 s: what the files say."""
