@@ -35,7 +35,7 @@ class Cost:
     model: nn.Module = dataclasses.field(repr=False)
     clip: Shape
 
-    def figures(self) -> dict[str, int]:
+    def figures(self) -> dict[str, int | None]:
         """Returns all figures, with the clip that they are of."""
         frames, height, width, _ = self.clip
         return {
@@ -49,9 +49,14 @@ class Cost:
         }
 
     @functools.cached_property
-    def flops_xla(self) -> int:
-        """Operations as XLA counts them before it optimises: two for a MAC, and all elementwise ones."""
+    def flops_xla(self) -> int | None:
+        """Operations as XLA counts them before it optimises: two for a MAC, and all elementwise ones.
+
+        None of a recurrent model: XLA counts what a loop does once.
+        """
         plain = reference(self.model)
+        if _has_scan(jax.make_jaxpr(_forward(plain))(*_abstract(plain, self.clip)).jaxpr):
+            return None
         lowered = jax.jit(_forward(plain)).lower(*_abstract(plain, self.clip))
         return int(lowered.cost_analysis()["flops"])
 
@@ -124,6 +129,10 @@ def reference(model: nn.Module) -> nn.Module:
     """The same function without loops, without anything computed twice and in the plainest form."""
     plain = {"scan_layers": False, "rematerialise": None, "implementation": "reference"}
     return model.copy(**{name: value for name, value in plain.items() if hasattr(model, name)})
+
+
+def _has_scan(jaxpr: Jaxpr) -> bool:
+    return any(each.primitive.name == "scan" or any(map(_has_scan, _inner(each.params))) for each in jaxpr.eqns)
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
