@@ -267,7 +267,7 @@ def _evaluate(workdir: Path, split: str, which: Which, clock: Stopwatch) -> dict
         # last, so that the row says that the report is there
         if split != "train":
             with MetricsLog(workdir, lambda row: (row["step"], row["split"]) != (run.step, name)) as log:
-                log.write(run.step, name, figures)
+                log.write(run.step, name, {"views": predictions.views, **figures})
     details = experiment.task.details(predictions, run.names)
     return {"step": run.step, "views": predictions.views, **figures, **details}
 

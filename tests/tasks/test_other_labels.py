@@ -18,6 +18,7 @@ from vitx.data.sources import MovingDigits
 from vitx.evaluation.evaluate import Predictions
 from vitx.runs import predict_files, train_run
 from vitx.tasks.classification import Classification
+from vitx.tasks.mixing import Mixing
 from vitx.tasks.multilabel import MultiLabel
 from vitx.tasks.regression import Regression
 from vitx.training.logs import read_metrics
@@ -124,7 +125,10 @@ class _Relabelled:
 
 @pytest.mark.parametrize(
     ("task", "kind", "classes", "figure"),
-    [(MultiLabel(), "motions", 8, "motions/mAP"), (Regression(), "speed", 1, "speed/mae")],
+    [
+        (MultiLabel(mixing=Mixing(0.8, 1.0), average="probabilities"), "motions", 8, "motions/mAP"),
+        (Regression(error="huber"), "speed", 1, "speed/mae"),
+    ],
 )
 def test_a_run_trains_evaluates_reports_and_predicts(small, digits, tmp_path, capsys, task, kind, classes, figure):
     changes = {
@@ -133,10 +137,12 @@ def test_a_run_trains_evaluates_reports_and_predicts(small, digits, tmp_path, ca
         "task": task,
         "training.monitor": figure,
         "training.steps": 4,
+        "data.eval_crops": 3,
     }
     run = tmp_path / "run"
     train_run(small.override(changes), run)
     (test,) = (row for row in read_metrics(run) if row["split"] == "test")
+    assert test["views"] == "1x3" and (run / "report.md").read_text().count("1x3 views") == 1
     assert figure in test and figure.replace("mae", "loss").replace("mAP", "loss") in test
     assert f"| {figure} |" in (run / "report.md").read_text()
     clip = tmp_path / "clip.mp4"

@@ -45,17 +45,17 @@ def predict(
     model: nn.Module,
     task: Any,
 ) -> dict[str, Float[Array, "batch _"]] | Float[Array, "batch _"]:
-    """Returns logits averaged over the first so many views of each video; the model sees one view of the batch at a
-    time, and stops after the last that any video has."""
+    """Returns logits averaged, as the task does, over the first so many views of each video; the model sees one view of
+    the batch at a time, and stops after the last that any video has."""
 
     def add(number: Int[Array, ""], sums: Any) -> Any:
         there = (number < views)[:, None]
-        logits = task.predict(model, variables, jax.lax.dynamic_index_in_dim(video, number, axis=1, keepdims=False))
-        return jax.tree.map(lambda total, each: total + jnp.where(there, each, 0), sums, logits)
+        outputs = task.predict(model, variables, jax.lax.dynamic_index_in_dim(video, number, axis=1, keepdims=False))
+        return jax.tree.map(lambda total, each: total + jnp.where(there, task.to_average(each), 0), sums, outputs)
 
     shapes = jax.eval_shape(functools.partial(task.predict, model), variables, video[:, 0])
     sums = jax.lax.fori_loop(0, views.max(), add, jax.tree.map(lambda each: jnp.zeros(each.shape, each.dtype), shapes))
-    return jax.tree.map(lambda total: total / views[:, None], sums)
+    return jax.tree.map(lambda total: task.from_average(total / views[:, None]), sums)
 
 
 def evaluate(

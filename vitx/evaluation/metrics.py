@@ -58,12 +58,18 @@ def average_precisions(
 def multilabel_figures(
     logits: Float[np.ndarray, "examples classes"], labels: Float[np.ndarray, "examples classes"]
 ) -> dict[str, float]:
-    """Returns loss (nats, the mean over classes) and mAP in percent, over the classes that some example has."""
+    """Returns loss (nats, the mean over classes), mAP and mAP_labelled in percent, over the classes that are there.
+
+    mAP_labelled ranks examples of no class at all behind the others, as Charades' own evaluation does.
+    """
     logits = logits.astype(np.float64)
-    precisions = average_precisions(logits, labels)
-    seen = precisions[~np.isnan(precisions)]
     loss = np.logaddexp(0, logits) - logits * labels
-    return {"loss": float(loss.mean()), "mAP": float(seen.mean()) if len(seen) else 0.0}
+    figures = {"loss": float(loss.mean())}
+    for name, rows in (("mAP", slice(None)), ("mAP_labelled", labels.any(axis=1))):
+        precisions = average_precisions(logits[rows], labels[rows])
+        seen = precisions[~np.isnan(precisions)]
+        figures[name] = float(seen.mean()) if len(seen) else 0.0
+    return figures
 
 
 def regression_figures(

@@ -99,6 +99,18 @@ def scatter(
     return figure
 
 
+def bars(heights: Mapping[str, float], unit: str, title: str) -> Figure:
+    """Returns a picture of one number for each class, the greatest on top; classes without one (NaN) are left out."""
+    known = sorted((height, name) for name, height in heights.items() if height == height)
+    figure = Figure(figsize=(6.0, min(1.2 + 0.22 * max(len(known), 1), 40)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh([name for _, name in known], [height for height, _ in known], color=BLUE)
+    axes.set(xlabel=unit, title=title, xlim=(0, 100))
+    axes.margins(y=0.01)
+    axes.grid(alpha=0.25, axis="x")
+    return figure
+
+
 @dataclasses.dataclass(frozen=True)
 class Section:
     """A part of the report.

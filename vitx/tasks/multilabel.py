@@ -2,8 +2,9 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -13,8 +14,10 @@ from scipy.special import expit
 from vitx.configuration import register
 from vitx.evaluation.evaluate import Predictions
 from vitx.evaluation.metrics import average_precisions, multilabel_figures
-from vitx.evaluation.report import Results, Section, table
+from vitx.evaluation.report import Results, Section, bars, table
 from vitx.tasks.task import Answer, Names, Supervised
+
+TINY = 1e-7  # keeps the logarithm of a probability finite
 
 
 @register
@@ -24,19 +27,45 @@ class MultiLabel(Supervised):
 
     Attributes:
         label_smoothing: share of the target moved to one half.
+        focus: gamma of focal loss (Lin et al. 2017, equation 4), which makes little of what is right already.
+        average: whether "logits" of the views of a video are averaged, or "probabilities".
         Others: as `Supervised`.
     """
 
     label_smoothing: float = 0.0
+    focus: float = 0.0
+    average: Literal["logits", "probabilities"] = "logits"
 
     headline: ClassVar[Mapping[str, str]] = {"loss": "{:.3f}", "mAP": "{:.1f} %"}
     curves: ClassVar[Mapping[str, str]] = {"loss": "", "mAP": "(%)"}
 
+    def __post_init__(self):
+        if not 0 <= self.label_smoothing <= 1 or self.focus < 0:
+            raise ValueError(
+                f"label_smoothing is {self.label_smoothing} and focus {self.focus}; expected 0 to 1 and at least 0"
+            )
+
+    def target(self, name: str, labels: Float[Array, "batch classes"], width: int) -> Float[Array, "batch classes"]:
+        return jnp.nan_to_num(labels) * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
+
     def head_loss(
-        self, name: str, outputs: Float[Array, "batch classes"], labels: Float[Array, "batch classes"]
+        self,
+        name: str,
+        outputs: Float[Array, "batch classes"],
+        target: Float[Array, "batch classes"],
+        labels: Float[Array, "batch classes"],
     ) -> tuple[Float[Array, "batch"], dict[str, Float[Array, "batch"]]]:
-        targets = jnp.nan_to_num(labels) * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
-        return optax.sigmoid_binary_cross_entropy(outputs, targets).mean(axis=-1), {}
+        if self.focus:
+            losses = optax.sigmoid_focal_loss(outputs, target, gamma=self.focus)
+        else:
+            losses = optax.sigmoid_binary_cross_entropy(outputs, target)
+        return losses.mean(axis=-1), {}
+
+    def to_average(self, outputs: Float[Array, "batch classes"]) -> Float[Array, "batch classes"]:
+        return outputs if self.average == "logits" else jax.nn.sigmoid(outputs)
+
+    def from_average(self, average: Float[Array, "batch classes"]) -> Float[Array, "batch classes"]:
+        return average if self.average == "logits" else jnp.log(average + TINY) - jnp.log1p(TINY - average)
 
     def present(self, labels: Float[Array | np.ndarray, "batch classes"]) -> Bool[Array | np.ndarray, "batch"]:
         return (labels == labels).all(axis=-1)  # NaN is not itself
@@ -52,11 +81,15 @@ class MultiLabel(Supervised):
     def sections(self, results: Results) -> Sequence[Section]:
         sections = []
         for label, rows in self.details(results.predictions, results.names)["per_class"].items():
-            lines = table(
+            picture = f"precision_{label}.png"
+            lines = [f"![average precision of every class]({picture})", ""]
+            lines += table(
                 ("class", "average precision %", "videos"),
                 [(name, f"{row['average_precision']:.1f}", row["support"]) for name, row in rows.items()],
             )
-            sections.append(Section(label.capitalize(), lines, {}))
+            heights = {name: row["average_precision"] for name, row in rows.items()}
+            drawn = bars(heights, "average precision (%)", f"{label}, {results.split} split")
+            sections.append(Section(label.capitalize(), lines, {picture: drawn}))
         return sections
 
     def details(self, predictions: Predictions, names: Names) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, UInt8
 
@@ -17,18 +18,27 @@ from vitx.tasks.task import Answer, Names, Supervised, Variables
 
 Moments = tuple[tuple[str, tuple[float, ...], tuple[float, ...]], ...]  # (label, means, standard deviations) of each
 
+ERRORS = {
+    "squared": optax.squared_error,
+    "absolute": lambda outputs, target: jnp.abs(outputs - target),
+    "huber": optax.huber_loss,
+}
+
 
 @register
 @dataclasses.dataclass(frozen=True)
 class Regression(Supervised):
-    """Mean squared error of standardised values; predictions and figures are in the data's own units.
+    """An error of standardised values; predictions and figures are in the data's own units.
 
     Attributes:
+        error: what is learnt to be small: the mean "squared" or "absolute" error, or Huber's: squared below one
+            standard deviation, linear above.
         moments: ((label, means, standard deviations), ...) by which values are standardised; () takes them from the
             training split.
         Others: as `Supervised`.
     """
 
+    error: Literal["squared", "absolute", "huber"] = "squared"
     moments: Moments = ()
 
     headline: ClassVar[Mapping[str, str]] = {"loss": "{:.3f}", "mae": "{:.3g}", "rmse": "{:.3g}", "r2": "{:.3f}"}
@@ -49,12 +59,19 @@ class Regression(Supervised):
         ]
         return dataclasses.replace(self, moments=tuple(moments))
 
-    def head_loss(
-        self, name: str, outputs: Float[Array, "batch values"], labels: Float[Array, "batch values"]
-    ) -> tuple[Float[Array, "batch"], dict[str, Float[Array, "batch"]]]:
+    def target(self, name: str, labels: Float[Array, "batch values"], width: int) -> Float[Array, "batch values"]:
         mean, std = self._moments(name)
-        error = outputs - (jnp.nan_to_num(labels) - mean) / std
-        return jnp.square(error).mean(axis=-1), {"mae": (jnp.abs(error) * std).mean(axis=-1)}
+        return (jnp.nan_to_num(labels) - mean) / std
+
+    def head_loss(
+        self,
+        name: str,
+        outputs: Float[Array, "batch values"],
+        target: Float[Array, "batch values"],
+        labels: Float[Array, "batch values"],
+    ) -> tuple[Float[Array, "batch"], dict[str, Float[Array, "batch"]]]:
+        loss, error = ERRORS[self.error](outputs, target), jnp.abs(outputs - target)
+        return loss.mean(axis=-1), {"mae": (error * self._moments(name)[1]).mean(axis=-1)}
 
     def predict(
         self, model: nn.Module, variables: Variables, video: UInt8[Array, "batch frames height width 3"]

@@ -18,6 +18,9 @@ from vitx.errors import UserError
 from vitx.evaluation.evaluate import Predictions
 from vitx.evaluation.report import Results, Section
 from vitx.layers.partition import placed
+from vitx.tasks.mixing import Mixing, other
+
+MIXING_KEY = 2  # what is folded into a step's key for mixing; below are the model's own
 
 Batch = Mapping[str, Any]
 Variables = Mapping[str, Any]
@@ -107,9 +110,17 @@ class Task:
     def predict(
         self, model: nn.Module, variables: Variables, video: UInt8[Array, "batch frames height width 3"]
     ) -> Any:
-        """Returns the model's outputs in evaluation mode, float32; views of one video are averaged."""
+        """Returns the model's outputs in evaluation mode, float32."""
         outputs = model.apply(variables, self.normalised(video), train=False)
         return jax.tree.map(lambda output: output.astype(jnp.float32), outputs)
+
+    def to_average(self, outputs: Float[Array, "batch _"]) -> Float[Array, "batch _"]:
+        """Returns what is averaged over the views of a video: the outputs themselves, or a function of them."""
+        return outputs
+
+    def from_average(self, average: Float[Array, "batch _"]) -> Float[Array, "batch _"]:
+        """Returns the outputs that belong to such an average."""
+        return average
 
     def named(self, outputs: Any, labels: Mapping[str, Any]) -> dict[str, Float[Array, "batch _"]]:
         """Returns what `predict` gives by name."""
@@ -162,10 +173,12 @@ class Supervised(Task):
 
     Attributes:
         label: the label to learn where the data has several and the model one head.
+        mixing: mixup and cutmix in training; the training figures are then of mixed clips.
         Others: as `Task`.
     """
 
     label: str | None = None
+    mixing: Mixing = Mixing()
 
     def outputs(self, model: nn.Module, label_names: Names) -> dict[str, tuple[str, ...]]:
         heads = model.num_classes if isinstance(model.num_classes, tuple) else None
@@ -185,8 +198,12 @@ class Supervised(Task):
     def named(self, outputs: Any, labels: Mapping[str, Any]) -> dict[str, Float[Array, "batch _"]]:
         return dict(outputs) if isinstance(outputs, Mapping) else {self.label or next(iter(labels)): outputs}
 
+    def target(self, name: str, labels: Array, width: int) -> Float[Array, "batch _"]:
+        """Returns what one head should say, [batch, width]; of an example without the label, anything finite."""
+        raise NotImplementedError
+
     def head_loss(
-        self, name: str, outputs: Float[Array, "batch _"], labels: Array
+        self, name: str, outputs: Float[Array, "batch _"], target: Float[Array, "batch _"], labels: Array
     ) -> tuple[Float[Array, "batch"], dict[str, Float[Array, "batch"]]]:
         """Returns (one head's loss, other figures), for each example that has the label."""
         raise NotImplementedError
@@ -198,18 +215,32 @@ class Supervised(Task):
     def loss(
         self, model: nn.Module, variables: Variables, batch: Batch, *, key: Array, step: Array, train: bool
     ) -> tuple[Float[Array, "batch"], Aux]:
-        outputs, collections = self.apply(model, variables, self.normalised(batch["video"]), key=key, train=train)
+        video, mixing = self.normalised(batch["video"]), train and bool(self.mixing)
+        if mixing:
+            video, share = self.mixing(jax.random.fold_in(key, MIXING_KEY), video, self._may_mix(batch))
+        outputs, collections = self.apply(model, variables, video, key=key, train=train)
         sums, total, count = {"weight": batch["weight"].sum()}, 0.0, 0.0
         for name, output in self.named(outputs, batch["labels"]).items():
             labels = batch["labels"][name]
             there = self.present(labels)
-            loss, figures = self.head_loss(name, output.astype(jnp.float32), labels)
+            target = self.target(name, labels, output.shape[-1])
+            if mixing:
+                target = share[:, None] * target + (1 - share[:, None]) * other(target)
+            loss, figures = self.head_loss(name, output.astype(jnp.float32), target, labels)
             total, count = total + jnp.where(there, loss, 0), count + there
             weight = batch["weight"] * there
             sums[f"{name}/weight"] = weight.sum()
             for figure, values in ({"loss": loss} | figures).items():
                 sums[f"{name}/{figure}"] = (jnp.where(there, values, 0) * weight).sum()
         return total / jnp.maximum(count, 1), Aux(sums, collections)
+
+    def _may_mix(self, batch: Batch) -> Array:
+        """Returns which clips may be mixed: those that count, where both of a pair have the same labels."""
+        may = batch["weight"] > 0
+        for labels in batch["labels"].values():
+            there = self.present(labels)
+            may &= there == other(there)
+        return may
 
     def head_figures(self, outputs: Float[np.ndarray, "examples _"], labels: np.ndarray) -> Mapping[str, float]:
         """Returns one head's figures over the examples that have the label, "loss" among them."""

@@ -297,7 +297,7 @@ def train(
                 except Preempted:
                     stop(number)
                 progress.evaluated = True
-                log.write(number, "val", figures)
+                log.write(number, "val", {"views": predictions.views, **figures})
                 better = progress.judge(number, settings.monitor, figures[settings.monitor], task.better)
                 say(f"step {number}: validation ({predictions.views} views) {task.described(figures)}")
             if stopping:
