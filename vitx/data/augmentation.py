@@ -45,7 +45,7 @@ class Augmentation:
         colour: probability that these five are changed.
         colour_order: of them, lightness with brightness.
         grey: probability that colours are dropped.
-        rand_augment: operations drawn at random, or None.
+        rand_augment: operations drawn at random; none of 0 layers.
         erase: probability that boxes are filled in all frames (Zhong et al. 2017: a fiftieth to a third of the area in
             all, ratio 0.3 to 3.3).
         erase_boxes: as many at most.
@@ -67,7 +67,7 @@ class Augmentation:
     colour: float = 1.0
     colour_order: tuple[Literal["brightness", "contrast", "saturation", "hue"], ...] = COLOURS
     grey: float = 0.0
-    rand_augment: RandAugment | None = None
+    rand_augment: RandAugment = RandAugment(layers=0)
     erase: float = 0.0
     erase_boxes: int = 1
     erase_fill: Literal["noise", "colour", "grey"] = "noise"
@@ -127,8 +127,7 @@ class Augmentation:
                     clip = operations.lightness(clip, self.lightness * rng.uniform(-1, 1))
         if rng.uniform() < self.grey:
             clip = operations.grey(clip)
-        if self.rand_augment is not None:
-            clip = self.rand_augment(rng, clip)
+        clip = self.rand_augment(rng, clip)
         if rng.uniform() < self.erase:
             clip = erased(rng, clip, self.erase_boxes, self.erase_fill)
         return clip
