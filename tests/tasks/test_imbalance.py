@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from vitx.errors import UserError
-from vitx.evaluation.evaluate import Predictions
+from vitx.evaluation.evaluate import Predictions, predict
 from vitx.tasks.classification import Classification
 from vitx.tasks.imbalance import balanced_weights, class_counts, focal_cross_entropy, log_priors
 from vitx.tasks.multilabel import MultiLabel
@@ -108,6 +108,24 @@ def test_probabilities_may_be_averaged_over_views():
         assert abs(share(views.mean(axis=0)) - share(mean)).max() > 0.02
         plain = type(task)()
         np.testing.assert_array_equal(plain.from_average(plain.to_average(views[0])), views[0])
+
+
+class Pixels(nn.Module):
+    """A model whose logits are pixels."""
+
+    def __call__(self, video, *, train):
+        return video.reshape(len(video), -1)[:, :3] * 4
+
+
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_views_are_averaged_as_set_and_blank_ones_left_out(average):
+    video, views = RNG.integers(0, 256, (2, 4, 1, 2, 2, 3), np.uint8), np.array([4, 2], np.int32)
+    task = Classification(average=average)
+    found = predict({}, jnp.asarray(video), jnp.asarray(views), model=Pixels(), task=task)
+    for row, count in enumerate(views):
+        logits = Pixels()(task.normalised(jnp.asarray(video[row, :count])), train=False)
+        shares = jax.nn.softmax(logits).mean(0) if average == "probabilities" else jax.nn.softmax(logits.mean(0))
+        np.testing.assert_allclose(jax.nn.softmax(found[row]), shares, atol=1e-5)
 
 
 def test_videos_of_no_class_come_last_as_charades_has_it():
