@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in ("asyncio", "concurrent"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     options, settings = _parser().parse_known_args([argument for argument in arguments if argument != "--debug"])
-    if settings and options.command not in (_train, _cost, _convert):
+    if settings and options.command not in (_train, _cost, _bench, _convert):
         print(f"vitx: there is no option {settings[0]} here (--help lists them)", file=sys.stderr)
         return 2
     try:
@@ -145,6 +145,24 @@ def _parser() -> argparse.ArgumentParser:
     cost.add_argument("--plot", type=Path, metavar="FILE.png", help="draw GMACs and memory against 8 to 128 frames")
     cost.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     cost.set_defaults(command=_cost)
+
+    bench = commands.add_parser(
+        "bench",
+        help="measure how fast named models are here, alone or beside their originals",
+        usage="vitx bench NAME ... [--batch 2] [--num_frames 16] [--against LIBRARY] [--json] [--SETTING VALUE ...]",
+        description="Times a forward pass, a training step, and a frame of a stream where the model reads one; counts "
+        "memory. --against runs the original in the same process, with the same weights on the same "
+        "clips, in turns. --SETTING VALUE is a field of the model, as in --clip 8 112 112 of a convolutional network, "
+        "--image_size 112 of another, or --dtype bfloat16.",
+    )
+    bench.add_argument("names", nargs="+", metavar="NAME", help="names or patterns, such as 'x3d_*'")
+    bench.add_argument("--batch", type=int, default=2, help="clips of a step (default: 2)")
+    bench.add_argument("--num_frames", type=int, help="of the clips, where not those that the model was made for")
+    bench.add_argument("--repeats", type=int, default=10, help="of every measurement (default: 10)")
+    bench.add_argument("--against", choices=("huggingface", "torchvision", "pytorchvideo"), help="whose original")
+    bench.add_argument("--compiled", action="store_true", help="the original through torch.compile, channels last")
+    bench.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    bench.set_defaults(command=_bench)
     return parser
 
 
@@ -324,6 +342,30 @@ def _cost(options: argparse.Namespace, settings: list[str]) -> None:
         return
     counted = {name: count_cost(model, clip_of(model)) for name, model in tqdm(models.items(), desc="counting")}
     _print_rows([{"model": name} | each.figures() for name, each in counted.items()], options.json)
+
+
+def _bench(options: argparse.Namespace, settings: list[str]) -> None:
+    for name in ("batch", "repeats"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} is {getattr(options, name)}; expected at least 1")
+    from vitx.analysis.bench import bench, described, machine
+    from vitx.analysis.growth import of_length
+    from vitx.configuration import override
+    from vitx.models import VARIANTS
+
+    changes, names = _changes(settings), _matching(options.names)
+    models = {name: override(VARIANTS[name], changes) for name in names}
+    if options.num_frames is not None:
+        models = {name: of_length(model, options.num_frames) for name, model in models.items()}
+    how = {name: getattr(options, name) for name in ("batch", "repeats", "against", "compiled")}
+    rows = [bench(name, model, **how) for name, model in models.items()]
+    about = machine(options.against)
+    if options.json:
+        print(json.dumps({"machine": about, "models": rows}))
+        return
+    print(about, file=sys.stderr)
+    for row in rows:
+        print(described(row))
 
 
 UNITS = {

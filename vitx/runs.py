@@ -24,6 +24,7 @@ from vitx.evaluation.evaluate import evaluate, predict
 from vitx.experiment import Experiment, load_config, save_config
 from vitx.interop.load import initialise
 from vitx.layers.partition import batch_sharding
+from vitx.models import on_device
 from vitx.training.faults import Notices
 from vitx.training.logs import MetricsLog, Stopwatch, read_metrics, say
 from vitx.training.loop import train
@@ -157,10 +158,11 @@ def predict_files(
             broken.append(str(error))
     if broken:
         raise UserError("these files cannot be read as video:\n" + "\n".join(broken))
+    model = on_device(experiment.model, run.sharding.mesh.devices.flat[0])
     answers = {}
     for file, video in clips.items():
         views = jax.device_put((video[None], np.array([len(video)], np.int32)))
-        logits = predict(run.variables, *views, model=experiment.model, task=experiment.task)
+        logits = predict(run.variables, *views, model=model, task=experiment.task)
         rows = {label: np.asarray(row[0]) for label, row in experiment.task.named(logits, run.names).items()}
         answers[file] = experiment.task.answers(rows, run.names, top)
     return answers

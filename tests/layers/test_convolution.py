@@ -1,10 +1,14 @@
 """Convolution, normalisation and pooling against their definitions; every implementation the same."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vitx.layers.convolution import IMPLEMENTATIONS, BatchNorm, Convolution, average_windows, max_pool
 
@@ -13,35 +17,57 @@ def normal(*shape, key=0):
     return jnp.asarray(np.random.default_rng(key).standard_normal(shape), jnp.float32)
 
 
+# by the channels that come in: few, where the CPU has a gradient of its own for every kernel, and more
+FEW, MORE = 3, 6
+
+
 @pytest.mark.parametrize(
-    ("kernel", "stride", "groups", "width"),
+    ("kernel", "stride", "groups", "channels", "width"),
     [
-        ((3, 3, 3), (1, 1, 1), 1, 5),
-        ((3, 3, 3), (2, 2, 2), 1, 5),
-        ((1, 3, 3), (1, 2, 2), 1, 3),
-        ((5, 1, 1), (4, 1, 1), 1, 3),
-        ((1, 1, 1), (2, 2, 2), 1, 7),
-        ((3, 3, 3), (1, 2, 2), 2, 8),
-        ((3, 3, 3), (2, 1, 2), 4, 4),
-        ((5, 1, 1), (1, 1, 1), 4, 4),
-        ((3, 3, 3), (1, 1, 1), 4, 8),  # each channel alone, but two outputs of each
+        ((3, 3, 3), (1, 1, 1), 1, MORE, 5),
+        ((3, 3, 3), (2, 2, 2), 1, MORE, 5),
+        ((3, 5, 3), (2, 1, 2), 1, FEW, 4),
+        ((1, 3, 3), (1, 2, 2), 1, FEW, 3),
+        ((5, 1, 1), (4, 1, 1), 1, MORE, 3),
+        ((3, 1, 1), (1, 2, 2), 1, FEW, 3),
+        ((1, 1, 1), (2, 2, 2), 1, MORE, 7),
+        ((3, 3, 3), (1, 2, 2), 2, MORE, 8),
+        ((3, 3, 3), (2, 1, 2), MORE, MORE, 6),
+        ((5, 1, 1), (1, 1, 1), MORE, MORE, 6),
+        ((3, 3, 3), (1, 1, 1), FEW, FEW, 6),  # each channel alone, but two outputs of each
     ],
 )
-def test_every_implementation_computes_the_same_with_the_same_gradients(kernel, stride, groups, width):
-    x, weights = normal(2, 7, 6, 9, 4), normal(*kernel, 4 // groups, width, key=1)
+def test_every_implementation_computes_the_same_with_the_same_gradients(kernel, stride, groups, channels, width):
+    same_everywhere((2, 7, 6, 9, channels), kernel, stride, groups, width)
+
+
+def same_everywhere(shape, kernel, stride, groups, width):
+    """Values and gradients of each form beside XLA's own."""
+    x, weights = normal(*shape), normal(*kernel, shape[-1] // groups, width, key=1)
     padding = tuple(size // 2 for size in kernel)
 
-    @jax.jit
-    def results(x, weights):
-        found = {}
-        for name, convolve in IMPLEMENTATIONS.items():
-            out, back = jax.vjp(lambda x, weights: convolve(x, weights, stride, padding, groups), x, weights)  # noqa: B023
-            found[name] = out, *back(jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape))
-        return found
+    @functools.partial(jax.jit, static_argnums=0)
+    def results(name, x, weights):
+        convolve = IMPLEMENTATIONS[name]
+        out, back = jax.vjp(lambda x, weights: convolve(x, weights, stride, padding, groups), x, weights)
+        return out, *back(jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape))
 
-    expected, *others = results(x, weights).values()
-    for found in others:
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
+    expected = results("reference", x, weights)
+    for name in set(IMPLEMENTATIONS) - {"auto", "reference"}:
+        for ours, theirs in zip(results(name, x, weights), expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * (1 + np.abs(theirs).max()))
+
+
+SIZES = st.tuples(*[st.sampled_from((1, 3, 5))] * 3)
+STRIDES = st.tuples(*[st.integers(1, 3)] * 3)
+SHAPES = st.tuples(st.integers(1, 2), *[st.integers(1, 9)] * 3)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(SHAPES, SIZES, STRIDES, st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
+def test_every_implementation_computes_the_same_whatever_the_shape(shape, kernel, stride, groups, inner, outer):
+    same_everywhere((*shape, groups * inner), kernel, stride, groups, groups * outer)
 
 
 def test_a_convolution_is_a_weighted_sum_over_its_window():

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from vitx.data.pipeline import Data
 from vitx.data.sources import Source
 from vitx.layers.partition import process_share, to_devices
+from vitx.models import on_device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +76,7 @@ def evaluate(
         sharding: of a batch.
         description: what the progress bar says.
     """
+    model = on_device(model, sharding.mesh.devices.flat[0])
     replicated = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
     batches = data.eval_batches(source, **process_share(sharding))
     columns: list[dict[str, Any]] = []

@@ -13,6 +13,7 @@ from vitx.data.decoding import VideoError, decode_frames
 from vitx.errors import UserError
 from vitx.interop.load import Pretrained
 from vitx.interop.preprocessing import Preprocessing
+from vitx.models import on_device
 
 HALF = (0.5, 0.5, 0.5)  # pixels in [-1, 1], where weights came without preprocessing
 
@@ -53,7 +54,7 @@ def predict_files(
             broken.append(str(error))
     if broken:
         raise UserError("these files cannot be read as video:\n" + "\n".join(broken))
-    apply = jax.jit(model.apply)
+    apply = jax.jit(on_device(model, jax.devices()[0]).apply)
     return {file: _best(apply(variables, clip[None]), pretrained.labels, top) for file, clip in clips.items()}
 
 

@@ -2,16 +2,18 @@
 
 import functools
 import itertools
+import operator
 from collections.abc import Callable
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
 Triple = tuple[int, int, int]  # of frames, height, width
-Implementation = Literal["reference", "cpu"]
+Implementation = Literal["auto", "reference", "cpu"]
 # float64, under jax.enable_x64, takes rounding out of comparisons
 DType = Literal["float32", "bfloat16", "float64"]
 
@@ -67,6 +69,14 @@ def summed_over_time(
     return out.reshape(batch, frames_out, *out.shape[1:])
 
 
+def taps(kernel_size: Triple, stride: Triple, sizes: Triple) -> list[tuple[slice, slice, slice]]:
+    """Returns, for each tap of a kernel in turn, the part of the padded video that it is multiplied with."""
+    return [
+        tuple(slice(i, i + s * (n - 1) + 1, s) for i, s, n in zip(place, stride, sizes, strict=True))
+        for place in itertools.product(*map(range, kernel_size))
+    ]
+
+
 def shifted(
     x: Float[Array, "batch frames height width channels"],
     kernel: Float[Array, "t h w 1 channels"],
@@ -76,13 +86,124 @@ def shifted(
     """A depthwise convolution as a sum of shifted videos, each times one tap of the kernel."""
     sizes = output_size(x.shape[1:4], kernel.shape[:3], stride, padding)
     x = jnp.pad(x, ((0, 0), *((p, p) for p in padding), (0, 0)))
+    weights = kernel.reshape(-1, kernel.shape[-1])
+    products = (x[:, *part] * weights[i] for i, part in enumerate(taps(kernel.shape[:3], stride, sizes)))
+    return functools.reduce(operator.add, products)
 
-    def tap(place: Triple) -> Float[Array, "batch frames_out height_out width_px_out channels"]:
-        window = (slice(i, i + s * (n - 1) + 1, s) for i, s, n in zip(place, stride, sizes, strict=True))
-        return x[:, *window] * kernel[place][0]
 
-    first, *others = itertools.product(*map(range, kernel.shape[:3]))
-    return sum(map(tap, others), start=tap(first))
+def along_time(
+    x: Float[Array, "batch frames height width channels"],
+    kernel: Float[Array, "t 1 1 channels width_out"],
+    stride: Triple,
+    padding: Triple,
+) -> Float[Array, "batch frames_out height_out width_px_out width_out"]:
+    """A kernel that extends over time at most: a matrix product, or a 2D convolution over images of frames x pixels."""
+    if len(kernel) == 1:
+        return x[:, :: stride[0], :: stride[1], :: stride[2]] @ kernel[0, 0, 0]
+    x = x[:, :, :: stride[1], :: stride[2]]
+    out = lax.conv_general_dilated(
+        x.reshape(*x.shape[:2], -1, x.shape[-1]),
+        kernel[:, :, 0],
+        (stride[0], 1),
+        [(padding[0], padding[0]), (0, 0)],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return out.reshape(*out.shape[:2], *x.shape[2:4], out.shape[-1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def depthwise(
+    x: Float[Array, "batch frames height width channels"],
+    kernel: Float[Array, "t h w 1 channels"],
+    stride: Triple,
+    padding: Triple,
+) -> Float[Array, "batch frames_out height_out width_px_out channels"]:
+    """`shifted`, whose gradient by the video is shifted again, and by the kernel summed frame by frame."""
+    return shifted(x, kernel, stride, padding)
+
+
+def _depthwise_forward(x: Array, kernel: Array, stride: Triple, padding: Triple) -> tuple[Array, tuple[Array, Array]]:
+    return shifted(x, kernel, stride, padding), (x, kernel)
+
+
+def _depthwise_backward(
+    stride: Triple, padding: Triple, kept: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+    x, kernel = kept
+    sides = [
+        (size - 1 - p, there + p - 1 - (n - 1) * s, s - 1)
+        for size, p, there, n, s in zip(
+            kernel.shape[:3], padding, x.shape[1:4], gradient.shape[1:4], stride, strict=True
+        )
+    ]
+    spread = lax.pad(gradient, jnp.zeros((), gradient.dtype), ((0, 0, 0), *sides, (0, 0, 0)))
+    by_x = shifted(spread, kernel[::-1, ::-1, ::-1], (1, 1, 1), (0, 0, 0))
+
+    def products(windows: list[Array], rows: Array) -> Array:
+        return jnp.stack([jnp.sum(window * rows, axis=(0, 1, 2)) for window in windows])
+
+    return by_x, frame_by_frame(products, x, gradient, kernel, stride, padding)
+
+
+depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))
+def learnt_by_frames(
+    form: Callable[[Array, Array, Triple, Triple], Array], x: Array, kernel: Array, stride: Triple, padding: Triple
+) -> Array:
+    """A form of convolution without groups, whose gradient by the kernel is a matrix product for each frame."""
+    return form(x, kernel, stride, padding)
+
+
+def _learnt_forward(
+    form: Callable[..., Array], x: Array, kernel: Array, stride: Triple, padding: Triple
+) -> tuple[Array, tuple[Array, Array]]:
+    return form(x, kernel, stride, padding), (x, kernel)
+
+
+def _learnt_backward(
+    form: Callable[..., Array], stride: Triple, padding: Triple, kept: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+    x, kernel = kept
+    _, by_x = jax.vjp(lambda x: form(x, kernel, stride, padding), x)
+
+    def products(windows: list[Array], rows: Array) -> Array:
+        return jnp.einsum("bhwi,bhwo->io", jnp.concatenate(windows, axis=-1), rows)
+
+    return *by_x(gradient), frame_by_frame(products, x, gradient, kernel, stride, padding)
+
+
+learnt_by_frames.defvjp(_learnt_forward, _learnt_backward)
+
+
+def frame_by_frame(
+    products: Callable[[list[Array], Array], Array],
+    x: Float[Array, "batch frames height width channels"],
+    gradient: Float[Array, "batch frames_out height_out width_px_out width_out"],
+    kernel: Float[Array, "t h w channels_of_group width_out"],
+    stride: Triple,
+    padding: Triple,
+) -> Float[Array, "t h w channels_of_group width_out"]:
+    """Returns the gradient by a kernel as a sum over frames: what each needs fits the cache, all together does not.
+
+    Args:
+        products: from (what each tap sees of the video, the gradient), of one frame, to the kernel's gradient, whose
+            axes may be merged.
+    """
+    x = jnp.pad(x, ((0, 0), *((p, p) for p in padding), (0, 0)))
+    parts = taps(kernel.shape[:3], stride, (1, *gradient.shape[2:4]))
+
+    def add(total: Array, frame: Array) -> tuple[Array, None]:
+        frames = lax.dynamic_slice_in_dim(x, frame * stride[0], len(kernel), axis=1)
+        rows = lax.dynamic_index_in_dim(gradient, frame, axis=1, keepdims=False)
+        windows = [frames[:, *part][:, 0] for part in parts]
+        return total + products(windows, rows).reshape(total.shape), None
+
+    return lax.scan(add, jnp.zeros_like(kernel), jnp.arange(gradient.shape[1]))[0]
+
+
+FEW_CHANNELS = 4  # XLA's gradient by a kernel over so few takes seconds on a CPU
 
 
 def fast_on_cpu(
@@ -92,13 +213,23 @@ def fast_on_cpu(
     padding: Triple,
     groups: int,
 ) -> Float[Array, "batch frames_out height_out width_px_out width_out"]:
-    """Shifted multiply-adds for a depthwise kernel, a sum of 2D convolutions for any other."""
+    """Shifted multiply-adds for a depthwise kernel, matrix products over pixels or time, else a sum of 2D convolutions.
+
+    Has no forward-mode derivatives.
+    """
     if groups == x.shape[-1] == kernel.shape[-1]:
-        return shifted(x, kernel, stride, padding)
+        return depthwise(x, kernel, stride, padding)
+    if groups == 1 and kernel.shape[:3] == (1, 1, 1) and padding == (0, 0, 0):
+        return along_time(x, kernel, stride, padding)
+    if groups == 1 and kernel.shape[1:3] == (1, 1) and padding[1:] == (0, 0):
+        return learnt_by_frames(along_time, x, kernel, stride, padding)
+    if groups == 1 and x.shape[-1] <= FEW_CHANNELS:
+        return learnt_by_frames(functools.partial(summed_over_time, groups=1), x, kernel, stride, padding)
     return summed_over_time(x, kernel, stride, padding, groups)
 
 
-IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {"reference": native, "cpu": fast_on_cpu}
+IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {"auto": native, "reference": native, "cpu": fast_on_cpu}
+FASTEST: dict[str, Implementation] = {"cpu": "cpu"}  # of the platforms where XLA's own is not
 
 
 class Convolution(nn.Module):
@@ -111,7 +242,8 @@ class Convolution(nn.Module):
         kernel_size: (t, h, w).
         stride: (t, h, w).
         groups: into which channels are split; as many as channels is a depthwise convolution.
-        implementation: "reference" is XLA's own; "cpu" computes the same faster there.
+        implementation: "reference" is XLA's own; "cpu" computes the same faster there. "auto" is whichever suits the
+            devices: `vitx.models.on_device` settles it, and a model that nobody settled takes XLA's own.
         dtype: computations' type; parameters are float32.
     """
 

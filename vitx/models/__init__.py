@@ -3,10 +3,12 @@
 import fnmatch
 from typing import Any
 
+import jax
 from flax import linen as nn
 
 from vitx.configuration import override
 from vitx.errors import UserError, closest
+from vitx.layers.convolution import FASTEST
 from vitx.layers.head import NumClasses
 from vitx.models import (
     bottleneck,
@@ -46,3 +48,14 @@ def create_model(name: str, *, num_classes: NumClasses = 400, **fields: Any) -> 
         raise UserError(f"there is no model {name}{closest(name, VARIANTS)} `vitx models` lists them")
     heads = {"num_classes": num_classes} if hasattr(VARIANTS[name], "num_classes") else {}
     return override(VARIANTS[name], heads | fields)
+
+
+def on_device(model: nn.Module, device: jax.Device) -> nn.Module:
+    """Returns the model with its `implementation` settled, where that is "auto", for the device that it will run on.
+
+    Args:
+        device: one of the mesh: what this process runs on says nothing, for it may compile for others.
+    """
+    if getattr(model, "implementation", None) != "auto":
+        return model
+    return model.copy(implementation=FASTEST.get(device.platform, "reference"))

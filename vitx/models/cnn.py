@@ -35,7 +35,9 @@ class VideoCNN(nn.Module):
         width: channels after the stem; the others follow from it.
         dropout_rate: of the pooled features.
         clip: (frames, height, width) that the original was made for: what cost is counted of.
-        implementation: of convolutions; "cpu" is faster there and computes the same.
+        implementation: of convolutions; all compute the same. Training, evaluation, prediction and benchmarks settle
+            "auto" by the platform of their devices; a plain `apply` takes it as "reference", XLA's own, so pass "cpu"
+            to have it fast there.
         dtype: computations' type; parameters, statistics and pooled features are float32.
     """
 
@@ -43,7 +45,7 @@ class VideoCNN(nn.Module):
     width: int = 64
     dropout_rate: float = 0.0
     clip: Triple = free((16, 112, 112))
-    implementation: Implementation = free("reference")
+    implementation: Implementation = free("auto")
     dtype: DType = "float32"
 
     def __post_init__(self):

@@ -24,6 +24,7 @@ from vitx.data.sources import Source
 from vitx.errors import Preempted, RunError, UserError
 from vitx.evaluation.evaluate import evaluate
 from vitx.layers.partition import batch_sharding, process_share, to_devices
+from vitx.models import on_device
 from vitx.tasks.task import Task
 from vitx.training.faults import Notices, ended_after
 from vitx.training.logs import MetricsLog, Profiler, Stopwatch, say
@@ -158,6 +159,7 @@ def train(
         )
 
     # Model and optimiser: shapes first, then shardings, then arrays born where they belong
+    model = on_device(model, mesh.devices.flat[0])
     transformation = optimizer.make(settings.steps)
     batch_shapes = task.batch_spec(data, sources["train"], rows)
     init = functools.partial(

@@ -1,0 +1,148 @@
+"""The benchmark: what it reports, which implementation it takes, and that it compares like with like. Nothing here is
+about speed."""
+
+import functools
+import json
+import sys
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+
+import vitx
+from vitx import cli
+from vitx.analysis import bench as benchmark
+from vitx.analysis import peers
+from vitx.models import on_device
+
+SMALL = {"num_classes": 3, "width": 4, "clip": (2, 16, 16)}
+
+
+class Echo(peers.Peer):
+    """A peer that computes what ours does, or a little more."""
+
+    def __init__(self, model, variables, video, more=0.0):
+        self.model, self.video, self.more = model, jax.numpy.asarray(video), more
+        self.trained = jax.jit(functools.partial(benchmark.train_step, model))
+        self.state = (variables, benchmark.OPTIMIZER.init(variables["params"]))
+
+    def forward(self):
+        return np.asarray(jax.jit(self.model.apply)(self.state[0], self.video)) * (1 + self.more)
+
+    def train_step(self):
+        self.state, loss = self.trained(self.state, self.video)
+        return float(loss)
+
+
+@pytest.fixture
+def echo(monkeypatch):
+    def install(**how):
+        def make(library, name, model, variables, video, **_):
+            return Echo(model, variables, video, **how)
+
+        monkeypatch.setattr(peers, "make_peer", make)
+
+    return install
+
+
+def test_a_streaming_model_beside_a_peer_that_agrees(echo):
+    echo()
+    row = benchmark.bench(
+        "cnn_small", vitx.create_model("cnn_small", **SMALL), batch=3, repeats=3, against="torchvision"
+    )
+    assert (row["model"], row["frames"], row["height"], row["batch"]) == ("cnn_small", 2, 16, 3)
+    assert row["implementation"] == "cpu" and row["memory_of"] == "program"
+    for name in ("forward", "train_step", "peer_forward", "peer_train_step", "frame"):
+        low, high = row[f"{name}_quartiles_ms"]
+        assert 0 < low <= row[f"{name}_ms"] <= high
+    for name in ("forward", "train_step"):
+        assert row[f"{name}_ratio"] == pytest.approx(row[f"peer_{name}_ms"] / row[f"{name}_ms"])
+        assert row[f"{name}_clips_per_second"] == pytest.approx(3e3 / row[f"{name}_ms"])
+    assert row["train_step_memory_bytes"] > row["forward_memory_bytes"] > 3 * 2 * 16 * 16 * 3 * 4  # the batch
+    assert max(row["logits_apart"], row["loss_apart"]) < 1e-5
+    assert "frame_ms" in benchmark.described(row) and json.dumps(row)
+
+
+def test_a_peer_that_computes_another_function_is_refused(echo):
+    echo(more=0.01)
+    with pytest.raises(vitx.errors.RunError, match="do not compute the same"):
+        benchmark.bench("cnn_small", vitx.create_model("cnn_small", **SMALL), repeats=1, against="torchvision")
+
+
+def test_weights_leave_nothing_mute():
+    """Branches and heads start as zero, and would hide any difference."""
+    model = vitx.create_model("slow_r50", width=8, depths=(1, 1, 1, 1))
+    variables = benchmark.random_variables(model, jax.numpy.zeros((1, 1, 32, 32, 3)))
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(variables))
+    assert all(leaf.min() > 0 for path, leaf in jax.tree.leaves_with_path(variables) if path[-1].key == "var")
+
+
+def test_the_implementation_is_that_of_the_devices():
+    model = vitx.create_model("r3d_18")
+    assert model.implementation == "auto"
+    assert on_device(model, jax.devices()[0]).implementation == "cpu"
+    for platform in ("gpu", "tpu"):
+        assert on_device(model, mock.Mock(spec=jax.Device, platform=platform)).implementation == "reference"
+    chosen = model.copy(implementation="reference")
+    assert on_device(chosen, jax.devices()[0]) is chosen
+    transformer = vitx.create_model("vivit_ti_16x2")
+    assert on_device(transformer, jax.devices()[0]) is transformer
+
+
+@pytest.mark.parametrize("library", ["torchvision", "pytorchvideo", "huggingface"])
+def test_without_pytorch_the_extra_is_named(library, monkeypatch, capsys):
+    for name in ("torch", "torchvision", "transformers"):
+        monkeypatch.setitem(sys.modules, name, None)
+    small = ["--clip", "2", "16", "16", "--width", "4"]
+    assert cli.main(["bench", "cnn_small", "--against", library, *small]) == 2
+    assert f"--against {library} needs PyTorch" in (told := capsys.readouterr().err) and "vitx[peers]" in told
+
+
+def test_the_command_prints_one_object(capsys):
+    small = ["--clip", "4", "16", "16", "--width", "4", "--num_frames", "1", "--batch", "1", "--repeats", "1"]
+    assert cli.main(["bench", "cnn_small", "--json", *small]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["machine"]["threads"] >= 1 and told["machine"]["versions"]["jax"] == jax.__version__
+    assert [row["frames"] for row in told["models"]] == [1]
+    assert cli.main(["bench", "cnn_small", "--repeats", "0"]) == 2
+    assert "--repeats is 0" in capsys.readouterr().err
+
+
+ORIGINALS = [("torchvision", name) for name in peers.TORCHVISION]
+ORIGINALS += [("pytorchvideo", name) for name in peers.PYTORCHVIDEO]
+
+
+@pytest.mark.peers
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of PyTorchVideo and PyTorch
+@pytest.mark.parametrize(("library", "name"), ORIGINALS)
+def test_every_original_computes_what_ours_does(library, name):
+    frames = 32 if name.startswith("slowfast") else 16
+    model = vitx.create_model(name, num_classes=5, dropout_rate=0.0, clip=(frames, 64, 64), implementation="cpu")
+    video = np.random.default_rng(0).standard_normal((2, frames, 64, 64, 3), np.float32)
+    variables = benchmark.random_variables(model, video[:1])
+    ours = jax.jit(model.apply)(variables, video)
+    theirs = peers.make_peer(library, name, model, variables, video, threads=2).forward()
+    assert np.abs(ours - theirs).max() < 1e-3 * np.abs(theirs).max()
+
+
+@pytest.mark.peers
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_library_is_asked_for_what_it_has():
+    model, video = vitx.create_model("cnn_small", **SMALL), np.zeros((1, 2, 16, 16, 3), np.float32)
+    variables = benchmark.random_variables(model, video)
+    with pytest.raises(vitx.UserError, match="torchvision has no cnn_small; it has r3d_18"):
+        peers.make_peer("torchvision", "cnn_small", model, variables, video, threads=2)
+    model = vitx.create_model("mc3_18", width=8)
+    variables = benchmark.random_variables(model, video)
+    with pytest.raises(vitx.UserError, match="the original has weights of other shapes"):
+        peers.make_peer("torchvision", "mc3_18", model, variables, video, threads=2)
+
+
+@pytest.mark.peers
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("name", ["vivit_ti_16x2", "timesformer_b_16_divided"])
+def test_hugging_face_takes_our_weights_too(name):
+    fields = {"num_frames": 4, "image_size": 32, "num_layers": 2, "num_classes": 5}
+    row = benchmark.bench(name, vitx.create_model(name, **fields), repeats=1, against="huggingface")
+    assert row["logits_apart"] < 1e-3 and row["forward_ratio"] > 0

@@ -1,0 +1,233 @@
+"""How fast a model is here: forward, training step, latency of a stream, memory; alone or beside its original.
+
+All is measured in one process. Whatever is compared takes turns, so that a machine whose speed drifts drifts for both.
+"""
+
+import functools
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from tqdm import tqdm
+
+from vitx.analysis import peers
+from vitx.analysis.cost import clip_of
+from vitx.analysis.peers import Peer
+from vitx.errors import RunError
+from vitx.models import on_device
+from vitx.models.streaming import StreamingModel
+
+WARM_UP = 2  # calls before the first that is timed
+AGREEMENT = {"float32": 1e-3, "bfloat16": 0.1}  # between ours and the peer's, relative to the peer's largest value
+OPTIMIZER = optax.sgd(1e-4, momentum=0.9)
+
+
+def bench(
+    name: str,
+    model: nn.Module,
+    *,
+    batch: int = 2,
+    repeats: int = 10,
+    against: str | None = None,
+    compiled: bool = False,
+) -> dict[str, Any]:
+    """Returns figures of one model on the clip that it was made for, on the first device that JAX sees.
+
+    Weights and pixels are random, dropout and stochastic depth are off. A training step is the cross-entropy (of
+    outputs that are no logits the mean square), gradients, and SGD with momentum.
+
+    Args:
+        name: of the variant.
+        model: the variant, with whatever fields.
+        batch: clips of a forward pass and of a training step; a stream is one video.
+        repeats: how often each is timed, after two calls that are not.
+        against: "huggingface", "torchvision" or "pytorchvideo": the original runs with the same weights on the same
+            clips, in turns with ours. First its logits, and its loss before and after a training step, must be ours.
+        compiled: whether the original goes through `torch.compile`, channels last.
+
+    Returns:
+        Milliseconds are medians, with the quartiles beside them. "forward_ratio" and "train_step_ratio" are the
+        original's time over ours. "memory_bytes" is the device's peak where it counts ("device"), else what the
+        compiled program asks for ("program").
+
+    Raises:
+        UserError: PyTorch is not there, or the library has no such model.
+        RunError: the two do not compute the same.
+    """
+    device = jax.devices()[0]
+    quiet = {field: 0.0 for field in ("dropout_rate", "drop_path_rate") if hasattr(model, field)}
+    model = on_device(model.copy(**quiet), device)
+    clip, random = clip_of(model), np.random.default_rng(0)
+    video = random.standard_normal((batch, *clip), np.float32)
+    clips = jax.device_put(video, device)
+    variables = random_variables(model, clips[:1])
+
+    peer = None
+    if against is not None:
+        where = {"threads": cores(), "cuda": device.platform == "gpu"}
+        peer = peers.make_peer(against, name, model, jax.device_get(variables), video, **where)
+        if compiled:
+            peer.compile()
+    forward = jax.jit(lambda variables, video: model.apply(variables, video)).lower(variables, clips).compile()
+    # a copy, because the step overwrites its state
+    state = jax.tree.map(jnp.copy, (variables, OPTIMIZER.init(variables["params"])))
+    step = jax.jit(functools.partial(train_step, model), donate_argnums=0).lower(state, clips).compile()
+
+    def one_step() -> jax.Array:
+        nonlocal state
+        state, loss = step(state, clips)
+        return loss.block_until_ready()
+
+    calls: dict[str, Callable[[], Any]] = {"forward": lambda: jax.block_until_ready(forward(variables, clips))}
+    figures: dict[str, Any] = {}
+    if peer is not None:
+        figures |= _compared(peer, forward(variables, clips), one_step, getattr(model, "dtype", "float32"))
+        calls["peer_forward"] = peer.forward
+    _time(calls, repeats, f"{name}: forward", figures)
+    memory = {"forward_memory_bytes": _memory(forward, device)}
+    calls = {"train_step": one_step} | ({} if peer is None else {"peer_train_step": peer.train_step})
+    _time(calls, repeats, f"{name}: training", figures)
+    memory["train_step_memory_bytes"] = _memory(step, device)
+    if isinstance(model, StreamingModel):
+        _time({"frame": _stream(model, variables, clips)}, repeats * clip[0], f"{name}: stream", figures)
+    for what in ("forward", "train_step"):
+        if peer is not None:
+            figures[f"{what}_ratio"] = figures[f"peer_{what}_ms"] / figures[f"{what}_ms"]
+        figures[f"{what}_clips_per_second"] = 1e3 * batch / figures[f"{what}_ms"]
+    shape = dict(zip(("frames", "height", "width"), clip, strict=False))
+    how = {"dtype": getattr(model, "dtype", "float32"), "implementation": getattr(model, "implementation", None)}
+    counted_by = "device" if device.memory_stats() else "program"
+    return {"model": name, **shape, "batch": batch, **how, **figures, **memory, "memory_of": counted_by}
+
+
+def described(row: Mapping[str, Any]) -> str:
+    """Returns the figures of one model in lines: medians with their quartiles."""
+    lines = [row["model"]]
+    for name, value in row.items():
+        if name == "model" or name.endswith("_quartiles_ms"):
+            continue
+        quartiles = row.get(name.removesuffix("_ms") + "_quartiles_ms")
+        shown = f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+        lines.append(f"  {name:28} {shown}" + (" ({:.4g} to {:.4g})".format(*quartiles) if quartiles else ""))
+    return "\n".join(lines)
+
+
+def machine(against: str | None = None) -> dict[str, Any]:
+    """Returns what the figures were measured on and with: device, cores, threads, versions, date."""
+    device = jax.devices()[0]
+    versions = {"python": platform.python_version(), "jax": jax.__version__}
+    if against is not None:
+        versions |= peers.versions(against)
+    return {
+        "device": f"{device.platform} {device.device_kind}",
+        "processor": _processor(),
+        "threads": cores(),
+        "load": os.getloadavg()[0],  # over the last minute; much above the threads, others were computing too
+        "versions": versions,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def cores() -> int:
+    """Returns how many cores this process may use: threads of XLA, and of PyTorch beside it."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def random_variables(model: nn.Module, video: jax.Array) -> dict[str, Any]:
+    """Returns initial variables with noise on vectors and on what starts as zero: no branch, nor the head, is mute."""
+    variables = jax.jit(model.init)(jax.random.key(0), video)
+    random = np.random.default_rng(1)
+
+    def noisy(x: jax.Array) -> jax.Array:
+        return x if x.ndim != 1 and x.any() else x + 0.1 * random.standard_normal(x.shape, np.float32)
+
+    return dict(jax.tree.map(noisy, variables))
+
+
+def train_step(model: nn.Module, state: Any, video: jax.Array) -> tuple[Any, jax.Array]:
+    """Returns (variables and the optimiser's state after a step, the loss before it). The labels are 0, 1, 2, ..."""
+    variables, optimizer_state = state
+    collections = {name: value for name, value in variables.items() if name != "params"}
+
+    def loss(params: Any) -> tuple[jax.Array, Any]:
+        given = {"params": params, **collections}
+        outputs, after = model.apply(given, video, train=True, mutable=list(collections))
+        return sum(map(_loss, jax.tree.leaves(outputs))), after
+
+    (value, after), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+    updates, optimizer_state = OPTIMIZER.update(gradient, optimizer_state)
+    params = optax.apply_updates(variables["params"], updates)
+    return ({"params": params, **collections, **after}, optimizer_state), value
+
+
+def _loss(outputs: jax.Array) -> jax.Array:
+    if outputs.ndim != 2:
+        return jnp.square(outputs).mean()
+    labels = jnp.arange(len(outputs)) % outputs.shape[-1]
+    return optax.softmax_cross_entropy_with_integer_labels(outputs, labels).mean()
+
+
+def _compared(peer: Peer, logits: Any, one_step: Callable[[], Any], dtype: str) -> dict[str, float]:
+    """Returns how far ours is from the peer's; both have made two training steps afterwards."""
+    theirs, ours = peer.forward(), np.asarray(logits, np.float32)
+    losses = np.array([[float(one_step()), peer.train_step()] for _ in range(2)])
+    figures = {
+        "logits_apart": float(np.abs(ours - theirs).max() / np.abs(theirs).max()),
+        "loss_apart": float((np.abs(losses[:, 0] - losses[:, 1]) / np.abs(losses[:, 1])).max()),
+    }
+    if not max(figures.values()) <= AGREEMENT.get(dtype, AGREEMENT["float32"]):
+        raise RunError(
+            f"ours and the peer's do not compute the same ({figures}, relative), so that comparing their speed would "
+            "say nothing; leave out --against"
+        )
+    return figures
+
+
+def _time(calls: dict[str, Callable[[], Any]], repeats: int, description: str, figures: dict[str, Any]) -> None:
+    """Adds the median and the quartiles of each call's milliseconds to the figures; calls take turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for i in tqdm(range(WARM_UP + repeats), desc=description, unit=" rounds", leave=False):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            if i >= WARM_UP:
+                seconds[name].append(time.perf_counter() - began)
+    for name, each in seconds.items():
+        low, median, high = np.percentile(1e3 * np.array(each), (25, 50, 75)).tolist()
+        figures |= {f"{name}_ms": median, f"{name}_quartiles_ms": [low, high]}
+
+
+def _stream(model: StreamingModel, variables: Any, video: jax.Array) -> Callable[[], Any]:
+    step = jax.jit(lambda variables, frame, state: model.apply(variables, frame, state, method="step"))
+    state, frame = model.init_state(1), video[:1, 0]
+
+    def one_frame() -> None:
+        nonlocal state
+        logits, state = step(variables, frame, state)
+        jax.block_until_ready(logits)
+
+    return one_frame
+
+
+def _memory(program: jax.stages.Compiled, device: jax.Device) -> int:
+    counted = device.memory_stats()
+    if counted:
+        return int(counted["peak_bytes_in_use"])
+    asked = program.memory_analysis()
+    there = asked.argument_size_in_bytes + asked.output_size_in_bytes - asked.alias_size_in_bytes
+    return int(asked.temp_size_in_bytes + there)
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,202 @@
+"""Originals in PyTorch of models that are here, with the same weights: what `vitx bench --against` runs beside ours."""
+
+import dataclasses
+import functools
+import importlib
+import importlib.metadata
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Float
+
+from vitx.errors import UserError
+from vitx.interop import cnn, huggingface
+from vitx.interop.fill import flattened
+from vitx.interop.names import to_theirs
+from vitx.models.slowfast import SlowFast, slow_frames
+
+TORCHVISION = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d")
+# home and name of PyTorchVideo's function, and its settings where they are not those of our name
+PYTORCHVIDEO: dict[str, tuple[str, str, dict[str, Any]]] = {
+    **{name: ("hub", name, {}) for name in ("c2d_r50", "i3d_r50", "slow_r50", "csn_r101")},
+    **{name: ("hub", name, {}) for name in ("x3d_xs", "x3d_s", "x3d_m", "x3d_l")},
+    "slowfast_r50_8x8": ("hub", "slowfast_r50", {}),
+    "slowfast_r101_8x8": ("hub", "slowfast_r101", {}),
+    "slowfast_r50_4x16": (
+        "slowfast",
+        "create_slowfast",
+        {"slowfast_fusion_conv_kernel_size": (5, 1, 1), "slowfast_fusion_conv_stride": (8, 1, 1)},
+    ),
+}
+
+
+@dataclasses.dataclass
+class Peer:
+    """A model of PyTorch and a batch for it.
+
+    Attributes:
+        module: the model, on its device.
+        video: the batch as the model takes it.
+        logits: from what the model returns.
+        half: whether it computes in bfloat16 where PyTorch's autocast deems that right.
+    """
+
+    module: Any
+    video: Any
+    logits: Callable[[Any], Any]
+    half: bool
+
+    def compile(self) -> None:
+        """Has PyTorch compile the model, channels last."""
+        import torch
+
+        self.module = torch.compile(self.module.to(memory_format=torch.channels_last_3d))
+
+    def forward(self) -> np.ndarray:
+        """Returns the logits in evaluation mode, when they are there."""
+        import torch
+
+        with torch.no_grad():
+            return self._outputs(train=False).cpu().numpy()
+
+    def train_step(self) -> float:
+        """Makes one step of SGD with momentum; returns the loss before it."""
+        import torch
+
+        self.optimizer.zero_grad(set_to_none=True)
+        logits = self._outputs(train=True)
+        labels = torch.arange(len(logits), device=logits.device) % logits.shape[-1]
+        loss = torch.nn.functional.cross_entropy(logits, labels)
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    @functools.cached_property
+    def optimizer(self) -> Any:
+        """The same as ours, see `bench.OPTIMIZER`."""
+        import torch
+
+        return torch.optim.SGD(self.module.parameters(), lr=1e-4, momentum=0.9)
+
+    def _outputs(self, *, train: bool) -> Any:
+        import torch
+
+        kind = next(self.module.parameters()).device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.half):
+            return self.logits(self.module.train(train)(self.video)).float()
+
+
+def make_peer(
+    library: str,
+    name: str,
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    video: Float[np.ndarray, "batch frames height width 3"],
+    *,
+    threads: int,
+    cuda: bool = False,
+) -> Peer:
+    """Returns the original of a variant with the same weights, without dropout.
+
+    Args:
+        library: a key of `LIBRARIES`.
+        name: of the variant.
+        model: the variant, perhaps with other fields; what they change must not be a shape of the original's weights.
+        variables: of the model, on the host.
+        video: the batch.
+        threads: of PyTorch.
+        cuda: whether it runs on PyTorch's GPU.
+
+    Raises:
+        UserError: PyTorch or the library is not installed, has no such model, or its weights are of other shapes.
+    """
+    try:
+        import torch
+
+        torch.set_num_threads(threads)
+        module, given, logits = LIBRARIES[library](name, model, variables, video)
+    except ImportError as error:
+        raise UserError(f"--against {library} needs PyTorch and more ({error}); pip install 'vitx[peers]'") from error
+    for part in module.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+        if isinstance(part, torch.nn.AvgPool3d):
+            part.forward = functools.partial(_cut_average, part.kernel_size)
+    device = torch.device("cuda" if cuda else "cpu")
+    on_device = jax.tree.map(lambda x: torch.tensor(np.ascontiguousarray(x), device=device), given)
+    return Peer(module.to(device), on_device, logits, half=model.dtype == "bfloat16")
+
+
+def versions(library: str) -> dict[str, str]:
+    """Returns the versions of PyTorch and of the library."""
+    there = {"huggingface": "transformers"}.get(library, library)
+    return {name: importlib.metadata.version(name) for name in ("torch", there)}
+
+
+def _cut_average(window: tuple[int, int, int], x: Any) -> Any:
+    """The average that ends the original, cut to maps that are smaller than its window, as ours is."""
+    import torch
+
+    sizes = [min(size, there) for size, there in zip(window, x.shape[2:], strict=True)]
+    return torch.nn.functional.avg_pool3d(x, sizes, stride=1)
+
+
+def _torchvision(name: str, model: nn.Module, variables: Mapping[str, Any], video: np.ndarray) -> tuple[Any, Any, Any]:
+    from torchvision.models import video as originals
+
+    _check_name("torchvision", name, TORCHVISION)
+    module = getattr(originals, name)(num_classes=model.num_classes)
+    return _filled(module, model, variables), video.transpose(0, 4, 1, 2, 3), _same
+
+
+def _pytorchvideo(name: str, model: nn.Module, variables: Mapping[str, Any], video: np.ndarray) -> tuple[Any, Any, Any]:
+    _check_name("pytorchvideo", name, PYTORCHVIDEO)
+    home, function, settings = PYTORCHVIDEO[name]
+    make = getattr(importlib.import_module(f"pytorchvideo.models.{home}"), function)
+    module = _filled(make(model_num_class=model.num_classes, **settings), model, variables)
+    if hasattr(module.blocks[-1], "activation"):
+        module.blocks[-1].activation = None  # X3D ends in a softmax there
+    planes = video.transpose(0, 4, 1, 2, 3)
+    if isinstance(model, SlowFast):
+        return module, [np.asarray(slow_frames(video, model.alpha)).transpose(0, 4, 1, 2, 3), planes], _same
+    return module, planes, _same
+
+
+def _huggingface(name: str, model: nn.Module, variables: Mapping[str, Any], video: np.ndarray) -> tuple[Any, Any, Any]:
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    with tempfile.TemporaryDirectory() as folder:
+        huggingface.save_huggingface(model, variables, Path(folder) / name)
+        module = transformers.AutoModelForVideoClassification.from_pretrained(Path(folder) / name)
+    return module, video.transpose(0, 1, 4, 2, 3), lambda outputs: outputs.logits
+
+
+def _filled(module: Any, model: nn.Module, variables: Mapping[str, Any]) -> Any:
+    import torch
+
+    theirs = to_theirs(flattened(variables), tuple(cnn.LAYOUTS[type(model)].rules(model)))
+    weights = {key: torch.tensor(x) for key, x in theirs.items()}
+    counters = {key: x for key, x in module.state_dict().items() if key.endswith("num_batches_tracked")}
+    try:
+        module.load_state_dict(weights | counters)
+    except RuntimeError as error:
+        raise UserError(f"the original has weights of other shapes; leave out --against, or fields: {error}") from error
+    return module
+
+
+def _check_name(library: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise UserError(f"{library} has no {name}; it has {', '.join(known)}")
+
+
+def _same(logits: Any) -> Any:
+    return logits
+
+
+LIBRARIES = {"huggingface": _huggingface, "torchvision": _torchvision, "pytorchvideo": _pytorchvideo}
