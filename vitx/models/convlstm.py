@@ -59,7 +59,7 @@ class ConvLSTM(nn.Module):
         forget_bias: added to forget gates; above 0, cells remember from the start.
         dropout_rate: of the pooled features.
         clip: (frames, height, width) that cost is counted of.
-        implementation: of convolutions; "cpu" is faster there and computes the same.
+        implementation: of convolutions, as in `VideoCNN`.
         dtype: computations' type; parameters, what cells keep and pooled features are float32.
     """
 
@@ -71,7 +71,7 @@ class ConvLSTM(nn.Module):
     forget_bias: float = 1.0
     dropout_rate: float = 0.0
     clip: Triple = free((16, 64, 64))
-    implementation: Implementation = free("reference")
+    implementation: Implementation = free("auto")
     dtype: DType = "float32"
 
     def __post_init__(self):

@@ -34,7 +34,7 @@ class Forecaster(nn.Module):
         readout: cells whose states the output is made of, by a kernel of 1 x 1.
         output: "sigmoid" keeps pixels in [0, 1], "linear" leaves them.
         clip: (frames, height, width) of the input that cost is counted of.
-        implementation: of convolutions; "cpu" is faster there and computes the same.
+        implementation: of convolutions, as in `VideoCNN`.
         dtype: computations' type; parameters, what cells keep and forecasts are float32.
     """
 
@@ -50,7 +50,7 @@ class Forecaster(nn.Module):
     readout: Literal["all", "last"] = "all"
     output: Literal["sigmoid", "linear"] = "sigmoid"
     clip: Triple = free((10, 64, 64))
-    implementation: Implementation = free("reference")
+    implementation: Implementation = free("auto")
     dtype: DType = "float32"
 
     def __post_init__(self):
