@@ -120,8 +120,8 @@ def test_every_original_computes_what_ours_does(library, name):
     frames = 32 if name.startswith("slowfast") else 16
     model = vitx.create_model(name, num_classes=5, dropout_rate=0.0, clip=(frames, 64, 64), implementation="cpu")
     video = np.random.default_rng(0).standard_normal((2, frames, 64, 64, 3), np.float32)
-    variables = benchmark.random_variables(model, video[:1])
-    ours = jax.jit(model.apply)(variables, video)
+    variables = benchmark.random_variables(model, jax.numpy.asarray(video[:1]))
+    ours = jax.jit(model.apply)(variables, jax.numpy.asarray(video))
     theirs = peers.make_peer(library, name, model, variables, video, threads=2).forward()
     assert np.abs(ours - theirs).max() < 1e-3 * np.abs(theirs).max()
 
@@ -130,11 +130,11 @@ def test_every_original_computes_what_ours_does(library, name):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_library_is_asked_for_what_it_has():
     model, video = vitx.create_model("cnn_small", **SMALL), np.zeros((1, 2, 16, 16, 3), np.float32)
-    variables = benchmark.random_variables(model, video)
+    variables = benchmark.random_variables(model, jax.numpy.asarray(video))
     with pytest.raises(vitx.UserError, match="torchvision has no cnn_small; it has r3d_18"):
         peers.make_peer("torchvision", "cnn_small", model, variables, video, threads=2)
-    model = vitx.create_model("mc3_18", width=8)
-    variables = benchmark.random_variables(model, video)
+    model, video = vitx.create_model("mc3_18", width=8), np.zeros((1, 8, 16, 16, 3), np.float32)
+    variables = benchmark.random_variables(model, jax.numpy.asarray(video))
     with pytest.raises(vitx.UserError, match="the original has weights of other shapes"):
         peers.make_peer("torchvision", "mc3_18", model, variables, video, threads=2)
 

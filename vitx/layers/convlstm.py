@@ -31,7 +31,8 @@ def as_product(
     return jnp.concatenate(shifted, axis=-1) @ kernel.reshape(tall * wide * channels, -1)
 
 
-IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {"reference": lax.conv_general_dilated, "cpu": as_product}
+NATIVE = lax.conv_general_dilated
+IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {"auto": NATIVE, "reference": NATIVE, "cpu": as_product}
 
 
 class ConvLSTMCell(nn.Module):
