@@ -171,7 +171,11 @@ def predict_files(
 def step_seconds(experiment: Experiment, source: Source, *, steps: int = 5) -> float:
     """Returns the median time of a training step on one device, compiled, with a batch that is there already."""
     task = experiment.task.fitted(source)
-    parts = {"model": experiment.model, "task": task, "optimizer": experiment.optimizer.make(experiment.training.steps)}
+    model, optimizer = (
+        on_device(experiment.model, jax.devices()[0]),
+        experiment.optimizer.make(experiment.training.steps),
+    )
+    parts = {"model": model, "task": task, "optimizer": optimizer}
     with_ema, seed = experiment.training.ema_decay is not None, experiment.training.seed
     batches = experiment.data.train_batches(source, seed, range(1))
     with contextlib.closing(batches):

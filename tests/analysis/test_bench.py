@@ -122,7 +122,7 @@ def test_every_original_computes_what_ours_does(library, name):
     video = np.random.default_rng(0).standard_normal((2, frames, 64, 64, 3), np.float32)
     variables = benchmark.random_variables(model, jax.numpy.asarray(video[:1]))
     ours = jax.jit(model.apply)(variables, jax.numpy.asarray(video))
-    theirs = peers.make_peer(library, name, model, variables, video, threads=2).forward()
+    theirs = peers.make_peer(library, name, model, jax.device_get(variables), video, threads=2).forward()
     assert np.abs(ours - theirs).max() < 1e-3 * np.abs(theirs).max()
 
 
@@ -132,11 +132,11 @@ def test_a_library_is_asked_for_what_it_has():
     model, video = vitx.create_model("cnn_small", **SMALL), np.zeros((1, 2, 16, 16, 3), np.float32)
     variables = benchmark.random_variables(model, jax.numpy.asarray(video))
     with pytest.raises(vitx.UserError, match="torchvision has no cnn_small; it has r3d_18"):
-        peers.make_peer("torchvision", "cnn_small", model, variables, video, threads=2)
+        peers.make_peer("torchvision", "cnn_small", model, jax.device_get(variables), video, threads=2)
     model, video = vitx.create_model("mc3_18", width=8), np.zeros((1, 8, 16, 16, 3), np.float32)
     variables = benchmark.random_variables(model, jax.numpy.asarray(video))
     with pytest.raises(vitx.UserError, match="the original has weights of other shapes"):
-        peers.make_peer("torchvision", "mc3_18", model, variables, video, threads=2)
+        peers.make_peer("torchvision", "mc3_18", model, jax.device_get(variables), video, threads=2)
 
 
 @pytest.mark.peers

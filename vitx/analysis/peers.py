@@ -5,7 +5,7 @@ import functools
 import importlib
 import importlib.metadata
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,7 @@ def versions(library: str) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("torch", there)}
 
 
-def _cut_average(window: tuple[int, int, int], x: Any) -> Any:
+def _cut_average(window: Sequence[Any], x: Any) -> Any:
     """The average that ends the original, cut to maps that are smaller than its window, as ours is."""
     import torch
 
@@ -180,7 +180,7 @@ def _huggingface(name: str, model: nn.Module, variables: Mapping[str, Any], vide
 def _filled(module: Any, model: nn.Module, variables: Mapping[str, Any]) -> Any:
     import torch
 
-    theirs = to_theirs(flattened(variables), tuple(cnn.LAYOUTS[type(model)].rules(model)))
+    theirs = to_theirs(flattened(variables), tuple(cnn.LAYOUTS[type(model)][0].rules(model)))
     weights = {key: torch.tensor(x) for key, x in theirs.items()}
     counters = {key: x for key, x in module.state_dict().items() if key.endswith("num_batches_tracked")}
     try:
