@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Float
@@ -163,7 +164,11 @@ def _pytorchvideo(name: str, model: nn.Module, variables: Mapping[str, Any], vid
         module.blocks[-1].activation = None  # X3D ends in a softmax there
     planes = video.transpose(0, 4, 1, 2, 3)
     if isinstance(model, SlowFast):
-        return module, [np.asarray(slow_frames(video, model.alpha)).transpose(0, 4, 1, 2, 3), planes], _same
+        return (
+            module,
+            [np.asarray(slow_frames(jnp.asarray(video), model.alpha)).transpose(0, 4, 1, 2, 3), planes],
+            _same,
+        )
     return module, planes, _same
 
 

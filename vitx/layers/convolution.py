@@ -271,17 +271,21 @@ class BatchNorm(nn.Module):
 
     Statistics are of the global batch, over all axes but channels, in float32 at least. While training the running
     ones move by `momentum` towards the batch's, of which the variance is unbiased; evaluation normalises by them.
-    They are `mean` and `var` in the collection `batch_stats`, and no optimiser sees them.
+    They are `mean` and `var` in the collection `batch_stats`, and no optimiser sees them. Where the collection
+    `moments` is mutable it gets the mean and the plain variance of the batch, as precise batch normalisation wants.
 
     Attributes:
         eps: added to the variance.
         momentum: share of the batch's statistics in the new running ones.
         zero_init: whether the scale starts at zero, so that the branch that ends here starts as nothing.
+        groups: equal parts of the batch, one after the other, each normalised by statistics of its own, as recipes of
+            that many devices with statistics per device have it; the running ones move towards their average.
     """
 
     eps: float = 1e-5
     momentum: float = 0.1
     zero_init: bool = False
+    groups: int = 1
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch channels"], *, train: bool) -> Float[Array, "*batch channels"]:
@@ -292,20 +296,29 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels)
         values = at_least_float32(x)
+        groups = self.groups if train else 1
+        if len(x) % groups:
+            raise ValueError(f"a batch of {len(x)} does not divide into {groups} groups of batch normalisation")
+        values = values.reshape(groups, -1, *x.shape[1:])
         mean, var = running_mean.value, running_var.value
         if train:
-            count = x.size // x.shape[-1]
+            count = x.size // x.shape[-1] // groups
             if count == 1:
                 raise ValueError(
                     "batch normalisation has one value for each channel to take statistics of; train with more or "
                     "larger clips"
                 )
-            axes = tuple(range(x.ndim - 1))
-            mean, var = jnp.mean(values, axes), jnp.var(values, axes)
+            axes = tuple(range(1, x.ndim))
+            mean, var = jnp.mean(values, axes, keepdims=True), jnp.var(values, axes, keepdims=True)
             if not self.is_initializing():
-                running_mean.value += self.momentum * (mean - running_mean.value)
-                running_var.value += self.momentum * (var * count / (count - 1) - running_var.value)
-        return ((values - mean) * (scale * lax.rsqrt(var + self.eps)) + bias).astype(x.dtype)
+                centre, spread = (jnp.mean(each.reshape(groups, -1), axis=0) for each in (mean, var))
+                running_mean.value += self.momentum * (centre - running_mean.value)
+                running_var.value += self.momentum * (spread * count / (count - 1) - running_var.value)
+                newest = {"init_fn": lambda: None, "reduce_fn": lambda _, new: new}
+                self.sow("moments", "mean", centre, **newest)
+                self.sow("moments", "var", spread + jnp.var(mean.reshape(groups, -1), axis=0), **newest)
+        normalised = (values - mean) * (scale * lax.rsqrt(var + self.eps)) + bias
+        return normalised.reshape(x.shape).astype(x.dtype)
 
 
 class ConvolutionUnit(nn.Module):
@@ -322,6 +335,7 @@ class ConvolutionUnit(nn.Module):
         eps: of the normalisation.
         momentum: of the normalisation's running statistics.
         zero_init: whether the normalisation's scale starts at zero.
+        norm_groups: parts of the batch that are normalised apart.
         implementation: of the convolution.
         dtype: computations' type; parameters are float32.
     """
@@ -334,6 +348,7 @@ class ConvolutionUnit(nn.Module):
     eps: float = 1e-5
     momentum: float = 0.1
     zero_init: bool = False
+    norm_groups: int = 1
     implementation: Implementation = "reference"
     dtype: DType = "float32"
 
@@ -343,7 +358,7 @@ class ConvolutionUnit(nn.Module):
     ) -> Float[Array, "batch frames_out height_out width_px_out width"]:
         settings = (self.width, self.kernel_size, self.stride, self.groups, self.implementation, self.dtype)
         x = Convolution(*settings, name="conv")(x)
-        x = BatchNorm(self.eps, self.momentum, self.zero_init, name="norm")(x, train=train)
+        x = BatchNorm(self.eps, self.momentum, self.zero_init, self.norm_groups, name="norm")(x, train=train)
         return nn.relu(x) if self.relu else x
 
 

@@ -39,6 +39,8 @@ class VideoCNN(nn.Module):
             "auto" by the platform of their devices; a plain `apply` takes it as "reference", XLA's own, so pass "cpu"
             to have it fast there.
         dtype: computations' type; parameters, statistics and pooled features are float32.
+        norm_groups: parts of a training batch that batch normalisation takes statistics of apart, as recipes of that
+            many devices with statistics per device have it; 1 takes those of the whole batch.
     """
 
     num_classes: NumClasses = 400
@@ -47,9 +49,12 @@ class VideoCNN(nn.Module):
     clip: Triple = free((16, 112, 112))
     implementation: Implementation = free("auto")
     dtype: DType = "float32"
+    norm_groups: int = 1
 
     def __post_init__(self):
         check_classes(self.num_classes)
+        if self.norm_groups < 1:
+            raise ValueError(f"norm_groups is {self.norm_groups}; expected at least 1")
         if self.width < 1:
             raise ValueError(f"width is {self.width}; expected at least 1")
         if not 0 <= self.dropout_rate < 1:
@@ -65,7 +70,8 @@ class VideoCNN(nn.Module):
     @property
     def unit(self) -> ConvolutionUnit:
         """What all convolutions share."""
-        return ConvolutionUnit(implementation=self.implementation, dtype=self.dtype, parent=None)
+        how = {"implementation": self.implementation, "dtype": self.dtype}
+        return ConvolutionUnit(norm_groups=self.norm_groups, **how, parent=None)
 
     def position_tables(self) -> dict:
         """Returns {}: a convolution needs no positions, and takes other shapes as it is."""

@@ -31,6 +31,7 @@ from vitx.training.logs import MetricsLog, Profiler, Stopwatch, say
 from vitx.training.optimizers import Optimizer
 from vitx.training.progress import NORMS, Meter, Progress, peak_steps
 from vitx.training.sharding import Mesh, state_shardings
+from vitx.training.statistics import precise
 from vitx.training.step import TrainState, init_state, train_step
 
 IN_FLIGHT = 2  # steps handed to the devices before the first of them is looked at
@@ -51,6 +52,8 @@ class Training:
             batch but for batch norm (see `vitx.training.gradients.accumulated`).
         initialise_from: what the parameters start from: a vitx run, a Hugging Face directory, or a file of weights, an
             image network's too (see `vitx.load_pretrained`); None starts from the seed.
+        precise_bn_batches: training batches, those that come next, over which the statistics of batch normalisation are
+            averaged before each evaluation (see `vitx.training.statistics`); 0 evaluates with the running ones.
         monitor: validation figure by which the best checkpoint is chosen; losses and errors are best low.
         mesh: how devices share the work.
         log_every: steps between rows of training figures.
@@ -73,6 +76,7 @@ class Training:
     ema_warmup: bool = False
     accumulate: int = 1
     initialise_from: str | None = None
+    precise_bn_batches: int = 0
     monitor: str = "loss"
     mesh: Mesh = free(Mesh())
     log_every: int = free(50)
@@ -88,7 +92,7 @@ class Training:
 
     def __post_init__(self):
         least = {"steps": 1, "log_every": 1, "checkpoint_every": 1, "accumulate": 1, "patience": 1}
-        for name, bound in (least | {"evaluate_every": 0, "max_skipped": 0}).items():
+        for name, bound in (least | {"evaluate_every": 0, "max_skipped": 0, "precise_bn_batches": 0}).items():
             if getattr(self, name) is not None and getattr(self, name) < bound:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {bound}")
         if self.profile_steps is not None and not 1 <= self.profile_steps[0] <= self.profile_steps[1]:
@@ -166,6 +170,11 @@ def train(
         init_state, model, task, transformation, seed=settings.seed, with_ema=settings.ema_decay is not None
     )
     shapes = jax.eval_shape(init, batch_shapes)
+    if settings.precise_bn_batches and "batch_stats" not in shapes.variables:
+        raise UserError(
+            f"training.precise_bn_batches is {settings.precise_bn_batches} and a {type(model).__name__} has no batch "
+            "normalisation; leave it 0"
+        )
     shardings = state_shardings(shapes, mesh)
 
     # Step
@@ -241,6 +250,14 @@ def train(
                 checkpoints.best_step = progress.best and progress.best["step"]
                 checkpoints.save(number, _parts(state), {**(record or {}), **progress.record()})
 
+        def precisely(number: int, variables: Any) -> Any:
+            steps = range(number, number + settings.precise_bn_batches)
+            batches = data.train_batches(sources["train"], settings.seed, steps, **process_share(rows))
+            with contextlib.closing(batches), jax.set_mesh(mesh):
+                placed = (to_devices({name: batch[name] for name in batch_shapes}, rows) for batch in batches)
+                found = precise(variables, placed, model=model, task=task, seed=settings.seed, step=state.step)
+            return jax.device_put(found, shardings.variables)
+
         def stop(number: int) -> None:
             save(number)
             checkpoints.wait()
@@ -291,6 +308,8 @@ def train(
                 try:
                     with clock("evaluate"), notices.heeded():
                         bar.clear()
+                        if settings.precise_bn_batches:
+                            state = state.with_averaged(precisely(number, state.averaged))
                         predictions = evaluate(model, task, state.averaged, data, sources["validation"], rows)
                         if any(np.isnan(each).any() for each in predictions.outputs.values()):
                             why = f"step {number}: what the model says of the validation split is not a number"

@@ -35,6 +35,10 @@ class TrainState:
         """The variables to evaluate: the average where there is one."""
         return self.ema or self.variables
 
+    def with_averaged(self, variables: dict[str, Any]) -> "TrainState":
+        """Returns the state with other variables to evaluate."""
+        return self.replace(ema=variables) if self.ema else self.replace(variables=variables)
+
 
 def init_state(
     model: nn.Module, task: Task, optimizer: optax.GradientTransformation, batch: Any, seed: int, *, with_ema: bool

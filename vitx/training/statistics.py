@@ -1,0 +1,71 @@
+"""Precise batch normalisation (Wu & Johnson 2021, arXiv:2105.07576, section 3): statistics that are true averages.
+
+Running statistics lag behind the parameters and remember the last batches most. Before an evaluation these are taken
+anew: the mean and the variance of all values in many training batches, under the parameters as they are.
+"""
+
+import functools
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Int
+
+from vitx.tasks.task import Task
+
+
+def precise(
+    variables: Mapping[str, Any],
+    batches: Iterable[Any],
+    *,
+    model: nn.Module,
+    task: Task,
+    seed: int,
+    step: Int[Array, ""],
+) -> dict[str, Any]:
+    """Returns the variables with batch statistics of the population that the batches are.
+
+    Every batch is normalised by its own statistics, as in training. A pure function of its arguments.
+
+    Args:
+        variables: of the model, on the devices; nothing but the statistics changes.
+        batches: on the devices, all of one size.
+        seed: of the run.
+        step: finished steps.
+    """
+    average = None
+    for number, batch in zip(map(jnp.int32, itertools.count()), batches, strict=False):
+        moments = batch_moments(variables, batch, number, step, model=model, task=task, seed=seed)
+        average = moments if average is None else merged(average, moments, number)
+    return {**variables, "batch_stats": average}
+
+
+@functools.partial(jax.jit, static_argnames=("model", "task", "seed"))
+def batch_moments(
+    variables: Mapping[str, Any],
+    batch: Any,
+    number: Int[Array, ""],
+    step: Int[Array, ""],
+    *,
+    model: nn.Module,
+    task: Task,
+    seed: int,
+) -> dict[str, Any]:
+    """Returns the mean and the variance over one batch, at every place in the model where one is normalised."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), number)
+    _, aux = task.loss(model, {**variables, "moments": {}}, batch, key=key, step=step, train=True)
+    return aux.collections["moments"]
+
+
+@jax.jit
+def merged(average: Any, moments: Any, number: Int[Array, ""]) -> Any:
+    """Returns the mean and the variance of the values in `number` equal batches and one more (Chan et al. 1979)."""
+    if "mean" not in average:
+        return {name: merged(average[name], moments[name], number) for name in average}
+    share = 1 / (number + 1)
+    apart = moments["mean"] - average["mean"]
+    var = average["var"] + share * (moments["var"] - average["var"]) + share * (1 - share) * jnp.square(apart)
+    return {"mean": average["mean"] + share * apart, "var": var}
