@@ -71,6 +71,22 @@ def test_convolutional_baselines_see_what_they_can(name, motion, appearance, pyt
     assert appearance[0] <= test["appearance/top1"] <= appearance[1]
 
 
+@pytest.mark.slow
+def test_convolutional_lstms_see_motion(pytestconfig, tmp_path):
+    """Last run: 2026-11-24, two busy EPYC cores: 100.0 % in 5 min 54 s."""
+    test, *_ = trained(pytestconfig.rootpath, "moving_digits/convlstm.py", tmp_path / "run")
+    assert test["motion/top1"] >= 95
+
+
+@pytest.mark.slow
+def test_a_forecaster_beats_copying_and_extrapolating(pytestconfig, tmp_path):
+    """Last run: 2026-11-24, two busy EPYC cores: mse 34.3 to 119.1 and 181.0, SSIM 0.693 to 0.619 and 0.634."""
+    test, *_ = trained(pytestconfig.rootpath, "moving_digits/forecaster.py", tmp_path / "run")
+    for baseline in ("copy", "linear"):
+        assert 2 * test["mse"] < test[f"mse/{baseline}"]
+        assert test["mae"] < test[f"mae/{baseline}"] and test["ssim"] > test[f"ssim/{baseline}"]
+
+
 @pytest.fixture
 def videos(tmp_path):
     """Two folders of twelve videos each, bright and dark; names say nothing."""
