@@ -1,6 +1,8 @@
 """Convolutional networks against torchvision and PyTorchVideo: live on random weights (peers), and on golden files."""
 
 import dataclasses
+import functools
+import importlib
 import json
 from pathlib import Path
 
@@ -42,12 +44,40 @@ def torchvision_model(case):
     if case.theirs == "resnet50":
         return image_network(models.resnet, case)
     model = getattr(models.video, case.theirs)(num_classes=5, **case.settings)
+    if case.fields.get("stages"):
+        narrow_s3d(model, case.fields)
     if case.window:
         model.avgpool = torch.nn.AvgPool3d(case.window, stride=1)
     if case.depth:
         for i in range(1, 5):
             setattr(model, f"layer{i}", getattr(model, f"layer{i}")[: case.depth])
     return model
+
+
+def narrow_s3d(model, fields):
+    """Gives torchvision's S3D other widths and fewer blocks, which its settings do not offer."""
+    import torch
+
+    s3d = importlib.import_module("torchvision.models.video.s3d")  # the package has a function of that name
+    width, layers, norm = fields["width"], list(model.features), functools.partial(torch.nn.BatchNorm3d, eps=1e-3)
+    norm.keywords["momentum"] = 1e-3
+    narrow = [
+        s3d.TemporalSeparableConv(3, width, 7, 2, 3, norm),
+        layers[1],
+        torch.nn.Sequential(torch.nn.Conv3d(width, width, 1, bias=False), norm(width), torch.nn.ReLU()),
+        s3d.TemporalSeparableConv(width, 3 * width, 3, 1, 1, norm),
+        layers[4],
+    ]
+    channels, pools = 3 * width, [layers[7], layers[13]]
+    for stage in fields["stages"]:
+        for widths in stage:
+            plain, before_1, after_1, before_2, after_2, pooled = (each * width // 64 for each in widths)
+            block = s3d.SepInceptionBlock3D(channels, plain, before_1, after_1, before_2, after_2, pooled, norm)
+            channels = plain + after_1 + after_2 + pooled
+            narrow.append(block)
+        narrow += [pools.pop(0)] if pools else []
+    model.features = torch.nn.Sequential(*narrow)
+    model.classifier[1] = torch.nn.Conv3d(channels, 5, 1)
 
 
 def image_network(resnet, case):
@@ -69,11 +99,11 @@ def pytorchvideo_model(case):
     import torch
 
     torchvision_models()  # PyTorchVideo imports it
-    from pytorchvideo.models import hub
+    from pytorchvideo.models import hub, slowfast
 
-    model = getattr(hub, case.theirs)(model_num_class=5, **case.settings)
+    model = getattr(hub if hasattr(hub, case.theirs) else slowfast, case.theirs)(model_num_class=5, **case.settings)
     pool = torch.nn.AvgPool3d(case.window, stride=1)
-    if case.theirs.startswith("slowfast"):
+    if "slowfast" in case.theirs:
         t, h, w = case.window
         fast = torch.nn.AvgPool3d((t * alpha_of(model), h, w), stride=1)
         model.blocks[5].pool = torch.nn.ModuleList([pool, fast])
@@ -233,6 +263,10 @@ def projected(x):
 
 
 NARROW, NARROW_X3D = {"width": 16}, {"width": 8, "hidden_size": 64}
+NARROW_S3D = {
+    "width": 32,
+    "stages": (((64, 96, 128, 16, 32, 32),), ((192, 96, 208, 16, 48, 64),), ((256, 160, 320, 32, 128, 128),)),
+}
 NARROW_THERE = {"stem_dim_out": 16}
 NARROW_X3D_THERE = {"stem_dim_in": 4, "head_dim_out": 64}
 LIVE = [
@@ -248,14 +282,19 @@ LIVE = [
     Case("slowfast_r50_8x8", "slowfast_r50", (16, 64, 97), (4, 2, 2)),
     Case(
         "slowfast_r50_4x16",
-        "slowfast_r50",
+        "create_slowfast",
         (16, 64, 64),
         (2, 2, 2),
-        NARROW | {"fusion_size": 7},
-        {"stem_dim_outs": (16, 2), "slowfast_fusion_conv_stride": (8, 1, 1)},
+        NARROW,
+        {
+            "stem_dim_outs": (16, 2),
+            "slowfast_fusion_conv_stride": (8, 1, 1),
+            "slowfast_fusion_conv_kernel_size": (5, 1, 1),
+        },
     ),
     Case("slowfast_r101_8x8", "slowfast_r101", (8, 64, 64), (2, 2, 2), NARROW, {"stem_dim_outs": (16, 2)}),
     Case("x3d_xs", "x3d_xs", (4, 64, 64), (4, 2, 2)),
+    Case("x3d_s", "x3d_s", (13, 70, 64), (13, 2, 2)),
     Case("x3d_m", "x3d_m", (5, 97, 70), (4, 2, 2)),
     Case("x3d_l", "x3d_l", (3, 64, 64), (3, 2, 2), NARROW_X3D, NARROW_X3D_THERE),
     Case("tsn_r50", "resnet50", (3, 70, 97)),
@@ -263,6 +302,7 @@ LIVE = [
 # small, for the files that keep the check where PyTorch is not
 KEPT = [
     Case("mc3_18", "mc3_18", (3, 17, 32), depth=1),
+    Case("s3d", "s3d", (9, 65, 66), (1, 2, 2), NARROW_S3D),
     Case("r2plus1d_18", "r2plus1d_18", (8, 16, 17), depth=1),
     Case("i3d_r50", "i3d_r50", (5, 64, 33), (2, 1, 2), NARROW, NARROW_THERE, depth=1),
     Case("csn_r101", "csn_r101", (9, 33, 64), (2, 2, 1), NARROW, NARROW_THERE, depth=1),
