@@ -26,7 +26,7 @@ from vitx.models.streaming import StreamingModel
 
 WARM_UP = 2  # calls before the first that is timed
 AGREEMENT = {"float32": 1e-3, "bfloat16": 0.1}  # between ours and the peer's, relative to the peer's largest value
-OPTIMIZER = optax.sgd(1e-4, momentum=0.9)
+OPTIMIZER = optax.sgd(peers.LEARNING_RATE, peers.MOMENTUM)
 
 
 def bench(

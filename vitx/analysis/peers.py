@@ -21,6 +21,8 @@ from vitx.interop.fill import flattened
 from vitx.interop.names import to_theirs
 from vitx.models.slowfast import SlowFast, slow_frames
 
+# of what is timed: so low that a step, of random weights, leaves losses that can be compared
+LEARNING_RATE, MOMENTUM = 1e-6, 0.9
 TORCHVISION = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d")
 # home and name of PyTorchVideo's function, and its settings where they are not those of our name
 PYTORCHVIDEO: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -82,14 +84,16 @@ class Peer:
         """The same as ours, see `bench.OPTIMIZER`."""
         import torch
 
-        return torch.optim.SGD(self.module.parameters(), lr=1e-4, momentum=0.9)
+        return torch.optim.SGD(self.module.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
 
     def _outputs(self, *, train: bool) -> Any:
         import torch
 
         kind = next(self.module.parameters()).device.type
         with torch.autocast(kind, torch.bfloat16, enabled=self.half):
-            return self.logits(self.module.train(train)(self.video)).float()
+            # a list of its own each time: PyTorchVideo writes over the pathways in the one that it is given
+            video = list(self.video) if isinstance(self.video, list) else self.video
+            return self.logits(self.module.train(train)(video)).float()
 
 
 def make_peer(
