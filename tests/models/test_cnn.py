@@ -101,6 +101,7 @@ COUNTED = [
     ("slowfast_r101_8x8", (32, 256), 62_826_968, 125.908),
     ("csn_r101", (32, 256), 22_213_776, 73.757),
     ("x3d_xs", (4, 160), 3_794_274, 0.605),
+    ("x3d_xs", (4, 182), 3_794_274, 0.844),
     ("x3d_s", (13, 160), 3_794_274, 1.963),
     ("x3d_s", (13, 182), 3_794_274, 2.727),
     ("x3d_m", (16, 224), 3_794_274, 4.732),
@@ -114,12 +115,6 @@ def test_parameters_are_exact_and_macs_within_a_thousandth(name, clip, params, g
     cost = count_cost(vitx.create_model(name), (frames, size, size, 3))
     assert cost.params == params
     assert cost.macs / 1e9 == pytest.approx(gmacs, rel=1e-3)
-
-
-def test_a_small_network_on_large_maps_differs_from_the_original_by_its_classifier_alone():
-    """X3D-XS at 182 pixels has four windows: the original classifies each, here their average is classified once."""
-    cost = count_cost(vitx.create_model("x3d_xs"), (4, 182, 182, 3))
-    assert (cost.macs + 3 * 2048 * 400) / 1e9 == pytest.approx(0.844, rel=1e-3)
 
 
 def test_networks_that_are_only_printed():

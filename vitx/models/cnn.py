@@ -1,5 +1,6 @@
 """What every convolutional network here shares: its settings, and the path from video to logits."""
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -140,6 +141,15 @@ class WindowedCNN(VideoCNN):
         """As `VideoCNN.features`."""
         self.check_video(video)
         return jnp.mean(self.windows(video, train=train), axis=(1, 2, 3))
+
+    def __call__(
+        self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
+    ) -> Float[Array, "batch outputs"] | dict[str, Float[Array, "batch _"]]:
+        """Returns the average of the windows' logits: the originals classify each window, after dropout of each."""
+        self.check_video(video)
+        windows = self.windows(video, train=train)
+        logits = self.head(self.dropout(windows.reshape(-1, windows.shape[-1]), deterministic=not train))
+        return jax.tree.map(lambda x: jnp.mean(x.reshape(len(video), -1, x.shape[-1]), axis=1), logits)
 
 
 def check_sizes(name: str, sizes: Triple) -> None:
