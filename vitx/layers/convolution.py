@@ -138,11 +138,16 @@ def _depthwise_backward(
     ]
     spread = lax.pad(gradient, jnp.zeros((), gradient.dtype), ((0, 0, 0), *sides, (0, 0, 0)))
     by_x = shifted(spread, kernel[::-1, ::-1, ::-1], (1, 1, 1), (0, 0, 0))
+    x = jnp.pad(x, ((0, 0), *((p, p) for p in padding), (0, 0)))
+    parts = taps(kernel.shape[:3], stride, (1, *gradient.shape[2:4]))
 
-    def products(windows: list[Array], rows: Array) -> Array:
-        return jnp.stack([jnp.sum(window * rows, axis=(0, 1, 2)) for window in windows])
+    def add(total: Array, frame: Array) -> tuple[Array, None]:
+        frames = lax.dynamic_slice_in_dim(x, frame * stride[0], len(kernel), axis=1)
+        rows = lax.dynamic_index_in_dim(gradient, frame, axis=1, keepdims=False)
+        sums = [jnp.sum(frames[:, *part][:, 0] * rows, axis=(0, 1, 2)) for part in parts]
+        return total + jnp.stack(sums).reshape(total.shape), None
 
-    return by_x, frame_by_frame(products, x, gradient, kernel, stride, padding)
+    return by_x, lax.scan(add, jnp.zeros_like(kernel), jnp.arange(gradient.shape[1]))[0]
 
 
 depthwise.defvjp(_depthwise_forward, _depthwise_backward)
@@ -167,43 +172,41 @@ def _learnt_backward(
 ) -> tuple[Array, Array]:
     x, kernel = kept
     _, by_x = jax.vjp(lambda x: form(x, kernel, stride, padding), x)
-
-    def products(windows: list[Array], rows: Array) -> Array:
-        return jnp.einsum("bhwi,bhwo->io", jnp.concatenate(windows, axis=-1), rows)
-
-    return *by_x(gradient), frame_by_frame(products, x, gradient, kernel, stride, padding)
+    return *by_x(gradient), kernel_gradient(x, gradient, kernel.shape, stride, padding).astype(kernel.dtype)
 
 
 learnt_by_frames.defvjp(_learnt_forward, _learnt_backward)
 
 
-def frame_by_frame(
-    products: Callable[[list[Array], Array], Array],
+def kernel_gradient(
     x: Float[Array, "batch frames height width channels"],
     gradient: Float[Array, "batch frames_out height_out width_px_out width_out"],
-    kernel: Float[Array, "t h w channels_of_group width_out"],
+    shape: tuple[int, int, int, int, int],
     stride: Triple,
     padding: Triple,
-) -> Float[Array, "t h w channels_of_group width_out"]:
-    """Returns the gradient by a kernel as a sum over frames: what each needs fits the cache, all together does not.
+) -> Float[Array, "t h w channels width_out"]:
+    """Returns the gradient by a kernel without groups, summed over frames: one frame's fit the cache, all together not.
 
-    Args:
-        products: from (what each tap sees of the video, the gradient), of one frame, to the kernel's gradient, whose
-            axes may be merged.
+    Of each frame it is a product of its windows in space and the gradients, side by side, of all frames that it served.
     """
-    x = jnp.pad(x, ((0, 0), *((p, p) for p in padding), (0, 0)))
-    parts = taps(kernel.shape[:3], stride, (1, *gradient.shape[2:4]))
+    t, h, w, channels, width = shape
+    frames, (_, frames_out, *size, _) = x.shape[1], gradient.shape
+    x = jnp.pad(x, ((0, 0), (0, 0), *((p, p) for p in padding[1:]), (0, 0)))
+    parts = taps((1, h, w), (1, *stride[1:]), (1, *size))
+    after = frames + padding[0] - 1 - (frames_out - 1) * stride[0]
+    sides = ((0, 0, 0), (t - 1 - padding[0], after, stride[0] - 1), *((0, 0, 0),) * 3)
+    gradient = lax.pad(gradient, jnp.zeros((), gradient.dtype), sides)
 
     def add(total: Array, frame: Array) -> tuple[Array, None]:
-        frames = lax.dynamic_slice_in_dim(x, frame * stride[0], len(kernel), axis=1)
-        rows = lax.dynamic_index_in_dim(gradient, frame, axis=1, keepdims=False)
-        windows = [frames[:, *part][:, 0] for part in parts]
-        return total + products(windows, rows).reshape(total.shape), None
+        image = lax.dynamic_slice_in_dim(x, frame, 1, axis=1)
+        windows = jnp.concatenate([image[:, *part][:, 0] for part in parts], axis=-1)
+        served = lax.dynamic_slice_in_dim(gradient, frame, t, axis=1)
+        return total + jnp.einsum("bhwi,bthwo->ito", windows, served, preferred_element_type=total.dtype), None
 
-    return lax.scan(add, jnp.zeros_like(kernel), jnp.arange(gradient.shape[1]))[0]
-
-
-FEW_CHANNELS = 4  # XLA's gradient by a kernel over so few takes seconds on a CPU
+    start = jnp.zeros((h * w * channels, t, width), at_least_float32(x).dtype)
+    total = lax.scan(add, start, jnp.arange(frames))[0]
+    # the first of the frames that were served saw this one through the kernel's last tap
+    return jnp.moveaxis(total.reshape(h, w, channels, t, width)[..., ::-1, :], 3, 0)
 
 
 def fast_on_cpu(
@@ -221,11 +224,11 @@ def fast_on_cpu(
         return depthwise(x, kernel, stride, padding)
     if groups == 1 and kernel.shape[:3] == (1, 1, 1) and padding == (0, 0, 0):
         return along_time(x, kernel, stride, padding)
-    if groups == 1 and kernel.shape[1:3] == (1, 1) and padding[1:] == (0, 0):
-        return learnt_by_frames(along_time, x, kernel, stride, padding)
-    if groups == 1 and x.shape[-1] <= FEW_CHANNELS:
-        return learnt_by_frames(functools.partial(summed_over_time, groups=1), x, kernel, stride, padding)
-    return summed_over_time(x, kernel, stride, padding, groups)
+    if groups > 1:
+        return summed_over_time(x, kernel, stride, padding, groups)
+    flat = kernel.shape[1:3] == (1, 1) and padding[1:] == (0, 0)
+    form = along_time if flat else functools.partial(summed_over_time, groups=1)
+    return learnt_by_frames(form, x, kernel, stride, padding)
 
 
 IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {"auto": native, "reference": native, "cpu": fast_on_cpu}
