@@ -4,6 +4,7 @@ import io
 import json
 import pathlib
 import resource
+import struct
 import subprocess
 import sys
 
@@ -79,7 +80,16 @@ def remuxed(whole: bytes, container: str) -> bytes:
     return file.getvalue()
 
 
+def claiming(samples: int) -> bytes:
+    """A small file whose tables claim so many samples of one byte, all in one chunk."""
+    data = bytearray(video(0))
+    struct.pack_into(">II", data, data.index(b"stsz") + 8, 1, samples)
+    struct.pack_into(">III", data, data.index(b"stsc") + 8, 1, 1, samples)
+    return bytes(data)
+
+
 HOSTILE = {
+    "forty million samples": claiming(40_000_000),
     "nothing": b"",
     "zeros": bytes(100_000),
     "gif of four gigapixels": b"GIF89a\xff\xff\xff\xff\0\0\0\x2c\0\0\0\0\xff\xff\xff\xff\0\x02\0\x3b",

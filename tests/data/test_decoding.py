@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import os
+import struct
 from fractions import Fraction
 
 import av
@@ -262,6 +263,34 @@ def test_unreadable_videos_are_one_kind_of_error(name, make):
     for read in (probe, lambda video: decode_frames(video, [0])):
         with pytest.raises(VideoError):
             read(make())
+
+
+def box(name: bytes, *numbers: int) -> bytes:
+    return struct.pack(f">I4s{len(numbers)}I", 8 + 4 * len(numbers), name, *numbers)
+
+
+@pytest.mark.parametrize(
+    ("claim", "message"),
+    [
+        (box(b"stsz", 0, 1, 50_000_000), "50,000,003 samples"),
+        (box(b"trun", 0, 50_000_000), "50,000,003 samples"),
+        (box(b"elst", 0, 50_000_000), "shown by 50,000,000 edits"),
+        (box(b"moov") * 1_000_001, "more than 1,000,000 boxes"),
+        (box(b"cmov"), "compressed headers"),
+        (box(b"stsd", 0, 1) + box(b"stsz", 0, 1, 9), "tables inside"),
+    ],
+)
+def test_no_memory_is_set_aside_for_what_a_file_claims_and_cannot_hold(claim, message, tmp_path):
+    whole = encode_video(numbered_frames(3))
+    if b"stsd" in claim:
+        claim = struct.pack(">I", len(claim)) + claim[4:]
+    short = struct.pack(">I4s", 8 + len(claim), b"moof")
+    long = struct.pack(">I4sQ", 1, b"moof", 16 + len(claim))
+    for header in (short, long):
+        (tmp_path / "clip.mp4").write_bytes(hostile := whole + header + claim)
+        for video in (hostile, tmp_path / "clip.mp4"):
+            with pytest.raises(VideoError, match=message):
+                probe(video)
 
 
 def test_missing_file(tmp_path):

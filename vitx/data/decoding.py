@@ -24,7 +24,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import Float, UInt8
 
-from vitx.data import torchcodec_frames
+from vitx.data import mp4_boxes, torchcodec_frames
 from vitx.data.sampling import Box, slid_box, within
 
 MAX_PIXELS = 64_000_000
@@ -422,10 +422,14 @@ def _opened(video: Video, seconds: float = MAX_SECONDS) -> Iterator[tuple[InputC
     """Opens a video at its first real video stream, with one decoder thread."""
     # The whitelists and the prefix keep names from reaching out to the network, and files to other files.
     name = f"{len(video)} bytes" if isinstance(video, bytes) else os.fspath(video)
-    options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS, "max_pixels": str(MAX_PIXELS)}
-    source = io.BytesIO(video) if isinstance(video, bytes) else f"file:{name}"
     if not isinstance(video, bytes) and os.path.exists(name) and not os.path.isfile(name):
         raise VideoError(f"{name}: it is no file")  # a pipe or a device could be waited for without end
+    options = {
+        "protocol_whitelist": "file",
+        "format_whitelist": _containers(video, name),
+        "max_pixels": str(MAX_PIXELS),
+    }
+    source = io.BytesIO(video) if isinstance(video, bytes) else f"file:{name}"
     with _errors_of(name), av.open(source, options=options, metadata_errors="replace", timeout=seconds) as container:
         streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
