@@ -222,6 +222,39 @@ def test_an_unreadable_clip_is_replaced_by_a_function_of_its_index_and_flagged()
     assert data(source).problem(source, 4) == "number 4: 11 bytes: Invalid data found when processing input"
 
 
+@dataclasses.dataclass(frozen=True)
+class Damaged(Numbered):
+    """Long videos with a name; of the one that is broken, the frames at a quarter are noise."""
+
+    def name(self, index: int) -> str:
+        return f"clips/{index}.mp4"
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        frames = np.random.default_rng(0).integers(0, 255, (80, 16, 16, 3), np.uint8)
+        video = bytearray(encode_video(frames, codec="mjpeg", pixel_format="yuvj420p"))
+        if index in self.broken:
+            middle = video.index(b"mdat") + int(0.25 * len(video))
+            video[middle : middle + len(video) // 8] = bytes(len(video) // 8)
+        return {"video": bytes(video), "labels": {"place": index}}
+
+
+def test_what_is_told_of_a_clip_is_what_happened_to_it():
+    """Damage at a quarter of a video: clips at its ends and its middle can be read."""
+    source = Damaged(2, broken=(1,))
+    settings = data(source, num_frames=2, batch_size=4)
+    for start in (0.0, 0.5, 1.0):
+        settings.clip(source[1], start)
+    told, steps = [], range(0, 12)
+    with contextlib.closing(settings.train_batches(source, 3, steps)) as iterator:
+        for number, batch in zip(steps, iterator, strict=True):
+            if (batch["failed"] >= 0).any():
+                told.append(settings.problem(source, 1, seed=3, batch=number))
+    assert told and all(re.match(r"clips/1\.mp4: \d+ bytes: .*", each) for each in told), told
+    assert settings.problem(source, 1) == "clips/1.mp4: it can be read now"  # evaluation looks at its middle
+    whole = dataclasses.replace(settings, eval_clips="all")
+    assert "bytes" in whole.problem(source, 1)
+
+
 def test_data_without_a_readable_clip_stops():
     source = Numbered(4, broken=(0, 1, 2, 3))
     with pytest.raises(UserError, match="20 clips in a row cannot be read"):
@@ -334,6 +367,22 @@ def test_all_clips_of_videos_of_any_length_are_as_many_as_each_has():
         third = table[0]["video"][2].mean((2, 3, 4))
         np.testing.assert_allclose(third[:3], 6 * np.arange(12).reshape(3, 4), atol=3)
         assert not third[3:].any()
+
+
+@pytest.mark.parametrize("rate", [{}, {"frame_rate": 5.0}])
+@pytest.mark.parametrize("clips", [{}, {"eval_clips": "all"}])
+def test_a_video_of_one_frame_is_a_still_clip(rate, clips):
+    @dataclasses.dataclass(frozen=True)
+    class Still(Numbered):
+        def __getitem__(self, index):
+            frame = np.full((1, 8, 8, 3), 90, np.uint8)
+            return {"video": encode_video(frame, options={"qp": "0"}), "labels": {"place": index}}
+
+    settings = data(Still(4), **rate, **clips)
+    for made in (settings.train_batches(Still(4), 0, range(1)), settings.eval_batches(Still(4))):
+        (batch,) = batches(made)
+        assert not batch["replaced"].any()
+        np.testing.assert_allclose(batch["video"].reshape(4, -1, 8 * 8 * 3)[:, :2], 90, atol=3)
 
 
 def test_a_jittered_stride_is_drawn_in_training_alone():

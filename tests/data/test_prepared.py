@@ -147,6 +147,14 @@ def test_damage_is_found(ready, tmp_path, capsys):
         Prepared(str(copy)).open("train")
 
 
+def test_a_record_that_is_no_video_is_told_by_its_name(folder, tmp_path):
+    assert main(prepare(folder, tmp_path / "out", "--codec", "copy")) == 0
+    dataset = Prepared(str(tmp_path / "out"))
+    told = [Data(dataset).problem(source, i) for source in dataset.splits().values() for i in range(len(source))]
+    broken = [each for each in told if not each.endswith("it can be read now")]
+    assert broken == [f"{folder / 'walk' / '3.mp4'}: 8 bytes: Invalid data found when processing input"]
+
+
 def test_it_travels_to_workers_and_in_settings(ready):
     dataset = Prepared(str(ready))
     assert from_dict(to_dict(dataset)) == dataset

@@ -424,11 +424,10 @@ def _opened(video: Video, seconds: float = MAX_SECONDS) -> Iterator[tuple[InputC
     name = f"{len(video)} bytes" if isinstance(video, bytes) else os.fspath(video)
     if not isinstance(video, bytes) and os.path.exists(name) and not os.path.isfile(name):
         raise VideoError(f"{name}: it is no file")  # a pipe or a device could be waited for without end
-    options = {
-        "protocol_whitelist": "file",
-        "format_whitelist": _containers(video, name),
-        "max_pixels": str(MAX_PIXELS),
-    }
+    with contextlib.suppress(OSError), io.BytesIO(video) if isinstance(video, bytes) else open(video, "rb") as file:
+        if claims := mp4_boxes.excess(file):
+            raise VideoError(f"{name}: it claims {claims}, more than its bytes can hold")
+    options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS, "max_pixels": str(MAX_PIXELS)}
     source = io.BytesIO(video) if isinstance(video, bytes) else f"file:{name}"
     with _errors_of(name), av.open(source, options=options, metadata_errors="replace", timeout=seconds) as container:
         streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]

@@ -108,6 +108,8 @@ class Folder:
             )
         folders = {name: root / name for name in SPLITS}
         if (root / "val").is_dir():
+            if folders["validation"].is_dir():
+                raise UserError(f"{root} has both val and validation; put all videos of that split into one of them")
             folders["validation"] = root / "val"
         found = {name: folder for name, folder in folders.items() if folder.is_dir()}
         if found and "train" not in found:
@@ -231,7 +233,13 @@ def _lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         with open(file, encoding="utf-8-sig", newline="") as lines:
             if file.suffix == ".csv":
                 reader = csv.DictReader(lines, strict=True)
-                yield from ((reader.line_num, fields) for fields in reader)
+                for fields in reader:
+                    if None in fields:
+                        raise UserError(
+                            f"{file}, line {reader.line_num} has more cells than the header; put quotes around a cell "
+                            "that has a comma in it"
+                        )
+                    yield reader.line_num, fields
             elif file.suffix == ".jsonl":
                 for number, line in enumerate(lines, 1):
                     if line.strip():
@@ -307,32 +315,60 @@ def _natural(name: str) -> tuple[bool, int, str]:
 def _splits(rows: Sequence[_Row], settings: Folder | Table) -> list[str]:
     """Returns the split of every row: its own, or one drawn for its group.
 
-    Groups come in an order drawn from the seed and their names; each is held out where that takes no more of any
-    class than its share, and at least one video of a class of three or more.
+    Groups come in an order drawn from the seed and their names. Each is held out where that brings its classes, the
+    rarer the weightier, nearer to their shares, or else to at least one video of a class of three or more: for videos
+    of one class each, that is a plain stratified draw. Where examples have several classes or groups several examples,
+    what then lacks of the share of all is drawn with ever less regard for classes (after the iterative stratification
+    of Sechidis et al. 2011). One group is held out at least, of three or more.
     """
     given = {row.split for row in rows}
     shares = {name: getattr(settings, name) for name in ("test", "validation") if name not in given}
+    shares = {name: share for name, share in shares.items() if share}
     members: dict[str, list[int]] = defaultdict(list)
     for i, row in enumerate(rows):
         if row.split in (None, "train"):
             members[row.group].append(i)
-    sizes = Counter(rows[i].labels for group in members.values() for i in group)
-    room = {
-        name: {labels: max(share * size, float(size > 2)) for labels, size in sizes.items()}
-        for name, share in shares.items()
-        if share
-    }
-    splits = [row.split or "train" for row in rows]
-    for group in sorted(members, key=lambda group: hashlib.sha256(f"{settings.seed} {group}".encode()).digest()):
-        taken = Counter(rows[i].labels for i in members[group])
-        for name, left in room.items():
-            if all(count <= left[labels] + 0.5 for labels, count in taken.items()):
-                for labels, count in taken.items():
-                    left[labels] -= count
-                for i in members[group]:
-                    splits[i] = name
-                break
-    return splits
+    taken = {group: Counter(kind for i in there for kind in _kinds(rows[i])) for group, there in members.items()}
+    sizes = Counter()
+    for counts in taken.values():
+        sizes.update(counts)
+    plain = all(counts.total() == 1 for counts in taken.values())
+    left = {name: {kind: max(share * n, float(n > 2)) for kind, n in sizes.items()} for name, share in shares.items()}
+    room = {name: share * sum(map(len, members.values())) for name, share in shares.items()}
+    train = sorted(members, key=lambda group: hashlib.sha256(f"{settings.seed} {group}".encode()).digest())
+    split_of: dict[str, str] = {}
+    empty = set(shares) if len(train) > 2 else set()
+
+    def lack(group: str, name: str) -> float:
+        """How many examples nearer to its shares a split comes with a group, on the average over its classes."""
+        weights = {kind: n / sizes[kind] for kind, n in taken[group].items()}
+        nearer = sum(weight * (2 * left[name][kind] - taken[group][kind]) for kind, weight in weights.items())
+        return nearer / sum(weights.values())
+
+    def hold(group: str, name: str) -> None:
+        split_of[group] = name
+        empty.discard(name)
+        room[name] -= len(members[group])
+        for kind, n in taken[group].items():
+            left[name][kind] -= n
+
+    for slack in (1e-9,) if plain else (1e-9, 1.0, 4.0, 16.0, math.inf):
+        for group in (group for group in train if group not in split_of):
+            for name in shares:
+                kept = 1 + len(empty - {name})  # groups for training and for splits that have none yet
+                fits = plain or len(members[group]) <= 2 * room[name]
+                if fits and len(train) - len(split_of) > kept and lack(group, name) >= -slack:
+                    hold(group, name)
+                    break
+    for name in sorted(empty):
+        hold(max((group for group in train if group not in split_of), key=lambda group: lack(group, name)), name)
+    return [split_of.get(row.group, "train") if row.split in (None, "train") else row.split for row in rows]
+
+
+def _kinds(row: _Row) -> list[tuple]:
+    """The classes of a row, each with its label's number; one for all where it has none."""
+    classes = list(enumerate(row.labels))
+    return classes + [(-i, name) for i, names in enumerate(row.sets, 1) for name in sorted(names)] or [()]
 
 
 def _check_shares(settings: Folder | Table) -> None:

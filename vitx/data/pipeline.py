@@ -137,8 +137,7 @@ class Data:
         """
         self.augmentation.check(source.label_names)
         rows = self.batch_size // processes
-        order = Order(seed, len(source), self.repeats, self._weights(source))
-        examples = _Shuffled(self, source, order, process * rows, rows)
+        examples = _Shuffled(self, source, self._order(source, seed), process * rows, rows)
         return self._read(examples, steps.start * rows, steps.stop * rows, rows, max(self.prefetch_batches, 1))
 
     def eval_batches(self, source: Source, *, process: int = 0, processes: int = 1) -> Iterator[Batch]:
@@ -252,14 +251,31 @@ class Data:
             example |= dict(zip(parts, mirrored, strict=True))
         return example
 
-    def problem(self, source: Source, index: int) -> str:
-        """Returns why an example cannot be read, by reading it again."""
+    def problem(self, source: Source, index: int, *, seed: int = 0, batch: int | None = None) -> str:
+        """Returns why an example cannot be read, by reading it again as it was read.
+
+        Args:
+            source: of the split.
+            index: of the example.
+            seed: of the run.
+            batch: the number of the training batch that it could not be read for; None is evaluation.
+        """
+        name = source.name(index) if hasattr(source, "name") else f"number {index}"
         try:
-            for start in (0.0, 0.5, 1.0):
-                self.clip(source[index], start)
+            if batch is None:
+                self.views_of(source[index])
+            else:
+                order = self._order(source, seed)
+                for row in range(batch * self.batch_size, (batch + 1) * self.batch_size):
+                    if (draw := order[row])[1] == index:
+                        rng = np.random.default_rng((seed, *draw))
+                        self.clip(source[index], rng.uniform(), rng)
         except VideoError as error:
-            return f"number {index}: {error}"
-        return f"number {index}: it can be read now"
+            return str(error) if str(error).startswith(name) else f"{name}: {error}"
+        return f"{name}: it can be read now"
+
+    def _order(self, source: Source, seed: int) -> Order:
+        return Order(seed, len(source), self.repeats, self._weights(source))
 
     def _weights(self, source: Source) -> Float[np.ndarray, " size"] | None:
         """Returns how often each example is drawn, or None where each comes once."""

@@ -48,6 +48,8 @@ def covering(num_frames: int, clip_frames: int, stride: int | float, most: int) 
     Returns:
         Starts as shares in [0, 1] of the places where a clip can start, as `dense` takes them.
     """
+    if num_frames == 1:  # of no rate, so that its stride may be no number
+        return np.array([0.5])
     room = max(num_frames - 1 - (clip_frames - 1) * stride, 0)
     clips = min(1 + math.ceil(room / (clip_frames * stride) - 1e-6), most)
     if clips == 1:

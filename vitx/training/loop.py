@@ -282,7 +282,8 @@ def train(
                     progress.counters["replaced"] += int(batch["replaced"].sum())
                     for index in {int(index) for index in batch.pop("failed") if index >= 0} - progress.unreadable:
                         progress.unreadable.add(index)
-                        say(f"a clip is replaced by another: {data.problem(sources['train'], index)}")
+                        why = data.problem(sources["train"], index, seed=settings.seed, batch=number - 1)
+                        say(f"a clip is replaced by another: {why}")
                         if len(progress.unreadable) > data.max_unreadable * len(sources["train"]):
                             raise RunError(_too_many(progress.unreadable, len(sources["train"]), data.max_unreadable))
                     placed = to_devices(batch, rows)
