@@ -128,6 +128,24 @@ def test_two_folders_of_videos_become_a_named_prediction(pytestconfig, videos, t
     assert f"Over {size - 1} of {size} videos; these cannot be read:" in report and broken in report
 
 
+def test_a_video_with_a_damaged_middle_is_shown_where_it_can_be_read(pytestconfig, tmp_path):
+    """Evaluation looks at its quarters; nothing there is damaged."""
+    for name, light in (("day", 200), ("night", 20)):
+        (tmp_path / "videos" / name).mkdir(parents=True)
+        for i in range(4):
+            noise = np.random.default_rng(i).integers(light, light + 50, (60, 30, 44, 3), np.uint8)
+            (tmp_path / "videos" / name / f"{i}.mp4").write_bytes(encode_video(noise, options={"g": "1"}))
+    run, settings = tmp_path / "run", ("--training.steps=2", "--data.frame_stride=1")
+    shown = Folder(str(tmp_path / "videos")).open("test").paths
+    for path in shown:
+        video = bytearray(Path(path).read_bytes())
+        middle = len(video) // 2
+        video[middle - 200 : middle + 200] = bytes(400)
+        Path(path).write_bytes(video)
+    assert train_folder(pytestconfig.rootpath, tmp_path / "videos", run, *settings) == 0
+    assert f"Over {len(shown)} of {len(shown)} videos." in (run / "report.md").read_text()
+
+
 def test_unreadable_training_videos_are_told_once_and_stop_the_run_when_many(pytestconfig, videos, tmp_path, capsys):
     bad = Folder(str(videos)).open("train").paths[:2]
     for path in bad:
@@ -141,4 +159,6 @@ def test_unreadable_training_videos_are_told_once_and_stop_the_run_when_many(pyt
     said = capsys.readouterr().err
     assert all(said.count(path) == 1 for path in bad)
     last = [row for row in read_metrics(run) if row["split"] == "train"][-1]
+    told = f"{last['replaced']} clips were replaced by others, of 2 videos that cannot be read"
+    assert told in (run / "report.md").read_text()
     assert last["unreadable"] == 2 and last["replaced"] == len(bad) * 60 * 8 // 16

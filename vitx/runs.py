@@ -18,7 +18,7 @@ from vitx import configuration
 from vitx.checkpoints import Checkpoints, abstract_state, read_json
 from vitx.data.decoding import VideoError
 from vitx.data.sources import Source
-from vitx.errors import UserError, closest
+from vitx.errors import UserError
 from vitx.evaluation import report
 from vitx.evaluation.evaluate import evaluate, predict
 from vitx.experiment import Experiment, load_config, save_config
@@ -29,11 +29,11 @@ from vitx.training.faults import Notices
 from vitx.training.logs import MetricsLog, Stopwatch, read_metrics, say
 from vitx.training.loop import train
 from vitx.training.processes import first, one_ahead, together
+from vitx.training.progress import check_monitor
 from vitx.training.sharding import Mesh, state_shardings
 from vitx.training.step import init_state, train_step
 
 Which = Literal["best", "last"]
-SHOWN = 20  # unreadable videos that are told one by one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,8 @@ def _train_run(experiment: Experiment, workdir: Path, extend: bool, notices: Not
         sources = {split: experiment.data.dataset.open(split) for split in ("train", "validation")}
     label_names = dict(sources["train"].label_names)
     task = experiment.task.fitted(sources["train"])
-    _check_monitor(experiment, task.outputs(experiment.model, label_names))
+    blank = task.blank(task.outputs(experiment.model, label_names))
+    check_monitor(experiment.training.monitor, task.metrics(blank))
     start = experiment.training.initialise_from
     if start is not None and not any(workdir.glob("checkpoints/*")) and not Path(start).exists():
         raise UserError(f"there is no {start} to initialise from (training.initialise_from)")
@@ -179,7 +180,7 @@ def step_seconds(experiment: Experiment, source: Source, *, steps: int = 5) -> f
     with_ema, seed = experiment.training.ema_decay is not None, experiment.training.seed
     batches = experiment.data.train_batches(source, seed, range(1))
     with contextlib.closing(batches):
-        batch = {name: x for name, x in next(batches).items() if name not in ("failed", "decode_seconds")}
+        batch = {name: x for name, x in next(batches).items() if name != "decode_seconds"}
     batch = jax.device_put(batch)
     state = jax.jit(lambda: init_state(*parts.values(), batch, seed, with_ema=with_ema))()
     step = functools.partial(train_step, **parts, seed=seed, ema_decay=experiment.training.ema_decay)
@@ -229,24 +230,21 @@ def _evaluate(workdir: Path, split: str, which: Which, clock: Stopwatch) -> dict
         experiment, data = run.experiment, run.experiment.data
         source = data.dataset.open(split)
         predictions = evaluate(
-            experiment.model, experiment.task, run.variables, data, source, run.sharding, description=f"{split} split"
+            experiment.model, experiment.task, run.variables, data, source, run.sharding, split=split
         )
-        if not len(predictions.index):
-            raise UserError(f"none of the {len(source)} videos of the {split} split could be read")
         figures = experiment.task.metrics(predictions)
-    read, missing = len(predictions.index), len(predictions.unreadable)
-    problems = [data.problem(source, index) for index in predictions.unreadable[:SHOWN]]
-    if missing > SHOWN:
-        problems.append(f"and {missing - SHOWN} more")
+    problems = predictions.problems(data, source)
     if problems:
-        say(f"{missing} videos cannot be read and count in no figure:\n  " + "\n  ".join(problems))
-    over = f"{predictions.views} views, {read} of {read + missing} videos"
-    say(f"step {run.step}: {split} split ({over}) {experiment.task.described(figures)}")
+        say(predictions.complaint(problems))
+    say(f"step {run.step}: {split} split ({predictions.over}) {experiment.task.described(figures)}")
     with clock("report"):
         name = "val" if split == "validation" else split
         row = {"step": run.step, "split": name, **figures}
+        rows = read_metrics(workdir)
+        training = next((each for each in reversed(rows) if each["split"] == "train"), {})
         shown = np.linspace(0, len(predictions.index) - 1, min(8, len(predictions.index))).astype(int)
-        clips = np.stack([data.clip(source[int(index)], 0.5) for index in predictions.index[shown]])
+        # views that were read already: others may be where a video is damaged; copies of them, not whole videos
+        clips = np.stack([data.views_of(source[int(index)])[0].copy() for index in predictions.index[shown]])
         results = report.Results(experiment.model, run.variables, split, predictions, run.names, clips, shown)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
         model = type(experiment.model).__name__
@@ -261,10 +259,13 @@ def _evaluate(workdir: Path, split: str, which: Which, clock: Stopwatch) -> dict
                     f"Checkpoint: step {run.step} of {experiment.training.steps}, the {which}; "
                     f"seed {experiment.training.seed}",
                     f"Devices: {run.sharding.mesh.size} x {jax.devices()[0].device_kind}; jax {jax.__version__}",
+                    f"Training: {training.get('replaced', 0)} clips were replaced by others, of "
+                    f"{training.get('unreadable', 0)} videos that cannot be read; "
+                    f"{training.get('skipped', 0)} steps were skipped",
                     "Settings: [config.json](config.json); figures: [metrics.jsonl](metrics.jsonl)",
                 ],
                 figures=figures,
-                rows=[*read_metrics(workdir), row],
+                rows=[*rows, row],
                 curves=experiment.task.curves,
                 results=results,
                 problems=problems,
@@ -302,15 +303,6 @@ def _refuse_foreign(workdir: Path, experiment: Experiment, extend: bool) -> None
         raise UserError(
             f"{workdir} holds a run with other settings; give this one a --workdir of its own, or the same settings."
             f"{hint}{lines}"
-        )
-
-
-def _check_monitor(experiment: Experiment, names: dict[str, tuple[str, ...]]) -> None:
-    blank = experiment.task.blank(names)
-    known, monitor = experiment.task.metrics(blank), experiment.training.monitor
-    if monitor not in known:
-        raise UserError(
-            f"training.monitor is {monitor!r}{closest(monitor, known)} The validation figures are {', '.join(known)}"
         )
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import filelock
 import jax
@@ -16,6 +17,8 @@ import numpy as np
 import pytest
 
 from vitx.checkpoints import Checkpoints
+from vitx.configuration import register
+from vitx.data.sources import MovingDigits, Source
 from vitx.errors import Preempted, RunError, UserError
 from vitx.experiment import load_config
 from vitx.runs import evaluate_run, load_run, train_run
@@ -43,6 +46,58 @@ def undisturbed(small, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("undisturbed")
     train_run(small.override({"training.ema_decay": 0.9}), workdir)
     return workdir
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Spoiled:
+    """A dataset of which validation videos cannot be read (all, or those with an odd number), or have no labels."""
+
+    dataset: MovingDigits
+    how: Literal["all", "odd", "unlabelled"] = "all"
+
+    def open(self, split):
+        source = self.dataset.open(split)
+        return source if split != "validation" else SpoiledSource(source, self.how)
+
+
+@dataclasses.dataclass(frozen=True)
+class SpoiledSource:
+    whole: Source
+    how: str
+
+    @property
+    def label_names(self):
+        return self.whole.label_names
+
+    def __len__(self):
+        return len(self.whole)
+
+    def __getitem__(self, index):
+        example = self.whole[index]
+        if self.how == "unlabelled":
+            return example | {"labels": dict.fromkeys(example["labels"], -1)}
+        return example | ({"video": b"no video"} if self.how == "all" or index % 2 else {})
+
+
+def test_validation_without_a_video_or_the_monitored_figure_stops_the_run(small, digits, tmp_path):
+    for how, error, message in (
+        ("all", RunError, r"none of the 21 videos of the validation split can be read: .*Invalid data"),
+        ("unlabelled", UserError, r"monitor is 'motion/top1'.* validation split are examples, unreadable$"),
+    ):
+        settings = {"data.dataset": Spoiled(digits, how), "training.monitor": "motion/top1"}
+        with pytest.raises(error, match=message):
+            train_run(small.override(settings), tmp_path / how)
+    with pytest.raises(UserError, match="monitor is 'loss'"):  # there is none, rather than one of 0
+        train_run(small.override(settings | {"training.monitor": "loss"}), tmp_path / "loss")
+
+
+def test_validation_says_over_how_many_videos_and_names_the_others_once(small, digits, tmp_path, capsys):
+    train_run(small.override({"data.dataset": Spoiled(digits, "odd"), "training.steps": 8}), tmp_path)
+    said = capsys.readouterr().err
+    assert said.count("validation (1x1 views, 11 of 21 videos)") == 2
+    assert said.count("10 videos cannot be read and count in no figure:\n  number 1: ") == 1
+    assert "Training: 0 clips were replaced by others, of 0 videos that" in (tmp_path / "report.md").read_text()
 
 
 def command(file: str, workdir: Path, *settings: str) -> list[str]:

@@ -6,8 +6,8 @@ position in the data is the step, and resuming is slicing. A batch is
     {"video": uint8[b, t, h, w, 3], "labels": {name: int32[b] | float32[b, k]}, "weight": float32[b],
      "index": int32[b], "replaced": bool[b], "failed": int32[b], "decode_seconds": float32[b]}
 
-with weight 0 for padding. The last two stay on the host: the number of the example that could not be read and was
-replaced (-1 for none), and the processor time that an example took. In evaluation "video" has an axis of views after
+with weight 0 for padding; "failed" is the number of the example that could not be read and was replaced (-1 for none).
+The processor time that an example took stays on the host. In evaluation "video" has an axis of views after
 the first, and "views": int32[b] says how many of them there are: the rest is blank.
 """
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,8 +15,11 @@ from tqdm import tqdm
 
 from vitx.data.pipeline import Data
 from vitx.data.sources import Source
+from vitx.errors import RunError
 from vitx.layers.partition import process_share, to_devices
 from vitx.models import on_device
+
+SHOWN = 20  # unreadable videos that are told one by one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +39,21 @@ class Predictions:
     index: Int[np.ndarray, "examples"]
     unreadable: tuple[int, ...]
     views: str
+
+    @property
+    def over(self) -> str:
+        """What its figures are over, as every line that prints them says."""
+        return f"{self.views} views, {len(self.index)} of {len(self.index) + len(self.unreadable)} videos"
+
+    def problems(self, data: Data, source: Source) -> list[str]:
+        """Returns what is wrong with the videos that could not be read, by reading the first of them again."""
+        told = [data.problem(source, index) for index in self.unreadable[:SHOWN]]
+        more = len(self.unreadable) - SHOWN
+        return [*told, f"and {more} more"] if more > 0 else told
+
+    def complaint(self, problems: Sequence[str]) -> str:
+        """Returns `problems` as lines for the terminal."""
+        return "\n  ".join([f"{len(self.unreadable)} videos cannot be read and count in no figure:", *problems])
 
 
 @functools.partial(jax.jit, static_argnames=("model", "task"))
@@ -67,20 +86,23 @@ def evaluate(
     source: Source,
     sharding: jax.sharding.NamedSharding,
     *,
-    description: str = "evaluating",
+    split: str = "validation",
 ) -> Predictions:
     """Returns the model's predictions for every example of the source.
 
     Args:
         variables: of the model, on the devices of `sharding`.
         sharding: of a batch.
-        description: what the progress bar says.
+        split: its name, for people.
+
+    Raises:
+        RunError: not one of the videos can be read.
     """
     model = on_device(model, sharding.mesh.devices.flat[0])
     replicated = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
     batches = data.eval_batches(source, **process_share(sharding))
     columns: list[dict[str, Any]] = []
-    with contextlib.closing(batches), tqdm(desc=description, total=len(source), unit=" clips", leave=False) as bar:
+    with contextlib.closing(batches), tqdm(desc=f"{split} split", total=len(source), unit=" clips", leave=False) as bar:
         for batch in batches:
             del batch["decode_seconds"], batch["failed"]
             rows = to_devices(batch, sharding)
@@ -92,6 +114,8 @@ def evaluate(
     table = jax.tree.map(lambda *column: np.concatenate(column), *columns)
     table = jax.tree.map(lambda column: column[: len(source)], table)
     read = table["weight"] > 0
+    if not read.any():
+        raise RunError(f"none of the {len(source)} videos of the {split} split can be read: {data.problem(source, 0)}")
     whole = jax.tree.map(lambda column: column[read], table)
     return Predictions(
         outputs=whole["outputs"],

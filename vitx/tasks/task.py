@@ -91,6 +91,7 @@ class Task:
             "weight": shape((), jnp.float32),
             "index": shape((), jnp.int32),
             "replaced": shape((), jnp.bool_),
+            "failed": shape((), jnp.int32),
         }
 
     def loss(
@@ -247,17 +248,20 @@ class Supervised(Task):
         raise NotImplementedError
 
     def metrics(self, predictions: Predictions) -> dict[str, float | int]:
-        """Returns figures by name: "loss", the mean of the heads', and "motion/top1" and its like."""
+        """Returns figures by name: "loss", the mean of the heads', and "motion/top1" and its like.
+
+        Of a head for which no example has a label there are none.
+        """
         heads = {}
         for name, outputs in predictions.outputs.items():
             labels = predictions.labels[name]
             there = self.present(labels)
             if there.any():
                 heads[name] = self.head_figures(outputs[there], labels[there])
-        loss = sum(figures["loss"] for figures in heads.values()) / max(len(heads), 1)
+        losses = [figures["loss"] for figures in heads.values()]
         counts = {"examples": len(predictions.index), "unreadable": len(predictions.unreadable)}
         return (
-            {"loss": loss}
+            ({"loss": sum(losses) / len(losses)} if losses else {})
             | {f"{head}/{name}": x for head, figures in heads.items() for name, x in figures.items()}
             | counts
         )

@@ -20,8 +20,12 @@ from vitx.training.processes import first
 
 
 def say(message: str) -> None:
-    """Prints a line for people, on standard error, above a progress bar where there is one."""
-    tqdm.write(message, file=sys.stderr)
+    """Prints a line for people, on standard error, above a progress bar where there is one.
+
+    Of many processes the first alone speaks.
+    """
+    if first():
+        tqdm.write(message, file=sys.stderr)
 
 
 class MetricsLog:

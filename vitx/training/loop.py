@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from vitx.checkpoints import Checkpoints, abstract_state
@@ -29,7 +28,7 @@ from vitx.tasks.task import Task
 from vitx.training.faults import Notices, ended_after
 from vitx.training.logs import MetricsLog, Profiler, Stopwatch, say
 from vitx.training.optimizers import Optimizer
-from vitx.training.progress import NORMS, Meter, Progress, peak_steps
+from vitx.training.progress import NORMS, Meter, Progress, check_monitor, peak_steps
 from vitx.training.sharding import Mesh, state_shardings
 from vitx.training.statistics import precise
 from vitx.training.step import TrainState, init_state, train_step
@@ -178,7 +177,7 @@ def train(
     shardings = state_shardings(shapes, mesh)
 
     # Step
-    step = functools.partial(
+    one_step = functools.partial(
         train_step,
         model=model,
         task=task,
@@ -188,8 +187,13 @@ def train(
         ema_warmup=settings.ema_warmup,
         gradients=optimizer.gradients(settings.accumulate),
     )
+
+    def step(state: TrainState, batch: Any) -> Any:
+        return *one_step(state, batch), {name: batch[name] for name in ("index", "failed")}
+
     with clock("compile"), jax.set_mesh(mesh):
-        jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere))
+        # figures and numbers of examples go to every process, so that all count the same
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere, everywhere))
         compiled = jitted.lower(abstract_state(shapes, shardings), batch_shapes).compile()
 
     with contextlib.ExitStack() as stack:
@@ -218,14 +222,26 @@ def train(
         bar = stack.enter_context(tqdm(desc="training", total=settings.steps, initial=first, unit=" steps"))
         profiler = stack.enter_context(Profiler(workdir / "profile", settings.profile_steps))
         peak = peak_steps(model, task, shapes.variables, batch_shapes, mesh.devices.flatten().tolist())
-        whole, pending = Meter(), collections.deque()  # pending: (step, its figures on the devices, its examples)
+        whole, pending = Meter(), collections.deque()  # pending: (step, its figures and its examples, on the devices)
         sound = True  # whether the last step that was looked at was
+        unread: tuple[int, ...] = ()  # validation videos that were told
+
+        def replaced(number: int, failed: list[int]) -> None:
+            progress.counters["replaced"] += len(failed)
+            for index in sorted(set(failed) - progress.unreadable):
+                progress.unreadable.add(index)
+                why = data.problem(sources["train"], index, seed=settings.seed, batch=number - 1)
+                say(f"a clip is replaced by another: {why}")
+                if len(progress.unreadable) > data.max_unreadable * len(sources["train"]):
+                    raise RunError(_too_many(progress.unreadable, len(sources["train"]), data.max_unreadable))
 
         def look(in_flight: int) -> None:
             nonlocal sound
             while len(pending) > in_flight:
-                number, figures, examples = pending.popleft()
-                figures = {name: float(value) for name, value in jax.device_get(figures).items()}
+                number, *reported = pending.popleft()
+                figures, examples = jax.device_get(reported)
+                figures = {name: float(value) for name, value in figures.items()}
+                replaced(number, [int(index) for index in examples["failed"] if index >= 0])
                 sound = not figures.pop("skipped")
                 if not sound:
                     progress.counters["skipped"] += 1
@@ -237,7 +253,7 @@ def train(
                 if sound:
                     progress.meter.add(figures)
                     if (median := progress.spikes.judge(figures["loss"])) is not None:
-                        examples = multihost_utils.process_allgather(examples, tiled=True).tolist()
+                        examples = examples["index"].tolist()
                         log.write(number, "spike", {"loss": figures["loss"], "median": median, "examples": examples})
                         say(f"step {number}: loss {figures['loss']:.3f}, after {median:.3f}, of examples {examples}")
 
@@ -279,17 +295,10 @@ def train(
                     began = time.perf_counter()
                     batch = next(batches)
                     waited, decoded = time.perf_counter() - began, float(batch.pop("decode_seconds").sum())
-                    progress.counters["replaced"] += int(batch["replaced"].sum())
-                    for index in {int(index) for index in batch.pop("failed") if index >= 0} - progress.unreadable:
-                        progress.unreadable.add(index)
-                        why = data.problem(sources["train"], index, seed=settings.seed, batch=number - 1)
-                        say(f"a clip is replaced by another: {why}")
-                        if len(progress.unreadable) > data.max_unreadable * len(sources["train"]):
-                            raise RunError(_too_many(progress.unreadable, len(sources["train"]), data.max_unreadable))
                     placed = to_devices(batch, rows)
                     with jax.transfer_guard("disallow"):
-                        state, figures = compiled(state, placed)
-                    pending.append((number, figures, batch["index"]))
+                        state, *reported = compiled(state, placed)
+                    pending.append((number, *reported))
                     stopping = notices.came(number)
                     look(0 if due or saving or evaluating or stopping or profiler.ends(number) else IN_FLIGHT)
                     took = time.perf_counter() - began
@@ -316,12 +325,15 @@ def train(
                             why = f"step {number}: what the model says of the validation split is not a number"
                             raise RunError(_stopped(why, checkpoints))
                         figures = task.metrics(predictions)
+                        check_monitor(settings.monitor, figures)
+                        if predictions.unreadable != unread and (unread := predictions.unreadable):
+                            say(predictions.complaint(predictions.problems(data, sources["validation"])))
                 except Preempted:
                     stop(number)
                 progress.evaluated = True
                 log.write(number, "val", {"views": predictions.views, **figures})
                 better = progress.judge(number, settings.monitor, figures[settings.monitor], task.better)
-                say(f"step {number}: validation ({predictions.views} views) {task.described(figures)}")
+                say(f"step {number}: validation ({predictions.over}) {task.described(figures)}")
             if stopping:
                 stop(number)
             # where steps are skipped the parameters may be beyond help, and the checkpoints before them are not

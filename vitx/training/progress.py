@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from vitx.analysis.cost import macs_of, reference
 from vitx.analysis.devices import peak_flops
+from vitx.errors import UserError, closest
 from vitx.tasks.task import Task
 from vitx.training.faults import Spikes
 
@@ -142,6 +143,15 @@ class Progress:
             figures
             | {name: self.counters[name] for name in ("replaced", "skipped")}
             | {"unreadable": len(self.unreadable)}
+        )
+
+
+def check_monitor(monitor: str, figures: Iterable[str]) -> None:
+    """Raises UserError unless the monitored figure is one of the validation split's."""
+    if monitor not in figures:
+        raise UserError(
+            f"training.monitor is {monitor!r}{closest(monitor, figures)} "
+            f"The figures of the validation split are {', '.join(figures)}"
         )
 
 
