@@ -1,5 +1,6 @@
 """Two real processes over loopback: one run, one writer, one end."""
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -48,16 +49,69 @@ def losses(workdir: Path) -> list[float]:
     return [row["loss"] for row in read_metrics(workdir) if row["split"] == "train"]
 
 
+def counts(workdir: Path) -> list[tuple[int, int]]:
+    return [(row["replaced"], row["unreadable"]) for row in read_metrics(workdir) if row["split"] == "train"]
+
+
 @pytest.fixture(scope="module")
-def undisturbed(small_file, tmp_path_factory) -> Path:
+def spoiled(small_file, tmp_path_factory) -> str:
+    """An experiment file: the small one, and every fourth training video cannot be read; slowly, if asked."""
+    path = tmp_path_factory.mktemp("experiments") / "spoiled.py"
+    path.write_text(f"""
+import dataclasses
+import os
+import time
+
+from vitx.configuration import register
+from vitx.data.sources import MovingDigits
+from vitx.experiment import load_experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class Broken:
+    whole: object
+
+    @property
+    def label_names(self):
+        return self.whole.label_names
+
+    def __len__(self):
+        return len(self.whole)
+
+    def __getitem__(self, index):
+        time.sleep(float(os.environ.get("SECONDS_A_VIDEO", 0)))
+        return self.whole[index] | ({{}} if index % 4 else {{"video": b"no video"}})
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Spoiled:
+    digits: MovingDigits
+
+    def open(self, split):
+        source = self.digits.open(split)
+        return Broken(source) if split == "train" else source
+
+
+whole = load_experiment({small_file!r})
+experiment = whole.override({{"data.dataset": Spoiled(whole.data.dataset), "data.max_unreadable": 1.0}})
+""")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(spoiled, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("two")
-    finish(start(small_file, workdir))
+    finish(start(spoiled, workdir))
     return workdir
 
 
-def test_two_processes_fill_one_folder_as_one_process_does(undisturbed, small_file, tmp_path):
-    finish(start(small_file, tmp_path, processes=1))
+def test_two_processes_fill_one_folder_as_one_process_does(undisturbed, spoiled, tmp_path):
+    finish(start(spoiled, tmp_path, processes=1))
     assert losses(undisturbed) == pytest.approx(losses(tmp_path), rel=2e-4) and len(losses(tmp_path)) == STEPS
+    assert counts(undisturbed) == counts(tmp_path)
+    replaced, unreadable = counts(undisturbed)[-1]
+    assert replaced == unreadable > 8  # of 13, in not quite an epoch
     assert len(list(undisturbed.glob("events.out.tfevents.*"))) == 1 and (undisturbed / "report.md").is_file()
     (one,), (two,) = ([row for row in read_metrics(each) if row["split"] == "test"] for each in (tmp_path, undisturbed))
     assert two["examples"] == one["examples"] == 19 and two["loss"] == pytest.approx(one["loss"], rel=1e-3)
@@ -66,8 +120,8 @@ def test_two_processes_fill_one_folder_as_one_process_does(undisturbed, small_fi
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_dead_or_hung_process_ends_the_other_and_both_go_on(victim, how, undisturbed, small_file, tmp_path):
-    processes = start(small_file, tmp_path)
+def test_a_dead_or_hung_process_ends_the_other_and_both_go_on(victim, how, undisturbed, spoiled, tmp_path):
+    processes = start(spoiled, tmp_path)
     while not (tmp_path / "checkpoints" / "2").exists():
         assert processes[victim].poll() is None
         time.sleep(0.01)
@@ -78,28 +132,62 @@ def test_a_dead_or_hung_process_ends_the_other_and_both_go_on(victim, how, undis
         for process in processes:
             process.kill()
             process.communicate()
-    finish(start(small_file, tmp_path))
+    finish(start(spoiled, tmp_path))
     assert digests(tmp_path) == digests(undisturbed)
-    assert losses(tmp_path) == losses(undisturbed)
+    assert losses(tmp_path) == losses(undisturbed) and counts(tmp_path) == counts(undisturbed)
 
 
 @pytest.mark.slow
-def test_what_two_processes_began_one_goes_on_with(undisturbed, small_file, tmp_path):
-    processes = start(small_file, tmp_path)
+@pytest.mark.parametrize("told", [0, 1])
+def test_one_process_told_to_stop_stops_both_and_both_go_on(told, undisturbed, spoiled, tmp_path, monkeypatch):
+    monkeypatch.setenv("SECONDS_A_VIDEO", "0.5")
+    processes = start(spoiled, tmp_path, "--training.checkpoint_every", "100")
+    while not read_metrics(tmp_path):
+        assert processes[told].poll() is None
+        time.sleep(0.01)
+    processes[told].send_signal(signal.SIGTERM)
+    monkeypatch.delenv("SECONDS_A_VIDEO")
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [75, 75], "\n".join(said)
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        (step,) = checkpoints.steps()
+    assert 1 <= step < STEPS and any(f"stopped after step {step}, which is saved" in each for each in said)
+    finish(start(spoiled, tmp_path, "--training.checkpoint_every", "100"))
+    assert digests(tmp_path) == digests(undisturbed)
+    assert losses(tmp_path) == losses(undisturbed) and counts(tmp_path) == counts(undisturbed)
+
+
+@pytest.mark.slow
+def test_two_processes_set_a_damaged_checkpoint_aside(undisturbed, spoiled, tmp_path):
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    files = (tmp_path / "checkpoints" / str(STEPS)).rglob("d/*")
+    largest = max(files, key=lambda path: path.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 4
+    largest.write_bytes(data)
+    said = finish(start(spoiled, tmp_path))
+    assert f"checkpoints/{STEPS}" in said[0] and "it was set aside" in said[0]
+    assert len(list((tmp_path / "checkpoints").glob(f"damaged_{STEPS}_*"))) == 1
+    assert digests(tmp_path) == digests(undisturbed)
+
+
+@pytest.mark.slow
+def test_what_two_processes_began_one_goes_on_with(undisturbed, spoiled, tmp_path):
+    processes = start(spoiled, tmp_path)
     while not (tmp_path / "checkpoints" / "2").exists():
         time.sleep(0.01)
     for process in processes:
         process.kill()
         process.communicate()
-    (said,) = finish(start(small_file, tmp_path, processes=1))
+    (said,) = finish(start(spoiled, tmp_path, processes=1))
     assert "going on from step" in said
     assert losses(tmp_path) == pytest.approx(losses(undisturbed), rel=2e-4)
 
 
 @pytest.mark.slow
-def test_a_mistake_that_one_process_meets_ends_all_with_its_message(small_file, tmp_path):
+def test_a_mistake_that_one_process_meets_ends_all_with_its_message(spoiled, tmp_path):
     (tmp_path / "somebody's").write_text("")
-    processes = start(small_file, tmp_path)
+    processes = start(spoiled, tmp_path)
     said = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [2, 2]
     assert all("process 0 of 2: " in each and "is not empty and no run's folder" in each for each in said)
