@@ -50,6 +50,15 @@ def test_help_lists_every_setting_with_its_meaning(small_file, capsys, small):
         (["--model.pooling=max"], "model.pooling is 'max'; expected one of 'class', 'mean'"),
         (["--model.num_heads", "5"], "hidden_size 24 is not divisible by num_heads 5"),
         (["--training.steps", "0"], "steps is 0; expected at least 1"),
+        (["--training.seed", "-1"], "seed is -1; expected 0 to 4294967295"),
+        (["--training.ema_decay", "1.5"], "ema_decay is 1.5; expected 0 to below 1"),
+        (["--training.hang_minutes", "0"], "hang_minutes is 0.0; expected a time above 0"),
+        (["--training.spike_deviations", "-1"], "spike_deviations is -1.0; expected none below 0"),
+        (["--optimizer.clip_norm", "0"], "clip_norm is 0.0; expected a length above 0, or None"),
+        (["--optimizer.sam_rho", "-1"], "sam_rho is -1.0; expected a length above 0, or None"),
+        (["--optimizer.peak_lr", "-1"], "peak_lr is -1.0; expected a number, none below 0"),
+        (["--optimizer.weight_decay", "-1"], "weight_decay is -1.0; expected a number, none below 0"),
+        (["--optimizer.layer_decay", "0"], "layer_decay is 0.0; expected a factor above 0"),
         (["stray"], "'stray' belongs to no setting"),
     ],
 )
@@ -186,6 +195,24 @@ def test_a_mistaken_cost(words, message, capsys):
 def test_unknown_options_elsewhere(run, capsys):
     assert main(["evaluate", str(run), "--fast"]) == 2
     assert "there is no option --fast here" in capsys.readouterr().err
+
+
+def test_only_training_goes_on_after_ctrl_c(small_file, tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vitx.runs.train_run", interrupted)
+    monkeypatch.setattr("vitx.analysis.cost.count_cost", interrupted)
+    for words, told in (
+        (("train", small_file, "--workdir", str(tmp_path)), "interrupted; the same command goes on from the last"),
+        (("cost", "x3d_s"), "interrupted\n"),
+    ):
+        assert main(words) == 1 and f"vitx: {told}" in capsys.readouterr().err
+
+
+def test_half_an_address_is_refused(small_file, tmp_path, capsys):
+    words = ("train", small_file, "--workdir", tmp_path / "run", "--num_processes", 2, "--process_id", 1)
+    assert "missing: --coordinator" in refused(capsys, *words)
 
 
 def test_debug_shows_where(tmp_path, capsys):

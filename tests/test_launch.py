@@ -1,5 +1,6 @@
 """Launch scripts: shellcheck finds nothing, dry runs print every command, the manifest has what its schema requires."""
 
+import os
 import shutil
 import subprocess
 
@@ -34,10 +35,10 @@ TRAIN = ("experiments/quickstart.py", "--workdir", "/mnt/runs/a b")
             ("tpu_vm.sh", "create", "--dry-run"),
             "tpu-vm create vitx --zone=us-central1-a --accelerator-type=v5litepod-16",
         ),
-        (("tpu_vm.sh", "run", "--dry-run", *TRAIN), r"--workdir /mnt/runs/a\ b --distributed > ../train.log"),
+        (("tpu_vm.sh", "run", "--dry-run", *TRAIN), ">> ../train.log 2>&1 &"),
         (("tpu_vm.sh", "follow", "--dry-run"), "--worker=0 --command=tail -n 100 -f train.log"),
         (("tpu_vm.sh", "delete", "--dry-run"), "tpu-vm delete vitx --zone=us-central1-a --quiet"),
-        (("slurm.sh", "--dry-run", *TRAIN), "srun --kill-on-bad-exit=1 vitx train experiments/quickstart.py"),
+        (("slurm.sh", "--dry-run", *TRAIN), "srun --cpus-per-task=8 --kill-on-bad-exit=1 vitx train experiments/"),
         (("gke.sh", "run", "--dry-run"), "kubectl apply -f"),
         (("gke.sh", "follow", "--dry-run"), "kubectl logs --follow"),
         (("gke.sh", "delete", "--dry-run"), "kubectl delete -f"),
@@ -46,6 +47,37 @@ TRAIN = ("experiments/quickstart.py", "--workdir", "/mnt/runs/a b")
 def test_a_dry_run_prints_what_it_would_do(command, expected, launch):
     done = run("bash", launch / command[0], *command[1:])
     assert done.returncode == 0 and expected in done.stdout, done.stderr
+
+
+def test_slurm_starts_a_process_for_each_gpu_and_a_requeued_job_keeps_its_log(launch):
+    """JAX shows a process of a SLURM job one device, that of its number on the node."""
+    lines = [line.split("--")[1] for line in (launch / "slurm.sh").read_text().splitlines() if "#SBATCH" in line]
+    options = dict(line.partition("=")[::2] for line in lines)
+    assert options["ntasks-per-node"] == options["gpus-per-node"] == "8"
+    assert not {"gpus-per-task", "gpu-bind"} & options.keys()
+    assert {"open-mode": "append", "requeue": "", "signal": "TERM@300"}.items() <= options.items()
+
+
+@pytest.mark.parametrize("status", [0, 1, 2, 75])
+def test_a_tpu_vm_runs_the_command_again_while_it_says_75(status, launch, tmp_path):
+    """What `run` sends to the workers, in a folder where `vitx` writes down its arguments and ends with a status."""
+    vitx, gcloud = tmp_path / "venv" / "bin" / "vitx", tmp_path / "gcloud"
+    (tmp_path / "vitx").mkdir()
+    vitx.parent.mkdir(parents=True)
+    vitx.write_text(f"""#!/usr/bin/env bash
+printf '<%s>' "$@"; echo
+[ "$(wc -l < ../train.log)" -ge 4 ] || exit {status}
+""")
+    gcloud.write_text('#!/usr/bin/env bash\ncd "$HOME"; last=${!#}; bash -c "${last#--command=} wait"\n')
+    vitx.chmod(0o755)
+    gcloud.chmod(0o755)
+    (tmp_path / "train.log").write_text("of before\n")
+    words = ["bash", launch / "tpu_vm.sh", "run", *TRAIN]
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    subprocess.run(words, check=True, env=environment, timeout=60, capture_output=True)
+    before, *said = (tmp_path / "train.log").read_text().splitlines()
+    assert before == "of before" and len(said) == (3 if status == 75 else 1)
+    assert set(said) == {"<train><experiments/quickstart.py><--workdir></mnt/runs/a b><--distributed>"}
 
 
 @pytest.mark.parametrize("command", [("tpu_vm.sh",), ("tpu_vm.sh", "install"), ("slurm.sh",), ("gke.sh", "fly")])
@@ -65,6 +97,16 @@ def test_the_jobset_has_what_its_schema_requires(launch):
     (container,) = pod["containers"]
     assert container["command"][:2] == ["vitx", "train"] and "--distributed" in container["args"]
     assert container["resources"]["requests"] == container["resources"]["limits"]
+    (rule,) = spec["podFailurePolicy"]["rules"]
+    assert rule["action"] == "FailJob" and rule["onExitCodes"] == {
+        "containerName": container["name"],
+        "operator": "In",
+        "values": [2],
+    }
+    (rule,) = jobset["spec"]["failurePolicy"]["rules"]
+    assert (rule["action"], rule["onJobFailureReasons"]) == ("FailJobSet", ["PodFailurePolicy"])
+    options = pod["volumes"][0]["csi"]["volumeAttributes"]["mountOptions"].split(",")
+    assert "implicit-dirs" in options and any(option.startswith("rename-dir-limit=") for option in options)
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
     x, y = map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
     assert x * y == spec["completions"] * container["resources"]["limits"]["google.com/tpu"]

@@ -34,19 +34,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.command(options, settings) or 0
     except (Exception, KeyboardInterrupt) as error:
+        message, status = _told(error, training=options.command is _train)
         if debug and isinstance(error, Exception) and not isinstance(error, Preempted):
             traceback.print_exc()
-            return _told(error)[1]
-        message, status = _told(error)
+            return status
         print(f"vitx: {message}", file=sys.stderr)
         return status
 
 
-def _told(error: BaseException) -> tuple[str, int]:
+def _told(error: BaseException, *, training: bool = True) -> tuple[str, int]:
     """What to say of an exception, and the exit status."""
     goes_on = "the same command goes on from the last checkpoint"
     if isinstance(error, KeyboardInterrupt):
-        return f"interrupted; {goes_on}", 1
+        return f"interrupted; {goes_on}" if training else "interrupted", 1
     if isinstance(error, Preempted):
         return str(error) or f"stopped; {goes_on}", 75
     if isinstance(error, UserError | RunError):
@@ -182,8 +182,9 @@ def _train(options: argparse.Namespace, settings: list[str]) -> int | None:
         raise UserError("vitx train needs --workdir DIR, the folder that the run fills")
     from vitx.training import processes
 
-    if options.distributed or options.coordinator:
-        processes.join(options.coordinator, options.process_id, options.num_processes, options.join_timeout)
+    addresses = options.coordinator, options.process_id, options.num_processes
+    if options.distributed or any(each is not None for each in addresses):
+        processes.join(*addresses, options.join_timeout)
     from vitx.experiment import load_experiment
 
     experiment = load_experiment(options.experiment.absolute()).override(_changes(settings))

@@ -3,7 +3,7 @@
 #
 #   experiments/launch/tpu_vm.sh create|install|run|follow|delete [--dry-run] [EXPERIMENT.py --workdir DIR ...]
 #
-# DIR is a folder that every worker sees, such as a mounted bucket.
+# DIR is a folder that every worker sees, such as a mounted bucket. A run that was told to stop (status 75) is run again.
 #
 # Set NAME, ZONE, TYPE (v5litepod-16, v5p-128, ...), VERSION (of the TPU's software) and REPOSITORY.
 set -euo pipefail
@@ -40,7 +40,8 @@ case $what in
     run)
         [[ $# -ge 1 ]] || usage
         # the same command on every worker; a step that was saved is where the next one goes on
-        everywhere "cd vitx && nohup ../venv/bin/vitx train $(printf '%q ' "$@")--distributed > ../train.log 2>&1 &"
+        again="while ../venv/bin/vitx train $(printf '%q ' "$@")--distributed; [ \$? -eq 75 ]; do :; done"
+        everywhere "cd vitx && nohup bash -c $(printf %q "$again") >> ../train.log 2>&1 &"
         ;;
     follow) tpu ssh --worker=0 --command="tail -n 100 -f train.log" ;;
     delete) tpu delete --quiet ;;

@@ -201,7 +201,12 @@ def test_a_coordinator_that_does_not_answer_is_told_with_the_time_waited():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("127.0.0.1:9", None, 2), "--coordinator needs --process_id too"),
+        (
+            ("127.0.0.1:9", None, 2),
+            "give all of --coordinator, --process_id, --num_processes, .*; missing: --process_id$",
+        ),
+        ((None, None, 2), "missing: --coordinator, --process_id$"),
+        ((None, 1, 2), "missing: --coordinator$"),
         (("127.0.0.1", 0, 2), "expected HOST:PORT"),
         (("127.0.0.1:9", 2, 2), "expected 0 to 1"),
     ],

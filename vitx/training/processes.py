@@ -1,4 +1,4 @@
-"""Many processes, one on each host: how they find one another, and end together."""
+"""Many processes, one on each host or for each GPU: how they find one another, and end together."""
 
 import contextlib
 import os
@@ -24,8 +24,8 @@ def join(coordinator: str | None, process: int | None, processes: int | None, ti
     """Joins the processes of a run; to be called before JAX looks for devices.
 
     Args:
-        coordinator: HOST:PORT of process 0, a free port there; None takes all three from the environment as JAX finds
-            them (TPU VM, SLURM, Open MPI, Kubernetes).
+        coordinator: HOST:PORT of process 0, a free port there; without it and the next two all are taken from the
+            environment as JAX finds them (TPU VM, SLURM, Open MPI, Kubernetes).
         process: the number of this process, from 0.
         processes: how many there are.
         timeout: seconds to wait for the others.
@@ -34,8 +34,8 @@ def join(coordinator: str | None, process: int | None, processes: int | None, ti
         UserError: nothing in the environment says who the others are, or they are not to be found in time.
     """
     given = {"--coordinator": coordinator, "--process_id": process, "--num_processes": processes}
-    if missing := [name for name, value in given.items() if value is None and coordinator is not None]:
-        raise UserError(f"--coordinator needs {' and '.join(missing)} too; without all three leave --coordinator out")
+    if 0 < len(missing := [name for name, value in given.items() if value is None]) < len(given):
+        raise UserError(f"give all of {', '.join(given)}, or none of them; missing: {', '.join(missing)}")
     if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
         raise UserError(f"--coordinator is {coordinator}; expected HOST:PORT, as in 10.0.0.1:8476")
     if processes is not None and not 0 <= process < processes:
