@@ -381,9 +381,11 @@ def test_a_finished_run_says_so_and_extends_when_asked(small, undisturbed, tmp_p
 def test_free_settings_may_change_and_others_are_refused(small, undisturbed):
     experiment = small.override({"training.ema_decay": 0.9})
     train_run(experiment.override({"training.log_every": 1, "data.num_threads": 1}), undisturbed)
-    with pytest.raises(UserError) as error:
-        train_run(experiment.override({"optimizer.peak_lr": 1.0, "training.log_every": 2}), undisturbed)
-    assert "optimizer.peak_lr: 0.001 there, 1.0 here" in str(error.value) and "log_every" not in str(error.value)
+    for path, there, here in (("optimizer.peak_lr", 0.001, 1.0), ("data.batch_size", 8, 4)):
+        with pytest.raises(UserError) as error:
+            train_run(experiment.override({path: here, "training.log_every": 2}), undisturbed)
+        told = str(error.value)
+        assert f"{path}: {there} there, {here} here" in told and "log_every" not in told
 
 
 @pytest.mark.parametrize(("allowed", "why"), [(2, "the loss nan, .*; 3 steps were skipped"), (9, "model says")])

@@ -28,10 +28,10 @@ def plain(loss: Loss, params: Any, batch: Batch, key: Array) -> tuple[tuple[Floa
 def accumulated(gradients: Gradients, parts: int) -> Gradients:
     """The sum of the gradients of so many micro-batches, one after the other: as much less memory for activations.
 
-    It equals the gradient of the one batch, but for what a model makes of a batch as a whole. Each micro-batch draws
-    its own dropout, from fold_in(key, its number). Batch norm normalises by the statistics of the micro-batch; its
-    running ones move once in a step, towards the mean of those of the micro-batches: of means that is the one batch's,
-    of variances it lacks that of the means.
+    It equals the gradient of the one batch, but for what is drawn, and what a model makes of a batch as a whole. Each
+    micro-batch draws its own dropout, drop path, mixup and cutmix, from fold_in(key, its number). Batch norm normalises
+    by the statistics of the micro-batch; its running ones move once in a step, towards the mean of those of the
+    micro-batches: of means that is the one batch's, of variances it lacks that of the means.
 
     Examples are dealt out in turn, so that every device has its share of each micro-batch.
     """

@@ -48,7 +48,8 @@ class Training:
         ema_decay: of the average of parameters that is evaluated instead of the last ones; None for no average.
         ema_warmup: whether the average begins with a short memory: its decay is at most (1 + step) / (10 + step).
         accumulate: micro-batches that a batch is taken in, one after the other, for less memory; equal to the one
-            batch but for batch norm (see `vitx.training.gradients.accumulated`).
+            batch but for batch norm, and for mixup, cutmix, dropout and drop path, which each micro-batch draws anew
+            (see `vitx.training.gradients.accumulated`).
         initialise_from: what the parameters start from: a vitx run, a Hugging Face directory, or a file of weights, an
             image network's too (see `vitx.load_pretrained`); None starts from the seed.
         precise_bn_batches: training batches, those that come next, over which the statistics of batch normalisation are
@@ -94,6 +95,14 @@ class Training:
         for name, bound in (least | {"evaluate_every": 0, "max_skipped": 0, "precise_bn_batches": 0}).items():
             if getattr(self, name) is not None and getattr(self, name) < bound:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {bound}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}; expected 0 to {2**32 - 1}")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}; expected 0 to below 1, such as 0.999, or None")
+        if self.hang_minutes is not None and not self.hang_minutes > 0:
+            raise ValueError(f"hang_minutes is {self.hang_minutes}; expected a time above 0, or None to wait for ever")
+        if self.spike_deviations is not None and not self.spike_deviations >= 0:
+            raise ValueError(f"spike_deviations is {self.spike_deviations}; expected none below 0, or None")
         if self.profile_steps is not None and not 1 <= self.profile_steps[0] <= self.profile_steps[1]:
             raise ValueError(f"profile_steps is {self.profile_steps}; expected a first step, from 1, and a last one")
         if self.keep_checkpoints < 2:

@@ -1,6 +1,7 @@
 """Optimisers as typed settings; Optax does the work."""
 
 import dataclasses
+import math
 import re
 from typing import Any, Literal
 
@@ -44,6 +45,14 @@ class Optimizer:
     state_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
+        for name in ("peak_lr", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a number, none below 0")
+        for name in ("clip_norm", "sam_rho"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a length above 0, or None for none")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is {self.layer_decay}; expected a factor above 0 and at most 1, or None")
         for pattern in self.freeze:
             try:
                 re.compile(pattern)
