@@ -250,7 +250,7 @@ def check(path, name, fields, shape, evaluated, changed, seen=np.asarray):
     errors = {name: apart(seen(ours[name]), each) for name, each in changed.items()}
     worst = max(errors, key=errors.get)
     print(f"{name} {video.shape}: evaluation {error:.1e}, training {errors[worst]:.1e} ({worst})")
-    assert error <= 1e-4 and errors[worst] <= 1e-5
+    assert error <= 1e-4 and all(each <= 1e-5 for each in errors.values()), errors  # so that no NaN passes
 
 
 def apart(ours, theirs):

@@ -172,7 +172,7 @@ def _learnt_backward(
 ) -> tuple[Array, Array]:
     x, kernel = kept
     _, by_x = jax.vjp(lambda x: form(x, kernel, stride, padding), x)
-    return *by_x(gradient), kernel_gradient(x, gradient, kernel.shape, stride, padding).astype(kernel.dtype)
+    return *by_x(gradient), kernel_gradient(x, gradient, kernel.shape, stride, padding)
 
 
 learnt_by_frames.defvjp(_learnt_forward, _learnt_backward)
@@ -201,10 +201,9 @@ def kernel_gradient(
         image = lax.dynamic_slice_in_dim(x, frame, 1, axis=1)
         windows = jnp.concatenate([image[:, *part][:, 0] for part in parts], axis=-1)
         served = lax.dynamic_slice_in_dim(gradient, frame, t, axis=1)
-        return total + jnp.einsum("bhwi,bthwo->ito", windows, served, preferred_element_type=total.dtype), None
+        return total + jnp.einsum("bhwi,bthwo->ito", windows, served), None
 
-    start = jnp.zeros((h * w * channels, t, width), at_least_float32(x).dtype)
-    total = lax.scan(add, start, jnp.arange(frames))[0]
+    total = lax.scan(add, jnp.zeros((h * w * channels, t, width), x.dtype), jnp.arange(frames))[0]
     # the first of the frames that were served saw this one through the kernel's last tap
     return jnp.moveaxis(total.reshape(h, w, channels, t, width)[..., ::-1, :], 3, 0)
 
@@ -218,17 +217,18 @@ def fast_on_cpu(
 ) -> Float[Array, "batch frames_out height_out width_px_out width_out"]:
     """Shifted multiply-adds for a depthwise kernel, matrix products over pixels or time, else a sum of 2D convolutions.
 
-    Has no forward-mode derivatives.
+    Half precision is computed as float32, in sums of many terms. Has no forward-mode derivatives.
     """
-    if groups == x.shape[-1] == kernel.shape[-1]:
-        return depthwise(x, kernel, stride, padding)
-    if groups == 1 and kernel.shape[:3] == (1, 1, 1) and padding == (0, 0, 0):
-        return along_time(x, kernel, stride, padding)
-    if groups > 1:
-        return summed_over_time(x, kernel, stride, padding, groups)
+    dtype, x, kernel = x.dtype, at_least_float32(x), at_least_float32(kernel)
     flat = kernel.shape[1:3] == (1, 1) and padding[1:] == (0, 0)
-    form = along_time if flat else functools.partial(summed_over_time, groups=1)
-    return learnt_by_frames(form, x, kernel, stride, padding)
+    if groups == x.shape[-1] == kernel.shape[-1]:
+        out = depthwise(x, kernel, stride, padding)
+    elif groups > 1:
+        out = summed_over_time(x, kernel, stride, padding, groups)
+    else:
+        form = along_time if flat else functools.partial(summed_over_time, groups=1)
+        out = learnt_by_frames(form, x, kernel, stride, padding)
+    return out.astype(dtype)
 
 
 IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {"auto": native, "reference": native, "cpu": fast_on_cpu}
