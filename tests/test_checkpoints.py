@@ -45,6 +45,53 @@ def test_the_newest_two_and_the_best_are_kept(state, tmp_path):
         assert checkpoints.steps() == [2, 4, 5]
 
 
+def test_a_checkpoint_gives_way_to_another_of_its_step_when_that_is_whole(state, tmp_path, monkeypatch):
+    other = jax.tree.map(lambda leaf: leaf + 1, state)
+
+    def held():
+        with Checkpoints(tmp_path) as checkpoints:
+            assert checkpoints.steps() == [7]
+            return checkpoints.restore(7, abstract(state))[0]
+
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(7, state, {"best": None})
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(checkpoints._manager, "save", interrupted)
+            checkpoints.save(7, other, {"best": None})
+    jax.tree.map(np.testing.assert_array_equal, held(), state)
+    with Checkpoints(tmp_path) as checkpoints:
+        for each in (state, other):
+            checkpoints.save(7, each, {"best": None})
+    assert (tmp_path / "replaced_7").exists()  # nobody waited
+    jax.tree.map(np.testing.assert_array_equal, held(), other)
+    assert not (tmp_path / "replaced_7").exists()
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_no_process_lists_checkpoints_before_a_damaged_one_is_aside(state, tmp_path, monkeypatch):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state, {"best": None})
+        checkpoints.wait()
+        arrays_of(tmp_path / "2")[-1].unlink()
+        met, reload = [], checkpoints._manager.reload
+
+        def meets(name):
+            met.append(not (tmp_path / "2").exists())
+
+        def reloads():
+            assert (tmp_path / "2").exists() or met == [True]
+            reload()
+
+        monkeypatch.setattr("vitx.checkpoints.multihost_utils.sync_global_devices", meets)
+        monkeypatch.setattr(checkpoints._manager, "reload", reloads)
+        assert checkpoints.restore_newest(abstract(state), lambda _: None)[1]["step"] == 1
+        assert met == [True]
+
+
 def flip(path, at, bit=3):
     data = bytearray(path.read_bytes())
     data[at % len(data)] ^= 1 << bit

@@ -23,10 +23,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt32
 from orbax.checkpoint.checkpoint_managers import PreservationContext
 
 from vitx.errors import RunError, UserError
+
+REPLACED = "replaced_"  # begins the name of a checkpoint whose successor of the same step is not whole yet
 
 State = dict[str, Any]  # pytrees of arrays by the part that they restore separately: variables, optimizer, ...
 
@@ -79,6 +82,8 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         self.best_step: int | None = None
         self._keep = keep
+        if not read_only:
+            self._settle()
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -108,7 +113,9 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: State, record: Mapping[str, Any]) -> None:
-        """Starts to save; returns when the arrays may change again. A checkpoint of the same step gives way.
+        """Starts to save; returns when the arrays may change again.
+
+        A checkpoint of the same step gives way when the new one is whole.
 
         Args:
             step: number of finished training steps.
@@ -123,7 +130,8 @@ class Checkpoints:
             raise UserError(_full(self.directory, f": a checkpoint takes {needed:,} bytes and {there:,} are free"))
         with told(self.directory):
             if step in self._manager.all_steps():
-                self._manager.delete(step)
+                self.wait()
+                self._rename(step, f"{REPLACED}{step}")
             args = ocp.args.Composite(record=ocp.args.JsonSave(record), **parts)
             if not self._manager.save(step, args=args, force=True):
                 raise RunError(f"Orbax refused to save step {step} in {self.directory}")
@@ -132,6 +140,25 @@ class Checkpoints:
         """Returns when everything saved is on disk."""
         with told(self.directory):
             self._manager.wait_until_finished()
+            self._settle()
+
+    def _rename(self, step: int, name: str) -> None:
+        """Takes a checkpoint out of the list; returns when it is in that of no process."""
+        if jax.process_index() == 0:
+            (self.directory / str(step)).rename(self.directory / name)
+        multihost_utils.sync_global_devices(f"renamed {step}")
+        self._manager.reload()
+
+    def _settle(self) -> None:
+        """Removes checkpoints whose successors are whole, and brings back those whose successors never were."""
+        if jax.process_index() == 0:
+            for old in self.directory.glob(f"{REPLACED}*"):
+                new = self.directory / old.name.removeprefix(REPLACED)
+                if new.exists():
+                    shutil.rmtree(old)
+                else:
+                    old.rename(new)
+        multihost_utils.sync_global_devices("settled")
 
     def restore(self, step: int, abstract: State) -> tuple[State, dict[str, Any]]:
         """Returns (state, record) of one checkpoint, every array checked against its digest.
@@ -174,11 +201,8 @@ class Checkpoints:
                 errors[step] = error
                 continue
             for damaged, error in errors.items():
-                folder = self.directory / str(damaged)
-                if jax.process_index() == 0:
-                    folder.rename(folder.with_name(f"damaged_{damaged}_{uuid.uuid4().hex[:8]}"))
+                self._rename(damaged, f"damaged_{damaged}_{uuid.uuid4().hex[:8]}")
                 say(f"{error}; it was set aside and step {step}, the one before, is taken")
-            self._manager.reload()
             if (record.get("best") or {}).get("step") not in self.steps():
                 record["best"] = None
             self.best_step = (record["best"] or {}).get("step")
