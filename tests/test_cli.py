@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vitx import runs
 from vitx.cli import main
 from vitx.configuration import paths
 from vitx.data.decoding import encode_video
+from vitx.data.pipeline import Data
 from vitx.experiment import load_experiment
 
 
@@ -135,6 +137,19 @@ def test_predict(run, tmp_path, capsys):
     error = refused(capsys, "predict", run, clip, tmp_path / "bad.mp4", tmp_path / "worse.mp4")
     assert f"{tmp_path / 'bad.mp4'}: Invalid data" in error and "worse.mp4" in error
     assert f"there is no video file {tmp_path / 'no.mp4'}" in refused(capsys, "predict", run, clip, tmp_path / "no.mp4")
+
+
+def test_files_are_predicted_one_by_one(run, tmp_path, monkeypatch):
+    """An answer comes before the next file is read; memory holds one."""
+    clips = [tmp_path / name for name in ("a.mp4", "b.mp4")]
+    for clip in clips:
+        clip.write_bytes(encode_video(np.zeros((9, 32, 32, 3), np.uint8)))
+    happened, read, predicted = [], Data.views_of, runs.predict
+    monkeypatch.setattr(Data, "views_of", lambda *words: happened.append("read") or read(*words))
+    monkeypatch.setattr(
+        runs, "predict", lambda *words, **more: happened.append("answered") or predicted(*words, **more)
+    )
+    assert len(runs.predict_files(run, clips)) == 2 and happened == ["read", "answered"] * 2
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")

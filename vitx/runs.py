@@ -151,21 +151,20 @@ def predict_files(
     """
     run = load_run(Path(workdir), which)
     experiment, data = run.experiment, run.experiment.data
-    clips, broken = {}, []
-    for file in files:
+    model = on_device(experiment.model, run.sharding.mesh.devices.flat[0])
+    answers, broken = {}, []
+    for file in map(str, files):
         try:
-            clips[str(file)] = data.views_of({"video": str(file)})
+            video = data.views_of({"video": file})
         except (VideoError, OSError) as error:
             broken.append(str(error))
-    if broken:
-        raise UserError("these files cannot be read as video:\n" + "\n".join(broken))
-    model = on_device(experiment.model, run.sharding.mesh.devices.flat[0])
-    answers = {}
-    for file, video in clips.items():
+            continue
         views = jax.device_put((video[None], np.array([len(video)], np.int32)))
         logits = predict(run.variables, *views, model=model, task=experiment.task)
         rows = {label: np.asarray(row[0]) for label, row in experiment.task.named(logits, run.names).items()}
         answers[file] = experiment.task.answers(rows, run.names, top)
+    if broken:
+        raise UserError("these files cannot be read as video:\n" + "\n".join(broken))
     return answers
 
 

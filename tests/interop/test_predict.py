@@ -11,6 +11,7 @@ import pytest
 import vitx
 from vitx.cli import main
 from vitx.data.decoding import decode_frames, encode_video
+from vitx.interop import predict
 from vitx.interop.predict import predict_files
 from vitx.interop.preprocessing import Preprocessing
 
@@ -51,6 +52,15 @@ def test_predict_uses_the_preprocessing_that_came_with_the_weights(vivit, clip, 
     assert json.loads(capsys.readouterr().out)[str(clip)]["class"] == pytest.approx(found, rel=1e-4)
     bare = ["predict", str(vivit / "model.safetensors"), str(clip)]
     assert main(bare) == 2 and "say the model's name too" in capsys.readouterr().err
+
+
+def test_files_are_read_one_by_one(vivit, clip, monkeypatch):
+    """An answer comes before the next file is read; memory holds one."""
+    happened, read, best = [], predict.read_clip, predict._best
+    monkeypatch.setattr(predict, "read_clip", lambda *words: happened.append("read") or read(*words))
+    monkeypatch.setattr(predict, "_best", lambda *words: happened.append("answered") or best(*words))
+    predict_files(vitx.load_pretrained(vivit), [clip, clip])
+    assert happened == ["read", "answered"] * 2
 
 
 def test_a_broken_video_is_told(vivit, tmp_path, capsys):

@@ -46,16 +46,18 @@ def predict_files(
         )
         frames, *size = model.clip
         preprocessing = Preprocessing(HALF, HALF, tuple(size), None, frames)
-    clips, broken = {}, []
+    apply = jax.jit(on_device(model, jax.devices()[0]).apply)
+    answers, broken = {}, []
     for file in files:
         try:
-            clips[str(file)] = read_clip(file, preprocessing)
+            clip = read_clip(file, preprocessing)
         except (VideoError, OSError) as error:
             broken.append(str(error))
+            continue
+        answers[str(file)] = _best(apply(variables, clip[None]), pretrained.labels, top)
     if broken:
         raise UserError("these files cannot be read as video:\n" + "\n".join(broken))
-    apply = jax.jit(on_device(model, jax.devices()[0]).apply)
-    return {file: _best(apply(variables, clip[None]), pretrained.labels, top) for file, clip in clips.items()}
+    return answers
 
 
 def _best(logits: Any, labels: Any, top: int) -> dict[str, dict[str, float]]:
