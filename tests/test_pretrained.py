@@ -12,6 +12,7 @@ import vitx
 from vitx.cli import main
 from vitx.data.decoding import encode_video
 from vitx.experiment import load_experiment
+from vitx.models.convlstm import ConvLSTM
 from vitx.runs import load_run, train_run
 
 GOLDEN = Path(__file__).parent / "interop" / "golden"
@@ -77,6 +78,22 @@ def test_a_converted_run_keeps_its_labels_and_answers(run, tmp_path, capsys):
         assert main(["predict", str(source), str(clip), "--json", "--top", "8"]) == 0
         answers.append(json.loads(capsys.readouterr().out)[str(clip)]["motion"])
     assert answers[0] == pytest.approx(answers[1], abs=1e-5)  # a clip that needs no scaling
+
+
+def test_a_convlstm_run_is_given_away_with_its_clip(small, tmp_path, capsys):
+    heads = (("appearance", 10), ("motion", 8))
+    model = ConvLSTM(num_classes=heads, widths=(4,), patch=8)  # whose own clip is another
+    run, own = tmp_path / "run", tmp_path / "own.safetensors"
+    train_run(small.override({"model": model, "training.steps": 1, "optimizer.peak_lr": 0.1}), run)
+    assert main(["convert", str(run), str(own)]) == 0
+    (tmp_path / "clip.mp4").write_bytes(small.data.dataset.open("test")[0]["video"])
+    capsys.readouterr()
+    answers = []
+    for source in (run, own):
+        assert main(["predict", str(source), str(tmp_path / "clip.mp4"), "--json", "--top", "8"]) == 0
+        answers.append(json.loads(capsys.readouterr().out)[str(tmp_path / "clip.mp4")]["motion"])
+    assert answers[0] == pytest.approx(answers[1], abs=1e-5)
+    assert vitx.load_pretrained(own)[0].clip == (4, 24, 24)
 
 
 @pytest.mark.parametrize(

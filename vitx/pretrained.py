@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from vitx.configuration import settings
 from vitx.errors import UserError
 from vitx.interop.fill import Source, VideoModel, flattened
 from vitx.interop.huggingface import save_huggingface
@@ -14,7 +15,6 @@ from vitx.interop.load import Pretrained, load_source, read_source
 from vitx.interop.own import save_own
 from vitx.interop.preprocessing import Preprocessing
 from vitx.interop.tensors import READERS
-from vitx.models.cnn import VideoCNN
 from vitx.runs import is_run, load_run
 
 
@@ -107,8 +107,11 @@ def _source_of_run(path: Path) -> Source:
     experiment = run.experiment
     data, task, model = experiment.data, experiment.task, experiment.model
     if not isinstance(model, VideoModel):
-        raise UserError(f"{path} is a run of a {type(model).__name__}; load_pretrained knows the models of vitx")
-    if isinstance(model, VideoCNN):
+        raise UserError(
+            f"{path} is a run of {type(model).__name__}; load_pretrained and convert give away models of vitx that "
+            "classify, neither forecasters nor your own. `vitx predict` and `vitx evaluate` take the run itself"
+        )
+    if "clip" in settings(model):  # of a model that takes any
         model = model.copy(clip=(data.num_frames, *data.image_size))
     tensors = {key: np.asarray(x) for key, x in flattened(run.variables).items()}
     preprocessing = Preprocessing(task.mean, task.std, data.image_size, None, data.num_frames, data.frame_stride)
