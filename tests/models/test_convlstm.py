@@ -1,5 +1,6 @@
 """ConvLSTM networks: cost of every reference row, streams that are the clip, what they refuse."""
 
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -174,6 +175,32 @@ def test_a_clip_that_a_network_cannot_take_is_refused(name, shape, message):
     model = vitx.create_model(name)
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))
+
+
+@pytest.mark.parametrize("model", [ConvLSTM(num_classes=4, **SMALL), FORECASTERS[1]])
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((6, 4, 3), r"frame has shape \[6, 4, 3\]; expected \[batch, height, width, 3\]"),
+        ((1, 1, 6, 4, 3), r"frame has shape \[1, 1, 6, 4, 3\]; expected"),
+        ((2, 6, 4, 3), r"state is of a batch of 1 and of 6 x 4 pixels; it begins as init_state\(2, \(6, 4\)\)"),
+        ((1, 4, 4, 3), r"begins as init_state\(1, \(4, 4\)\)"),
+        ((1, 6, 2, 3), r"begins as init_state\(1, \(6, 2\)\)"),
+        ((1, 6, 5, 3), "6 x 5 pixels do not divide into patches of 2 x 2"),
+        ((1, 6, 4, 1), r"= \[batch, 1 or more, height, width, 3\]"),
+    ],
+)
+def test_a_frame_that_does_not_fit_is_refused(model, shape, message):
+    state = model.init_state(1, (6, 4))
+    step = functools.partial(model.apply, method="step")
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(step, variables_for(model, 3), jnp.zeros(shape), state)
+
+
+def test_a_forecast_goes_on_from_true_frames_only_where_it_is_told_which():
+    model = FORECASTERS[1]
+    with pytest.raises(ValueError, match="future and given go together"):
+        jax.eval_shape(model.apply, variables_for(model, 3), some(1, 2, 4, 4, 3), future=some(1, 3, 4, 4, 3))
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,20 @@ def check_frames(video: Array, channels: int, patch: int) -> None:
         )
 
 
+def check_frame(frame: Array, states: States, channels: int, patch: int) -> None:
+    """Raises ValueError unless a frame of a stream is [batch, height, width, channels] as its states have them."""
+    if frame.ndim != 4:
+        raise ValueError(f"frame has shape {list(frame.shape)}; expected [batch, height, width, {channels}]")
+    check_frames(frame[:, None], channels, patch)
+    batch, height, width, _ = frame.shape
+    streams, rows, columns, _ = states[0][0].shape
+    if (batch, height, width) != (streams, rows * patch, columns * patch):
+        raise ValueError(
+            f"frame has shape {list(frame.shape)} and the state is of a batch of {streams} and of {rows * patch} x "
+            f"{columns * patch} pixels; it begins as init_state({batch}, ({height}, {width}))"
+        )
+
+
 @register
 class ConvLSTM(nn.Module):
     """Patches of frames, stacked cells, the average over frames and places of what the last cell shows, head.
@@ -104,10 +118,14 @@ class ConvLSTM(nn.Module):
         return states, RunningMean.of_nothing(batch, self.widths[-1], jnp.promote_types(self.dtype, jnp.float32))
 
     def step(
-        self, frame: Float[Array, "batch height width channels"], state: ClipState
+        self, frame: Float[Array, "*batch height width channels"], state: ClipState
     ) -> tuple[Float[Array, "batch outputs"] | dict[str, Float[Array, "batch _"]], ClipState]:
-        """Returns (logits of all frames so far, the state for the next)."""
-        check_frames(frame[:, None], 3, self.patch)
+        """Returns (logits of all frames so far, the state for the next).
+
+        Raises:
+            ValueError: the frame is no [batch, height, width, 3] of the state's batch and size.
+        """
+        check_frame(frame, state[0], 3, self.patch)
         states, mean = self.seen(frame, state)
         return self.head(mean.mean), (states, mean)
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 from vitx.configuration import free, register
 from vitx.layers.convlstm import ConvLSTMCell, advance, blank_states, patched, unpatched
 from vitx.layers.convolution import DType, Implementation, Triple, at_least_float32
-from vitx.models.convlstm import States, check_cells, check_frames, over_frames
+from vitx.models.convlstm import States, check_cells, check_frame, check_frames, over_frames
 
 Frame = Float[Array, "batch height width channels"]
 Forecast = Float[Array, "batch horizon height width channels"]
@@ -89,8 +89,13 @@ class Forecaster(nn.Module):
         height, width = size or self.clip[1:]
         return blank_states(self.widths, (batch, height // self.patch, width // self.patch), self.dtype)
 
-    def step(self, frame: Frame, state: States) -> tuple[Forecast, States]:
-        """Returns (forecast of the frames after this one, state after it)."""
+    def step(self, frame: Float[Array, "*batch height width channels"], state: States) -> tuple[Forecast, States]:
+        """Returns (forecast of the frames after this one, state after it).
+
+        Raises:
+            ValueError: the frame is no [batch, height, width, channels] of the state's batch and size.
+        """
+        check_frame(frame, state, self.channels, self.patch)
         return self.forecast(frame, state), self.seen(frame, state)
 
     def __call__(
@@ -109,9 +114,12 @@ class Forecaster(nn.Module):
             given: whether the forecaster, having made a frame of the future, goes on from the true one instead.
 
         Raises:
-            ValueError: the video is no [batch, frames, height, width, channels], or no whole number of patches.
+            ValueError: the video is no [batch, frames, height, width, channels], or no whole number of patches; or one
+                of `future` and `given` is there without the other.
         """
         check_frames(video, self.channels, self.patch)
+        if (future is None) != (given is None):
+            raise ValueError("future and given go together: the true frames, and where to go on from them")
         state = over_frames(self, video[:, :-1], self.init_state(len(video), video.shape[2:4]))
         return self.forecast(video[:, -1], state, future, given)
 
