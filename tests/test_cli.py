@@ -186,6 +186,8 @@ def test_cost(capsys, tmp_path):
     assert main(["cost", "x3d_xs", "r2plus1d_18", "--json", "--clip", "8", "32", "48", "--width", "8"]) == 0
     for row in json.loads(capsys.readouterr().out)["models"]:
         assert (row["frames"], row["height"], row["width"]) == (8, 32, 48) and row["activation_bytes"] > row["params"]
+    assert main(["cost", "convlstm_small", "--num_frames", "8", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["models"][0]["frames"] == 8
     picture = tmp_path / "growth.png"
     assert main(["cost", "vivit_ti_16x2", "--image_size", "32", "--num_layers", "1", "--plot", str(picture)]) == 0
     assert picture.stat().st_size > 10_000 and "128" in capsys.readouterr().out
@@ -198,6 +200,11 @@ def test_cost(capsys, tmp_path):
         (["unlike_any"], "no model matches 'unlike_any'. `vitx models` lists all"),
         (["vivit_ti_16x2", "--num_frames", "15"], "does not divide a clip of (15, 224, 224)"),
         (["vivit_ti_16x2", "--num_frame", "16"], "did you mean num_frames?"),
+        (
+            ["r3d_18", "--clip", "4", "112", "112"],
+            "video has shape [1, 4, 112, 112, 3]; ResNet3D strides over 8 frames",
+        ),
+        (["x3d_xs", "--num_frames", "many"], "clip is '(many, 160, 160)'; expected tuple[int, int, int]"),
         ([], "vitx cost needs the NAME of a model"),
         (["vivit_ti_16x2", "--published"], "no printed figures are known for vivit_ti_16x2"),
         (["vivit_b_16x2", "--published", "--num_frames", "8"], "leave out --plot and settings"),
@@ -205,6 +212,33 @@ def test_cost(capsys, tmp_path):
 )
 def test_a_mistaken_cost(words, message, capsys):
     assert message in refused(capsys, "cost", *words)
+
+
+def test_a_clip_that_a_network_does_not_take_is_refused_before_it_is_measured(capsys):
+    told = refused(capsys, "bench", "x3d_xs", "slowfast_r50_8x8", "--num_frames", 6)
+    assert "a clip's frames, here 6, must be a multiple of 4" in told and "ValueError" not in told
+
+
+def test_a_network_that_does_not_take_the_clips_of_the_data(small_file, tmp_path, capsys):
+    file = tmp_path / "cnn.py"
+    file.write_text(
+        "from vitx.experiment import load_experiment\n"
+        "from vitx.models.resnet3d import ResNet3D\n"
+        'heads = (("appearance", 10), ("motion", 8))\n'
+        "model = ResNet3D(width=2, kernels=(((3, 3, 3),),) * 3, depths=(1, 1, 1), num_classes=heads)\n"
+        f'experiment = load_experiment({small_file!r}).override({{"model": model}})\n'
+    )
+    for settings, message in (
+        (
+            ["--data.num_frames", 3],
+            "must have at least 4 frames of 8 x 8; the clips of the data are of data.num_frames",
+        ),
+        (["--data.image_size", "(6, 24)"], "and data.image_size"),
+        (["--model.norm_groups", 3], "a batch of 8 clips (data.batch_size, by training.accumulate) does not divide"),
+        (["--training.accumulate", 4, "--model.norm_groups", 4], "a batch of 2 clips"),
+    ):
+        told = refused(capsys, "train", file, "--workdir", tmp_path / "run", *settings)
+        assert message in told and "ValueError" not in told
 
 
 def test_unknown_options_elsewhere(run, capsys):

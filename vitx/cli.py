@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vitx import cli_data
-from vitx.errors import Preempted, RunError, UserError
+from vitx.errors import Preempted, RunError, UserError, mendable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -314,13 +314,23 @@ def _matching(patterns: list[str]) -> list[str]:
     return list(dict.fromkeys(name for pattern in patterns for name in list_models(pattern)))
 
 
+def _made(patterns: list[str], changes: dict[str, str], frames: int | str | None) -> dict[str, Any]:
+    """Models by name with fields replaced, the frames of their clips among them, whatever they call these."""
+    from vitx.analysis.growth import of_length
+    from vitx.configuration import override
+    from vitx.models import VARIANTS
+
+    models = {name: VARIANTS[name] for name in _matching(patterns)}
+    if frames is None:
+        return {name: override(model, changes) for name, model in models.items()}
+    return {name: of_length(model, frames, changes) for name, model in models.items()}
+
+
 def _cost(options: argparse.Namespace, settings: list[str]) -> None:
     from tqdm import tqdm
 
     from vitx.analysis import growth, published
     from vitx.analysis.cost import clip_of, count_cost
-    from vitx.configuration import override
-    from vitx.models import VARIANTS
 
     changes = _changes(settings)
     if options.plot and {"num_frames", "sampled_frames", "clip"} & changes.keys():
@@ -335,13 +345,14 @@ def _cost(options: argparse.Namespace, settings: list[str]) -> None:
         return
     if not options.names:
         raise UserError("vitx cost needs the NAME of a model (`vitx models` lists them), or --published")
-    models = {name: override(VARIANTS[name], changes) for name in _matching(options.names)}
+    models = _made(options.names, changes, changes.pop("num_frames", None))
     if options.plot:
         rows = growth.growth(models)
         growth.draw(rows, options.plot)
         _print_rows(rows, options.json)
         return
-    counted = {name: count_cost(model, clip_of(model)) for name, model in tqdm(models.items(), desc="counting")}
+    with mendable(), tqdm(models.items(), desc="counting") as bar:
+        counted = {name: count_cost(model, clip_of(model)) for name, model in bar}
     _print_rows([{"model": name} | each.figures() for name, each in counted.items()], options.json)
 
 
@@ -350,14 +361,12 @@ def _bench(options: argparse.Namespace, settings: list[str]) -> None:
         if getattr(options, name) < 1:
             raise UserError(f"--{name} is {getattr(options, name)}; expected at least 1")
     from vitx.analysis.bench import bench, described, machine
-    from vitx.analysis.growth import of_length
-    from vitx.configuration import override
-    from vitx.models import VARIANTS
+    from vitx.analysis.cost import abstract, clip_of
 
-    changes, names = _changes(settings), _matching(options.names)
-    models = {name: override(VARIANTS[name], changes) for name in names}
-    if options.num_frames is not None:
-        models = {name: of_length(model, options.num_frames) for name, model in models.items()}
+    models = _made(options.names, _changes(settings), options.num_frames)
+    with mendable():  # of all, before the first is measured
+        for model in models.values():
+            abstract(model, clip_of(model))
     how = {name: getattr(options, name) for name in ("batch", "repeats", "against", "compiled")}
     rows = [bench(name, model, **how) for name, model in models.items()]
     about = machine(options.against)

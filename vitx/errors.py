@@ -1,7 +1,8 @@
 """The one exception for mistakes that a user can mend."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
@@ -15,6 +16,15 @@ def closest(name: str, known: Iterable[str]) -> str:
     """Ends a sentence: with "; did you mean X?" for the known name nearest to `name`, or with "."."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {matches[0]}?" if matches else "."
+
+
+@contextlib.contextmanager
+def mendable(hint: str = "") -> Iterator[None]:
+    """Tells a ValueError as a UserError, and what to do: inside, a model meets the clips that a user chose for it."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{error}{hint}") from error
 
 
 class RunError(Exception):

@@ -129,8 +129,15 @@ def test_cost_does_not_depend_on_scanning_and_memory_falls_with_rematerialisatio
     assert kept["all_but_projections", False] > kept["all", False] < kept["all", True]
 
 
-def test_a_convolutional_network_grows_with_its_clip():
-    model = vitx.create_model("r3d_18", clip=(16, 32, 48), width=8)
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("r3d_18", {"clip": (16, 32, 48), "width": 8}),
+        ("convlstm_small", {"clip": (16, 16, 8), "widths": (4,)}),
+    ],
+)
+def test_a_network_that_takes_any_clip_grows_with_its_own(name, fields):
+    model = vitx.create_model(name, **fields)
     rows = growth.growth({"small": model}, frames=(16, 32))
     assert rows[1]["macs"] == pytest.approx(2 * rows[0]["macs"], rel=1e-3)
     assert count_cost(model.copy(implementation="cpu"), clip_of(model)).macs == rows[0]["macs"]

@@ -55,9 +55,9 @@ class Cost:
         None of a recurrent model: XLA counts what a loop does once.
         """
         plain = reference(self.model)
-        if _has_scan(jax.make_jaxpr(_forward(plain))(*_abstract(plain, self.clip)).jaxpr):
+        if _has_scan(jax.make_jaxpr(_forward(plain))(*abstract(plain, self.clip)).jaxpr):
             return None
-        lowered = jax.jit(_forward(plain)).lower(*_abstract(plain, self.clip))
+        lowered = jax.jit(_forward(plain)).lower(*abstract(plain, self.clip))
         return int(lowered.cost_analysis()["flops"])
 
     @functools.cached_property
@@ -67,7 +67,7 @@ class Cost:
         As the model is set (`rematerialise`, `scan_layers`, `dtype`; copies of parameters that these make are counted),
         before XLA's own optimisations.
         """
-        variables, video = _abstract(self.model, self.clip)
+        variables, video = abstract(self.model, self.clip)
         forward = _forward(self.model)
         sizes = []
 
@@ -92,7 +92,7 @@ def count_cost(model: nn.Module, clip: Shape) -> Cost:
         ValueError: the model does not take such a clip, or has a loop whose length is not known (`while`, `cond`).
     """
     plain = reference(model)
-    variables, video = _abstract(plain, clip)
+    variables, video = abstract(plain, clip)
     jaxpr = jax.make_jaxpr(_forward(plain))(variables, video)
     params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     return Cost(params, macs_of(jaxpr.jaxpr), model, clip)
@@ -148,6 +148,11 @@ def _forward(model: nn.Module) -> Any:
     return lambda variables, video: model.apply(variables, video, train=False)
 
 
-def _abstract(model: nn.Module, clip: Shape) -> tuple[Any, jax.ShapeDtypeStruct]:
+def abstract(model: nn.Module, clip: Shape) -> tuple[Any, jax.ShapeDtypeStruct]:
+    """Returns the shapes and types of a model's variables and of one clip.
+
+    Raises:
+        ValueError: the model does not take such a clip.
+    """
     video = jax.ShapeDtypeStruct((1, *clip), jnp.float32)
     return jax.eval_shape(model.init, jax.random.key(0), video), video

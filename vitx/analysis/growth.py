@@ -10,9 +10,8 @@ from tqdm import tqdm
 
 from vitx.analysis.cost import clip_of, count_cost
 from vitx.checkpoints import told
-from vitx.configuration import override
-from vitx.errors import UserError
-from vitx.models.cnn import VideoCNN
+from vitx.configuration import override, settings
+from vitx.errors import UserError, mendable
 
 FRAMES = (8, 16, 32, 64, 128)
 
@@ -26,17 +25,20 @@ def growth(models: Mapping[str, nn.Module], frames: Sequence[int] = FRAMES) -> l
     rows = []
     for name, number in tqdm([(name, number) for name in models for number in frames], desc="counting", unit=" models"):
         model = of_length(models[name], number)
-        cost = count_cost(model, clip_of(model))
+        with mendable():
+            cost = count_cost(model, clip_of(model))
         figures = {"frames": number, "macs": cost.macs, "activation_bytes": cost.activation_bytes}
         rows.append({"model": name, **figures})
     return rows
 
 
-def of_length(model: nn.Module, frames: int) -> nn.Module:
-    """Returns the model for clips of so many frames; a convolutional one takes any, and is counted on them."""
-    if isinstance(model, VideoCNN):
-        return override(model, {"clip": (frames, *model.clip[1:])})
-    return override(model, {"num_frames": frames})
+def of_length(model: nn.Module, frames: int | str, fields: Mapping[str, Any] | None = None) -> nn.Module:
+    """Returns the model for clips of so many frames, and with other fields; one that takes any is counted on them."""
+    fields = fields or {}
+    if "clip" not in settings(model):
+        return override(model, {**fields, "num_frames": frames})
+    model = override(model, fields)
+    return override(model, {"clip": "({}, {}, {})".format(frames, *model.clip[1:])})
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float
 
-from vitx.errors import UserError
+from vitx.errors import UserError, mendable
 from vitx.interop.names import Tensors
 from vitx.interop.preprocessing import Preprocessing
 from vitx.layers.embeddings import resized_positions
@@ -101,10 +101,11 @@ def fill(
         allow_unexpected: patterns of their names that may be left over.
 
     Raises:
-        UserError: tensors are missing, unexpected, of other shapes or not finite.
+        UserError: tensors are missing, unexpected, of other shapes or not finite; or the target does not take its clip.
     """
     clip = jax.ShapeDtypeStruct((1, *target.clip, 3), jnp.float32)
-    shapes = jax.eval_shape(target.init, jax.random.key(0), clip)
+    with mendable():
+        shapes = jax.eval_shape(target.init, jax.random.key(0), clip)
     wanted = flattened(shapes)
     tables, here = source.model.position_tables(), target.position_tables()
     filled, loaded, resized, extended = {}, {}, {}, []

@@ -14,13 +14,14 @@ from jaxtyping import Array, Float, UInt8
 
 from vitx.data.pipeline import Data
 from vitx.data.sources import Source, label_arrays
-from vitx.errors import UserError
+from vitx.errors import UserError, mendable
 from vitx.evaluation.evaluate import Predictions
 from vitx.evaluation.report import Results, Section
 from vitx.layers.partition import placed
 from vitx.tasks.mixing import Mixing, other
 
 MIXING_KEY = 2  # what is folded into a step's key for mixing; below are the model's own
+CLIPS = "; the clips of the data are of data.num_frames and data.image_size"
 
 Batch = Mapping[str, Any]
 Variables = Mapping[str, Any]
@@ -74,9 +75,14 @@ class Task:
         raise NotImplementedError
 
     def init(self, model: nn.Module, key: Array, batch: Batch) -> Variables:
-        """Returns the model's variables; `batch` gives the shapes alone."""
+        """Returns the model's variables; `batch` gives the shapes alone.
+
+        Raises:
+            UserError: the model does not take such clips.
+        """
         video = jnp.zeros((1, *batch["video"].shape[1:]), batch["video"].dtype)
-        return model.init(key, self.normalised(video))
+        with mendable(CLIPS):
+            return model.init(key, self.normalised(video))
 
     def batch_spec(self, data: Data, source: Source, sharding: NamedSharding) -> Batch:
         """Returns the shapes, types and sharding of a global training batch."""
@@ -182,6 +188,11 @@ class Supervised(Task):
     mixing: Mixing = Mixing()
 
     def outputs(self, model: nn.Module, label_names: Names) -> dict[str, tuple[str, ...]]:
+        if not hasattr(model, "num_classes"):
+            raise UserError(
+                f"{type(model).__name__} forecasts frames and has no classes; its task is FramePrediction of "
+                "vitx.tasks.frame_prediction (task=FramePrediction() in the experiment file)"
+            )
         heads = model.num_classes if isinstance(model.num_classes, tuple) else None
         if heads is None:
             if self.label is None and len(label_names) > 1:

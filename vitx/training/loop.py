@@ -170,6 +170,13 @@ def train(
             "(training.accumulate); choose data.batch_size or training.accumulate so that they do"
         )
 
+    micro, groups = data.batch_size // settings.accumulate, getattr(model, "norm_groups", 1)
+    if micro % groups:
+        raise UserError(
+            f"a batch of {micro} clips (data.batch_size, by training.accumulate) does not divide into {groups} groups "
+            "(model.norm_groups); choose them so that it does"
+        )
+
     # Model and optimiser: shapes first, then shardings, then arrays born where they belong
     model = on_device(model, mesh.devices.flat[0])
     transformation = optimizer.make(settings.steps)
