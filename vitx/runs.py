@@ -244,7 +244,8 @@ def _evaluate(workdir: Path, split: str, which: Which, clock: Stopwatch) -> dict
         shown = np.linspace(0, len(predictions.index) - 1, min(8, len(predictions.index))).astype(int)
         # views that were read already: others may be where a video is damaged; copies of them, not whole videos
         clips = np.stack([data.views_of(source[int(index)])[0].copy() for index in predictions.index[shown]])
-        results = report.Results(experiment.model, run.variables, split, predictions, run.names, clips, shown)
+        settled = on_device(experiment.model, run.sharding.mesh.devices.flat[0])
+        results = report.Results(settled, run.variables, split, predictions, run.names, clips, shown)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
         model = type(experiment.model).__name__
         sections = experiment.task.sections(results)

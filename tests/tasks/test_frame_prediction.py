@@ -16,6 +16,7 @@ from vitx.evaluation.frames import BASELINES, frame_figures, ssim
 from vitx.models.convlstm import ConvLSTM
 from vitx.models.forecaster import EncoderForecaster, NextFrameForecaster
 from vitx.runs import evaluate_run, train_run
+from vitx.tasks.classification import Classification
 from vitx.tasks.frame_prediction import MEASURES, FramePrediction
 from vitx.training.logs import read_metrics
 
@@ -98,6 +99,12 @@ def test_predictions_are_figures_of_forecast_and_baselines():
     [
         (ConvLSTM(), {}, {}, "frame prediction wants a forecaster, and ConvLSTM is none"),
         (EncoderForecaster(**SMALL), {"sampling_steps": 5}, {}, "set task.sampling_steps to 0, or model.feedback"),
+        (
+            MODEL.copy(output="linear"),
+            {"cross_entropy": 0.5},
+            {},
+            "set model.output to sigmoid, or task.cross_entropy to 0",
+        ),
         (MODEL, {}, {"frames": 3}, "clips have 3 frames, of which the model forecasts the last 2"),
         (MODEL, {}, {"size": 6}, "SSIM's windows want 7 x 7"),
         (MODEL, {}, {"size": 10}, "10 x 10 pixels do not divide into patches of 4 x 4"),
@@ -109,6 +116,11 @@ def test_what_does_not_fit_is_told(model, task, batch, message):
         task.outputs(model, {})
         jax.eval_shape(functools.partial(task.init, model), jax.random.key(0), batch_of(**batch))
     assert message in str(error.value)
+
+
+def test_a_forecaster_wants_this_task():
+    with pytest.raises(vitx.UserError, match=r"NextFrameForecaster forecasts frames .* its task is FramePrediction"):
+        Classification().outputs(MODEL, {"action": ("fall", "walk")})
 
 
 @pytest.mark.parametrize(
@@ -125,11 +137,19 @@ def test_settings_that_cannot_be_are_refused(task, message):
         FramePrediction(**task)
 
 
-def test_a_run_forecasts_reports_and_moves(small, tmp_path, capsys):
+def test_a_run_forecasts_reports_and_moves(small, tmp_path, capsys, monkeypatch):
+    settled, sections = [], FramePrediction.sections
+
+    def noted(task, results):
+        settled.append(results.model.implementation)
+        return sections(task, results)
+
+    monkeypatch.setattr(FramePrediction, "sections", noted)
     task = FramePrediction(cross_entropy=1.0, sampling_steps=2)
     changes = {"training.steps": 2, "data.num_frames": 6, "training.monitor": "mse", "training.checkpoint_every": 1}
     run = tmp_path / "run"
     train_run(small.override({"model": MODEL, "task": task, **changes}), run)
+    assert settled == ["cpu"]  # "auto" is settled for what the report computes, too
     (test,) = (row for row in read_metrics(run) if row["split"] == "test")
     assert {f"{measure}{who}" for measure in MEASURES for who in ("", "/copy", "/linear")} < test.keys()
     assert test["sequence_mse"] == pytest.approx(2 * test["mse"], rel=1e-6)
@@ -152,3 +172,5 @@ def test_a_run_answers_for_a_file_how_well_its_end_was_foretold(small, tmp_path,
     assert main(["predict", str(run), str(video), "--json"]) == 0
     (answer,) = json.loads(capsys.readouterr().out).values()
     assert answer.keys() == {"forecast", "copy", "linear"} and answer["copy"]["mse"] > 0
+    assert main(["convert", str(run), str(tmp_path / "own.safetensors")]) == 2
+    assert "is a run of NextFrameForecaster; load_pretrained and convert give away" in capsys.readouterr().err

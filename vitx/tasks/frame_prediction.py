@@ -11,13 +11,13 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, UInt8
 
 from vitx.configuration import register
-from vitx.errors import UserError
+from vitx.errors import UserError, mendable
 from vitx.evaluation.evaluate import Predictions
 from vitx.evaluation.frames import BASELINES, SMALL, SUMMED, WINDOW, cross_entropy, frame_figures, ssim
 from vitx.evaluation.report import Results, Section, table
 from vitx.evaluation.rollout import animation, in_colours, strip
 from vitx.models.forecaster import Forecaster
-from vitx.tasks.task import Answer, Aux, Batch, Names, Task, Variables
+from vitx.tasks.task import CLIPS, Answer, Aux, Batch, Names, Task, Variables
 
 MEASURES = ("mse", "mae", "cross_entropy", "psnr", "ssim", "ssim_openstl")
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
@@ -75,6 +75,11 @@ class FramePrediction(Task):
                 "task.sampling_steps asks for scheduled sampling, but this forecaster goes on from its state alone, "
                 "not from frames; set task.sampling_steps to 0, or model.feedback to True"
             )
+        if self.cross_entropy and model.output == "linear":
+            raise UserError(
+                "task.cross_entropy is of pixels in [0, 1] and learns nothing where the forecaster's linear output "
+                "leaves them; set model.output to sigmoid, or task.cross_entropy to 0"
+            )
         frames = tuple(f"+{i + 1}" for i in range(model.horizon))
         whose = ("", *(f"/{name}" for name in BASELINES))
         return {"loss": ("mean",)} | {measure + who: frames for measure in MEASURES for who in whose}
@@ -89,10 +94,8 @@ class FramePrediction(Task):
         if min(height, width) < WINDOW:
             raise UserError(f"frames have {height} x {width} pixels; SSIM's windows want {WINDOW} x {WINDOW}")
         seen = jnp.zeros((1, frames - model.horizon, height, width, model.channels))
-        try:
+        with mendable(CLIPS):
             return model.init(key, seen)
-        except ValueError as error:
-            raise UserError(str(error)) from error
 
     def seen_and_true(
         self, model: nn.Module, video: UInt8[Array, "batch frames height width 3"]
