@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 import vitx
 from vitx.errors import UserError
 from vitx.interop.load import initialise
+from vitx.interop.own import save_own
 from vitx.interop.tensors import read_tensors, write_safetensors
 from vitx.layers.embeddings import resized_positions
 
@@ -279,8 +280,41 @@ def test_a_wrong_index_of_shards(index, vivit):
 
 def test_a_name_must_agree_with_what_is_found(vivit):
     assert vitx.load_pretrained(vivit, "vivit_s_16x4")[0].hidden_size == 24
-    with pytest.raises(UserError, match="holds a ViViT with the layouts"):
+    with pytest.raises(
+        UserError, match=r"(?s)another model than timesformer_b_16_divided.*layouts: \('joint',\) there"
+    ):
         vitx.load_pretrained(vivit, "timesformer_b_16_divided")
+
+
+def own_file(path, model):
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.clip, 3)))
+    save_own(model, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes), path, preprocessing=None, labels=None)
+    return path
+
+
+def test_a_name_must_agree_with_a_file_of_ours(tmp_path):
+    own = own_file(tmp_path / "own.safetensors", vitx.create_model("mc3_18", width=4, num_classes=3))
+    assert vitx.load_pretrained(own, "mc3_18")[0].width == 4
+    for other in ("r3d_18", "r2plus1d_18"):
+        with pytest.raises(UserError, match=rf"(?s)holds another model than {other}; .*\n  kernels: .* there, .* here"):
+            vitx.load_pretrained(own, other)
+    with pytest.raises(UserError, match=r"video has shape \[1, 4, 15, 112, 3\]; ResNet3D strides over"):
+        vitx.load_pretrained(own, clip=(4, 15, 112))
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "other", "message"),
+    [
+        ("convlstm_small", {"widths": (4,)}, {"forget_bias": 0.0}, "forget_bias: 1.0 there, 0.0 here"),
+        ("lrcn_gru_small", {"width": 2, "grid": (2, 3)}, {"grid": (3, 2)}, r"grid: \(2, 3\) there, \(3, 2\) here"),
+    ],
+)
+def test_recurrent_networks_do_not_start_from_weights_of_another_function(name, fields, other, message, tmp_path):
+    model = vitx.create_model(name, num_classes=3, **fields)
+    own = own_file(tmp_path / "own.safetensors", model)
+    assert initialise(own, model)
+    with pytest.raises(UserError, match=message):
+        initialise(own, model.copy(**other))
 
 
 @pytest.mark.parametrize(

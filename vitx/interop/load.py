@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from vitx.checkpoints import read_json
-from vitx.configuration import override
+from vitx.configuration import override, settings
 from vitx.errors import UserError
 from vitx.interop import cnn, huggingface, images, names, trees
 from vitx.interop.fill import Report, Source, VideoModel, fill
@@ -24,7 +24,12 @@ from vitx.models.cnn import VideoCNN
 # what weights mean something under; width and depth show in the tensors' shapes and names
 FUNCTION = (
     *("num_heads", "layouts", "activation", "layer_norm_eps", "qkv_bias", "pooling", "position_kind"),
-    *("window", "temporal_strides", "pooled_frames", "alpha"),
+    *("window", "temporal_strides", "pooled_frames", "alpha", "forget_bias", "grid"),
+)
+# what a model's name promises beside its class, at any size
+KIND = (
+    *("layouts", "stem_kernels", "kernels", "stem_frames", "temporal_sizes", "kernel_size", "depthwise"),
+    *("temporal_strides", "pooled_frames", "alpha", "trunk", "recurrence"),
 )
 
 
@@ -67,9 +72,8 @@ def read_source(
         raise UserError(f"there is no {path}")
     if path.is_dir() or is_own(path):
         source = _huggingface(path) if path.is_dir() else read_own(path)
-        asked = None if name is None else create_model(name)
-        if asked is not None and _kind(asked) != _kind(source.model):
-            raise UserError(f"{path} holds {_kind(source.model)}; {name} is {_kind(asked)}")
+        if name is not None and (lines := _differing(source.model, create_model(name), KIND)):
+            raise UserError(f"{path} holds another model than {name}; leave the name out, or give its own{lines}")
         return source
     if name is None:
         raise UserError(f"{path} is a bare file of weights; say the model's name too (`vitx models` lists them)")
@@ -114,25 +118,21 @@ def initialise(path: str | Path, model: nn.Module) -> dict[str, Any]:
     path = Path(path)
     bare = path.is_file() and not is_own(path)
     source = _bare(path, model, {}, FromImage()) if bare else read_source(path, None, {})
-    found = {"model": type(source.model).__name__} | _function(source.model)
-    expected = {"model": type(model).__name__} | _function(model)
-    differing = [name for name in found | expected if found.get(name) != expected.get(name)]
-    if differing:
-        lines = "".join(f"\n  {name}: {found.get(name)!r} there, {expected.get(name)!r} here" for name in differing)
+    if lines := _differing(source.model, model, FUNCTION):
         raise UserError(f"{path} holds weights of another function; set the model's fields to its own{lines}")
     variables, report = fill(source, model, str(path), swap_head=True)
     print(f"{path}: {report}", file=sys.stderr)
     return variables
 
 
-def _kind(model: VideoModel) -> str:
-    """What a model's name promises, in words."""
-    layouts = f" with the layouts {model.layouts}" if hasattr(model, "layouts") else ""
-    return f"a {type(model).__name__}{layouts}"
-
-
-def _function(model: VideoModel) -> dict[str, Any]:
-    return {name: getattr(model, name) for name in FUNCTION if hasattr(model, name)}
+def _differing(there: VideoModel, here: VideoModel, fields: Sequence[str]) -> str:
+    """Returns a line for each of the fields in which two models differ, their classes first."""
+    found, expected = (
+        {"model": type(model).__name__} | {name: value for name, value in settings(model).items() if name in fields}
+        for model in (there, here)
+    )
+    differing = [name for name in found | expected if found.get(name) != expected.get(name)]
+    return "".join(f"\n  {name}: {found.get(name)!r} there, {expected.get(name)!r} here" for name in differing)
 
 
 def _huggingface(path: Path) -> Source:
