@@ -27,7 +27,8 @@ def test_every_experiment_file_is_one_and_says_how_it_was_run(pytestconfig):
     found = files(pytestconfig.rootpath)
     assert len(found) >= 3
     for path in found:
-        assert isinstance(load_experiment(path), Experiment)
+        assert isinstance(experiment := load_experiment(path), Experiment)
+        assert getattr(experiment.model, "implementation", "auto") == "auto", path  # the devices settle it
         says = ast.get_docstring(ast.parse(path.read_text()))
         assert f"vitx train {path.relative_to(pytestconfig.rootpath)} --workdir" in says, path
         assert re.search(r"seed \d", says) and re.search(r"\d{4}-\d{2}-\d{2}", says) and " % " in says, path
@@ -65,7 +66,10 @@ def test_single_frames_averaged_see_digits_and_no_motion(pytestconfig, tmp_path)
     [("cnn_frames", (0, 55), (81.1, 100)), ("lrcn", (95, 100), (0, 100)), ("r2plus1d", (95, 100), (0, 100))],
 )
 def test_convolutional_baselines_see_what_they_can(name, motion, appearance, pytestconfig, tmp_path):
-    """Last run: 2026-11-24, two busy EPYC cores, in 2 min 45 s and 3 min 8 s: what the files say."""
+    """On appearance cnn_small is not worse than the other average, 83.1 %, by more than two points; it is better.
+
+    Last run: 2026-11-24, two busy EPYC cores, in 2 min 45 s, 3 min 8 s and 7 min 15 s: what the files say.
+    """
     test, *_ = trained(pytestconfig.rootpath, f"moving_digits/{name}.py", tmp_path / "run")
     assert motion[0] <= test["motion/top1"] <= motion[1]
     assert appearance[0] <= test["appearance/top1"] <= appearance[1]

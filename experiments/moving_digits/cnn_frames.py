@@ -12,7 +12,7 @@ from vitx.models import create_model
 
 experiment = load_experiment("../quickstart.py").override(
     {
-        "model": create_model("cnn_small", num_classes=(("appearance", 10), ("motion", 8)), implementation="cpu"),
+        "model": create_model("cnn_small", num_classes=(("appearance", 10), ("motion", 8))),
         "data.image_size": (24, 24),
         "optimizer.peak_lr": 3e-3,
         "training.steps": 1000,

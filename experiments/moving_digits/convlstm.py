@@ -14,7 +14,7 @@ from vitx.models.convlstm import ConvLSTM
 
 experiment = load_experiment("../quickstart.py").override(
     {
-        "model": ConvLSTM(num_classes=8, widths=(32, 32), implementation="cpu"),
+        "model": ConvLSTM(num_classes=8, widths=(32, 32)),
         "task.label": "motion",
         "optimizer.peak_lr": 4e-3,
         "training.steps": 1000,

@@ -23,9 +23,7 @@ from vitx.training.loop import Training
 from vitx.training.optimizers import AdamW
 
 experiment = Experiment(
-    model=NextFrameForecaster(
-        widths=(48, 48), input_kernel=3, state_kernel=3, patch=4, forget_bias=1.0, implementation="cpu"
-    ),
+    model=NextFrameForecaster(widths=(48, 48), input_kernel=3, state_kernel=3, patch=4, forget_bias=1.0),
     data=Data(
         dataset=MovingDigits(CONFIGS["forecast"]),
         num_frames=20,

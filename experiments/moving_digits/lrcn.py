@@ -24,7 +24,6 @@ experiment = load_experiment("../quickstart.py").override(
             hidden_size=384,
             pooling="last",
             grid=(6, 6),
-            implementation="cpu",
         ),
         "data.image_size": (24, 24),
         "optimizer.peak_lr": 2e-3,

@@ -18,7 +18,6 @@ experiment = load_experiment("../quickstart.py").override(
             num_classes=(("appearance", 10), ("motion", 8)),
             width=16,
             stem_width=12,
-            implementation="cpu",
         ),
         "data.image_size": (24, 24),
         "optimizer.peak_lr": 4e-3,
