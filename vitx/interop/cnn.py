@@ -97,11 +97,16 @@ def stage_rules(theirs: str, ours: str) -> Iterator[Rule]:
 
 
 def bottleneck_rules(model: BottleneckResNet) -> Iterator[Rule]:
-    """Yields the rules of PyTorchVideo's c2d_r50, i3d_r50, slow_r50 and csn_r101."""
+    """Yields the rules of PyTorchVideo's c2d_r50, i3d_r50, slow_r50, csn_r101 and r2plus1d_r50."""
     yield from unit("blocks.0.conv", "blocks.0.norm", "stem")
     pooling = int(model.pooled_frames > 1)  # a block of its own, after the first stage
     for stage in range(1, 5):
-        yield from stage_rules(f"blocks.{stage + pooling * (stage > 1)}", f"stage_{stage}")
+        theirs, ours = f"blocks.{stage + pooling * (stage > 1)}", f"stage_{stage}"
+        if model.factorised:
+            conv, block = f"{theirs}.res_blocks.{{i}}.branch2.conv_b", f"{ours}/block_{{i}}"
+            yield from unit(f"{conv}.conv_t", f"{conv}.norm", f"{block}/conv_b_time")
+            yield Rule(f"{conv}.conv_xy", f"{block}/conv_b/conv", CONVOLUTION)
+        yield from stage_rules(theirs, ours)
     yield Rule(f"blocks.{5 + pooling}.proj", "head/logits")
 
 
@@ -151,7 +156,10 @@ PYTORCHVIDEO = ((0.45,) * 3, (0.225,) * 3)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 IMAGE = Layout("torchvision's or timm's resnet50", "layer1.0.conv3.weight", image_rules, *IMAGENET)
 BOTTLENECKS = Layout(
-    "PyTorchVideo's c2d_r50, i3d_r50, slow_r50 or csn_r101", "blocks.0.conv.weight", bottleneck_rules, *PYTORCHVIDEO
+    "PyTorchVideo's c2d_r50, i3d_r50, slow_r50, csn_r101 or r2plus1d_r50",
+    "blocks.0.conv.weight",
+    bottleneck_rules,
+    *PYTORCHVIDEO,
 )
 LAYOUTS = {
     ResNet3D: (Layout("torchvision's r3d_18, mc3_18 or r2plus1d_18", "stem.0.weight", resnet3d_rules, *TORCHVISION),),

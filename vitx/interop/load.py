@@ -24,12 +24,12 @@ from vitx.models.cnn import VideoCNN
 # what weights mean something under; width and depth show in the tensors' shapes and names
 FUNCTION = (
     *("num_heads", "layouts", "activation", "layer_norm_eps", "qkv_bias", "pooling", "position_kind"),
-    *("window", "temporal_strides", "pooled_frames", "alpha", "forget_bias", "grid"),
+    *("window", "temporal_strides", "pooled_frames", "alpha", "stem_pooling", "forget_bias", "grid"),
 )
 # what a model's name promises beside its class, at any size
 KIND = (
     *("layouts", "stem_kernels", "kernels", "stem_frames", "temporal_sizes", "kernel_size", "depthwise"),
-    *("temporal_strides", "pooled_frames", "alpha", "trunk", "recurrence"),
+    *("factorised", "stem_pooling", "temporal_strides", "pooled_frames", "alpha", "trunk", "recurrence"),
 )
 
 

@@ -1,7 +1,8 @@
-"""Residual networks of bottleneck blocks: C2D, I3D, Slow and CSN, as PyTorchVideo has them.
+"""Residual networks of bottleneck blocks: C2D, I3D, Slow, CSN and R(2+1)D, as PyTorchVideo has them.
 
 C2D: Wang et al. 2018, arXiv:1711.07971, table 1. I3D: the same, section 5, after Carreira & Zisserman 2017,
 arXiv:1705.07750. Slow: Feichtenhofer et al. 2019, arXiv:1812.03982, table 1. CSN: Tran et al. 2019, arXiv:1904.02811.
+R(2+1)D: Tran et al. 2018, arXiv:1711.11248, in whose blocks PyTorchVideo puts time before space.
 """
 
 import math
@@ -27,6 +28,7 @@ class Bottleneck(nn.Module):
         stride: of the middle convolution.
         depthwise: whether the middle convolution sees each channel alone.
         unit: what all convolutions share.
+        factorised: whether the middle convolution is two, along time and then over space.
     """
 
     width: int
@@ -35,6 +37,7 @@ class Bottleneck(nn.Module):
     stride: Triple
     depthwise: bool
     unit: ConvolutionUnit
+    factorised: bool = False
 
     @nn.compact
     def __call__(
@@ -47,7 +50,12 @@ class Bottleneck(nn.Module):
         if x.shape[-1] != self.width or math.prod(self.stride) > 1:
             shortcut = outer.copy(stride=self.stride, name="shortcut")(x, train=train)
         x = inner.copy(kernel_size=(self.temporal_size, 1, 1), name="conv_a")(x, train=train)
-        x = inner.copy(kernel_size=self.kernel_size, stride=self.stride, groups=groups, name="conv_b")(x, train=train)
+        kernel, stride = self.kernel_size, self.stride
+        if self.factorised:
+            along_time = {"kernel_size": (kernel[0], 1, 1), "stride": (stride[0], 1, 1)}
+            x = inner.copy(**along_time, groups=groups, name="conv_b_time")(x, train=train)
+            kernel, stride = (1, *kernel[1:]), (1, *stride[1:])
+        x = inner.copy(kernel_size=kernel, stride=stride, groups=groups, name="conv_b")(x, train=train)
         x = outer.copy(zero_init=True, name="conv_c")(x, train=train)
         return nn.relu(x + shortcut)
 
@@ -61,13 +69,14 @@ def bottlenecks(
     temporal_sizes: TemporalSizes,
     kernel_size: Triple = (1, 3, 3),
     depthwise: bool = False,
+    factorised: bool = False,
     name: str,
 ) -> Stage:
     """Returns a stage of blocks, the first of which strides."""
     sizes = (temporal_sizes * depth)[:depth]
     strides = (stride, *[(1, 1, 1)] * (depth - 1))
     blocks = (
-        Bottleneck(width, size, kernel_size, step, depthwise, unit, parent=None)
+        Bottleneck(width, size, kernel_size, step, depthwise, unit, factorised, parent=None)
         for size, step in zip(sizes, strides, strict=True)
     )
     return Stage(tuple(blocks), name=name)
@@ -83,6 +92,8 @@ class BottleneckResNet(WindowedCNN):
         temporal_sizes: for each stage, frames that the first convolutions of its blocks extend over, in turn.
         kernel_size: of the middle convolutions.
         depthwise: whether these see each channel alone (CSN, section 3.2, interaction-reduced).
+        factorised: whether these are two, along time and then over space.
+        stem_pooling: whether the stem's maps are pooled; if not, the first stage halves resolution as the others do.
         temporal_strides: of each stage.
         pooled_frames: of which the largest is kept after the first stage; 1 keeps all.
         Others: as `WindowedCNN`.
@@ -93,6 +104,8 @@ class BottleneckResNet(WindowedCNN):
     temporal_sizes: tuple[TemporalSizes, TemporalSizes, TemporalSizes, TemporalSizes] = ((1,), (1,), (3,), (3,))
     kernel_size: Triple = (1, 3, 3)
     depthwise: bool = False
+    factorised: bool = False
+    stem_pooling: bool = True
     temporal_strides: tuple[int, int, int, int] = (1, 1, 1, 1)
     pooled_frames: int = 1
 
@@ -107,16 +120,19 @@ class BottleneckResNet(WindowedCNN):
     ) -> Float[Array, "batch t h w hidden"]:
         """Returns the average of the last feature maps in every window."""
         x = stem(self.unit, self.width, self.stem_frames, "stem")(video, train=train)
-        x = max_pool(x, (1, 3, 3), (1, 2, 2))
+        if self.stem_pooling:
+            x = max_pool(x, (1, 3, 3), (1, 2, 2))
         for i, depth in enumerate(self.depths):
+            step = 2 if i or not self.stem_pooling else 1
             stage = bottlenecks(
                 depth,
                 4 * self.width * 2**i,
                 self.unit,
-                stride=(self.temporal_strides[i], 1 if i == 0 else 2, 1 if i == 0 else 2),
+                stride=(self.temporal_strides[i], step, step),
                 temporal_sizes=self.temporal_sizes[i],
                 kernel_size=self.kernel_size,
                 depthwise=self.depthwise,
+                factorised=self.factorised,
                 name=f"stage_{i + 1}",
             )
             x = stage(x, train=train)
@@ -153,5 +169,15 @@ VARIANTS: dict[str, WindowedCNN] = {
         temporal_strides=(1, 2, 2, 2),
         window=(4, 7, 7),
         clip=(32, 256, 256),
+    ),
+    "r2plus1d_r50": BottleneckResNet(
+        temporal_sizes=((1,),) * 4,
+        kernel_size=(3, 3, 3),
+        factorised=True,
+        stem_pooling=False,
+        temporal_strides=(1, 1, 2, 2),
+        window=(4, 7, 7),
+        dropout_rate=0.5,
+        clip=(16, 256, 256),
     ),
 }
