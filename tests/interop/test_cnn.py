@@ -314,6 +314,7 @@ KEPT = [
 
 @pytest.mark.peers
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorchVideo is older than the torch that it runs with
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # likewise: it scripts functions
 @pytest.mark.parametrize("case", LIVE, ids=str)
 def test_results_statistics_and_gradients_are_those_of_the_original(case, tmp_path):
     import torch
