@@ -85,10 +85,11 @@ def shifted(
 ) -> Float[Array, "batch frames_out height_out width_px_out channels"]:
     """A depthwise convolution as a sum of shifted videos, each times one tap of the kernel."""
     sizes = output_size(x.shape[1:4], kernel.shape[:3], stride, padding)
-    x = jnp.pad(x, ((0, 0), *((p, p) for p in padding), (0, 0)))
+    # the barriers keep XLA from computing what is before it once for each tap, and the sum once for each use
+    x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *((p, p) for p in padding), (0, 0))))
     weights = kernel.reshape(-1, kernel.shape[-1])
     products = (x[:, *part] * weights[i] for i, part in enumerate(taps(kernel.shape[:3], stride, sizes)))
-    return functools.reduce(operator.add, products)
+    return lax.optimization_barrier(functools.reduce(operator.add, products))
 
 
 def along_time(
