@@ -184,6 +184,10 @@ def test_attention_along_time_exchanges_shards_of_time_for_shards_of_space(tmp_p
     assert report["meshes"]["1,1,1,4"]["collectives"]["all-to-all"] == 4
 
 
+def test_batch_statistics_are_of_the_whole_batch_on_any_mesh(tmp_path):
+    check_agreement(on_meshes("convolutions", tmp_path, "none", ["1,1,1,1", "2,2,1,1"]))
+
+
 ALL = ["1,1,1,1", "8,1,1,1", "1,8,1,1", "2,4,1,1", "2,1,4,1", "2,1,1,4", "1,2,2,2", "4,1,1,2"]
 TWO = ["1,1,1,1", "2,1,1,1", "1,2,1,1", "1,1,2,1", "1,1,1,2", "1,1,2,4", "1,1,2,2"]
 HEADS_HALVED = [mesh.replace("2,1,4,1", "4,1,2,1") for mesh in ALL]

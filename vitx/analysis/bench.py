@@ -20,12 +20,12 @@ from tqdm import tqdm
 from vitx.analysis import peers
 from vitx.analysis.cost import clip_of
 from vitx.analysis.peers import Peer
-from vitx.errors import RunError
+from vitx.errors import RunError, UserError
 from vitx.models import on_device
 from vitx.models.streaming import StreamingModel
 
 WARM_UP = 2  # calls before the first that is timed
-AGREEMENT = {"float32": 1e-3, "bfloat16": 0.1}  # between ours and the peer's, relative to the peer's largest value
+AGREEMENT = {"float32": 1e-3, "bfloat16": 0.1}  # between ours and the peer's, relative to the peer's
 OPTIMIZER = optax.sgd(peers.LEARNING_RATE, peers.MOMENTUM)
 
 
@@ -49,18 +49,23 @@ def bench(
         batch: clips of a forward pass and of a training step; a stream is one video.
         repeats: how often each is timed, after two calls that are not.
         against: "huggingface", "torchvision" or "pytorchvideo": the original runs with the same weights on the same
-            clips, in turns with ours. First its logits, and its loss before and after a training step, must be ours.
+            clips, in turns with ours. First its logits, its losses of two training steps, and the norm of what these
+            leave of gradients in the optimiser must be ours.
         compiled: whether the original goes through `torch.compile`, channels last.
 
     Returns:
         Milliseconds are medians, with the quartiles beside them. "forward_ratio" and "train_step_ratio" are the
-        original's time over ours. "memory_bytes" is the device's peak where it counts ("device"), else what the
-        compiled program asks for ("program").
+        original's time over ours. "forward_memory_bytes" and "train_step_memory_bytes" are what the compiled program
+        asks for: arguments, results and all between.
 
     Raises:
-        UserError: PyTorch is not there, or the library has no such model.
+        UserError: PyTorch is not there, the library has no such model, or the batch is none that the model takes.
         RunError: the two do not compute the same.
     """
+    if compiled and against is None:
+        raise UserError("--compiled is about the original that --against names; add --against, or leave it out")
+    if batch % (groups := getattr(model, "norm_groups", 1)):
+        raise UserError(f"--batch is {batch}; expected a multiple of norm_groups, {groups}")
     device = jax.devices()[0]
     quiet = {field: 0.0 for field in ("dropout_rate", "drop_path_rate") if hasattr(model, field)}
     model = on_device(model.copy(**quiet), device)
@@ -88,13 +93,14 @@ def bench(
     calls: dict[str, Callable[[], Any]] = {"forward": lambda: jax.block_until_ready(forward(variables, clips))}
     figures: dict[str, Any] = {}
     if peer is not None:
-        figures |= _compared(peer, forward(variables, clips), one_step, getattr(model, "dtype", "float32"))
+        trained = one_step(), one_step()
+        gradient_norm = float(optax.tree.norm(optax.tree.get(state, "trace")))
+        ours = {"logits": forward(variables, clips), "loss": trained, "gradient": gradient_norm}
+        figures |= _compared(peer, ours, getattr(model, "dtype", "float32"))
         calls["peer_forward"] = peer.forward
     _time(calls, repeats, f"{name}: forward", figures)
-    memory = {"forward_memory_bytes": _memory(forward, device)}
     calls = {"train_step": one_step} | ({} if peer is None else {"peer_train_step": peer.train_step})
     _time(calls, repeats, f"{name}: training", figures)
-    memory["train_step_memory_bytes"] = _memory(step, device)
     if isinstance(model, StreamingModel):
         _time({"frame": _stream(model, variables, clips)}, repeats * clip[0], f"{name}: stream", figures)
     for what in ("forward", "train_step"):
@@ -103,8 +109,8 @@ def bench(
         figures[f"{what}_clips_per_second"] = 1e3 * batch / figures[f"{what}_ms"]
     shape = dict(zip(("frames", "height", "width"), clip, strict=False))
     how = {"dtype": getattr(model, "dtype", "float32"), "implementation": getattr(model, "implementation", None)}
-    counted_by = "device" if device.memory_stats() else "program"
-    return {"model": name, **shape, "batch": batch, **how, **figures, **memory, "memory_of": counted_by}
+    memory = {"forward_memory_bytes": _memory(forward), "train_step_memory_bytes": _memory(step)}
+    return {"model": name, **shape, "batch": batch, **how, **figures, **memory}
 
 
 def described(row: Mapping[str, Any]) -> str:
@@ -174,15 +180,19 @@ def _loss(outputs: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(outputs, labels).mean()
 
 
-def _compared(peer: Peer, logits: Any, one_step: Callable[[], Any], dtype: str) -> dict[str, float]:
+def _compared(peer: Peer, ours: Mapping[str, Any], dtype: str) -> dict[str, float]:
     """Returns how far ours is from the peer's; both have made two training steps afterwards."""
-    theirs, ours = peer.forward(), np.asarray(logits, np.float32)
-    losses = np.array([[float(one_step()), peer.train_step()] for _ in range(2)])
-    figures = {
-        "logits_apart": float(np.abs(ours - theirs).max() / np.abs(theirs).max()),
-        "loss_apart": float((np.abs(losses[:, 0] - losses[:, 1]) / np.abs(losses[:, 1])).max()),
+    theirs = {
+        "logits": peer.forward(),
+        "loss": (peer.train_step(), peer.train_step()),
+        "gradient": peer.momentum_norm(),
     }
-    if not max(figures.values()) <= AGREEMENT.get(dtype, AGREEMENT["float32"]):
+    figures = {}
+    for what, found in ours.items():
+        mine, its = np.asarray(found, np.float32), np.asarray(theirs[what], np.float32)
+        figures[f"{what}_apart"] = float(np.abs(mine - its).max() / np.abs(its).max())
+    # so that NaN does not pass
+    if not all(apart <= AGREEMENT.get(dtype, AGREEMENT["float32"]) for apart in figures.values()):
         raise RunError(
             f"ours and the peer's do not compute the same ({figures}, relative), so that comparing their speed would "
             "say nothing; leave out --against"
@@ -216,10 +226,7 @@ def _stream(model: StreamingModel, variables: Any, video: jax.Array) -> Callable
     return one_frame
 
 
-def _memory(program: jax.stages.Compiled, device: jax.Device) -> int:
-    counted = device.memory_stats()
-    if counted:
-        return int(counted["peak_bytes_in_use"])
+def _memory(program: jax.stages.Compiled) -> int:
     asked = program.memory_analysis()
     there = asked.argument_size_in_bytes + asked.output_size_in_bytes - asked.alias_size_in_bytes
     return int(asked.temp_size_in_bytes + there)

@@ -79,6 +79,11 @@ class Peer:
         self.optimizer.step()
         return loss.item()
 
+    def momentum_norm(self) -> float:
+        """Returns the norm of what the steps so far have left in the optimiser: of gradients, decayed and summed."""
+        kept = [state["momentum_buffer"].double().square().sum() for state in self.optimizer.state.values()]
+        return float(sum(kept)) ** 0.5
+
     @functools.cached_property
     def optimizer(self) -> Any:
         """The same as ours, see `bench.OPTIMIZER`."""
