@@ -1,5 +1,7 @@
 """Two real processes over loopback: one run, one writer, one end."""
 
+import os
+import re
 import shutil
 import signal
 import socket
@@ -196,6 +198,29 @@ def test_a_mistake_that_one_process_meets_ends_all_with_its_message(spoiled, tmp
 def test_a_coordinator_that_does_not_answer_is_told_with_the_time_waited():
     with pytest.raises(UserError, match=r"the coordinator 127\.0\.0\.1:9 cannot be reached: .* for 1 s; check that"):
         join("127.0.0.1:9", 1, 2, timeout=1)
+
+
+@pytest.mark.parametrize("environment", [False, True])
+def test_processes_that_never_come_are_told_with_the_time_waited(environment):
+    """In a process of its own: JAX would end it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}
+    slurm |= {"SLURM_LOCALID": "0", "SLURM_STEP_NUM_NODES": "1"}
+    given = (None, None, None) if environment else (address, 0, 2)
+    code = f"""
+from vitx.errors import UserError
+from vitx.training.processes import join
+try:
+    join(*{given!r}, timeout=2)
+except UserError as error:
+    raise SystemExit(str(error))
+"""
+    words = [sys.executable, "-c", code]
+    ended = subprocess.run(words, env=os.environ | (slurm if environment else {}), capture_output=True, text=True)
+    where = r"localhost:\d+, which the environment names," if environment else address
+    assert ended.returncode == 1 and re.search(rf"processes did not meet at {where} in 2 s: ", ended.stderr), ended
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Many processes, one on each host or for each GPU: how they find one another, and end together."""
 
+import concurrent.futures
 import contextlib
+import functools
 import os
 import socket
 import sys
@@ -10,14 +12,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+from jax._src import distributed
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
 from vitx.errors import UserError
 
 HEARTBEAT = 30  # seconds without a sign of life after which a process is taken for dead, and all others end
-FAILURE = "vitx/failure"
+FAILURE, HEARD = "vitx/failure", "vitx/heard"
 POLL = 2.0  # seconds between looks for another's failure
+FAREWELL = 30  # seconds that the process of the coordinator waits for each other to have heard of a failure
 
 
 def join(coordinator: str | None, process: int | None, processes: int | None, timeout: int = 300) -> None:
@@ -41,25 +45,42 @@ def join(coordinator: str | None, process: int | None, processes: int | None, ti
     if processes is not None and not 0 <= process < processes:
         raise UserError(f"--process_id is {process} and --num_processes {processes}; expected 0 to {processes - 1}")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    patience = {"initialization_timeout": 10 * timeout, "heartbeat_timeout_seconds": HEARTBEAT}
     began = time.monotonic()
     if process:
         _reach(coordinator, timeout)
     try:
-        jax.distributed.initialize(
-            coordinator, processes, process, initialization_timeout=timeout, heartbeat_timeout_seconds=HEARTBEAT
-        )
+        _within(timeout, functools.partial(jax.distributed.initialize, coordinator, processes, process, **patience))
     except ValueError as error:
         raise UserError(
             f"nothing here says who the other processes are ({error}); JAX finds them on TPU VMs, in SLURM, Open MPI "
             "and Kubernetes jobs; elsewhere give --coordinator HOST:PORT --process_id I --num_processes N"
         ) from error
     except Exception as error:  # XLA's errors have no type of their own
-        waited = time.monotonic() - began
-        where = coordinator or "the coordinator that the environment names"
+        waited, why = time.monotonic() - began, (str(error).splitlines() or ["no answer"])[0]
+        where = coordinator or f"{distributed.global_state.coordinator_address}, which the environment names,"
         raise UserError(
-            f"the {processes or 'other'} processes did not meet at {where} in {waited:.0f} s; check that all of them "
-            f"were started, and that this address and port can be reached from each: {str(error).splitlines()[0]}"
+            f"the {processes or 'other'} processes did not meet at {where} in {waited:.0f} s: {why}; check that all of "
+            "them were started, and that this address and port can be reached from each"
         ) from error
+
+
+def _within(seconds: float, call: Callable[[], None]) -> None:
+    """Calls in a thread of its own: where JAX itself waits in vain, it ends the process without an exception.
+
+    Raises:
+        TimeoutError: the call has not returned.
+    """
+    outcome = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    outcome.result(timeout=seconds)
 
 
 def _reach(address: str, timeout: int) -> None:
@@ -121,10 +142,10 @@ def ending_together(status: Callable[[BaseException], tuple[str, int]]) -> Itera
         message, code = status(error)
         told = f"process {jax.process_index()} of {jax.process_count()}: {message}"
         print(f"vitx: {told}", file=sys.stderr, flush=True)
+        done.set()
         with contextlib.suppress(Exception):  # another may have failed first, or the coordinator be gone
             client.key_value_set(FAILURE, f"{code} {told}")
-            time.sleep(2 * POLL if first() else 0)  # the coordinator goes down with process 0
-        os._exit(code)  # no farewell: it would wait for the others
+        _leave(client, code)
     finally:
         done.set()
 
@@ -137,4 +158,16 @@ def _watch(client: Any, done: threading.Event) -> None:
             continue
         if not done.is_set():
             print(f"vitx: ended with {told}", file=sys.stderr, flush=True)
-            os._exit(int(code))
+            _leave(client, int(code))
+
+
+def _leave(client: Any, code: int) -> None:
+    """Ends this process; the coordinator goes down with process 0, which therefore waits until all have heard.
+
+    It is no clean exit: that would wait for collectives that are never entered.
+    """
+    with contextlib.suppress(Exception):  # one that was killed never hears
+        client.key_value_set(f"{HEARD}/{jax.process_index()}", "")
+        for other in range(1, jax.process_count()) if first() else ():
+            client.blocking_key_value_get(f"{HEARD}/{other}", 1000 * FAREWELL)
+    os._exit(code)
