@@ -112,11 +112,13 @@ def _list(options: argparse.Namespace, _: list[str]) -> None:
 
 def _check(options: argparse.Namespace, _: list[str]) -> int:
     from vitx.data import check
+    from vitx.data.files import Folder
     from vitx.data.prepared import Prepared
 
     dataset = dataset_of(options)
     splits = dataset.splits()
-    report = check.check(splits, whole=options.whole)
+    ignored = dataset.ignored() if isinstance(dataset, Folder) else []
+    report = check.check(splits, whole=options.whole, ignored=ignored)
     if isinstance(dataset, Prepared):
         report["broken"] += dataset.damaged()
     if options.sheet:

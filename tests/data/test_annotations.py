@@ -157,12 +157,21 @@ def test_official_annotations_become_a_list(name, folders, capsys):
             "label,id\na,b\n",
             "has no column youtube_id, time_start, time_end; it has label, id",
         ),
-        ("kinetics", "train.csv", "label,youtube_id,time_start,time_end\na,b\n", "line 2 is cut short"),
+        ("kinetics", "train.csv", "label,youtube_id,time_start,time_end\na,b\n", "line 2 has not as many cells"),
+        ("kinetics", "train.csv", "label,youtube_id,time_start,time_end\na, b,x,1,2\n", "line 2 has not as many cells"),
+        ("kinetics", "train.csv", "label,youtube_id,time_start,time_end\na,b,x,2\n", "found the time 'x'"),
+        ("kinetics", "train.csv", "label,youtube_id,time_start,time_end\na,b,1,inf\n", "found the time 'inf'"),
         (
             "something_something_v2",
             "something-something-v2-train.json",
             "{}",
-            "is no list of objects with id, template",
+            "is no list of objects that have id, template",
+        ),
+        (
+            "something_something_v2",
+            "something-something-v2-train.json",
+            '[{"id": 1, "template": null}]',
+            "is no list of objects that have id, template: found {'id': 1, 'template': None}",
         ),
         ("something_something_v2", "something-something-v2-train.json", "[", "cannot be read"),
         ("ucf101", "trainlist01.txt", "a b c\n", "expected Class/v_Class_g01_c01.avi 1"),
@@ -187,6 +196,12 @@ def test_mistaken_annotations(name, file, text, message, folders, capsys):
     assert main(["data", "list", name, str(folders / name), str(folders / "videos"), str(folders / "list.csv")]) == 2
     assert message in (said := capsys.readouterr().err) and file in said
     assert not (folders / "list.csv").exists()
+
+
+def test_a_video_that_is_there_twice_is_not_chosen_by_chance(folders, capsys):
+    (folders / "videos" / "ucf101" / "v_ApplyEyeMakeup_g01_c01.mp4").touch()
+    words = ["data", "list", "ucf101", str(folders / "ucf101"), str(folders / "videos"), str(folders / "list.csv")]
+    assert main(words) == 2 and "v_ApplyEyeMakeup_g01_c01 is there twice" in capsys.readouterr().err
 
 
 def test_mistaken_folders(folders, capsys):

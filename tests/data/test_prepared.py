@@ -1,6 +1,7 @@
 """Videos made ready: nothing is lost, a killed preparation ends like an undisturbed one, damage is told."""
 
 import json
+import os
 import pickle
 import signal
 import subprocess
@@ -145,6 +146,21 @@ def test_damage_is_found(ready, tmp_path, capsys):
     (copy / "manifest.json").write_text("[]")
     with pytest.raises(UserError, match="is no manifest"):
         Prepared(str(copy)).open("train")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_is_told_and_more_space_is_all_it_takes(folder, ready, tmp_path, capsys):
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(tmp_path)]).returncode:
+        pytest.skip("this machine does not let us mount a small disk")
+    try:
+        assert main(prepare(folder, tmp_path / "out")) == 2
+        told = capsys.readouterr().err
+        assert f"{tmp_path / 'out'} cannot be written: " in told
+        assert "No space left on device; the same command goes on where it stopped" in told
+        subprocess.run(["mount", "-o", "remount,size=10m", str(tmp_path)], check=True)
+        assert main(prepare(folder, tmp_path / "out")) == 0 and contents(tmp_path / "out") == contents(ready)
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
 def test_a_record_that_is_no_video_is_told_by_its_name(folder, tmp_path):

@@ -42,7 +42,7 @@ def kinetics(annotations: Path) -> Rows:
     """
     for file, split in _of_splits(annotations, train="train.csv", validation="val*.csv", test="test.csv"):
         for row in _csv(file, "label", "youtube_id", "time_start", "time_end"):
-            begin, end = (round(float(row[name])) for name in ("time_start", "time_end"))
+            begin, end = (_second(file, row[name]) for name in ("time_start", "time_end"))
             if row["label"]:  # early test lists have none
                 yield f"{row['youtube_id']}_{begin:06d}_{end:06d}", {"class": row["label"], "split": split}
 
@@ -51,7 +51,7 @@ def something_something_v2(annotations: Path) -> Rows:
     """Something-Something V2: *train.json and *validation.json in one folder; the class is the template."""
     for file, split in _of_splits(annotations, train="*train.json", validation="*validation.json"):
         for row in _objects(file, "id", "template"):
-            yield str(row["id"]), {"class": re.sub(r"[\[\]]", "", row["template"]), "split": split}
+            yield row["id"], {"class": re.sub(r"[\[\]]", "", row["template"]), "split": split}
 
 
 def ucf101(annotations: Path) -> Rows:
@@ -145,7 +145,13 @@ def write_list(layout: str, annotations: Path, videos: Path, file: Path) -> tupl
     if file.suffix != ".csv" or file.exists():
         raise UserError(f"{file} is there already, or does not end in .csv; choose another name for the list")
     rows = list(FORMATS[layout].read(annotations))
-    there = {path.stem: path for path in sorted(videos.rglob("*")) if path.suffix.lower() in ENDINGS}
+    there = {}
+    annotated = {stem for stem, _ in rows}
+    for path in sorted(videos.rglob("*")):
+        if path.suffix.lower() not in ENDINGS or path.stem not in annotated:
+            continue
+        if (twin := there.setdefault(path.stem, path)) is not path:
+            raise UserError(f"{path.stem} is there twice, {twin} and {path}; keep one of them under {videos}")
     found = [
         {"path": os.path.relpath(there[stem], file.absolute().parent), **row} for stem, row in rows if stem in there
     ]
@@ -159,7 +165,7 @@ def write_list(layout: str, annotations: Path, videos: Path, file: Path) -> tupl
             writer.writerows(found)
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}") from error
-    return len(found), sorted({stem for stem, _ in rows} - there.keys())
+    return len(found), sorted(annotated - there.keys())
 
 
 def _of_splits(folder: Path, **patterns: str) -> Iterator[tuple[Path, str]]:
@@ -187,21 +193,29 @@ def _csv(file: Path, *columns: str) -> Iterator[dict[str, str]]:
                     f"{file} has no column {', '.join(missing)}; it has {', '.join(reader.fieldnames or ())}"
                 )
             for row in reader:
-                if None in row.values():
-                    raise UserError(f"{file}, line {reader.line_num} is cut short")
+                if None in row.values() or None in row:
+                    raise UserError(f"{file}, line {reader.line_num} has not as many cells as the header")
                 yield row
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
 
 
-def _objects(file: Path, *keys: str) -> Iterator[dict[str, Any]]:
+def _objects(file: Path, *keys: str) -> Iterator[dict[str, str]]:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
-    if not isinstance(data, list) or not all(isinstance(each, dict) and {*keys} <= each.keys() for each in data):
-        raise UserError(f"{file} is no list of objects with {', '.join(keys)}")
-    yield from data
+    for each in data if isinstance(data, list) else [None]:
+        if not isinstance(each, dict) or not all(isinstance(each.get(key), str | int) for key in keys):
+            raise UserError(f"{file} is no list of objects that have {', '.join(keys)}: found {str(each)[:80]}")
+        yield {key: str(each[key]) for key in keys}
+
+
+def _second(file: Path, number: str) -> int:
+    try:
+        return round(float(number))
+    except (ValueError, OverflowError):
+        raise UserError(f"{file}: found the time {number[:80]!r}, expected seconds") from None
 
 
 def _seconds(file: Path, clock: str) -> float:

@@ -20,19 +20,22 @@ TINY = (2, 2)  # pixels kept of a frame that is decoded only to see whether it c
 SHOWN = 20  # lines of each kind of trouble on the terminal
 
 
-def check(splits: Mapping[str, Source], *, whole: bool = False, threads: int = 2) -> dict[str, Any]:
+def check(
+    splits: Mapping[str, Source], *, whole: bool = False, threads: int = 2, ignored: Sequence[str] = ()
+) -> dict[str, Any]:
     """Opens every video and decodes its first, middle and last frame.
 
     Args:
         splits: the videos of each split; their sources have `name(index)`, by which they are told.
         whole: whether to decode every frame.
         threads: videos looked at at once.
+        ignored: files that lie among the videos and are none of them.
 
     Returns:
-        JSON data: {"videos": how many files, "broken": [{"path", "problem"}], "duplicates": [[paths of the same
-        content]], "leaks": those of them in more than one split, "codecs", "sizes", "fps": {value: videos}, "seconds":
-        {"shortest", "median", "longest", "sum"}, "classes": {label: {class: {split: examples}}}, "values": {name:
-        {split: {"least", "median", "most"}}}}.
+        JSON data: {"videos": how many files, "ignored", "broken": [{"path", "problem"}], "duplicates": [[paths of the
+        same content]], "leaks": those of them in more than one split, "codecs", "sizes", "fps": {value: videos},
+        "seconds": {"shortest", "median", "longest", "sum"}, "classes": {label: {class: {split: examples}}}, "values":
+        {name: {split: {"least", "median", "most"}}}}.
     """
     split_of: dict[str, set[str]] = defaultdict(set)
     place_of: dict[str, tuple[Source, int]] = {}
@@ -56,6 +59,7 @@ def check(splits: Mapping[str, Source], *, whole: bool = False, threads: int = 2
     seconds = sorted(info.duration for info in infos) or [0.0]
     return {
         "videos": len(paths),
+        "ignored": list(ignored),
         "broken": [
             {"path": path, "problem": problem} for path, (_, _, problem) in zip(paths, looked, strict=True) if problem
         ],
@@ -103,6 +107,7 @@ def described(report: Mapping[str, Any]) -> str:
         ]
     for title, troubles in (
         ("broken", [each["problem"] for each in report["broken"]]),
+        ("not read, because it is in no folder of a class or not named as a video", report["ignored"]),
         ("the same content in more than one split", [" = ".join(group) for group in report["leaks"]]),
     ):
         if troubles:

@@ -119,6 +119,12 @@ class Folder:
             raise UserError(f"{root} has no videos; expected {root}/CLASS/*.mp4 (or {', '.join(ENDINGS)})")
         return _videos(rows, (self.label,), self)
 
+    def ignored(self) -> list[str]:
+        """Returns the files in the folder that are in no split; hidden ones apart."""
+        root, taken = Path(self.path), {path for videos in self.splits().values() for path in videos.paths}
+        files = (path for path in sorted(root.rglob("[!.]*")) if str(path) not in taken and path.is_file())
+        return [str(path) for path in files if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+
     def _rows(self, folder: Path, split: str | None) -> Iterator[_Row]:
         for path in sorted(folder.glob("*/**/*")):
             if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file():

@@ -32,7 +32,7 @@ from vitx.data.sources import Dataset, Source, label_arrays, label_columns
 from vitx.errors import UserError
 
 Batch = dict[str, Any]
-AHEAD = 2**30  # bytes of videos that evaluation makes ahead at most, where more than one batch is
+AHEAD = 2**30  # bytes of a batch of evaluation, and of what is made ahead of it, where a video is no more
 ATTEMPTS = 20  # clips tried, one after the other, in the place of one that cannot be read
 
 
@@ -59,7 +59,7 @@ class Data:
             source examples.
         class_label: the label whose classes these are, where the data has several.
         batch_size: clips of a training batch, over all devices and processes.
-        eval_batch_size: videos of an evaluation batch, likewise.
+        eval_batch_size: videos of an evaluation batch at most, likewise; what is computed does not depend on it.
         max_unreadable: share of the training videos that may be unreadable, and are replaced, before the run stops.
         eval_clips: clips of each video in evaluation, evenly spaced; or "all", as many as cover it.
         max_eval_clips: at most, of "all".
@@ -124,8 +124,12 @@ class Data:
             raise ValueError(f"image_size is {self.image_size} and num_workers {self.num_workers}; neither can be")
 
     def for_devices(self, devices: int) -> "Data":
-        """Returns these settings with an evaluation batch that divides over the devices; padding fills it."""
-        return dataclasses.replace(self, eval_batch_size=-(-self.eval_batch_size // devices) * devices)
+        """Returns these settings with an evaluation batch that divides over the devices; padding fills it.
+
+        Of many views it has fewer videos than was set: AHEAD bytes of pixels, or a video for each device.
+        """
+        size = min(self.eval_batch_size, max(AHEAD // self._eval_bytes, 1))
+        return dataclasses.replace(self, eval_batch_size=-(-size // devices) * devices)
 
     def train_batches(
         self, source: Source, seed: int, steps: range, *, process: int = 0, processes: int = 1
@@ -144,8 +148,7 @@ class Data:
         """Yields this process's rows of every example once, in order; the last batch is padded with weight 0."""
         rows = self.eval_batch_size // processes
         examples = _InOrder(self, source, self.eval_batch_size, process * rows, rows)
-        size = rows * self.most_views * self.num_frames * math.prod(self.image_size) * 3
-        ahead = max(min(self.prefetch_batches, AHEAD // size), 1)
+        ahead = max(min(self.prefetch_batches, AHEAD // (rows * self._eval_bytes)), 1)
         return self._read(examples, 0, self.num_eval_batches(source) * rows, rows, ahead)
 
     def num_eval_batches(self, source: Source) -> int:
@@ -162,6 +165,11 @@ class Data:
     def most_views(self) -> int:
         """Views of the video that has the most."""
         return self.eval_crops * (self.max_eval_clips if self.eval_clips == "all" else self.eval_clips)
+
+    @property
+    def _eval_bytes(self) -> int:
+        """Pixels of all views of a video, in bytes."""
+        return self.most_views * self.num_frames * math.prod(self.image_size) * 3
 
     def views_of(self, example: Mapping[str, Any]) -> UInt8[np.ndarray, "views frames height width 3"]:
         """Returns the clips that evaluation looks at, the crops of each together; decodes the video once.

@@ -17,6 +17,7 @@ whoever is killed goes on where whole shards end, and what comes out is the same
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import os
@@ -24,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import filelock
 import numpy as np
@@ -72,7 +73,8 @@ class Preparation:
             VideoError: the video cannot be read.
         """
         if self.codec == "copy":
-            return _bytes_of(example["video"])
+            with _opened(example["video"]) as content:
+                return content.read()
         how = {name: getattr(self, name) for name in ("short_side", "codec", "crf", "keyint")}
         return transcode(example["video"], **how, **{k: example[k] for k in ("segment",) if k in example})
 
@@ -159,16 +161,16 @@ def _make_shard(path: Path, source: Source, places: range, settings: Preparation
         bar.update(len(places))
         return _read(facts)
     made, broken = [], []
-    with contextlib.closing(ArrayRecordWriter(str(draft), "group_size:1,uncompressed")) as writer:
+    with _writer(draft) as writer:
         for index in places:
             name = source.name(index)
             try:
                 example = source[index]
-                record = settings.record(example)
+                record, digest = settings.record(example), _sha256(example["video"])
             except VideoError as error:
                 broken.append({"path": name, "problem": str(error)})
             else:
-                made.append({"index": index, "source": hashlib.sha256(_bytes_of(example["video"])).hexdigest()})
+                made.append({"index": index, "source": digest})
                 writer.write(record)
             bar.update()
     draft.replace(shard)
@@ -334,15 +336,15 @@ def _size_of(source: Source, index: int) -> int:
     return os.path.getsize(path) if os.path.exists(path) else -1
 
 
-def _bytes_of(video: bytes | str | os.PathLike) -> bytes:
+def _opened(video: bytes | str | os.PathLike) -> BinaryIO:
     try:
-        return video if isinstance(video, bytes) else Path(video).read_bytes()
+        return io.BytesIO(video) if isinstance(video, bytes) else open(video, "rb")
     except OSError as error:
         raise VideoError(f"{video}: {error.strerror}") from error
 
 
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as content:
+def _sha256(video: bytes | str | os.PathLike) -> str:
+    with _opened(video) as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
@@ -390,6 +392,15 @@ def _held(destination: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def _writer(file: Path) -> Iterator[ArrayRecordWriter]:
+    try:
+        with contextlib.closing(ArrayRecordWriter(str(file), "group_size:1,uncompressed")) as writer:
+            yield writer
+    except RuntimeError as error:  # ArrayRecord's, of a full disk too
+        raise OSError(str(error).split(";")[0]) from error
 
 
 @contextlib.contextmanager

@@ -117,10 +117,11 @@ def evaluate(
     if not read.any():
         raise RunError(f"none of the {len(source)} videos of the {split} split can be read: {data.problem(source, 0)}")
     whole = jax.tree.map(lambda column: column[read], table)
+    averaged = getattr(task, "average", None)
     return Predictions(
         outputs=whole["outputs"],
         labels={name: label for name, label in whole["labels"].items() if name in whole["outputs"]},
         index=whole["index"],
         unreadable=tuple(int(index) for index in table["index"][~read]),
-        views=data.views,
+        views=data.views + (" probability-averaged" if averaged == "probabilities" and data.most_views > 1 else ""),
     )
