@@ -168,6 +168,8 @@ def test_a_full_disk(small_file, tmp_path):
 def test_models(capsys):
     assert main(["models", "vivit_b_16x2_f*"]) == 0
     assert capsys.readouterr().out.split() == ["vivit_b_16x2_fdp", "vivit_b_16x2_fe", "vivit_b_16x2_fsa"]
+    assert main(["models", "vivit_b_16x2_fe", "x3d_x*"]) == 0
+    assert capsys.readouterr().out.split() == ["vivit_b_16x2_fe", "x3d_xs"]
     assert "no model matches" in refused(capsys, "models", "resnet*")
     assert main(["models", "timesformer_hr", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["timesformer_hr"]["num_frames"] == 16
@@ -186,6 +188,10 @@ def test_cost(capsys, tmp_path):
     assert main(["cost", "x3d_xs", "r2plus1d_18", "--json", "--clip", "8", "32", "48", "--width", "8"]) == 0
     for row in json.loads(capsys.readouterr().out)["models"]:
         assert (row["frames"], row["height"], row["width"]) == (8, 32, 48) and row["activation_bytes"] > row["params"]
+    shaped = ["vivit_ti_16x2", "x3d_xs", "timesformer_b_16_space", "--clip", "8", "32", "48", "--json"]
+    assert main(["cost", *shaped]) == 0
+    rows = json.loads(capsys.readouterr().out)["models"]
+    assert [(row["frames"], row["height"], row["width"]) for row in rows] == [(8, 32, 48)] * 3
     assert main(["cost", "convlstm_small", "--num_frames", "8", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["models"][0]["frames"] == 8
     picture = tmp_path / "growth.png"
@@ -202,8 +208,9 @@ def test_cost(capsys, tmp_path):
         (["vivit_ti_16x2", "--num_frame", "16"], "did you mean num_frames?"),
         (
             ["r3d_18", "--clip", "4", "112", "112"],
-            "video has shape [1, 4, 112, 112, 3]; ResNet3D strides over 8 frames",
+            "r3d_18: video has shape [1, 4, 112, 112, 3]; ResNet3D strides over 8 x 16 x 16",
         ),
+        (["vivit_ti_16x2", "--clip", "8", "32"], "vivit_ti_16x2: --clip is (8, 32); expected FRAMES HEIGHT WIDTH"),
         (["x3d_xs", "--num_frames", "many"], "clip is '(many, 160, 160)'; expected tuple[int, int, int]"),
         ([], "vitx cost needs the NAME of a model"),
         (["vivit_ti_16x2", "--published"], "no printed figures are known for vivit_ti_16x2"),
@@ -216,7 +223,10 @@ def test_a_mistaken_cost(words, message, capsys):
 
 def test_a_clip_that_a_network_does_not_take_is_refused_before_it_is_measured(capsys):
     told = refused(capsys, "bench", "x3d_xs", "slowfast_r50_8x8", "--num_frames", 6)
-    assert "a clip's frames, here 6, must be a multiple of 4" in told and "ValueError" not in told
+    assert "slowfast_r50_8x8: " in told and "a clip's frames, here 6, must be a multiple of 4" in told
+    assert "ValueError" not in told
+    told = refused(capsys, "bench", "r3d_18", "--clip", 8, 16, 16, "--batch", 1, "--width", 4)
+    assert "has one value for each channel" in told and "take a larger --batch or clip" in told
 
 
 def test_a_network_that_does_not_take_the_clips_of_the_data(small_file, tmp_path, capsys):
@@ -231,7 +241,8 @@ def test_a_network_that_does_not_take_the_clips_of_the_data(small_file, tmp_path
     for settings, message in (
         (
             ["--data.num_frames", 3],
-            "must have at least 4 frames of 8 x 8; the clips of the data are of data.num_frames",
+            "strides over 4 x 8 x 8 (frames x height x width), and a clip must be as large at least; the clips of the "
+            "data are of data.num_frames",
         ),
         (["--data.image_size", "(6, 24)"], "and data.image_size"),
         (["--model.norm_groups", 3], "a batch of 8 clips (data.batch_size, by training.accumulate) does not divide"),

@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_data.add_commands(commands)
 
     models = commands.add_parser("models", help="list the named models")
-    models.add_argument("pattern", nargs="?", default="*", help="such as 'vivit_b_*'")
+    models.add_argument("patterns", nargs="*", metavar="PATTERN", help="such as 'vivit_b_*'")
     models.add_argument("--json", action="store_true", help="print one JSON object: settings by name")
     models.set_defaults(command=_models)
 
@@ -138,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
         usage="vitx cost NAME ... [--published] [--plot FILE.png] [--json] [--SETTING VALUE ...]",
         description="Counts parameters, multiply-accumulates (MACs, elsewhere printed as FLOPs) and the activations "
         "that a training step keeps of one clip; runs nothing. --SETTING VALUE is a field of the model, as in "
-        "--num_frames 64 --image_size 192 320, or --clip 64 192 320 of a convolutional network.",
+        "--num_frames 64; --clip 64 192 320 is the frames, height and width of any model.",
     )
     cost.add_argument("names", nargs="*", metavar="NAME", help="names or patterns, such as 'vivit_b_16x2*'")
     cost.add_argument("--published", action="store_true", help="beside the figures that papers print")
@@ -152,8 +152,8 @@ def _parser() -> argparse.ArgumentParser:
         usage="vitx bench NAME ... [--batch 2] [--num_frames 16] [--against LIBRARY] [--json] [--SETTING VALUE ...]",
         description="Times a forward pass, a training step, and a frame of a stream where the model reads one; counts "
         "memory. --against runs the original in the same process, with the same weights on the same "
-        "clips, in turns. --SETTING VALUE is a field of the model, as in --clip 8 112 112 of a convolutional network, "
-        "--image_size 112 of another, or --dtype bfloat16.",
+        "clips, in turns. --SETTING VALUE is a field of the model, as in --dtype bfloat16; --clip 8 112 112 is the "
+        "frames, height and width of any model.",
     )
     bench.add_argument("names", nargs="+", metavar="NAME", help="names or patterns, such as 'x3d_*'")
     bench.add_argument("--batch", type=int, default=2, help="clips of a step (default: 2)")
@@ -300,7 +300,7 @@ def _models(options: argparse.Namespace, _: list[str]) -> None:
     from vitx.configuration import to_dict
     from vitx.models import VARIANTS
 
-    names = _matching([options.pattern])
+    names = _matching(options.patterns or ["*"])
     print(json.dumps({name: to_dict(VARIANTS[name]) for name in names}) if options.json else "\n".join(names))
 
 
@@ -315,15 +315,25 @@ def _matching(patterns: list[str]) -> list[str]:
 
 
 def _made(patterns: list[str], changes: dict[str, str], frames: int | str | None) -> dict[str, Any]:
-    """Models by name with fields replaced, the frames of their clips among them, whatever they call these."""
+    """Models by name with fields replaced, the shape of their clips among them, whatever they call it."""
     from vitx.analysis.growth import of_length
-    from vitx.configuration import override
+    from vitx.configuration import override, settings
     from vitx.models import VARIANTS
 
-    models = {name: VARIANTS[name] for name in _matching(patterns)}
-    if frames is None:
-        return {name: override(model, changes) for name, model in models.items()}
-    return {name: of_length(model, frames, changes) for name, model in models.items()}
+    def made(model: Any) -> Any:
+        fields = dict(changes)
+        if "clip" in fields and "clip" not in settings(model):
+            length, *size = (clip := fields.pop("clip")).strip("()").split(", ")
+            if len(size) != 2:
+                raise UserError(f"--clip is {clip}; expected FRAMES HEIGHT WIDTH")
+            fields |= {"num_frames": length, "image_size": f"({', '.join(size)})"}
+        return override(model, fields) if frames is None else of_length(model, frames, fields)
+
+    models = {}
+    for name in _matching(patterns):
+        with mendable(of=name):
+            models[name] = made(VARIANTS[name])
+    return models
 
 
 def _cost(options: argparse.Namespace, settings: list[str]) -> None:
@@ -351,8 +361,10 @@ def _cost(options: argparse.Namespace, settings: list[str]) -> None:
         growth.draw(rows, options.plot)
         _print_rows(rows, options.json)
         return
-    with mendable(), tqdm(models.items(), desc="counting") as bar:
-        counted = {name: count_cost(model, clip_of(model)) for name, model in bar}
+    counted = {}
+    for name, model in tqdm(models.items(), desc="counting"):
+        with mendable(of=name):
+            counted[name] = count_cost(model, clip_of(model))
     _print_rows([{"model": name} | each.figures() for name, each in counted.items()], options.json)
 
 
@@ -364,8 +376,8 @@ def _bench(options: argparse.Namespace, settings: list[str]) -> None:
     from vitx.analysis.cost import abstract, clip_of
 
     models = _made(options.names, _changes(settings), options.num_frames)
-    with mendable():  # of all, before the first is measured
-        for model in models.values():
+    for name, model in models.items():  # of all, before the first is measured
+        with mendable(of=name):
             abstract(model, clip_of(model))
     how = {name: getattr(options, name) for name in ("batch", "repeats", "against", "compiled")}
     rows = [bench(name, model, **how) for name, model in models.items()]

@@ -19,12 +19,18 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 
 @contextlib.contextmanager
-def mendable(hint: str = "") -> Iterator[None]:
-    """Tells a ValueError as a UserError, and what to do: inside, a model meets the clips that a user chose for it."""
+def mendable(hint: str = "", of: str = "") -> Iterator[None]:
+    """Tells a ValueError as a UserError, and what to do: inside, a model meets the clips that a user chose for it.
+
+    Args:
+        hint: ends the message.
+        of: which of several models it is about; begins the message.
+    """
     try:
         yield
-    except ValueError as error:
-        raise UserError(f"{error}{hint}") from error
+    except (ValueError, UserError) as error:
+        told = str(error) if isinstance(error, UserError) else f"{error}{hint}"
+        raise UserError(f"{of}: {told}" if of else told) from error
 
 
 class RunError(Exception):

@@ -16,6 +16,7 @@ import vitx
 from vitx.interop import cnn
 from vitx.interop.fill import flattened
 from vitx.interop.names import to_theirs
+from vitx.interop.own import save_own
 from vitx.interop.tensors import write_safetensors
 
 GOLDEN = Path(__file__).parent / "golden" / "cnn"
@@ -268,6 +269,7 @@ NARROW_S3D = {
     "stages": (((64, 96, 128, 16, 32, 32),), ((192, 96, 208, 16, 48, 64),), ((256, 160, 320, 32, 128, 128),)),
 }
 NARROW_THERE = {"stem_dim_out": 16}
+NARROW_FACTORISED_THERE = NARROW_THERE | {"head_activation": None}  # theirs ends in a softmax
 NARROW_X3D_THERE = {"stem_dim_in": 4, "head_dim_out": 64}
 LIVE = [
     Case("r3d_18", "r3d_18", (8, 32, 32)),
@@ -279,6 +281,8 @@ LIVE = [
     Case("i3d_r50", "i3d_r50", (11, 97, 70), (4, 2, 2)),
     Case("slow_r50", "slow_r50", (5, 70, 97), (4, 2, 2)),
     Case("csn_r101", "csn_r101", (13, 64, 97), (1, 2, 2), NARROW, NARROW_THERE),
+    Case("r2plus1d_r50", "r2plus1d_r50", (16, 64, 64), (2, 2, 2), NARROW, NARROW_FACTORISED_THERE),
+    Case("r2plus1d_r50", "r2plus1d_r50", (11, 70, 97), (2, 2, 2), NARROW, NARROW_FACTORISED_THERE),
     Case("slowfast_r50_8x8", "slowfast_r50", (16, 64, 97), (4, 2, 2)),
     Case(
         "slowfast_r50_4x16",
@@ -306,6 +310,7 @@ KEPT = [
     Case("r2plus1d_18", "r2plus1d_18", (8, 16, 17), depth=1),
     Case("i3d_r50", "i3d_r50", (5, 64, 33), (2, 1, 2), NARROW, NARROW_THERE, depth=1),
     Case("csn_r101", "csn_r101", (9, 33, 64), (2, 2, 1), NARROW, NARROW_THERE, depth=1),
+    Case("r2plus1d_r50", "r2plus1d_r50", (9, 33, 64), (2, 2, 1), NARROW, NARROW_FACTORISED_THERE, depth=1),
     Case("slowfast_r50_8x8", "slowfast_r50", (8, 33, 64), (2, 1, 1), NARROW, {"stem_dim_outs": (16, 2)}, depth=1),
     Case("x3d_xs", "x3d_xs", (3, 33, 64), (2, 2, 2), NARROW_X3D, NARROW_X3D_THERE, depth=2),
     Case("tsn_r50", "resnet50", (2, 33, 64), fields=NARROW, depth=1),
@@ -360,7 +365,7 @@ def test_a_head_of_other_classes_is_fresh_and_counters_of_batches_are_ignored(we
         (
             lambda w: w,
             "slow_r50",
-            "holds torchvision's r3d_18, mc3_18 or r2plus1d_18 .* a BottleneckResNet is read from",
+            "holds torchvision's r3d_18, mc3_18 or r2plus1d_18 .* BottleneckResNet is read from",
         ),
         (
             lambda w: w,
@@ -368,16 +373,46 @@ def test_a_head_of_other_classes_is_fresh_and_counters_of_batches_are_ignored(we
             r"layer2.0.conv1.0.weight has shape \[1, 3, 3, 64, 128\], expected \[3, 3, 3, 64, 128\]",
         ),
         (lambda w: w, "r2plus1d_18", "does not fit ResNet3D:.*missing"),
+        (lambda w: w, "convlstm_small", "a ConvLSTM is read from runs of vitx and files that"),
         (lambda w: {n: x for n, x in w.items() if "running" not in n}, "mc3_18", "no statistics of batch normalis"),
-        (lambda w: {n: x for n, x in w.items() if n != "stem.1.running_var"}, "mc3_18", "missing stem_a/norm/var"),
+        (
+            lambda w: {n: x for n, x in w.items() if n != "stem.1.running_var"},
+            "mc3_18",
+            r"missing stem_a/norm/var \(statistics of",
+        ),
         (lambda w: {f"module.{n}": x for n, x in w.items()}, "mc3_18", r"no state dict that is known here \(it names"),
         (lambda w: w | {"extra.weight": w["fc.weight"]}, "mc3_18", "unexpected extra.weight"),
     ],
 )
 def test_a_state_dict_that_does_not_fit_is_told(change, name, message, weights, tmp_path):
-    depths = (3, 4, 6, 3) if name == "slow_r50" else (1, 1, 1, 1)
+    depths = {"slow_r50": {"depths": (3, 4, 6, 3)}, "convlstm_small": {}}.get(name, {"depths": (1, 1, 1, 1)})
     with pytest.raises(vitx.UserError, match=f"(?s){message}"):
-        load(change(weights), tmp_path, name, depths=depths, num_classes=5)
+        load(change(weights), tmp_path, name, **depths, num_classes=5)
+
+
+def test_a_state_dict_of_another_variant_is_told_by_its_name_and_its_number_of_classes(tmp_path):
+    model = vitx.create_model("r3d_18", num_classes=8)
+    shapes = flattened(jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.clip, 3))))
+    zeros = {path: np.zeros(x.shape, np.float32) for path, x in shapes.items()}
+    write_safetensors(to_theirs(zeros, tuple(cnn.resnet3d_rules(model))), tmp_path / "weights.safetensors", {})
+    with pytest.raises(vitx.UserError) as told:
+        vitx.load_pretrained(tmp_path / "weights.safetensors", "mc3_18")
+    assert "these are the weights of r3d_18" in str(told.value)
+    with pytest.raises(vitx.UserError, match=r"(?s)fc.weight has shape.* of head/logits/kernel\n.*num_classes 8 keeps"):
+        vitx.load_pretrained(tmp_path / "weights.safetensors", "r3d_18")
+    assert not vitx.load_pretrained(tmp_path / "weights.safetensors", "r3d_18", num_classes=8).report.fresh
+
+
+def test_files_of_ours_and_variables_without_statistics_of_batches_are_told(tmp_path):
+    model = vitx.create_model("mc3_18", width=4, num_classes=3)
+    video = jnp.zeros((1, *model.clip, 3))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), video)
+    params = {"params": jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes["params"])}
+    save_own(model, params, tmp_path / "own.safetensors", preprocessing=None, labels=None)
+    with pytest.raises(vitx.UserError, match=r"missing .*norm/mean.*statistics of batch normalisation, without which"):
+        vitx.load_pretrained(tmp_path / "own.safetensors")
+    with pytest.raises(ValueError, match=r"the statistics of batch normalisation are missing; apply takes all"):
+        jax.eval_shape(model.apply, params, video)
 
 
 def test_hugging_face_has_no_convolutional_networks(weights, tmp_path):

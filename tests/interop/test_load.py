@@ -279,7 +279,8 @@ def test_a_wrong_index_of_shards(index, vivit):
 
 
 def test_a_name_must_agree_with_what_is_found(vivit):
-    assert vitx.load_pretrained(vivit, "vivit_s_16x4")[0].hidden_size == 24
+    with pytest.raises(UserError, match=r"(?s)another model than vivit_s_16x4.*hidden_size: 24 there, 384 here"):
+        vitx.load_pretrained(vivit, "vivit_s_16x4")
     with pytest.raises(
         UserError, match=r"(?s)another model than timesformer_b_16_divided.*layouts: \('joint',\) there"
     ):
@@ -294,7 +295,9 @@ def own_file(path, model):
 
 def test_a_name_must_agree_with_a_file_of_ours(tmp_path):
     own = own_file(tmp_path / "own.safetensors", vitx.create_model("mc3_18", width=4, num_classes=3))
-    assert vitx.load_pretrained(own, "mc3_18")[0].width == 4
+    with pytest.raises(UserError, match=r"(?s)another model than mc3_18; leave the name out.*\n  width: 4 there, 64"):
+        vitx.load_pretrained(own, "mc3_18")
+    assert vitx.load_pretrained(own, "mc3_18", width=4)[0].num_classes == 3
     for other in ("r3d_18", "r2plus1d_18"):
         with pytest.raises(UserError, match=rf"(?s)holds another model than {other}; .*\n  kernels: .* there, .* here"):
             vitx.load_pretrained(own, other)

@@ -183,13 +183,13 @@ def test_resnet_50_has_the_parameters_and_the_cost_of_the_original():
         (
             "cnn_small",
             (1, 2, 7, 32, 3),
-            "FrameCNN strides over 1 frames and 8 x 8 pixels, so a clip must",
+            "FrameCNN strides over 1 x 8 x 8",
         ),
         ("cnn_small", (1, 2, 32, 32, 1), r"expected \[batch, frames, height, width, channels\]"),
-        ("cnn_small", (1, 0, 32, 32, 3), "at least 1 frames of 8 x 8"),
-        ("tsn_r50", (1, 3, 64, 31, 3), "strides over 1 frames and 32 x 32"),
-        ("lrcn_lstm_small", (1, 2, 32, 23, 3), "LRCN strides over 1 frames and 24 x 24"),
-        ("lrcn_gru_r50", (1, 2, 31, 32, 3), "LRCN strides over 1 frames and 32 x 32"),
+        ("cnn_small", (1, 0, 32, 32, 3), "strides over 1 x 8 x 8"),
+        ("tsn_r50", (1, 3, 64, 31, 3), "strides over 1 x 32 x 32"),
+        ("lrcn_lstm_small", (1, 2, 32, 23, 3), "LRCN strides over 1 x 24 x 24"),
+        ("lrcn_gru_r50", (1, 2, 31, 32, 3), "LRCN strides over 1 x 32 x 32"),
     ],
 )
 def test_a_clip_that_a_network_cannot_take_is_refused(name, shape, message):
@@ -202,7 +202,7 @@ def test_a_clip_that_a_network_cannot_take_is_refused(name, shape, message):
     [
         ((8, 9, 3), 1, r"frame has shape \[8, 9, 3\]; expected \[batch, height, width, 3\]"),
         ((1, 1, 8, 9, 3), 1, r"frame has shape \[1, 1, 8, 9, 3\]; expected"),
-        ((1, 4, 9, 3), 1, "at least 1 frames of 8 x 4"),
+        ((1, 4, 9, 3), 1, "strides over 1 x 8 x 4"),
         ((2, 8, 9, 3), 1, r"the state is of a batch of 1; it begins as init_state\(2\)"),
     ],
 )

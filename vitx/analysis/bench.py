@@ -20,7 +20,7 @@ from tqdm import tqdm
 from vitx.analysis import peers
 from vitx.analysis.cost import clip_of
 from vitx.analysis.peers import Peer
-from vitx.errors import RunError, UserError
+from vitx.errors import RunError, UserError, mendable
 from vitx.models import on_device
 from vitx.models.streaming import StreamingModel
 
@@ -80,10 +80,11 @@ def bench(
         peer = peers.make_peer(against, name, model, jax.device_get(variables), video, **where)
         if compiled:
             peer.compile()
-    forward = jax.jit(lambda variables, video: model.apply(variables, video)).lower(variables, clips).compile()
+    forward = jax.jit(model.apply).lower(variables, clips).compile()
     # a copy, because the step overwrites its state
     state = jax.tree.map(jnp.copy, (variables, OPTIMIZER.init(variables["params"])))
-    step = jax.jit(functools.partial(train_step, model), donate_argnums=0).lower(state, clips).compile()
+    with mendable("; take a larger --batch or clip"):
+        step = jax.jit(functools.partial(train_step, model), donate_argnums=0).lower(state, clips).compile()
 
     def one_step() -> jax.Array:
         nonlocal state
@@ -132,7 +133,7 @@ def machine(against: str | None = None) -> dict[str, Any]:
     if against is not None:
         versions |= peers.versions(against)
     return {
-        "device": f"{device.platform} {device.device_kind}",
+        "device": " ".join(dict.fromkeys((device.platform, device.device_kind))),
         "processor": _processor(),
         "threads": cores(),
         "load": os.getloadavg()[0],  # over the last minute; much above the threads, others were computing too

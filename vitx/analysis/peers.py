@@ -20,6 +20,7 @@ from vitx.interop import cnn, huggingface
 from vitx.interop.fill import flattened
 from vitx.interop.names import to_theirs
 from vitx.models.slowfast import SlowFast, slow_frames
+from vitx.models.transformer import VideoTransformer
 
 # of what is timed: so low that a step, of random weights, leaves losses that can be compared
 LEARNING_RATE, MOMENTUM = 1e-6, 0.9
@@ -28,6 +29,7 @@ TORCHVISION = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d")
 PYTORCHVIDEO: dict[str, tuple[str, str, dict[str, Any]]] = {
     **{name: ("hub", name, {}) for name in ("c2d_r50", "i3d_r50", "slow_r50", "csn_r101")},
     **{name: ("hub", name, {}) for name in ("x3d_xs", "x3d_s", "x3d_m", "x3d_l")},
+    "r2plus1d_r50": ("hub", "r2plus1d_r50", {"head_activation": None}),
     "slowfast_r50_8x8": ("hub", "slowfast_r50", {}),
     "slowfast_r101_8x8": ("hub", "slowfast_r101", {}),
     "slowfast_r50_4x16": (
@@ -184,6 +186,8 @@ def _pytorchvideo(name: str, model: nn.Module, variables: Mapping[str, Any], vid
 def _huggingface(name: str, model: nn.Module, variables: Mapping[str, Any], video: np.ndarray) -> tuple[Any, Any, Any]:
     import transformers
 
+    if not isinstance(model, VideoTransformer):
+        raise UserError(f"huggingface has no {name}; name another library after --against, or leave it out")
     transformers.utils.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
         huggingface.save_huggingface(model, variables, Path(folder) / name)

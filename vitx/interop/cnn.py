@@ -1,14 +1,20 @@
 """Names of convolutional networks elsewhere: torchvision's, timm's and PyTorchVideo's state dicts."""
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+
 from vitx.errors import UserError
-from vitx.interop.fill import Source
+from vitx.interop.fill import Source, flattened
 from vitx.interop.images import FromImage
 from vitx.interop.names import BATCH_NORM, CONVOLUTION, CONVOLUTION_2D, POINTWISE, Kind, Rule, Tensors, to_ours
 from vitx.interop.preprocessing import Preprocessing
+from vitx.models import VARIANTS
 from vitx.models.bottleneck import BottleneckResNet
 from vitx.models.cnn import VideoCNN
 from vitx.models.frames import LRCN, FrameCNN, ResNetTrunk
@@ -181,6 +187,19 @@ LAYOUTS = {
 }
 
 
+def variants_of(tensors: Tensors, layout: Layout) -> list[str]:
+    """Returns the names of the variants that a state dict fits, its classifier aside."""
+
+    def fits(model: VideoCNN) -> bool:
+        found, _, unknown = to_ours(tensors, tuple(layout.rules(model)))
+        clip = jax.ShapeDtypeStruct((1, *model.clip, 3), jnp.float32)
+        wanted = flattened(jax.eval_shape(model.init, jax.random.key(0), clip))
+        shapes = ({path: x.shape for path, x in each.items() if "head/" not in path} for each in (found, wanted))
+        return not unknown and operator.eq(*shapes)
+
+    return [name for name, model in VARIANTS.items() if layout in LAYOUTS.get(type(model), ()) and fits(model)]
+
+
 def state_dict_source(path: Path, tensors: Tensors, model: VideoCNN, how: FromImage) -> Source:
     """Returns the tensors of a state dict in our names.
 
@@ -201,7 +220,7 @@ def state_dict_source(path: Path, tensors: Tensors, model: VideoCNN, how: FromIm
         families = " or ".join(layout.family for layout in readable)
         raise UserError(
             f"{path} holds {found[0] if found else 'no state dict that is known here'} (it names "
-            f"{', '.join(sorted(tensors)[:3])}, ...); a {type(model).__name__}{of_trunk} is read from "
+            f"{', '.join(sorted(tensors)[:3])}, ...); {type(model).__name__}{of_trunk} is read from "
             f"{families or 'runs of vitx and files that `vitx convert` wrote'}"
         )
     if not any(name.endswith(".running_mean") for name in tensors):
@@ -214,7 +233,8 @@ def state_dict_source(path: Path, tensors: Tensors, model: VideoCNN, how: FromIm
     preprocessing = Preprocessing(layout.mean, layout.std, (height, width), None, frames)
     found, theirs, unknown = to_ours(kept, tuple(layout.rules(model)))
     if layout is not IMAGE:
-        return Source(found, theirs, unknown, model, preprocessing=preprocessing)
+        kin = functools.partial(variants_of, kept, layout)
+        return Source(found, theirs, unknown, model, preprocessing=preprocessing, kin=kin)
     head = [path for path in found if path.startswith("head/")]
     if head and type(model) is FrameCNN:
         model, head = model.copy(num_classes=found[head[0]].shape[-1]), []

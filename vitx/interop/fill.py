@@ -3,7 +3,7 @@
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -65,6 +65,7 @@ class Source:
         preprocessing: of the pixels, where the source says.
         labels: {head: names of its classes}, where the source says.
         inflation: of kernels of one frame, an image network's, where the model's extend over several.
+        kin: names of the variants that the tensors fit, looked for when they do not fit the one asked for.
     """
 
     tensors: Tensors
@@ -76,6 +77,7 @@ class Source:
     preprocessing: Preprocessing | None = None
     labels: dict[str, tuple[str, ...]] | None = None
     inflation: Inflation | None = None
+    kin: Callable[[], Sequence[str]] = tuple
 
 
 def flattened(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +111,7 @@ def fill(
     wanted = flattened(shapes)
     tables, here = source.model.position_tables(), target.position_tables()
     filled, loaded, resized, extended = {}, {}, {}, []
-    wrong, unexpected, left_over = [], list(source.unknown), [*source.set_aside]
+    wrong, unexpected, left_over = {}, list(source.unknown), [*source.set_aside]
     for path, tensor in source.tensors.items():
         theirs, shape = source.theirs.get(path, path), wanted[path].shape if path in wanted else None
         if swap_head and path.startswith("head/") and tensor.shape != shape:
@@ -130,15 +132,21 @@ def fill(
         if tensor.shape == shape:
             filled[path], loaded[path] = jnp.asarray(tensor), theirs
         else:
-            wrong.append(f"{theirs} has shape {list(tensor.shape)}, expected {list(shape)}")
+            called = "" if path == theirs else f" of {path}"
+            wrong[path] = f"{theirs} has shape {list(tensor.shape)}, expected {list(shape)}{called}"
     fresh = [path for path in wanted if path not in filled]
     may_miss = (*source.may_miss, *allow_missing, *(["head/*"] if swap_head else []))
     absent = [path for path in fresh if not _matches(path, may_miss)]
     strange = [name for name in unexpected if not _matches(name, allow_unexpected)]
     if wrong or absent or strange:
-        lines = [f"{where} does not fit {type(target).__name__}:", *wrong[:5]]
-        lines += [f"missing {_listed(absent)} (allow_missing names what may stay fresh)"] if absent else []
+        lines = [f"{where} does not fit {type(target).__name__}:", *list(wrong.values())[:5]]
+        lines += [f"missing {_listed(absent)} ({_advice(absent, shapes)})"] if absent else []
         lines += [f"unexpected {_listed(strange)} (allow_unexpected names what may be left)"] if strange else []
+        if heads := [path for path in wrong if path.startswith("head/logits/")]:
+            there = source.tensors[heads[0]].shape[-1]
+            lines += [f"num_classes {there} keeps its head, any other number set takes a fresh one"]
+        if kin := source.kin():
+            lines += [f"these are the weights of {' or '.join(kin)}"]
         raise UserError("\n  ".join(lines))
     if fresh:
         filled |= _initialised(target, clip, fresh)
@@ -176,6 +184,15 @@ def _finite(tensor: np.ndarray, where: str) -> np.ndarray:
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _advice(absent: Sequence[str], shapes: Mapping[str, Any]) -> str:
+    if all(path in flatten_dict(shapes.get("batch_stats", {}), sep="/") for path in absent):
+        return (
+            "statistics of batch normalisation, without which the network cannot be evaluated: save all of the "
+            "variables, not params alone"
+        )
+    return "allow_missing names what may stay fresh"
 
 
 def _listed(paths: Sequence[str]) -> str:

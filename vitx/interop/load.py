@@ -1,7 +1,7 @@
 """Weights in: Hugging Face directories, our own files, and bare files of other people's names."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,17 @@ from vitx.interop.tensors import read_tensors
 from vitx.layers.embeddings import height_and_width
 from vitx.models import create_model
 from vitx.models.cnn import VideoCNN
+from vitx.models.convlstm import ConvLSTM
 
 # what weights mean something under; width and depth show in the tensors' shapes and names
 FUNCTION = (
     *("num_heads", "layouts", "activation", "layer_norm_eps", "qkv_bias", "pooling", "position_kind"),
     *("window", "temporal_strides", "pooled_frames", "alpha", "stem_pooling", "forget_bias", "grid"),
 )
-# what a model's name promises beside its class, at any size
-KIND = (
-    *("layouts", "stem_kernels", "kernels", "stem_frames", "temporal_sizes", "kernel_size", "depthwise"),
-    *("factorised", "stem_pooling", "temporal_strides", "pooled_frames", "alpha", "trunk", "recurrence"),
+# what a model's name does not promise: its classes, and how it is trained and computed
+OPEN = (
+    *("num_classes", "dropout_rate", "drop_path_rate", "norm_groups", "zero_init", "dtype", "clip", "implementation"),
+    *("scan_layers", "rematerialise"),
 )
 
 
@@ -72,8 +73,11 @@ def read_source(
         raise UserError(f"there is no {path}")
     if path.is_dir() or is_own(path):
         source = _huggingface(path) if path.is_dir() else read_own(path)
-        if name is not None and (lines := _differing(source.model, create_model(name), KIND)):
-            raise UserError(f"{path} holds another model than {name}; leave the name out, or give its own{lines}")
+        if name is not None:
+            named = create_model(name)
+            promised = (settings(named).keys() | settings(source.model).keys()) - {*OPEN, *fields}
+            if lines := _differing(source.model, named, promised):
+                raise UserError(f"{path} holds another model than {name}; leave the name out, or give its own{lines}")
         return source
     if name is None:
         raise UserError(f"{path} is a bare file of weights; say the model's name too (`vitx models` lists them)")
@@ -125,7 +129,7 @@ def initialise(path: str | Path, model: nn.Module) -> dict[str, Any]:
     return variables
 
 
-def _differing(there: VideoModel, here: VideoModel, fields: Sequence[str]) -> str:
+def _differing(there: VideoModel, here: VideoModel, fields: Collection[str]) -> str:
     """Returns a line for each of the fields in which two models differ, their classes first."""
     found, expected = (
         {"model": type(model).__name__} | {name: value for name, value in settings(model).items() if name in fields}
@@ -156,6 +160,11 @@ def _huggingface(path: Path) -> Source:
 
 
 def _bare(path: Path, model: VideoModel, fields: Mapping[str, Any], how: FromImage) -> Source:
+    if isinstance(model, ConvLSTM):
+        raise UserError(
+            f"{path} is a bare file of weights; a ConvLSTM is read from runs of vitx and files that `vitx convert` "
+            "wrote, for no other weights are published"
+        )
     tensors = read_tensors(path)
     shaped = override(model, {name: x for name, x in fields.items() if name != "num_classes"})
     if isinstance(model, VideoCNN):

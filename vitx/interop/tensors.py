@@ -2,6 +2,7 @@
 
 import math
 import os
+import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -90,6 +91,11 @@ def read_torch(path: Path) -> Tensors:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} holds more than tensors, perhaps a whole model, or is damaged; nothing is unpickled here: save "
+            "the weights alone, torch.save(model.state_dict(), FILE)"
+        ) from error
     except Exception as error:  # damaged and hostile files surface as nearly anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} is no PyTorch file of plain weights, or is damaged: {reason[:300]}") from error

@@ -297,6 +297,11 @@ class BatchNorm(nn.Module):
         scale_init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
         scale = self.param("scale", scale_init, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
+        if not self.has_variable("batch_stats", "mean") and not self.is_mutable_collection("batch_stats"):
+            raise ValueError(
+                'the statistics of batch normalisation are missing; apply takes all that init returned, {"params": '
+                '..., "batch_stats": ...}, not the parameters alone'
+            )
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels)
         values = at_least_float32(x)

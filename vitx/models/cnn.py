@@ -96,16 +96,16 @@ class VideoCNN(nn.Module):
 
     def check_video(self, video: Array) -> None:
         """Raises ValueError unless the network can take the video."""
-        t, h, w = self.strides
         if video.ndim != 5 or video.shape[-1] != 3:
             raise ValueError(
                 f"video has shape {list(video.shape)}; expected [batch, frames, height, width, channels] "
                 "= [batch, frames, height, width, 3]"
             )
         if any(size < least for size, least in zip(video.shape[1:4], self.strides, strict=True)):
+            least = " x ".join(map(str, self.strides))
             raise ValueError(
-                f"video has shape {list(video.shape)}; {type(self).__name__} strides over {t} frames and {h} x {w} "
-                f"pixels, so a clip must have at least {t} frames of {h} x {w}"
+                f"video has shape {list(video.shape)}; {type(self).__name__} strides over {least} (frames x height x "
+                "width), and a clip must be as large at least"
             )
 
     def setup(self):

@@ -187,7 +187,7 @@ def train(
     shapes = jax.eval_shape(init, batch_shapes)
     if settings.precise_bn_batches and "batch_stats" not in shapes.variables:
         raise UserError(
-            f"training.precise_bn_batches is {settings.precise_bn_batches} and a {type(model).__name__} has no batch "
+            f"training.precise_bn_batches is {settings.precise_bn_batches} and {type(model).__name__} has no batch "
             "normalisation; leave it 0"
         )
     shardings = state_shardings(shapes, mesh)
