@@ -1,6 +1,7 @@
 """Augmentation: one draw for a whole clip, boxes inside the frame, labels that have a direction."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ def ramp() -> bytes:
     return encode_video(np.stack([frame] * 6), pixel_format="yuv444p", options={"qp": "0"})
 
 
+GOLDEN = Path(__file__).parent / "golden" / "augmentation.npz"
 CLIP = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), np.uint8)
 
 
@@ -82,6 +84,36 @@ def test_a_clip_is_varied_as_a_whole_and_the_same_when_drawn_again(ramp, augment
         assert (clip == clip[:1]).all()  # the video stands still, and so must what was done to it
         seen.add(clip.tobytes())
     assert len(seen) == 12
+
+
+ALONE = {
+    "crop_area": Augmentation(crop_area=(0.2, 0.9)),
+    "short_side": Augmentation(short_side=(30, 40)),
+    "stretch": Augmentation(short_side=(30, 40), stretch=(0.9, 1.33)),
+    **{name: Augmentation(**{name: 0.4}) for name in ("brightness", "contrast", "saturation", "hue", "lightness")},
+    "flip": Augmentation(flip=1.0),
+    "grey": Augmentation(grey=1.0),
+    "rand_augment": Augmentation(rand_augment=RandAugment(layers=2, deviation=0.5)),
+    **{f"erase_{fill}": Augmentation(erase=1.0, erase_fill=fill) for fill in ("noise", "colour", "grey")},
+    "everything": EVERYTHING,
+}
+
+
+def drawn(augmentation: Augmentation) -> dict[str, np.ndarray]:
+    """What a seed's draws cut out of frames of 64 x 96, and make of a clip that is there already."""
+    rng = np.random.default_rng((7, 0, 3, 0))
+    box = augmentation.box(rng, 64, 96, (20, 30))
+    clip, _ = augmentation.mirror(rng, augmentation.vary(rng, CLIP), {}, {})
+    return {"box": np.array(box), "clip": clip}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_the_same_seed_draws_what_it_always_drew(name):
+    """`python tests/data/make_golden_augmentation.py` writes the file anew: runs of before are then other runs."""
+    golden, found = np.load(GOLDEN), drawn(ALONE[name])
+    np.testing.assert_allclose(found["box"], golden[f"{name}/box"], rtol=1e-12)
+    np.testing.assert_array_equal(found["clip"], golden[f"{name}/clip"])
+    assert (found["clip"] != CLIP).any() or (found["box"] != drawn(Augmentation())["box"]).any()
 
 
 @given(st.integers(0, 1000), st.integers(20, 400), st.integers(20, 400), st.integers(16, 32), st.floats(1, 1.5))
