@@ -210,7 +210,10 @@ def test_cost(capsys, tmp_path):
             ["r3d_18", "--clip", "4", "112", "112"],
             "r3d_18: video has shape [1, 4, 112, 112, 3]; ResNet3D strides over 8 x 16 x 16",
         ),
-        (["vivit_ti_16x2", "--clip", "8", "32"], "vivit_ti_16x2: --clip is (8, 32); expected FRAMES HEIGHT WIDTH"),
+        (["vivit_ti_16x2", "--clip", "8", "32"], "--clip is (8, 32); expected FRAMES HEIGHT WIDTH"),
+        (["x3d_xs", "--clip", "8", "x", "32"], "--clip is (8, x, 32); expected FRAMES HEIGHT WIDTH"),
+        (["x3d_xs", "--clip", "8", "32", "32", "--num_frames", "4"], "--clip says the frames, height and width; leave"),
+        (["vivit_ti_16x2", "--clip=8,32,32", "--image_size", "4"], "--clip says the frames, height and width; leave"),
         (["x3d_xs", "--num_frames", "many"], "clip is '(many, 160, 160)'; expected tuple[int, int, int]"),
         ([], "vitx cost needs the NAME of a model"),
         (["vivit_ti_16x2", "--published"], "no printed figures are known for vivit_ti_16x2"),
@@ -226,7 +229,7 @@ def test_a_clip_that_a_network_does_not_take_is_refused_before_it_is_measured(ca
     assert "slowfast_r50_8x8: " in told and "a clip's frames, here 6, must be a multiple of 4" in told
     assert "ValueError" not in told
     told = refused(capsys, "bench", "r3d_18", "--clip", 8, 16, 16, "--batch", 1, "--width", 4)
-    assert "has one value for each channel" in told and "take a larger --batch or clip" in told
+    assert "r3d_18: batch normalisation has one value for each channel" in told
 
 
 def test_a_network_that_does_not_take_the_clips_of_the_data(small_file, tmp_path, capsys):

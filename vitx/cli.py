@@ -1,8 +1,10 @@
 """The `vitx` command: parse, call, print."""
 
 import argparse
+import ast
 import json
 import logging
+import operator
 import sys
 import traceback
 from collections.abc import Sequence
@@ -320,20 +322,29 @@ def _made(patterns: list[str], changes: dict[str, str], frames: int | str | None
     from vitx.configuration import override, settings
     from vitx.models import VARIANTS
 
+    clip = _three(changes.pop("clip")) if "clip" in changes else None
+    if clip and (frames is not None or "image_size" in changes):
+        raise UserError("--clip says the frames, height and width; leave out --num_frames and --image_size")
+
     def made(model: Any) -> Any:
-        fields = dict(changes)
-        if "clip" in fields and "clip" not in settings(model):
-            length, *size = (clip := fields.pop("clip")).strip("()").split(", ")
-            if len(size) != 2:
-                raise UserError(f"--clip is {clip}; expected FRAMES HEIGHT WIDTH")
-            fields |= {"num_frames": length, "image_size": f"({', '.join(size)})"}
-        return override(model, fields) if frames is None else of_length(model, frames, fields)
+        if clip:
+            shape = {"clip": clip} if "clip" in settings(model) else {"num_frames": clip[0], "image_size": clip[1:]}
+            return override(model, changes | shape)
+        return override(model, changes) if frames is None else of_length(model, frames, changes)
 
     models = {}
     for name in _matching(patterns):
         with mendable(of=name):
             models[name] = made(VARIANTS[name])
     return models
+
+
+def _three(clip: str) -> tuple[int, int, int]:
+    try:
+        frames, height, width = ast.literal_eval(clip)
+        return operator.index(frames), operator.index(height), operator.index(width)
+    except (ValueError, TypeError, SyntaxError) as error:
+        raise UserError(f"--clip is {clip}; expected FRAMES HEIGHT WIDTH") from error
 
 
 def _cost(options: argparse.Namespace, settings: list[str]) -> None:

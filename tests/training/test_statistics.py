@@ -89,7 +89,7 @@ def test_parameters_never_see_them_and_a_run_goes_on_bit_for_bit(runs):
 
 def test_a_model_without_batch_normalisation_is_told(small, tmp_path):
     with pytest.raises(
-        vitx.UserError, match="precise_bn_batches is 3 and a FactorisedEncoder has no batch normalisation"
+        vitx.UserError, match="precise_bn_batches is 3 and FactorisedEncoder has no batch normalisation"
     ):
         train_run(small.override({"training.precise_bn_batches": 3}), tmp_path / "run")
 

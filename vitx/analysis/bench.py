@@ -83,7 +83,7 @@ def bench(
     forward = jax.jit(model.apply).lower(variables, clips).compile()
     # a copy, because the step overwrites its state
     state = jax.tree.map(jnp.copy, (variables, OPTIMIZER.init(variables["params"])))
-    with mendable("; take a larger --batch or clip"):
+    with mendable(of=name):
         step = jax.jit(functools.partial(train_step, model), donate_argnums=0).lower(state, clips).compile()
 
     def one_step() -> jax.Array:

@@ -24,8 +24,8 @@ def growth(models: Mapping[str, nn.Module], frames: Sequence[int] = FRAMES) -> l
     """
     rows = []
     for name, number in tqdm([(name, number) for name in models for number in frames], desc="counting", unit=" models"):
-        model = of_length(models[name], number)
-        with mendable():
+        with mendable(of=name):
+            model = of_length(models[name], number)
             cost = count_cost(model, clip_of(model))
         figures = {"frames": number, "macs": cost.macs, "activation_bytes": cost.activation_bytes}
         rows.append({"model": name, **figures})

@@ -27,9 +27,8 @@ LEARNING_RATE, MOMENTUM = 1e-6, 0.9
 TORCHVISION = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d")
 # home and name of PyTorchVideo's function, and its settings where they are not those of our name
 PYTORCHVIDEO: dict[str, tuple[str, str, dict[str, Any]]] = {
-    **{name: ("hub", name, {}) for name in ("c2d_r50", "i3d_r50", "slow_r50", "csn_r101")},
+    **{name: ("hub", name, {}) for name in ("c2d_r50", "i3d_r50", "slow_r50", "csn_r101", "r2plus1d_r50")},
     **{name: ("hub", name, {}) for name in ("x3d_xs", "x3d_s", "x3d_m", "x3d_l")},
-    "r2plus1d_r50": ("hub", "r2plus1d_r50", {"head_activation": None}),
     "slowfast_r50_8x8": ("hub", "slowfast_r50", {}),
     "slowfast_r101_8x8": ("hub", "slowfast_r101", {}),
     "slowfast_r50_4x16": (
@@ -172,7 +171,7 @@ def _pytorchvideo(name: str, model: nn.Module, variables: Mapping[str, Any], vid
     make = getattr(importlib.import_module(f"pytorchvideo.models.{home}"), function)
     module = _filled(make(model_num_class=model.num_classes, **settings), model, variables)
     if hasattr(module.blocks[-1], "activation"):
-        module.blocks[-1].activation = None  # X3D ends in a softmax there
+        module.blocks[-1].activation = None  # X3D and R(2+1)D end in a softmax there
     planes = video.transpose(0, 4, 1, 2, 3)
     if isinstance(model, SlowFast):
         return (

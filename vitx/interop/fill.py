@@ -142,11 +142,11 @@ def fill(
         lines = [f"{where} does not fit {type(target).__name__}:", *list(wrong.values())[:5]]
         lines += [f"missing {_listed(absent)} ({_advice(absent, shapes)})"] if absent else []
         lines += [f"unexpected {_listed(strange)} (allow_unexpected names what may be left)"] if strange else []
-        if heads := [path for path in wrong if path.startswith("head/logits/")]:
-            there = source.tensors[heads[0]].shape[-1]
-            lines += [f"num_classes {there} keeps its head, any other number set takes a fresh one"]
-        if kin := source.kin():
-            lines += [f"these are the weights of {' or '.join(kin)}"]
+        heads = ((source.tensors[path].shape[-1:], wanted[path].shape[-1:]) for path in wrong if "head/logits/" in path)
+        others = {there for there, here in heads if there not in ((), here)}
+        lines += [f"num_classes {n} keeps its head, any other number set takes a fresh one" for (n,) in others]
+        if strange or not all(path.startswith("head/") for path in (*wrong, *absent)):
+            lines += [f"these are the weights of {name}" for name in source.kin()]
         raise UserError("\n  ".join(lines))
     if fresh:
         filled |= _initialised(target, clip, fresh)

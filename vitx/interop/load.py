@@ -20,17 +20,17 @@ from vitx.interop.tensors import read_tensors
 from vitx.layers.embeddings import height_and_width
 from vitx.models import create_model
 from vitx.models.cnn import VideoCNN
-from vitx.models.convlstm import ConvLSTM
+from vitx.models.transformer import VideoTransformer
 
 # what weights mean something under; width and depth show in the tensors' shapes and names
 FUNCTION = (
     *("num_heads", "layouts", "activation", "layer_norm_eps", "qkv_bias", "pooling", "position_kind"),
     *("window", "temporal_strides", "pooled_frames", "alpha", "stem_pooling", "forget_bias", "grid"),
 )
-# what a model's name does not promise: its classes, and how it is trained and computed
+# what a model's name does not promise: its classes, the clips that it takes, and how it is trained and computed
 OPEN = (
-    *("num_classes", "dropout_rate", "drop_path_rate", "norm_groups", "zero_init", "dtype", "clip", "implementation"),
-    *("scan_layers", "rematerialise"),
+    *("num_classes", "num_frames", "image_size", "clip", "dropout_rate", "drop_path_rate", "norm_groups", "zero_init"),
+    *("dtype", "implementation", "scan_layers", "rematerialise"),
 )
 
 
@@ -74,9 +74,8 @@ def read_source(
     if path.is_dir() or is_own(path):
         source = _huggingface(path) if path.is_dir() else read_own(path)
         if name is not None:
-            named = create_model(name)
-            promised = (settings(named).keys() | settings(source.model).keys()) - {*OPEN, *fields}
-            if lines := _differing(source.model, named, promised):
+            promised = settings(source.model).keys() - {*OPEN, *fields}
+            if lines := _differing(source.model, create_model(name), promised):
                 raise UserError(f"{path} holds another model than {name}; leave the name out, or give its own{lines}")
         return source
     if name is None:
@@ -118,7 +117,7 @@ def initialise(path: str | Path, model: nn.Module) -> dict[str, Any]:
         UserError: the weights are of a model that computes something else, or do not fit.
     """
     if not isinstance(model, VideoModel):
-        raise UserError(f"a {type(model).__name__} starts from a run of vitx; {path} is none")
+        raise UserError(f"{type(model).__name__} starts from a run of vitx; {path} is none")
     path = Path(path)
     bare = path.is_file() and not is_own(path)
     source = _bare(path, model, {}, FromImage()) if bare else read_source(path, None, {})
@@ -130,13 +129,12 @@ def initialise(path: str | Path, model: nn.Module) -> dict[str, Any]:
 
 
 def _differing(there: VideoModel, here: VideoModel, fields: Collection[str]) -> str:
-    """Returns a line for each of the fields in which two models differ, their classes first."""
-    found, expected = (
-        {"model": type(model).__name__} | {name: value for name, value in settings(model).items() if name in fields}
-        for model in (there, here)
-    )
-    differing = [name for name in found | expected if found.get(name) != expected.get(name)]
-    return "".join(f"\n  {name}: {found.get(name)!r} there, {expected.get(name)!r} here" for name in differing)
+    """Returns a line for each of the fields in which two models differ, or one for their classes."""
+    if type(there) is not type(here):
+        return f"\n  model: {type(there).__name__} there, {type(here).__name__} here"
+    found, expected = settings(there), settings(here)
+    differing = [name for name in found if name in fields and found[name] != expected[name]]
+    return "".join(f"\n  {name}: {found[name]!r} there, {expected[name]!r} here" for name in differing)
 
 
 def _huggingface(path: Path) -> Source:
@@ -160,10 +158,10 @@ def _huggingface(path: Path) -> Source:
 
 
 def _bare(path: Path, model: VideoModel, fields: Mapping[str, Any], how: FromImage) -> Source:
-    if isinstance(model, ConvLSTM):
+    if not isinstance(model, VideoTransformer | VideoCNN):
         raise UserError(
-            f"{path} is a bare file of weights; a ConvLSTM is read from runs of vitx and files that `vitx convert` "
-            "wrote, for no other weights are published"
+            f"{path} is a bare file of weights; {type(model).__name__} is read from runs of vitx and files that "
+            "`vitx convert` wrote alone"
         )
     tensors = read_tensors(path)
     shaped = override(model, {name: x for name, x in fields.items() if name != "num_classes"})
@@ -179,7 +177,7 @@ def _bare(path: Path, model: VideoModel, fields: Mapping[str, Any], how: FromIma
     elif family := huggingface.family_of(tensors):
         architecture = huggingface.architecture_for(model)
         if architecture.model_type != family:
-            raise UserError(f"{path} holds a {family}, and the model asked for is a {type(model).__name__}")
+            raise UserError(f"{path} holds a {family}, and the model asked for is {type(model).__name__}")
         return Source(*names.to_ours(huggingface.renamed(tensors, family), architecture.rules), model)
     else:
         kind = next((kind for kind in (images.HUGGINGFACE, images.TIMM) if kind.recognises(tensors)), images.TIMM)

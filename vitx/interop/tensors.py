@@ -97,8 +97,9 @@ def read_torch(path: Path) -> Tensors:
             "the weights alone, torch.save(model.state_dict(), FILE)"
         ) from error
     except Exception as error:  # damaged and hostile files surface as nearly anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} is no PyTorch file of plain weights, or is damaged: {reason[:300]}") from error
+        reason = (str(error).strip().splitlines() or [""])[0]
+        told_as = f"{type(error).__name__}: {reason[:300]}"
+        raise UserError(f"{path} is no PyTorch file of plain weights, or is damaged: {told_as}") from error
     for wrapper in ("model_state", "state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
