@@ -24,9 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     if not debug:
-        # Orbax announces every folder that it opens (absl sets its own level back); its threads report again the error
-        # that we tell
-        logging.getLogger("absl").addFilter(_is_error)
+        # Orbax announces every folder that it opens, and its threads report again, each with its traceback, the error
+        # that we tell; a filter, because absl sets its own level back
+        logging.getLogger("absl").addFilter(_is_critical)
         for name in ("asyncio", "concurrent"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     options, settings = _parser().parse_known_args([argument for argument in arguments if argument != "--debug"])
@@ -56,8 +56,8 @@ def _told(error: BaseException, *, training: bool = True) -> tuple[str, int]:
     return f"{type(error).__name__}: {error} (--debug shows where)", 1
 
 
-def _is_error(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR
+def _is_critical(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.CRITICAL
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -28,7 +28,7 @@ from vitx.models import on_device
 from vitx.training.faults import Notices
 from vitx.training.logs import MetricsLog, Stopwatch, read_metrics, say
 from vitx.training.loop import train
-from vitx.training.processes import first, one_ahead, together
+from vitx.training.processes import check_same, first, one_ahead, together
 from vitx.training.progress import check_monitor
 from vitx.training.sharding import Mesh, state_shardings
 from vitx.training.step import init_state, train_step
@@ -75,6 +75,7 @@ def train_run(experiment: Experiment, workdir: str | Path, *, extend: bool = Fal
 
 def _train_run(experiment: Experiment, workdir: Path, extend: bool, notices: Notices) -> None:
     clock = Stopwatch()
+    check_same(experiment, workdir)
     experiment.training.mesh.make(experiment.data.batch_size, experiment.model)
     if first():
         _refuse_foreign(workdir, experiment, extend)

@@ -5,9 +5,11 @@
 set -euo pipefail
 
 manifest=$(dirname "$0")/jobset.yaml
-what=${1:-}
-do=()
-[[ ${2:-} == --dry-run ]] && do=(echo)
+show() { printf '%q ' "$@"; echo; } # as a shell takes it
+do=() what=
+for word in "$@"; do
+    if [[ $word == --dry-run ]]; then do=(show); else what=$word; fi
+done
 
 case $what in
     run) "${do[@]}" kubectl apply -f "$manifest" ;;

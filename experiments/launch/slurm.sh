@@ -18,11 +18,13 @@
 # queue again, where the same command goes on, and so does the log. Not tried on a real SLURM.
 set -euo pipefail
 
-do=()
-if [[ ${1:-} == --dry-run ]]; then
-    do=(echo)
-    shift
-fi
+# shellcheck disable=SC2329  # it is, through the array
+show() { printf '%q ' "$@"; echo; } # as a shell takes it
+do=() words=()
+for word in "$@"; do
+    if [[ $word == --dry-run ]]; then do=(show); else words+=("$word"); fi
+done
+set -- "${words[@]}"
 if [[ $# -lt 1 ]]; then
     echo "usage: sbatch $0 EXPERIMENT.py --workdir DIR [--SETTING VALUE ...]" >&2
     exit 2

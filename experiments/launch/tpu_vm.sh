@@ -19,14 +19,15 @@ usage() {
     exit 2
 }
 
+show() { printf '%q ' "$@"; echo; } # as a shell takes it
+do=() words=()
+for word in "$@"; do
+    if [[ $word == --dry-run ]]; then do=(show); else words+=("$word"); fi
+done
+set -- "${words[@]}"
 [[ $# -ge 1 ]] || usage
 what=$1
 shift
-do=()
-if [[ ${1:-} == --dry-run ]]; then
-    do=(echo)
-    shift
-fi
 
 tpu() { "${do[@]}" gcloud compute tpus tpu-vm "$1" "$NAME" --zone="$ZONE" "${@:2}"; }
 everywhere() { tpu ssh --worker=all --command="$1"; }

@@ -21,18 +21,20 @@ STEPS = 6
 SETTINGS = f"--training.steps {STEPS} --training.log_every 1 --training.evaluate_every 0 --training.checkpoint_every 2"
 
 
-def start(file: str, workdir: Path, *settings: str, processes: int = 2) -> list[subprocess.Popen]:
-    """The processes of one run; each has one device."""
+def start(
+    file: str, workdir: Path, *settings: str, processes: int = 2, of_other: tuple[str, ...] = ()
+) -> list[subprocess.Popen]:
+    """The processes of one run; each has one device. The other has settings of its own besides."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "vitx.cli", "train", file, "--workdir", str(workdir), *SETTINGS.split(), *settings]
     if processes == 1:
         return [subprocess.Popen(command, stderr=subprocess.PIPE, text=True)]
-    where = ["--coordinator", f"127.0.0.1:{port}", "--num_processes", str(processes)]
+    where = ["--coordinator", f"127.0.0.1:{port}", "--num_processes", "2"]
     return [
-        subprocess.Popen([*command, *where, "--process_id", str(i)], stderr=subprocess.PIPE, text=True)
-        for i in range(processes)
+        subprocess.Popen([*command, *more, *where, "--process_id", str(i)], stderr=subprocess.PIPE, text=True)
+        for i, more in enumerate(((), of_other))
     ]
 
 
@@ -195,6 +197,25 @@ def test_a_mistake_that_one_process_meets_ends_all_with_its_message(spoiled, tmp
     assert all("process 0 of 2: " in each and "is not empty and no run's folder" in each for each in said)
 
 
+def test_processes_with_other_settings_end_before_they_train(small_file, tmp_path):
+    processes = start(small_file, tmp_path / "run", of_other=("--training.seed", "7", "--data.batch_size", "4"))
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], said
+    for each in said:
+        assert "process 1 of 2: the processes differ in their settings" in each
+        assert "\n  training.seed: 7 in process 1, 0 in process 0" in each and "\n  data.batch_size: 4 in" in each
+    assert not read_metrics(tmp_path / "run")
+
+
+def test_a_port_that_another_program_has_is_told():
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(UserError, match=rf"port {port} of --coordinator localhost:{port} cannot be had here"):
+            join(f"localhost:{port}", 0, 2, timeout=1)
+
+
 def test_a_coordinator_that_does_not_answer_is_told_with_the_time_waited():
     with pytest.raises(UserError, match=r"the coordinator 127\.0\.0\.1:9 cannot be reached: .* for 1 s; check that"):
         join("127.0.0.1:9", 1, 2, timeout=1)
@@ -234,6 +255,9 @@ except UserError as error:
         ((None, 1, 2), "missing: --coordinator$"),
         (("127.0.0.1", 0, 2), "expected HOST:PORT"),
         (("127.0.0.1:9", 2, 2), "expected 0 to 1"),
+        (("127.0.0.1:99999", 0, 2), "expected a port from 1 to 65535"),
+        (("127.0.0.1:9", 0, 0), "--num_processes is 0; expected at least 1"),
+        (("127.0.0.1:9", 0, 2, 0), "--join_timeout is 0; expected seconds, at least 1"),
     ],
 )
 def test_half_an_address_is_told(given, message):

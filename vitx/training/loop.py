@@ -105,6 +105,8 @@ class Training:
             raise ValueError(f"spike_deviations is {self.spike_deviations}; expected none below 0, or None")
         if self.profile_steps is not None and not 1 <= self.profile_steps[0] <= self.profile_steps[1]:
             raise ValueError(f"profile_steps is {self.profile_steps}; expected a first step, from 1, and a last one")
+        if self.profile_steps is not None and self.profile_steps[0] > self.steps:
+            raise ValueError(f"profile_steps is {self.profile_steps}; the run has {self.steps} steps")
         if self.keep_checkpoints < 2:
             raise ValueError(
                 f"keep_checkpoints is {self.keep_checkpoints}; expected at least 2: a damaged one needs one before it"
@@ -388,7 +390,12 @@ def _too_many(unreadable: set[int], videos: int, allowed: float) -> str:
 def _stopped(why: str, checkpoints: Checkpoints) -> str:
     checkpoints.wait()
     steps = checkpoints.steps()
-    last = f"the last checkpoint is {checkpoints.directory / str(steps[-1])}" if steps else "there is no checkpoint yet"
+    if not steps:
+        return (
+            f"{why}; training stopped before the first checkpoint. Start again in a new folder with a lower "
+            "--optimizer.peak_lr, a longer warm-up or a --optimizer.clip_norm"
+        )
+    last = f"the last checkpoint is {checkpoints.directory / str(steps[-1])}"
     return (
         f"{why}; training stopped and {last}. The same command goes on from there and meets the same steps "
         "(--training.max_skipped is how many may be skipped); to get past them start a new folder with "

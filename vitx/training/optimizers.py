@@ -88,7 +88,7 @@ class Optimizer:
         """Returns which parameters stay as they are.
 
         Raises:
-            UserError: a pattern of `freeze` matches no parameter.
+            UserError: a pattern of `freeze` matches no parameter, or together they match all.
         """
         names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
         for pattern in self.freeze:
@@ -98,9 +98,12 @@ class Optimizer:
                     f"optimizer.freeze has {pattern!r}, with which no parameter's path begins{closest(pattern, parts)} "
                     f"Paths begin with {', '.join(dict.fromkeys(name.split('/')[0] + '/' for name in names))}"
                 )
-        return jax.tree_util.tree_map_with_path(
+        frozen = jax.tree_util.tree_map_with_path(
             lambda path, _: any(re.match(pattern, _name(path)) for pattern in self.freeze), params
         )
+        if all(jax.tree.leaves(frozen)):
+            raise UserError(f"optimizer.freeze is {self.freeze}, which leaves no parameter to learn; name fewer")
+        return frozen
 
     def _kinds(self, params: Any) -> Any:
         return jax.tree.map(lambda frozen: "frozen" if frozen else "moving", self.frozen(params))

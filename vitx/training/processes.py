@@ -3,12 +3,14 @@
 import concurrent.futures
 import contextlib
 import functools
+import json
 import os
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +18,7 @@ from jax._src import distributed
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
+from vitx import configuration
 from vitx.errors import UserError
 
 HEARTBEAT = 30  # seconds without a sign of life after which a process is taken for dead, and all others end
@@ -42,8 +45,16 @@ def join(coordinator: str | None, process: int | None, processes: int | None, ti
         raise UserError(f"give all of {', '.join(given)}, or none of them; missing: {', '.join(missing)}")
     if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
         raise UserError(f"--coordinator is {coordinator}; expected HOST:PORT, as in 10.0.0.1:8476")
+    if coordinator is not None and not 0 < int(coordinator.rpartition(":")[2]) < 65536:
+        raise UserError(f"--coordinator is {coordinator}; expected a port from 1 to 65535")
+    if processes is not None and processes < 1:
+        raise UserError(f"--num_processes is {processes}; expected at least 1")
     if processes is not None and not 0 <= process < processes:
         raise UserError(f"--process_id is {process} and --num_processes {processes}; expected 0 to {processes - 1}")
+    if timeout < 1:
+        raise UserError(f"--join_timeout is {timeout}; expected seconds, at least 1")
+    if process == 0:
+        _check_free(coordinator)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     patience = {"initialization_timeout": 10 * timeout, "heartbeat_timeout_seconds": HEARTBEAT}
     began = time.monotonic()
@@ -83,6 +94,17 @@ def _within(seconds: float, call: Callable[[], None]) -> None:
     outcome.result(timeout=seconds)
 
 
+def _check_free(address: str) -> None:
+    """Raises UserError where another program has the coordinator's port: JAX would name neither."""
+    port = int(address.rpartition(":")[2])
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise UserError(f"port {port} of --coordinator {address} cannot be had here: {error.strerror}") from error
+
+
 def _reach(address: str, timeout: int) -> None:
     """Waits until process 0 answers; JAX would end this process without an exception."""
     host, _, port = address.rpartition(":")
@@ -109,6 +131,29 @@ def together(what: str) -> None:
     """Returns when all processes are here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
+
+
+def check_same(settings: Any, workdir: Path) -> None:
+    """Compares this process's settings with those of process 0: with others, what they share would be neither's.
+
+    Raises:
+        UserError: they differ, or process 0 does not train in this folder.
+    """
+    client = multihost.get_jax_distributed_client() if jax.process_count() > 1 else None
+    if client is None:
+        return
+    key = f"vitx/settings{workdir.absolute()}"
+    if first():
+        client.key_value_set(key, json.dumps(configuration.to_dict(settings)), allow_overwrite=True)
+        return
+    here = f"process {jax.process_index()}"
+    try:
+        theirs = configuration.from_dict(json.loads(client.blocking_key_value_get(key, 1000 * FAREWELL)), "process 0")
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(f"{here} trains in {workdir.absolute()}, process 0 does not; run the same command") from error
+    if differing := configuration.differences(settings, theirs):
+        lines = [f"{path}: {ours!r} in {here}, {its!r} in process 0" for path, (ours, its) in differing.items()]
+        raise UserError("\n  ".join(["the processes differ in their settings; run the same command in each", *lines]))
 
 
 @contextlib.contextmanager

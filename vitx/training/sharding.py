@@ -73,8 +73,9 @@ class Mesh:
 
     def _sizes(self, devices: int) -> tuple[int, ...]:
         sizes = [getattr(self, axis) for axis in AXES]
-        rest = devices // max(math.prod(size for size in sizes if size > 0), 1)
-        return tuple(rest if size == -1 and sizes.count(-1) == 1 else size for size in sizes)
+        rest, left = divmod(devices, max(math.prod(size for size in sizes if size > 0), 1))
+        fits = rest and not left and sizes.count(-1) == 1
+        return tuple(rest if size == -1 and fits else size for size in sizes)
 
 
 def _problem(sizes: Sequence[int], devices: int, batch_size: int, limits: dict[str, tuple[int, str]]) -> str | None:
