@@ -61,6 +61,8 @@ def test_help_lists_every_setting_with_its_meaning(small_file, capsys, small):
         (["--optimizer.peak_lr", "-1"], "peak_lr is -1.0; expected a number, none below 0"),
         (["--optimizer.weight_decay", "-1"], "weight_decay is -1.0; expected a number, none below 0"),
         (["--optimizer.layer_decay", "0"], "layer_decay is 0.0; expected a factor above 0"),
+        (["--training.profile_steps", "20", "25"], "profile_steps is (20, 25); the run has"),
+        (["--optimizer", "Lion"], "optimizer is 'Lion'; expected a part (AdamW, "),
         (["stray"], "'stray' belongs to no setting"),
     ],
 )
@@ -153,14 +155,16 @@ def test_files_are_predicted_one_by_one(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_a_full_disk(small_file, tmp_path):
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=150k", "tmpfs", str(tmp_path)]).returncode:
+@pytest.mark.parametrize("size", ["150k", "500k"])  # full at the first checkpoint, and while a later one is written
+def test_a_full_disk(size, small_file, tmp_path):
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(tmp_path)]).returncode:
         pytest.skip("this machine does not let us mount a small disk")
     try:
         words = [sys.executable, "-m", "vitx.cli", "train", small_file, "--workdir", str(tmp_path / "run")]
+        words += ["--training.checkpoint_every", "2", "--training.keep_checkpoints", "9"]
         done = subprocess.run(words, capture_output=True, text=True)
         assert done.returncode == 2, done.stderr
-        assert "the disk is full" in done.stderr and "Traceback" not in done.stderr
+        assert "the disk is full" in done.stderr and "Traceback" not in done.stderr and "ERROR" not in done.stderr
     finally:
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 

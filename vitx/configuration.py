@@ -213,10 +213,6 @@ def _accepts_bool(annotation: Any) -> bool:
     return annotation in (bool, Any) or bool in typing.get_args(annotation)
 
 
-def _is_part(annotation: Any) -> bool:
-    return isinstance(annotation, type) and dataclasses.is_dataclass(annotation)
-
-
 def _described(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(annotation)))
@@ -224,8 +220,9 @@ def _described(annotation: Any) -> str:
         return " or ".join(_described(each) for each in typing.get_args(annotation))
     if annotation is types.NoneType:
         return "None"
-    if parts := [name for name, cls in _REGISTERED.items() if _is_part(annotation) and issubclass(cls, annotation)]:
-        return f"a part ({', '.join(parts)}), put there by override in an experiment file"
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+        kinds = [name for name, cls in _REGISTERED.items() if issubclass(cls, annotation) and cls is not annotation]
+        return f"a part ({', '.join(kinds) or annotation.__name__}), put there by override in an experiment file"
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         return annotation.__name__
     return str(annotation).replace("typing.", "")

@@ -400,6 +400,8 @@ def test_a_run_beyond_help_stops_and_keeps_what_was_before(allowed, why, small, 
         train_run(mad.override({"training.max_skipped": allowed}), tmp_path)
     with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.steps() == [1]
+    with pytest.raises(RunError, match=r"before the first checkpoint\. Start again in a new folder with a lower"):
+        train_run(mad.override({"training.checkpoint_every": 50, "training.max_skipped": allowed}), tmp_path / "new")
 
 
 def test_skipped_steps_are_counted_and_leaping_losses_told_with_their_examples(small, tmp_path, monkeypatch, capsys):

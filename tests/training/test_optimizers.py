@@ -180,6 +180,8 @@ def test_frozen_parameters_stay_and_the_others_step_as_if_none_were(optimizer):
 def test_a_pattern_that_freezes_nothing_is_told_with_the_nearest_path():
     with pytest.raises(UserError, match=r"'embeding/'.* did you mean embedding/\? Paths begin with embedding/, head/"):
         AdamW(freeze=("head/", "embeding/")).make(10).init(BLOCKS)
+    with pytest.raises(UserError, match=r"freeze is \('\.\*',\), which leaves no parameter to learn"):
+        AdamW(freeze=(".*",)).make(10).init(BLOCKS)
     with pytest.raises(ValueError, match="no regular expression"):
         AdamW(freeze=("(",))
 
