@@ -29,7 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger("absl").addFilter(_is_critical)
         for name in ("asyncio", "concurrent"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        sys.excepthook = _print_uncaught
     options, settings = _parser().parse_known_args([argument for argument in arguments if argument != "--debug"])
     if settings and options.command not in (_train, _cost, _bench, _convert):
         print(f"vitx: there is no option {settings[0]} here (--help lists them)", file=sys.stderr)
@@ -55,12 +54,6 @@ def _told(error: BaseException, *, training: bool = True) -> tuple[str, int]:
     if isinstance(error, UserError | RunError):
         return str(error), 2 if isinstance(error, UserError) else 1
     return f"{type(error).__name__}: {error} (--debug shows where)", 1
-
-
-def _print_uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Leaves out what tensorstore's threads say of the event loops of checkpoints that could not be written."""
-    if str(error) != "Event loop is closed":
-        sys.__excepthook__(kind, error, trace)
 
 
 def _is_critical(record: logging.LogRecord) -> bool:
