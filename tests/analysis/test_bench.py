@@ -105,7 +105,7 @@ def test_without_pytorch_the_extra_is_named(library, monkeypatch, capsys):
 
 
 def test_the_command_prints_one_object(capsys):
-    small = ["--clip", "4", "16", "16", "--width", "4", "--num_frames", "1", "--batch", "1", "--repeats", "1"]
+    small = ["--clip", "1", "16", "16", "--width", "4", "--batch", "1", "--repeats", "1"]
     assert cli.main(["bench", "cnn_small", "--json", *small]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["machine"]["threads"] >= 1 and told["machine"]["versions"]["jax"] == jax.__version__
