@@ -200,14 +200,15 @@ def is_run(path: Path) -> bool:
     return isinstance(config, dict) and {"format", "experiment"} <= config.keys()
 
 
-def load_run(workdir: Path, which: Which = "best") -> Run:
+def load_run(workdir: str | Path, which: Which = "best") -> Run:
     """Returns what a run learnt.
 
     Raises:
         UserError: not a run's folder, or no checkpoint in it that can be read.
     """
+    workdir = Path(workdir)
     experiment = load_config(workdir)
-    mesh = Mesh().make(jax.device_count())  # the devices that are here, not those of the training
+    mesh = _mesh_here(experiment)
     experiment = dataclasses.replace(experiment, data=experiment.data.for_devices(mesh.size))
     averaged = experiment.training.ema_decay is not None
     abstract = _abstract_variables(experiment, mesh)
@@ -337,6 +338,15 @@ def _checkpoints_of(workdir: Path) -> Checkpoints:
     if not checkpoints.steps():
         raise UserError(f"{folder} holds no complete checkpoint yet")
     return checkpoints
+
+
+def _mesh_here(experiment: Experiment) -> jax.sharding.Mesh:
+    """The mesh of the training where it fits the devices that are here; otherwise they share the batch alone."""
+    batch = jax.device_count()  # a batch that divides over any of them
+    try:
+        return experiment.training.mesh.make(batch, experiment.model)
+    except UserError:
+        return Mesh().make(batch)
 
 
 def _abstract_variables(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Notices, spikes, hanging steps; and what a run knows of its speed."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -20,30 +19,25 @@ from vitx.training.faults import Notices, Spikes
 from vitx.training.progress import Progress, peak_steps
 
 
-def send(number):
-    os.kill(os.getpid(), number)
-    time.sleep(0)  # a bytecode, at which Python hears it
-
-
 def test_notices_raise_where_nothing_is_to_be_saved_and_wait_where_something_is():
     with Notices() as notices, pytest.raises(Preempted):
-        send(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
     with Notices() as notices, pytest.raises(KeyboardInterrupt):
-        send(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
     done = []
     with Notices() as notices, pytest.raises(Preempted), notices.deferred():
         assert not notices.came(1)
-        send(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert notices.came(1)
         with pytest.raises(Preempted), notices.heeded():
             done.append("what is heeded does not begin")
         with pytest.raises(KeyboardInterrupt):
-            send(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         done.append("all else ends")
     assert done == ["all else ends"]
     with Notices() as notices, notices.deferred():
         with pytest.raises(Preempted), notices.heeded():
-            send(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         assert notices.came(1)
         notices._noted = False
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -209,10 +209,8 @@ def train(
     def step(state: TrainState, batch: Any) -> Any:
         return *one_step(state, batch), {name: batch[name] for name in ("index", "failed")}
 
-    with clock("compile"), jax.set_mesh(mesh):
-        # figures and numbers of examples go to every process, so that all count the same
-        jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere, everywhere))
-        compiled = jitted.lower(abstract_state(shapes, shardings), batch_shapes).compile()
+    # figures and numbers of examples go to every process, so that all count the same
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere, everywhere))
 
     with contextlib.ExitStack() as stack:
         # Restore
@@ -230,7 +228,9 @@ def train(
             state = _state(restored[0])
             say(f"going on from step {restored[1]['step']}")
         progress = Progress.of({} if restored is None else restored[1], settings.spike_deviations)
-        first = int(state.step)
+        if (first := int(state.step)) < settings.steps:  # a finished run answers at once
+            with clock("compile"), jax.set_mesh(mesh):
+                compiled = jitted.lower(abstract_state(shapes, shardings), batch_shapes).compile()
         log = stack.enter_context(MetricsLog(workdir, lambda row: row["step"] <= first))
 
         # Loop
