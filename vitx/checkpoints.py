@@ -34,6 +34,7 @@ REPLACED = "replaced_"  # begins the name of a checkpoint whose successor of the
 State = dict[str, Any]  # pytrees of arrays by the part that they restore separately: variables, optimizer, ...
 
 
+@jax.jit
 def digest(array: Array) -> UInt32[Array, "2"]:
     """Two checksums of an array's bits, the same however the array is sharded.
 
@@ -59,14 +60,12 @@ def _mixed(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
     return x ^ (x >> 16)
 
 
-@jax.jit
-def _digests(state: State) -> State:
-    return jax.tree.map(digest, state)
-
-
 def digests(state: State) -> dict[str, str]:
-    """Returns {path of each array: its digest in hexadecimal}."""
-    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(_digests(state)))
+    """Returns {path of each array: its digest in hexadecimal}.
+
+    Arrays of one shape share a small program: one for a whole state takes long to compile.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(jax.tree.map(digest, state)))
     return {jax.tree_util.keystr(path): f"{low:08x}{high:08x}" for path, (low, high) in leaves}
 
 
