@@ -249,6 +249,7 @@ def pair_score(sets: list[tuple[np.ndarray, np.ndarray]], pair: int) -> float:
     return cross_score(*((x[y // 2 == pair], y[y // 2 == pair] % 2) for x, y in sets))
 
 
+@pytest.mark.slow
 def test_only_the_order_of_frames_tells_the_motion():
     """4,000 clips of digits to train on and as many of digits to test on, more than the splits hold.
 

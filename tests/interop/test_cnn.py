@@ -330,7 +330,15 @@ def test_results_statistics_and_gradients_are_those_of_the_original(case, tmp_pa
     check(tmp_path / "weights.pyth", case.name, case.here() | {"implementation": "cpu"}, case.shape, evaluated, changed)
 
 
-@pytest.mark.parametrize("case", KEPT, ids=str)
+# the two that take longest are run by hand
+WIDE = ("s3d", "r2plus1d_18")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.slow) if case.name in WIDE else case for case in KEPT],
+    ids=str,
+)
 def test_golden_files_made_by_the_originals_keep_the_parity(case, tmp_path):
     golden = json.loads((GOLDEN / f"{case.name}.json").read_text())
     write_safetensors(random_weights(golden["shapes"]), tmp_path / "weights.safetensors", {})
