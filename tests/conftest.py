@@ -1,6 +1,7 @@
 """What many tests share: a small build of moving digits, and a run small enough to train in seconds."""
 
 import os
+import signal
 
 import filelock
 import numpy as np
@@ -45,6 +46,14 @@ def _compile_once(tmp_path_factory):
     os.environ |= {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+@pytest.fixture
+def interruptible():
+    """Ctrl-C is ignored where the tests themselves run in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -174,7 +174,7 @@ def test_a_digest_sees_every_bit_and_every_place(dtype):
             raw = bytearray(values.tobytes())
             raw[place * values.itemsize + bit // 8] ^= 1 << bit % 8
             changed = np.frombuffer(bytes(raw), values.dtype).reshape(values.shape)
-            seen.add(bytes(np.asarray(jax.jit(digest)(jnp.asarray(changed)))))
+            seen.add(bytes(np.asarray(digest(jnp.asarray(changed)))))
     assert len(seen) == 2 + values.size * bits
 
 

@@ -196,7 +196,10 @@ def test_cost(capsys, tmp_path):
     shaped = ["cnn_small", "timesformer_b_16_space", "--clip", "8", "32", "48", "--json"]
     assert main(["cost", *shaped]) == 0
     rows = json.loads(capsys.readouterr().out)["models"]
-    assert [(row["frames"], row["height"], row["width"]) for row in rows] == [(8, 32, 48)] * 2
+    small = ["--clip", "8", "32", "48", "--num_layers", "2", "--json"]
+    assert main(["cost", "vivit_ti_16x2", *small]) == 0
+    rows += json.loads(capsys.readouterr().out)["models"]
+    assert [(row["frames"], row["height"], row["width"]) for row in rows] == [(8, 32, 48)] * 3
     assert main(["cost", "convlstm_small", "--num_frames", "8", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["models"][0]["frames"] == 8
     picture = tmp_path / "growth.png"

@@ -1,6 +1,7 @@
 """Experiment files: all can be read; what their docstrings claim, run in full (slow)."""
 
 import ast
+import importlib.util
 import json
 import os
 import re
@@ -32,6 +33,43 @@ def test_every_experiment_file_is_one_and_says_how_it_was_run(pytestconfig):
         says = ast.get_docstring(ast.parse(path.read_text()))
         assert f"vitx train {path.relative_to(pytestconfig.rootpath)} --workdir" in says, path
         assert re.search(r"seed \d", says) and re.search(r"\d{4}-\d{2}-\d{2}", says) and " % " in says, path
+
+
+PROGRAM = """
+%all-reduce-scatter.1 (x: bf16[64,8]) -> bf16[16,8] {
+  %all-reduce.1 = bf16[64,8]{1,0:T(8,128)} all-reduce(%x), replica_groups=[4,4]<=[16], to_apply=%add
+}
+
+%body (x: s32[]) -> s32[] {
+  %all-gather.1 = bf16[64,8]{1,0} all-gather(%y), replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}
+  %fusion.1 = bf16[16,8]{1,0} fusion(%z), kind=kCustom, calls=%all-reduce-scatter.1
+}
+
+%condition (x: s32[]) -> pred[] {
+  %limit = s32[] constant(3)
+}
+
+ENTRY %main (x: s32[]) -> s32[] {
+  %while.1 = s32[] while(%x), condition=%condition, body=%body
+  %all-reduce.2 = (f32[4]{0}, /*index=1*/f32[]{:T(128)}) all-reduce(%v, %w), replica_groups={{0,1},{2,3}}, to_apply=%add
+}
+"""
+
+
+def test_bytes_of_collectives_are_counted_as_often_as_they_run_and_unknown_ones_refused(pytestconfig):
+    file = pytestconfig.rootpath / "experiments" / "benchmarks" / "collectives.py"
+    spec = importlib.util.spec_from_file_location("collectives", file)
+    collectives = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(collectives)
+    gathered = 3 * 64 * 8 * 2 * 3 / 4
+    assert collectives.bytes_moved(PROGRAM) == {
+        "all-gather": gathered,
+        "reduce-scatter": gathered,
+        "all-reduce": 2 * (4 + 1) * 4 / 2,
+    }
+    for known, other in (("all-gather(", "all-gather-start("), ("{{0,1},{2,3}}", "{}"), ("fusion(", "call(")):
+        with pytest.raises(ValueError, match=r"is not counted|no groups are known"):
+            collectives.bytes_moved(PROGRAM.replace(known, other))
 
 
 def trained(root, name, workdir):

@@ -61,10 +61,8 @@ def _mixed(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
 
 
 def digests(state: State) -> dict[str, str]:
-    """Returns {path of each array: its digest in hexadecimal}.
-
-    Arrays of one shape share a small program: one for a whole state takes long to compile.
-    """
+    """Returns {path of each array: its digest in hexadecimal}."""
+    # a program for each shape, type and sharding: one for the whole state takes long to compile
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(jax.tree.map(digest, state)))
     return {jax.tree_util.keystr(path): f"{low:08x}{high:08x}" for path, (low, high) in leaves}
 

@@ -150,7 +150,7 @@ def predict_files(
     Raises:
         UserError: a file cannot be read as video; the message names each.
     """
-    run = load_run(Path(workdir), which)
+    run = load_run(workdir, which)
     experiment, data = run.experiment, run.experiment.data
     model = on_device(experiment.model, run.sharding.mesh.devices.flat[0])
     answers, broken = {}, []
@@ -201,7 +201,7 @@ def is_run(path: Path) -> bool:
 
 
 def load_run(workdir: str | Path, which: Which = "best") -> Run:
-    """Returns what a run learnt.
+    """Returns what a run learnt, on the mesh of its training where that fits the devices that are here.
 
     Raises:
         UserError: not a run's folder, or no checkpoint in it that can be read.
@@ -341,12 +341,15 @@ def _checkpoints_of(workdir: Path) -> Checkpoints:
 
 
 def _mesh_here(experiment: Experiment) -> jax.sharding.Mesh:
-    """The mesh of the training where it fits the devices that are here; otherwise they share the batch alone."""
-    batch = jax.device_count()  # a batch that divides over any of them
+    """The mesh of the training where it fits the devices that are here.
+
+    Otherwise these share the batch, and the parameters if those of the training did.
+    """
+    mesh, batch = experiment.training.mesh, jax.device_count()  # a batch that divides over any of them
     try:
-        return experiment.training.mesh.make(batch, experiment.model)
+        return mesh.make(batch, experiment.model)
     except UserError:
-        return Mesh().make(batch)
+        return (Mesh() if mesh.fsdp == 1 else Mesh(data=1, fsdp=-1)).make(batch)
 
 
 def _abstract_variables(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict[str, Any]:

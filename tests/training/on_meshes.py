@@ -41,11 +41,17 @@ MODELS = {
     "divided": TimeSformer(**SMALL),
     "divided_mean": ViViT(**SMALL, layouts=("time", "space"), pooling="mean", dropout_rate=0.1, scan_layers=True),
     "halves": ViViT(**SMALL, layouts=("time_and_space",), pooling="mean", dropout_rate=0.1),
+    "frame_convolutions": vitx.create_model(
+        "cnn_small", num_classes=4, width=8, clip=(8, 24, 36), implementation="cpu"
+    ),
     "convolutions": vitx.create_model(
         "r2plus1d_18", num_classes=4, width=8, depths=(1, 1, 1, 1), clip=(8, 24, 36), implementation="cpu"
     ),
 }
-RATES = {"convolutions": 0.002}  # at more, batch normalisation of so few values makes much of rounding
+RATES = {
+    "frame_convolutions": 0.002,
+    "convolutions": 0.002,
+}  # at more, batch normalisation of so few values makes much of rounding
 TASK = Classification(label="action")
 COLLECTIVE = re.compile(r" = (.*?) (all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute)(?:-start)?\(")
 

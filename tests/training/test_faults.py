@@ -19,7 +19,7 @@ from vitx.training.faults import Notices, Spikes
 from vitx.training.progress import Progress, peak_steps
 
 
-def test_notices_raise_where_nothing_is_to_be_saved_and_wait_where_something_is():
+def test_notices_raise_where_nothing_is_to_be_saved_and_wait_where_something_is(interruptible):
     with Notices() as notices, pytest.raises(Preempted):
         signal.raise_signal(signal.SIGTERM)
     with Notices() as notices, pytest.raises(KeyboardInterrupt):
@@ -41,6 +41,11 @@ def test_notices_raise_where_nothing_is_to_be_saved_and_wait_where_something_is(
         assert notices.came(1)
         notices._noted = False
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Notices() as notices, notices.deferred():
+        signal.raise_signal(signal.SIGINT)
+        assert not notices.came(1)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_spikes_are_what_leaps_out_of_the_last_losses():

@@ -184,9 +184,9 @@ def test_attention_along_time_exchanges_shards_of_time_for_shards_of_space(tmp_p
     assert report["meshes"]["1,1,1,4"]["collectives"]["all-to-all"] == 4
 
 
-@pytest.mark.slow
-def test_batch_statistics_are_of_the_whole_batch_on_any_mesh(tmp_path):
-    check_agreement(on_meshes("convolutions", tmp_path, "none", ["1,1,1,1", "2,2,1,1"]))
+@pytest.mark.parametrize("model", ["frame_convolutions", pytest.param("convolutions", marks=pytest.mark.slow)])
+def test_batch_statistics_are_of_the_whole_batch_on_any_mesh(model, tmp_path):
+    check_agreement(on_meshes(model, tmp_path, "none", ["1,1,1,1", "2,2,1,1"]))
 
 
 ALL = ["1,1,1,1", "8,1,1,1", "1,8,1,1", "2,4,1,1", "2,1,4,1", "2,1,1,4", "1,2,2,2", "4,1,1,2"]

@@ -183,7 +183,10 @@ class FramePrediction(Task):
         lines += table(("frame", *columns), frames)
         clips = jnp.asarray(results.clips[:SHOWN])
         seen, truth = self.seen_and_true(results.model, clips)
-        forecasts = in_colours(np.asarray(jax.jit(results.model.apply)(results.variables, seen)))
+        mesh = jax.tree.leaves(results.variables)[0].sharding.mesh
+        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        forecast = jax.jit(results.model.apply, out_shardings=everywhere)
+        forecasts = in_colours(np.asarray(forecast(results.variables, seen)))
         whole = in_colours(np.concatenate([seen, truth], axis=1))
         pairs = list(zip(whole, forecasts, strict=True))
         pictures = {"rollout.png": strip(pairs, seen.shape[1]), "rollout.gif": animation(pairs, seen.shape[1])}

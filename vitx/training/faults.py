@@ -21,8 +21,9 @@ class Notices:
     """Notices to stop: SIGTERM, and Ctrl-C.
 
     While it is entered SIGTERM raises `Preempted`, at once. Inside `deferred` it is noted instead, and so is the first
-    Ctrl-C: there is something to save, and `came` tells when. A second Ctrl-C interrupts as ever. Of many processes
-    all must stop after the same step: there JAX takes the notice, and agrees on one.
+    Ctrl-C: there is something to save, and `came` tells when. A second Ctrl-C interrupts as ever. What was ignored
+    before stays ignored, as Ctrl-C is in the background of a script. Of many processes all must stop after the same
+    step: there JAX takes the notice, and agrees on one.
     """
 
     def __init__(self) -> None:
@@ -31,7 +32,8 @@ class Notices:
 
     def __enter__(self) -> "Notices":
         if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
-            self._before = {each: signal.signal(each, self._take) for each in (signal.SIGTERM, signal.SIGINT)}
+            heard = (each for each in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(each) != signal.SIG_IGN)
+            self._before = {each: signal.signal(each, self._take) for each in heard}
         return self
 
     def __exit__(self, *_: Any) -> None:

@@ -228,7 +228,12 @@ def train(
             state = _state(restored[0])
             say(f"going on from step {restored[1]['step']}")
         progress = Progress.of({} if restored is None else restored[1], settings.spike_deviations)
-        if (first := int(state.step)) < settings.steps:  # a finished run answers at once
+
+        def ends() -> bool:
+            return settings.patience is not None and progress.stale >= settings.patience
+
+        first = int(state.step)
+        if first < settings.steps and not ends():  # a finished run answers at once
             with clock("compile"), jax.set_mesh(mesh):
                 compiled = jitted.lower(abstract_state(shapes, shardings), batch_shapes).compile()
         log = stack.enter_context(MetricsLog(workdir, lambda row: row["step"] <= first))
@@ -274,9 +279,6 @@ def train(
                         examples = examples["index"].tolist()
                         log.write(number, "spike", {"loss": figures["loss"], "median": median, "examples": examples})
                         say(f"step {number}: loss {figures['loss']:.3f}, after {median:.3f}, of examples {examples}")
-
-        def ends() -> bool:
-            return settings.patience is not None and progress.stale >= settings.patience
 
         def save(number: int) -> None:
             with clock("checkpoint"):
