@@ -62,9 +62,10 @@ def _mixed(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
 
 def digests(state: State) -> dict[str, str]:
     """Returns {path of each array: its digest in hexadecimal}."""
-    # a program for each shape, type and sharding: one for the whole state takes long to compile
-    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(jax.tree.map(digest, state)))
-    return {jax.tree_util.keystr(path): f"{low:08x}{high:08x}" for path, (low, high) in leaves}
+    # a program for each shape, type and sharding, for one of the whole state takes long to compile; and one after the
+    # other, for many with collectives at once can lock one another out on simulated devices
+    found = {jax.tree_util.keystr(path): jax.device_get(digest(x)) for path, x in jax.tree.leaves_with_path(state)}
+    return {path: f"{low:08x}{high:08x}" for path, (low, high) in found.items()}
 
 
 class Checkpoints:
