@@ -50,6 +50,7 @@ PROGRAM = """
 }
 
 ENTRY %main (x: s32[]) -> s32[] {
+  %permute.1 = (f32[8]{0}, f32[8]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%u)
   %while.1 = s32[] while(%x), condition=%condition, body=%body
   %all-reduce.2 = (f32[4]{0}, /*index=1*/f32[]{:T(128)}) all-reduce(%v, %w), replica_groups={{0,1},{2,3}}, to_apply=%add
 }
@@ -66,6 +67,7 @@ def test_bytes_of_collectives_are_counted_as_often_as_they_run_and_unknown_ones_
         "all-gather": gathered,
         "reduce-scatter": gathered,
         "all-reduce": 2 * (4 + 1) * 4 / 2,
+        "collective-permute": 32,
     }
     for known, other in (("all-gather(", "all-gather-start("), ("{{0,1},{2,3}}", "{}"), ("fusion(", "call(")):
         with pytest.raises(ValueError, match=r"is not counted|no groups are known"):

@@ -33,8 +33,8 @@ from vitx.training.step import init_state, train_step
 
 BYTES = {"token": 0, "pred": 1, "u8": 1, "s8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4}
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
-COLLECTIVE = re.compile(rf"= (?P<result>.*?) (?P<kind>{'|'.join(KINDS)})\(")
-UNCOUNTED = re.compile(rf" ({'|'.join(KINDS)})-start\(| (call|conditional)\(")
+COLLECTIVE = re.compile(rf"= (?P<result>.*?) (?P<kind>{'|'.join(KINDS)})(?P<ahead>-start)?\(")
+UNCOUNTED = re.compile(rf" ({'|'.join(KINDS[:-1])})-start\(| (call|conditional)\(")
 MIB = 2**20
 
 
@@ -79,7 +79,8 @@ def bytes_moved(program: str) -> dict[str, float]:
             if found := COLLECTIVE.search(line):
                 kind, result = found["kind"], size(found["result"])
                 if kind == "collective-permute":
-                    moved[kind] += runs[name] * result
+                    # started ahead: its operand, its result and two counters
+                    moved[kind] += runs[name] * ((result - 8) // 2 if found["ahead"] else result)
                     continue
                 devices = group(line)
                 if kind == "all-reduce" and "all-reduce-scatter" in name:  # how TPUs fuse a reduce-scatter
