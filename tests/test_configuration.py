@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitx import configuration
-from vitx.configuration import differences, free, from_dict, is_free, override, register, to_dict
+from vitx.configuration import (
+    differences,
+    from_dict,
+    is_mutable_on_resume,
+    mutable_on_resume,
+    override,
+    register,
+    to_dict,
+)
 from vitx.errors import UserError
 
 
@@ -44,7 +52,7 @@ class Module(nn.Module):
 class Outer:
     inner: Inner = Inner()
     module: nn.Module = Module()
-    workers: int = free(0)
+    workers: int = mutable_on_resume(0)
 
 
 def test_a_value_is_given_as_such_or_as_text():
@@ -123,7 +131,11 @@ def test_differences_and_what_is_free():
         "workers": (0, 3),
         "inner.rate": (0.1, 1.0),
     }
-    assert is_free(Outer(), "workers") and not is_free(Outer(), "inner.rate") and not is_free(Outer(), "nothing.there")
+    assert (
+        is_mutable_on_resume(Outer(), "workers")
+        and not is_mutable_on_resume(Outer(), "inner.rate")
+        and not is_mutable_on_resume(Outer(), "nothing.there")
+    )
     assert configuration.settings(Module()) == {"width": 4, "heads": 2}
 
 

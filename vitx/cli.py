@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vitx import cli_data
-from vitx.errors import Preempted, RunError, UserError, mendable
+from vitx.errors import Preempted, RunError, UserError, as_user_error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -334,7 +334,7 @@ def _made(patterns: list[str], changes: dict[str, str], frames: int | str | None
 
     models = {}
     for name in _matching(patterns):
-        with mendable(of=name):
+        with as_user_error(of=name):
             models[name] = made(VARIANTS[name])
     return models
 
@@ -374,7 +374,7 @@ def _cost(options: argparse.Namespace, settings: list[str]) -> None:
         return
     counted = {}
     for name, model in tqdm(models.items(), desc="counting"):
-        with mendable(of=name):
+        with as_user_error(of=name):
             counted[name] = count_cost(model, clip_of(model))
     _print_rows([{"model": name} | each.figures() for name, each in counted.items()], options.json)
 
@@ -388,7 +388,7 @@ def _bench(options: argparse.Namespace, settings: list[str]) -> None:
 
     models = _made(options.names, _changes(settings), options.num_frames)
     for name, model in models.items():  # of all, before the first is measured
-        with mendable(of=name):
+        with as_user_error(of=name):
             abstract(model, clip_of(model))
     how = {name: getattr(options, name) for name in ("batch", "repeats", "against", "compiled")}
     rows = [bench(name, model, **how) for name, model in models.items()]

@@ -124,21 +124,21 @@ def differences(ours: Any, theirs: Any) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def is_free(part: Any, path: str) -> bool:
-    """Returns whether a setting, or the part that it belongs to, is marked as free to change when a run resumes."""
+def is_mutable_on_resume(part: Any, path: str) -> bool:
+    """Returns whether a setting, or the part that it belongs to, may change when a run resumes."""
     for key in path.split("."):
         fields = {field.name: field for field in dataclasses.fields(part)} if dataclasses.is_dataclass(part) else {}
         if key not in fields:
             return False
-        if fields[key].metadata.get("free"):
+        if fields[key].metadata.get("mutable_on_resume"):
             return True
         part = getattr(part, key)
     return False
 
 
-def free(default: Any) -> Any:
-    """Returns a dataclass field that is free: it does not change what a run computes."""
-    return dataclasses.field(default=default, metadata={"free": True})
+def mutable_on_resume(default: Any) -> Any:
+    """Returns a dataclass field that may change when a run resumes, since it does not change what is computed."""
+    return dataclasses.field(default=default, metadata={"mutable_on_resume": True})
 
 
 @functools.cache

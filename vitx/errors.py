@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend."""
+"""User errors: mistakes that the caller can fix."""
 
 import contextlib
 import difflib
@@ -19,8 +19,8 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 
 @contextlib.contextmanager
-def mendable(hint: str = "", of: str = "") -> Iterator[None]:
-    """Tells a ValueError as a UserError, and what to do: inside, a model meets the clips that a user chose for it.
+def as_user_error(hint: str = "", of: str = "") -> Iterator[None]:
+    """Re-raises ValueError as UserError with a hint: inside, a model meets the clips that a user chose for it.
 
     Args:
         hint: ends the message.

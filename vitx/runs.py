@@ -294,7 +294,9 @@ def _refuse_foreign(workdir: Path, experiment: Experiment, extend: bool) -> None
             )
         return
     changed = configuration.differences(load_config(workdir), experiment)
-    refused = {path: values for path, values in changed.items() if not configuration.is_free(experiment, path)}
+    refused = {
+        path: values for path, values in changed.items() if not configuration.is_mutable_on_resume(experiment, path)
+    }
     if "training.steps" in refused and extend:
         old, new = refused.pop("training.steps")
         if new < old:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from vitx.analysis import peers
 from vitx.analysis.cost import clip_of
 from vitx.analysis.peers import Peer
-from vitx.errors import RunError, UserError, mendable
+from vitx.errors import RunError, UserError, as_user_error
 from vitx.models import on_device
 from vitx.models.streaming import StreamingModel
 
@@ -83,7 +83,7 @@ def bench(
     forward = jax.jit(model.apply).lower(variables, clips).compile()
     # a copy, because the step overwrites its state
     state = jax.tree.map(jnp.copy, (variables, OPTIMIZER.init(variables["params"])))
-    with mendable(of=name):
+    with as_user_error(of=name):
         step = jax.jit(functools.partial(train_step, model), donate_argnums=0).lower(state, clips).compile()
 
     def one_step() -> jax.Array:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from vitx.analysis.cost import clip_of, count_cost
 from vitx.checkpoints import told
 from vitx.configuration import override, settings
-from vitx.errors import UserError, mendable
+from vitx.errors import UserError, as_user_error
 
 FRAMES = (8, 16, 32, 64, 128)
 
@@ -24,7 +24,7 @@ def growth(models: Mapping[str, nn.Module], frames: Sequence[int] = FRAMES) -> l
     """
     rows = []
     for name, number in tqdm([(name, number) for name in models for number in frames], desc="counting", unit=" models"):
-        with mendable(of=name):
+        with as_user_error(of=name):
             model = of_length(models[name], number)
             cost = count_cost(model, clip_of(model))
         figures = {"frames": number, "macs": cost.macs, "activation_bytes": cost.activation_bytes}

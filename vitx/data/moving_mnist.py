@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from vitx.configuration import free, register
+from vitx.configuration import mutable_on_resume, register
 from vitx.data.decoding import encode_video
 from vitx.errors import UserError
 
@@ -70,7 +70,7 @@ class MovingMNIST:
     train: str = "test[:8000]"
     validation: str = "test[8000:9000]"
     test: str = "test[9000:]"
-    data_dir: str | None = free(None)
+    data_dir: str | None = mutable_on_resume(None)
 
     def open(self, split: str) -> Sequences:
         """Returns the sequences of "train", "validation" or "test".

@@ -23,7 +23,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float, Int, UInt8
 
-from vitx.configuration import free, register
+from vitx.configuration import mutable_on_resume, register
 from vitx.data import sampling
 from vitx.data.augmentation import Augmentation
 from vitx.data.decoding import Decoder, VideoError, decode_crops, decode_frames
@@ -83,15 +83,15 @@ class Data:
     class_power: float = 1.0
     class_label: str | None = None
     batch_size: int = 64
-    eval_batch_size: int = free(64)
-    max_unreadable: float = free(0.01)
+    eval_batch_size: int = mutable_on_resume(64)
+    max_unreadable: float = mutable_on_resume(0.01)
     eval_clips: int | Literal["all"] = 1
     max_eval_clips: int = 30
     eval_crops: Literal[1, 3] = 1
     decoder: Decoder = "pyav"
-    num_threads: int = free(2)
-    num_workers: int = free(0)
-    prefetch_batches: int = free(4)
+    num_threads: int = mutable_on_resume(2)
+    num_workers: int = mutable_on_resume(0)
+    prefetch_batches: int = mutable_on_resume(4)
 
     def __post_init__(self):
         counts = (

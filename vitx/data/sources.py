@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from vitx.configuration import free, register
+from vitx.configuration import mutable_on_resume, register
 from vitx.data.moving_digits import ClipConfig
 
 
@@ -69,7 +69,7 @@ class MovingDigits:
     """
 
     clips: ClipConfig = ClipConfig()
-    data_dir: str | None = free(None)
+    data_dir: str | None = mutable_on_resume(None)
 
     def open(self, split: str) -> Source:
         from vitx.data import moving_digits_builder  # TFDS takes a second to import

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vitx.configuration import free, register
+from vitx.configuration import mutable_on_resume, register
 from vitx.data.decoding import video_of
 from vitx.data.sources import Source
 from vitx.errors import UserError
@@ -85,8 +85,8 @@ class TFDS:
 
     name: str
     labels: tuple[str, ...] = ()
-    data_dir: str | None = free(None)
-    download: bool = free(False)
+    data_dir: str | None = mutable_on_resume(None)
+    download: bool = mutable_on_resume(False)
     fps: int = 25
     validation: float = 0.15
     test: float = 0.15

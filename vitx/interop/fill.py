@@ -12,7 +12,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float
 
-from vitx.errors import UserError, mendable
+from vitx.errors import UserError, as_user_error
 from vitx.interop.names import Tensors
 from vitx.interop.preprocessing import Preprocessing
 from vitx.layers.embeddings import resized_positions
@@ -106,7 +106,7 @@ def fill(
         UserError: tensors are missing, unexpected, of other shapes or not finite; or the target does not take its clip.
     """
     clip = jax.ShapeDtypeStruct((1, *target.clip, 3), jnp.float32)
-    with mendable():
+    with as_user_error():
         shapes = jax.eval_shape(target.init, jax.random.key(0), clip)
     wanted = flattened(shapes)
     tables, here = source.model.position_tables(), target.position_tables()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vitx.configuration import free
+from vitx.configuration import mutable_on_resume
 from vitx.layers.convolution import ConvolutionUnit, DType, Implementation, Triple
 from vitx.layers.head import Head, NumClasses, check_classes
 
@@ -47,8 +47,8 @@ class VideoCNN(nn.Module):
     num_classes: NumClasses = 400
     width: int = 64
     dropout_rate: float = 0.0
-    clip: Triple = free((16, 112, 112))
-    implementation: Implementation = free("auto")
+    clip: Triple = mutable_on_resume((16, 112, 112))
+    implementation: Implementation = mutable_on_resume("auto")
     dtype: DType = "float32"
     norm_groups: int = 1
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vitx.configuration import free, register
+from vitx.configuration import mutable_on_resume, register
 from vitx.layers.convlstm import ConvLSTMCell, State, advance, blank_states, patched
 from vitx.layers.convolution import DType, Implementation, Triple, at_least_float32
 from vitx.layers.head import Head, NumClasses, check_classes
@@ -84,8 +84,8 @@ class ConvLSTM(nn.Module):
     patch: int = 4
     forget_bias: float = 1.0
     dropout_rate: float = 0.0
-    clip: Triple = free((16, 64, 64))
-    implementation: Implementation = free("auto")
+    clip: Triple = mutable_on_resume((16, 64, 64))
+    implementation: Implementation = mutable_on_resume("auto")
     dtype: DType = "float32"
 
     def __post_init__(self):

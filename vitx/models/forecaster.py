@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from vitx.configuration import free, register
+from vitx.configuration import mutable_on_resume, register
 from vitx.layers.convlstm import ConvLSTMCell, advance, blank_states, patched, unpatched
 from vitx.layers.convolution import DType, Implementation, Triple, at_least_float32
 from vitx.models.convlstm import States, check_cells, check_frame, check_frames, over_frames
@@ -49,8 +49,8 @@ class Forecaster(nn.Module):
     forget_bias: float = 0.0
     readout: Literal["all", "last"] = "all"
     output: Literal["sigmoid", "linear"] = "sigmoid"
-    clip: Triple = free((10, 64, 64))
-    implementation: Implementation = free("auto")
+    clip: Triple = mutable_on_resume((10, 64, 64))
+    implementation: Implementation = mutable_on_resume("auto")
     dtype: DType = "float32"
 
     def __post_init__(self):

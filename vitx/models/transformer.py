@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from vitx.configuration import free
+from vitx.configuration import mutable_on_resume
 from vitx.layers.attention import DType
 from vitx.layers.embeddings import (
     Size,
@@ -72,8 +72,8 @@ class VideoTransformer(nn.Module):
     qkv_bias: bool = True
     pooling: Literal["class", "mean"] = "class"
     zero_init: bool = False
-    scan_layers: bool = free(False)
-    rematerialise: Rematerialise | None = free(None)
+    scan_layers: bool = mutable_on_resume(False)
+    rematerialise: Rematerialise | None = mutable_on_resume(None)
     dtype: DType = "float32"
 
     def __post_init__(self):

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, UInt8
 
 from vitx.configuration import register
-from vitx.errors import UserError, mendable
+from vitx.errors import UserError, as_user_error
 from vitx.evaluation.evaluate import Predictions
 from vitx.evaluation.frames import BASELINES, SMALL, SUMMED, WINDOW, cross_entropy, frame_figures, ssim
 from vitx.evaluation.report import Results, Section, table
@@ -94,7 +94,7 @@ class FramePrediction(Task):
         if min(height, width) < WINDOW:
             raise UserError(f"frames have {height} x {width} pixels; SSIM's windows want {WINDOW} x {WINDOW}")
         seen = jnp.zeros((1, frames - model.horizon, height, width, model.channels))
-        with mendable(CLIPS):
+        with as_user_error(CLIPS):
             return model.init(key, seen)
 
     def seen_and_true(

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, UInt8
 
 from vitx.data.pipeline import Data
 from vitx.data.sources import Source, label_arrays
-from vitx.errors import UserError, mendable
+from vitx.errors import UserError, as_user_error
 from vitx.evaluation.evaluate import Predictions
 from vitx.evaluation.report import Results, Section
 from vitx.layers.partition import placed
@@ -81,7 +81,7 @@ class Task:
             UserError: the model does not take such clips.
         """
         video = jnp.zeros((1, *batch["video"].shape[1:]), batch["video"].dtype)
-        with mendable(CLIPS):
+        with as_user_error(CLIPS):
             return model.init(key, self.normalised(video))
 
     def batch_spec(self, data: Data, source: Source, sharding: NamedSharding) -> Batch:

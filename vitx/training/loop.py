@@ -17,7 +17,7 @@ from flax import linen as nn
 from tqdm import tqdm
 
 from vitx.checkpoints import Checkpoints, abstract_state
-from vitx.configuration import free, register
+from vitx.configuration import mutable_on_resume, register
 from vitx.data.pipeline import Data
 from vitx.data.sources import Source
 from vitx.errors import Preempted, RunError, UserError
@@ -78,17 +78,17 @@ class Training:
     initialise_from: str | None = None
     precise_bn_batches: int = 0
     monitor: str = "loss"
-    mesh: Mesh = free(Mesh())
-    log_every: int = free(50)
-    evaluate_every: int = free(0)
-    checkpoint_every: int = free(500)
-    keep_checkpoints: int = free(2)
-    patience: int | None = free(None)
-    max_skipped: int = free(10)
-    spike_deviations: float | None = free(10.0)
-    hang_minutes: float | None = free(None)
-    profile_steps: tuple[int, int] | None = free(None)
-    compilation_cache: str | None = free(None)
+    mesh: Mesh = mutable_on_resume(Mesh())
+    log_every: int = mutable_on_resume(50)
+    evaluate_every: int = mutable_on_resume(0)
+    checkpoint_every: int = mutable_on_resume(500)
+    keep_checkpoints: int = mutable_on_resume(2)
+    patience: int | None = mutable_on_resume(None)
+    max_skipped: int = mutable_on_resume(10)
+    spike_deviations: float | None = mutable_on_resume(10.0)
+    hang_minutes: float | None = mutable_on_resume(None)
+    profile_steps: tuple[int, int] | None = mutable_on_resume(None)
+    compilation_cache: str | None = mutable_on_resume(None)
 
     def __post_init__(self):
         least = {"steps": 1, "log_every": 1, "checkpoint_every": 1, "accumulate": 1, "patience": 1}
