@@ -71,6 +71,20 @@ def test_decodes_close_to_the_original():
     assert np.abs(decoded.astype(int) - frames).mean() < 3
 
 
+def test_metadata_that_are_not_utf8_leave_a_video_readable():
+    frames, file, title = numbered_frames(2), io.BytesIO(), b"caf\xff\xfe"
+    with av.open(file, "w", format="mp4") as container:
+        container.metadata["title"] = "x" * len(title)
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    video = file.getvalue().replace(b"x" * len(title), title)
+    assert title in video
+    assert decode_frames(video, [0, 1]).shape == frames.shape and probe(video).num_frames == 2
+
+
 def test_reads_paths_and_bytes_alike(video, tmp_path):
     path = tmp_path / "a:b %d.mp4"
     path.write_bytes(video)

@@ -47,6 +47,10 @@ Video = bytes | str | os.PathLike
 
 Decoder = Literal["pyav", "torchcodec"]
 
+# PyAV 18 raises UnicodeDecodeError for metadata that are not UTF-8 unless it is given an error handler. PyAV 19.0
+# (2026-11) removed the argument and decodes them with "surrogateescape", so nothing may print metadata unescaped.
+_METADATA_ERRORS = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+
 Choice = Callable[[Float[np.ndarray, " frames"]], Sequence[int] | np.ndarray]
 """Chooses frame numbers, given the times of a video's frames in seconds from the first."""
 
@@ -431,7 +435,7 @@ def _opened(video: Video, seconds: float = MAX_SECONDS) -> Iterator[tuple[InputC
             raise VideoError(f"{name}: it claims {claims}, more than its bytes can hold")
     options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS, "max_pixels": str(MAX_PIXELS)}
     source = io.BytesIO(video) if isinstance(video, bytes) else f"file:{name}"
-    with _errors_of(name), av.open(source, options=options, metadata_errors="replace", timeout=seconds) as container:
+    with _errors_of(name), av.open(source, options=options, timeout=seconds, **_METADATA_ERRORS) as container:
         streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
             raise VideoError(f"found {len(container.streams)} streams but no video")
