@@ -14,8 +14,10 @@ from vitx.configuration import (
     from_dict,
     is_mutable_on_resume,
     mutable_on_resume,
+    names_marked,
     override,
     register,
+    setting,
     to_dict,
 )
 from vitx.errors import UserError
@@ -137,6 +139,24 @@ def test_differences_and_what_is_free():
         and not is_mutable_on_resume(Outer(), "nothing.there")
     )
     assert configuration.settings(Module()) == {"width": 4, "heads": 2}
+
+
+def test_marks_of_a_field_are_inherited_until_a_subclass_sets_its_own():
+    class Base(nn.Module):
+        heads: int = setting(2, changes_function=True)
+        frames: int = setting(8, chosen_by_user=True)
+        device: str = mutable_on_resume("auto")
+        width: int = 4
+
+    class Other(Base):
+        heads: int = 3
+        frames: int = setting(16, changes_function=True)
+
+    assert names_marked(Base, "changes_function") == {"heads"}
+    assert names_marked(Base, "chosen_by_user") == {"frames", "device"}
+    assert names_marked(Base, "mutable_on_resume") == {"device"}
+    assert names_marked(Other, "changes_function") == {"heads", "frames"} and Other().heads == 3
+    assert names_marked(Other, "chosen_by_user") == {"device"}
 
 
 @pytest.mark.parametrize(

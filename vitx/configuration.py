@@ -127,18 +127,60 @@ def differences(ours: Any, theirs: Any) -> dict[str, tuple[Any, Any]]:
 def is_mutable_on_resume(part: Any, path: str) -> bool:
     """Returns whether a setting, or the part that it belongs to, may change when a run resumes."""
     for key in path.split("."):
-        fields = {field.name: field for field in dataclasses.fields(part)} if dataclasses.is_dataclass(part) else {}
-        if key not in fields:
+        if not dataclasses.is_dataclass(part) or key not in _annotations(type(part)):
             return False
-        if fields[key].metadata.get("mutable_on_resume"):
+        if _is_marked(type(part), key, "mutable_on_resume"):
             return True
         part = getattr(part, key)
     return False
 
 
+def setting(
+    default: Any, *, mutable_on_resume: bool = False, changes_function: bool = False, chosen_by_user: bool = False
+) -> Any:
+    """Returns a dataclass field that carries what other modules must know of it.
+
+    A subclass that only gives the field another default keeps its marks.
+
+    Args:
+        default: value of the field.
+        mutable_on_resume: the field may change when a run resumes, since it does not change what is computed.
+        changes_function: the same parameters compute something else under another value (number of heads, activation),
+            so weights are refused where it differs. Unmarked fields show in the parameters' names and shapes.
+        chosen_by_user: the name of a model variant does not promise the value (number of classes, clip, dropout), so
+            weights under that name may have another.
+
+    Example:
+        num_heads: int = setting(12, changes_function=True)
+    """
+    marks = {
+        "mutable_on_resume": mutable_on_resume,
+        "changes_function": changes_function,
+        # what may change between two parts of one run is no property of a named variant either
+        "chosen_by_user": chosen_by_user or mutable_on_resume,
+    }
+    return dataclasses.field(default=default, metadata=marks)
+
+
 def mutable_on_resume(default: Any) -> Any:
     """Returns a dataclass field that may change when a run resumes, since it does not change what is computed."""
-    return dataclasses.field(default=default, metadata={"mutable_on_resume": True})
+    return setting(default, mutable_on_resume=True)
+
+
+def names_marked(cls: type, mark: str) -> frozenset[str]:
+    """Returns the names of a part's settings that `setting` marked.
+
+    Args:
+        cls: type of the part.
+        mark: "mutable_on_resume", "changes_function" or "chosen_by_user".
+    """
+    return frozenset(name for name in _annotations(cls) if _is_marked(cls, name, mark))
+
+
+def _is_marked(cls: type, name: str, mark: str) -> bool:
+    # the most derived class that says anything: `num_frames: int = 8` in a subclass is a default without marks
+    fields = (vars(base).get("__dataclass_fields__", {}).get(name) for base in cls.__mro__)
+    return next((field.metadata[mark] for field in fields if field is not None and mark in field.metadata), False)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from vitx.checkpoints import read_json
-from vitx.configuration import override, settings
+from vitx.configuration import names_marked, override, settings
 from vitx.errors import UserError
 from vitx.interop import cnn, huggingface, images, names, trees
 from vitx.interop.fill import Report, Source, VideoModel, fill
@@ -21,17 +21,6 @@ from vitx.layers.embeddings import height_and_width
 from vitx.models import create_model
 from vitx.models.cnn import VideoCNN
 from vitx.models.transformer import VideoTransformer
-
-# what weights mean something under; width and depth show in the tensors' shapes and names
-FUNCTION = (
-    *("num_heads", "layouts", "activation", "layer_norm_eps", "qkv_bias", "pooling", "position_kind"),
-    *("window", "temporal_strides", "pooled_frames", "alpha", "stem_pooling", "forget_bias", "grid"),
-)
-# what a model's name does not promise: its classes, the clips that it takes, and how it is trained and computed
-OPEN = (
-    *("num_classes", "num_frames", "image_size", "clip", "dropout_rate", "drop_path_rate", "norm_groups", "zero_init"),
-    *("dtype", "implementation", "scan_layers", "rematerialise"),
-)
 
 
 class Pretrained(tuple):
@@ -74,7 +63,9 @@ def read_source(
     if path.is_dir() or is_own(path):
         source = _huggingface(path) if path.is_dir() else read_own(path)
         if name is not None:
-            promised = settings(source.model).keys() - {*OPEN, *fields}
+            promised = (
+                settings(source.model).keys() - names_marked(type(source.model), "chosen_by_user") - fields.keys()
+            )
             if lines := _differing(source.model, create_model(name), promised):
                 raise UserError(f"{path} holds another model than {name}; leave the name out, or give its own{lines}")
         return source
@@ -121,7 +112,7 @@ def initialise(path: str | Path, model: nn.Module) -> dict[str, Any]:
     path = Path(path)
     bare = path.is_file() and not is_own(path)
     source = _bare(path, model, {}, FromImage()) if bare else read_source(path, None, {})
-    if lines := _differing(source.model, model, FUNCTION):
+    if lines := _differing(source.model, model, names_marked(type(model), "changes_function")):
         raise UserError(f"{path} holds weights of another function; set the model's fields to its own{lines}")
     variables, report = fill(source, model, str(path), swap_head=True)
     print(f"{path}: {report}", file=sys.stderr)

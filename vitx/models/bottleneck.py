@@ -10,7 +10,7 @@ import math
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vitx.configuration import register
+from vitx.configuration import register, setting
 from vitx.layers.convolution import ConvolutionUnit, Triple, average_windows, max_pool
 from vitx.models.cnn import Stage, WindowedCNN
 
@@ -105,9 +105,9 @@ class BottleneckResNet(WindowedCNN):
     kernel_size: Triple = (1, 3, 3)
     depthwise: bool = False
     factorised: bool = False
-    stem_pooling: bool = True
-    temporal_strides: tuple[int, int, int, int] = (1, 1, 1, 1)
-    pooled_frames: int = 1
+    stem_pooling: bool = setting(True, changes_function=True)
+    temporal_strides: tuple[int, int, int, int] = setting((1, 1, 1, 1), changes_function=True)
+    pooled_frames: int = setting(1, changes_function=True)
 
     @property
     def strides(self) -> Triple:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vitx.configuration import mutable_on_resume
+from vitx.configuration import mutable_on_resume, setting
 from vitx.layers.convolution import ConvolutionUnit, DType, Implementation, Triple
 from vitx.layers.head import Head, NumClasses, check_classes
 
@@ -44,13 +44,13 @@ class VideoCNN(nn.Module):
             many devices with statistics per device have it; 1 takes those of the whole batch.
     """
 
-    num_classes: NumClasses = 400
+    num_classes: NumClasses = setting(400, chosen_by_user=True)
     width: int = 64
-    dropout_rate: float = 0.0
+    dropout_rate: float = setting(0.0, chosen_by_user=True)
     clip: Triple = mutable_on_resume((16, 112, 112))
     implementation: Implementation = mutable_on_resume("auto")
-    dtype: DType = "float32"
-    norm_groups: int = 1
+    dtype: DType = setting("float32", chosen_by_user=True)
+    norm_groups: int = setting(1, chosen_by_user=True)
 
     def __post_init__(self):
         check_classes(self.num_classes)
@@ -123,7 +123,7 @@ class WindowedCNN(VideoCNN):
         Others: as `VideoCNN`.
     """
 
-    window: Triple | None = None
+    window: Triple | None = setting(None, changes_function=True)
 
     def __post_init__(self):
         check_sizes("window", self.window or (1, 1, 1))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vitx.configuration import mutable_on_resume, register
+from vitx.configuration import mutable_on_resume, register, setting
 from vitx.layers.convlstm import ConvLSTMCell, State, advance, blank_states, patched
 from vitx.layers.convolution import DType, Implementation, Triple, at_least_float32
 from vitx.layers.head import Head, NumClasses, check_classes
@@ -77,16 +77,16 @@ class ConvLSTM(nn.Module):
         dtype: computations' type; parameters, what cells keep and pooled features are float32.
     """
 
-    num_classes: NumClasses = 400
+    num_classes: NumClasses = setting(400, chosen_by_user=True)
     widths: tuple[int, ...] = (64, 64)
     input_kernel: int = 3
     state_kernel: int = 3
     patch: int = 4
-    forget_bias: float = 1.0
-    dropout_rate: float = 0.0
+    forget_bias: float = setting(1.0, changes_function=True)
+    dropout_rate: float = setting(0.0, chosen_by_user=True)
     clip: Triple = mutable_on_resume((16, 64, 64))
     implementation: Implementation = mutable_on_resume("auto")
-    dtype: DType = "float32"
+    dtype: DType = setting("float32", chosen_by_user=True)
 
     def __post_init__(self):
         check_classes(self.num_classes)

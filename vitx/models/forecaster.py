@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from vitx.configuration import mutable_on_resume, register
+from vitx.configuration import mutable_on_resume, register, setting
 from vitx.layers.convlstm import ConvLSTMCell, advance, blank_states, patched, unpatched
 from vitx.layers.convolution import DType, Implementation, Triple, at_least_float32
 from vitx.models.convlstm import States, check_cells, check_frame, check_frames, over_frames
@@ -42,16 +42,16 @@ class Forecaster(nn.Module):
     input_kernel: int = 5
     state_kernel: int = 5
     patch: int = 4
-    horizon: int = 10
+    horizon: int = setting(10, chosen_by_user=True)
     channels: Literal[1, 3] = 1
     peepholes: bool = True
     bias: bool = True
-    forget_bias: float = 0.0
+    forget_bias: float = setting(0.0, changes_function=True)
     readout: Literal["all", "last"] = "all"
-    output: Literal["sigmoid", "linear"] = "sigmoid"
+    output: Literal["sigmoid", "linear"] = setting("sigmoid", changes_function=True)
     clip: Triple = mutable_on_resume((10, 64, 64))
     implementation: Implementation = mutable_on_resume("auto")
-    dtype: DType = "float32"
+    dtype: DType = setting("float32", chosen_by_user=True)
 
     def __post_init__(self):
         check_cells(self)

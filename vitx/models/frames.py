@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vitx.configuration import register
+from vitx.configuration import register, setting
 from vitx.layers.convolution import ConvolutionUnit, Triple, at_least_float32, max_pool
 from vitx.models.bottleneck import R50, bottlenecks, stem
 from vitx.models.cnn import Stage, VideoCNN
@@ -165,8 +165,8 @@ class LRCN(FrameCNN):
 
     recurrence: Literal["lstm", "gru"] = "lstm"
     hidden_size: int = 256
-    pooling: Literal["mean", "last"] = "mean"
-    grid: tuple[int, int] = (1, 1)
+    pooling: Literal["mean", "last"] = setting("mean", changes_function=True)
+    grid: tuple[int, int] = setting((1, 1), changes_function=True)
 
     def __post_init__(self):
         if self.hidden_size < 1 or min(self.grid) < 1:

@@ -5,7 +5,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vitx.configuration import register
+from vitx.configuration import register, setting
 from vitx.layers.convolution import Triple, average_windows, max_pool
 from vitx.models.bottleneck import R50, R101, bottlenecks, stem
 from vitx.models.cnn import WindowedCNN
@@ -25,7 +25,7 @@ class SlowFast(WindowedCNN):
     """
 
     depths: tuple[int, int, int, int] = R50
-    alpha: int = 4
+    alpha: int = setting(4, changes_function=True)
     beta: int = 8
     fusion_size: int = 7
 

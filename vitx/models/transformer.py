@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from vitx.configuration import mutable_on_resume
+from vitx.configuration import mutable_on_resume, setting
 from vitx.layers.attention import DType
 from vitx.layers.embeddings import (
     Size,
@@ -55,26 +55,26 @@ class VideoTransformer(nn.Module):
         dtype: computations' type; parameters are float32.
     """
 
-    num_classes: NumClasses = 400
-    num_frames: int = 32
-    image_size: Size = 224
+    num_classes: NumClasses = setting(400, chosen_by_user=True)
+    num_frames: int = setting(32, chosen_by_user=True)
+    image_size: Size = setting(224, chosen_by_user=True)
     tubelet_size: tuple[int, int, int] = (2, 16, 16)
     sampled_frames: int = 0
     hidden_size: int = 768
     num_layers: int = 12
-    num_heads: int = 12
+    num_heads: int = setting(12, changes_function=True)
     mlp_dim: int = 3072
-    layouts: tuple[str, ...] = ("joint",)
-    drop_path_rate: float = 0.0
-    dropout_rate: float = 0.0
-    layer_norm_eps: float = 1e-6
-    activation: Activation = "gelu_tanh"
-    qkv_bias: bool = True
-    pooling: Literal["class", "mean"] = "class"
-    zero_init: bool = False
+    layouts: tuple[str, ...] = setting(("joint",), changes_function=True)
+    drop_path_rate: float = setting(0.0, chosen_by_user=True)
+    dropout_rate: float = setting(0.0, chosen_by_user=True)
+    layer_norm_eps: float = setting(1e-6, changes_function=True)
+    activation: Activation = setting("gelu_tanh", changes_function=True)
+    qkv_bias: bool = setting(True, changes_function=True)
+    pooling: Literal["class", "mean"] = setting("class", changes_function=True)
+    zero_init: bool = setting(False, chosen_by_user=True)
     scan_layers: bool = mutable_on_resume(False)
     rematerialise: Rematerialise | None = mutable_on_resume(None)
-    dtype: DType = "float32"
+    dtype: DType = setting("float32", chosen_by_user=True)
 
     def __post_init__(self):
         for name in ("hidden_size", "num_layers", "mlp_dim"):

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vitx.configuration import register
+from vitx.configuration import register, setting
 from vitx.layers.embeddings import PositionKind, Positions, frames_apart, frames_together, kept
 from vitx.layers.layouts import Grid
 from vitx.layers.partition import pinned
@@ -24,7 +24,7 @@ class ViViT(VideoTransformer):
         Others: as `VideoTransformer`.
     """
 
-    position_kind: PositionKind = "learned"
+    position_kind: PositionKind = setting("learned", changes_function=True)
 
     def __post_init__(self):
         if self.pooling == "class" and self.layouts != ("joint",):
@@ -54,7 +54,7 @@ class FactorisedEncoder(VideoTransformer):
     """
 
     num_temporal_layers: int = 4
-    position_kind: PositionKind = "learned"
+    position_kind: PositionKind = setting("learned", changes_function=True)
 
     def __post_init__(self):
         if self.num_temporal_layers < 0:
