@@ -25,6 +25,7 @@ def abstract(state):
     return abstract_state(state, jax.tree.map(lambda leaf: leaf.sharding, state))
 
 
+@pytest.mark.smoke
 def test_round_trip_is_exact_and_parts_restore_apart(state, tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(7, state, {"best": None, "note": "x"})

@@ -33,6 +33,7 @@ def refused(capsys, *words: object) -> str:
     return err[err.index(line) :]
 
 
+@pytest.mark.smoke
 def test_help_lists_every_setting_with_its_meaning(small_file, capsys, small):
     with pytest.raises(SystemExit) as stop:
         main(["train", small_file, "--help"])
@@ -170,6 +171,7 @@ def test_a_full_disk(size, small_file, tmp_path):
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
+@pytest.mark.smoke
 def test_models(capsys):
     assert main(["models", "vivit_b_16x2_f*"]) == 0
     assert capsys.readouterr().out.split() == ["vivit_b_16x2_fdp", "vivit_b_16x2_fe", "vivit_b_16x2_fsa"]

@@ -22,6 +22,8 @@ from vitx.configuration import (
 )
 from vitx.errors import UserError
 
+pytestmark = pytest.mark.smoke
+
 
 @register
 @dataclasses.dataclass(frozen=True)

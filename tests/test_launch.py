@@ -46,6 +46,7 @@ TRAIN = ("experiments/quickstart.py", "--workdir", "/mnt/runs/a b")
         (("gke.sh", "delete", "--dry-run"), "kubectl delete -f"),
     ],
 )
+@pytest.mark.smoke
 def test_a_dry_run_prints_what_it_would_do(command, expected, launch):
     done = run("bash", launch / command[0], *command[1:])
     assert done.returncode == 0 and expected in done.stdout, done.stderr

@@ -18,6 +18,7 @@ from vitx.runs import load_run, train_run
 GOLDEN = Path(__file__).parent / "interop" / "golden"
 
 
+@pytest.mark.smoke
 def test_convert_there_and_back_again(tmp_path, capsys):
     own, back = tmp_path / "weights.safetensors", tmp_path / "back"
     assert main(["convert", str(GOLDEN / "vivit"), str(own), "--json"]) == 0

@@ -14,6 +14,7 @@ def readme(pytestconfig) -> str:
     return (pytestconfig.rootpath / "README.md").read_text()
 
 
+@pytest.mark.smoke
 def test_the_first_two_commands_stand_as_promised(readme):
     commands = [line.strip() for line in readme.splitlines() if line.startswith("    ")]
     assert commands[:2] == [

@@ -57,6 +57,7 @@ def test_printed_figures_are_met_within_one_percent():
             assert row[name] is None or abs(row[name]) < 1, row
 
 
+@pytest.mark.smoke
 def test_every_printed_row_names_a_model_and_its_source():
     rows = list(published.printed())
     assert all(row.model in vitx.list_models() and row.source for row in rows)
@@ -83,6 +84,7 @@ def test_factorised_attention_grows_linearly_in_frames_and_joint_does_not():
     assert ratio["timesformer_b_16_local_global"] > 2.0
 
 
+@pytest.mark.smoke
 def test_loops_convolutions_and_inner_functions():
     def looped(x, w):
         def body(x, _):

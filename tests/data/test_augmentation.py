@@ -49,6 +49,7 @@ def test_a_box_is_what_is_seen(ramp):
         assert abs(half[:, 8, 1].astype(float) - 3 * (top + (np.arange(16) + 0.5) * tall / 16 - 0.5)).max() < 6
 
 
+@pytest.mark.smoke
 def test_nothing_is_varied_unless_asked(ramp):
     data = Data(MovingDigits(), num_frames=3, frame_stride=1, image_size=(24, 24))
     plain = data.clip({"video": ramp}, 0.5)

@@ -31,6 +31,7 @@ def folder(tmp_path):
     return tmp_path / "videos"
 
 
+@pytest.mark.smoke
 def test_a_sound_folder(folder, capsys):
     sheet = folder / "sheet.png"
     assert main(["data", "check", str(folder), "--json", "--sheet", str(sheet)]) == 0

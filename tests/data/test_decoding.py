@@ -52,6 +52,7 @@ def test_long_gop_has_reordered_frames():
     assert sum(p.is_keyframe for p in packets) < 5
 
 
+@pytest.mark.smoke
 def test_decodes_every_frame_in_order(video):
     assert read_numbers(decode_frames(video, range(NUM_FRAMES))) == list(range(NUM_FRAMES))
 
@@ -71,6 +72,7 @@ def test_decodes_close_to_the_original():
     assert np.abs(decoded.astype(int) - frames).mean() < 3
 
 
+@pytest.mark.smoke
 def test_metadata_that_are_not_utf8_leave_a_video_readable():
     frames, file, title = numbered_frames(2), io.BytesIO(), b"caf\xff\xfe"
     with av.open(file, "w", format="mp4") as container:
@@ -162,6 +164,7 @@ def encode(
 
 
 @pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.smoke
 def test_formats(name):
     codec, container_format, pixel_format, options = FORMATS[name]
     video = encode(numbered_frames(40, 64), codec, container_format, pixel_format, options)
@@ -273,6 +276,7 @@ def giant_gif() -> bytes:
         ("half a file", lambda: encode_video(numbered_frames(), options=INTRA)[:2000]),
     ],
 )
+@pytest.mark.smoke
 def test_unreadable_videos_are_one_kind_of_error(name, make):
     for read in (probe, lambda video: decode_frames(video, [0])):
         with pytest.raises(VideoError):
@@ -375,6 +379,7 @@ def test_frames_too_long_and_narrow_are_refused():
         decode_frames(video, [0], size=(448, 448))
 
 
+@pytest.mark.smoke
 def test_transcoded_frames_keep_their_times_and_stand_upright():
     def frames(height, width):
         return encode_video(np.zeros((3, height, width, 3), np.uint8))

@@ -24,6 +24,7 @@ def touch(root, *names):
     return str(root)
 
 
+@pytest.mark.smoke
 def test_a_folder_of_classes_is_split_in_equal_shares(tmp_path):
     names = [
         f"{name}/{i:02}.mp4" for name, size in (("walk", 20), ("fall", 40), ("10", 3), ("2", 1)) for i in range(size)

@@ -18,6 +18,7 @@ CLIP = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), np.uint8)
 
 
 @pytest.mark.parametrize("name", peer.ARGUMENTS)
+@pytest.mark.smoke
 def test_pixels_are_torchvisions(name):
     golden = np.load(peer.GOLDEN)
     found = getattr(operations, name)(golden["frame"][None], *peer.ARGUMENTS[name])

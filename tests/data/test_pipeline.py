@@ -67,6 +67,7 @@ def same(ours, theirs):
         jax.tree.map(np.testing.assert_array_equal, mine, other)
 
 
+@pytest.mark.smoke
 def test_a_batch_keeps_the_contract():
     source = Numbered(10)
     (batch, *_) = batches(data(source).train_batches(source, 0, range(0, 3)))
@@ -104,6 +105,7 @@ def all_at_once(digits):
 
 
 @pytest.mark.parametrize("change", [{"num_threads": 1}, {"num_workers": 2}, {"num_workers": 4}])
+@pytest.mark.smoke
 def test_batches_are_the_same_with_any_number_of_workers_and_after_a_resume(change, all_at_once):
     settings, source, whole = all_at_once
     same(whole[9:], batches(dataclasses.replace(settings, **change).train_batches(source, 5, range(9, 20))))
@@ -432,6 +434,7 @@ def test_segments_next_to_each_other_share_no_frame(num_frames, begin, length):
     assert all(begin <= time < begin + length for time in times[sampling.within(times, begin, begin + length)][1:])
 
 
+@pytest.mark.smoke
 def test_a_data_worker_does_not_import_jax_through_vitx():
     code = "import sys, vitx, vitx.data.sources, vitx.data.sampling; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

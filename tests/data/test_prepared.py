@@ -52,6 +52,7 @@ def ready(folder, tmp_path_factory):
     return destination
 
 
+@pytest.mark.smoke
 def test_every_readable_video_is_there_with_its_label(folder, ready, capsys):
     manifest = json.loads((ready / "manifest.json").read_text())
     assert [each["path"] for each in manifest["broken"]] == [str(folder / "walk" / "3.mp4")]

@@ -5,6 +5,8 @@ import pytest
 
 from vitx.evaluation.metrics import classification_figures, confusion, per_class
 
+pytestmark = pytest.mark.smoke
+
 
 def test_figures_by_hand():
     labels = np.array([0, 0, 1, 2])

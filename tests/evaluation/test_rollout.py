@@ -9,6 +9,8 @@ from PIL import Image
 
 from vitx.evaluation.rollout import GAP, MADE, SEEN, animation, error, in_colours, strip
 
+pytestmark = pytest.mark.smoke
+
 RED, BLUE = (0.70, 0.09, 0.11), (0.13, 0.40, 0.67)
 HEIGHT, WIDTH, INPUT, HORIZON = 4, 6, 6, 3
 

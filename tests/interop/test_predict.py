@@ -39,6 +39,7 @@ def vivit(tmp_path):
     return path
 
 
+@pytest.mark.smoke
 def test_predict_uses_the_preprocessing_that_came_with_the_weights(vivit, clip, capsys):
     loaded = vitx.load_pretrained(vivit)
     found = predict_files(loaded, [clip], top=5)[str(clip)]["class"]

@@ -33,6 +33,7 @@ def written(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+@pytest.mark.smoke
 def test_tensors_are_read_as_written(suffix, tmp_path):
     found = read_tensors(written(tmp_path, suffix))
     assert found.keys() == TENSORS.keys()

@@ -77,6 +77,7 @@ def test_half_precision_keeps_its_memory_in_single():
     np.testing.assert_allclose(shown.astype(jnp.float32), exact, atol=0.02)
 
 
+@pytest.mark.smoke
 def test_patches_are_squares_of_the_frame_and_come_back():
     frames = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
     maps = patched(frames, 2)

@@ -86,6 +86,7 @@ def test_every_implementation_computes_the_same_whatever_the_shape(shape, kernel
     same_everywhere((*shape, groups * inner), kernel, stride, groups, groups * outer)
 
 
+@pytest.mark.smoke
 def test_a_convolution_is_a_weighted_sum_over_its_window():
     x, module = normal(1, 4, 5, 6, 2), Convolution(3, (3, 1, 3), (1, 2, 1))
     variables = module.init(jax.random.key(1), x)
@@ -98,6 +99,7 @@ def test_a_convolution_is_a_weighted_sum_over_its_window():
     np.testing.assert_allclose(found[0, 2, 2, 3], np.einsum("thwc,thwco->o", window, kernel), rtol=1e-5)
 
 
+@pytest.mark.smoke
 def test_batch_norm_follows_the_batch_and_remembers_it():
     x, module = 3 + 2 * normal(2, 3, 2, 2, 4), BatchNorm(eps=1e-2, momentum=0.3)
     start = {"mean": jnp.arange(4.0), "var": jnp.arange(1.0, 5.0)}

@@ -10,6 +10,8 @@ from vitx.layers import attention
 from vitx.layers.embeddings import TubeletEmbedding
 from vitx.layers.transformer import Encoder, EncoderBlock, stochastic_depth
 
+pytestmark = pytest.mark.smoke
+
 
 def test_tubelet_embedding_is_a_strided_3d_convolution():
     video = jax.random.normal(jax.random.key(0), (2, 6, 8, 12, 3))

@@ -145,6 +145,7 @@ def test_a_network_computes_the_same_on_every_implementation(name, fields, shape
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.smoke
 def test_heads_by_name_features_and_half_precision():
     clip = video(2, 1, 32, 32)
     model = vitx.create_model("slow_r50", **ONE_BLOCK | {"num_classes": (("verb", 3), ("noun", 4))})

@@ -160,6 +160,7 @@ def test_uniform_frame_sampling_embeds_evenly_spaced_frames():
     np.testing.assert_array_equal(model.apply(variables, clip), alone.apply(variables, clip[:, jnp.array([2, 6])]))
 
 
+@pytest.mark.smoke
 def test_sinusoidal_positions_are_fixed_and_tell_tokens_apart():
     model = vitx.create_model("vivit_b_16x2", position_kind="sinusoidal", **SMALL)
     variables, clip = of_random_numbers(model)

@@ -165,6 +165,7 @@ def test_a_grid_has_the_averages_of_its_parts(size, grid):
         np.testing.assert_allclose(found[:, :, i, j], part.mean((2, 3)), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.smoke
 def test_which_models_stream():
     streaming = {name for name, model in VARIANTS.items() if isinstance(model, StreamingModel)}
     assert {"cnn_small", "tsn_r50", "lrcn_lstm_small", "lrcn_gru_r50", "convlstm_small"} <= streaming

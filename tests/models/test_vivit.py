@@ -115,6 +115,7 @@ def test_the_average_pool_baseline_is_blind_to_the_order_of_tubelets():
     assert not np.allclose(factorised.apply(variables, clip), factorised.apply(variables, swapped), atol=1e-3)
 
 
+@pytest.mark.smoke
 def test_heads_by_name_and_features():
     model = small(num_classes=(("verb", 3), ("noun", 4)))
     logits = model.apply(random_variables(model), video())
@@ -203,6 +204,7 @@ def test_models_3_and_4_have_no_class_token(name):
         vitx.create_model(name, pooling="class")
 
 
+@pytest.mark.smoke
 def test_names():
     assert vitx.list_models("vivit_b_16x2*") == [f"vivit_b_16x2{each}" for each in ("", "_avg", "_fdp", "_fe", "_fsa")]
     assert len(vitx.list_models("vivit_*")) == 13 * 5 and "vivit_h_14x2" in vitx.list_models()

@@ -10,6 +10,8 @@ import pytest
 import vitx
 from vitx.tasks.classification import Classification
 
+pytestmark = pytest.mark.smoke
+
 FIELDS = {
     "num_frames": 2,
     "image_size": 8,

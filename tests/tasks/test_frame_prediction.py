@@ -59,6 +59,7 @@ def test_the_loss_is_the_weighted_sum(channels):
     np.testing.assert_allclose(aux.sums["mse"], mse[:2].sum(), rtol=1e-5)
 
 
+@pytest.mark.smoke
 def test_scheduled_sampling_falls_linearly_from_the_truth_to_the_models_own():
     batch, task = batch_of(), FramePrediction(sampling_steps=100)
     shares = [task.given((2000, 4), jax.random.key(1), jnp.int32(step)).mean() for step in (0, 25, 75, 100, 1000)]

@@ -43,6 +43,7 @@ def test_a_weighted_loss_is_the_plain_one_times_the_weight_of_the_class():
     np.testing.assert_allclose(weighted, plain * balanced_weights(COUNTS[0][1], 0.99)[np.asarray(LABELS)], rtol=1e-6)
 
 
+@pytest.mark.smoke
 def test_focal_loss():
     shares = np.asarray(jax.nn.softmax(LOGITS))[np.arange(5), LABELS]
     np.testing.assert_allclose(head_loss(Classification(focus=2.0)), -((1 - shares) ** 2) * np.log(shares), rtol=1e-5)

@@ -21,6 +21,7 @@ def mixed(mixing, seeds=200, may_mix=ALL):
     return [jax.tree.map(np.asarray, run(jax.random.key(seed))) for seed in range(seeds)]
 
 
+@pytest.mark.smoke
 def test_mixup_blends_every_pixel_by_the_share():
     shares = []
     for video, share in mixed(Mixing(mixup=0.8)):

@@ -62,6 +62,7 @@ def test_an_example_without_a_label_counts_for_the_others_alone():
     assert Classification().details(given, {"a": tuple("xyz"), "b": tuple("pq")})["per_class"]["a"]["y"]["support"] == 0
 
 
+@pytest.mark.smoke
 def test_binary_cross_entropy_and_average_precision():
     logits = RNG.normal(size=(3, 3)).astype(np.float32)
     labels = np.array([[1, 0, 0], [0, 1, 0], [np.nan] * 3], np.float32)

@@ -71,6 +71,7 @@ def test_a_step_that_hangs_ends_the_process_and_says_where():
     assert ended.returncode == 1 and "Timeout" in ended.stderr and "most recent call first" in ended.stderr
 
 
+@pytest.mark.smoke
 def test_what_a_run_knows_travels_whole():
     progress = Progress.of({}, 10.0)
     progress.meter.add({"loss": 2.0, "gradient_norm": 1.0, "parameter_norm": 3.0, "weight": 4.0, "motion/top1": 200.0})

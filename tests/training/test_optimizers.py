@@ -212,6 +212,7 @@ def test_first_moments_in_bfloat16_give_nearly_the_same_steps(optimizer):
     assert 0 < apart < 0.01 * moved
 
 
+@pytest.mark.smoke
 def test_only_kernels_decay():
     optimizer = AdamW(weight_decay=0.1).make(10)
     zero = jax.tree.map(jnp.zeros_like, PARAMS)
@@ -252,6 +253,7 @@ def test_layer_decay_slows_early_layers():
     assert ratio == jax.tree.map(lambda layer: pytest.approx(0.5 ** (13 - layer)), layer_numbers(BLOCKS))
 
 
+@pytest.mark.smoke
 def test_muon_makes_the_steps_of_the_blocks_matrices_orthogonal_and_leaves_the_rest_to_adam():
     rng = np.random.default_rng(0)
     gradient = jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), jnp.float32), BLOCKS)

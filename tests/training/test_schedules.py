@@ -7,6 +7,8 @@ from vitx.configuration import from_dict, to_dict
 from vitx.training.optimizers import AdamW
 from vitx.training.schedules import Constant, Cosine, InverseSquareRoot, Milestones, OneCycle
 
+pytestmark = pytest.mark.smoke
+
 HALF_WAY = (1 + np.cos(np.pi / 2)) / 2
 QUARTER_WAY = (1 + np.cos(np.pi / 4)) / 2
 

@@ -88,6 +88,7 @@ HALVES = JOINT.clone(layouts=("time_and_space",), pooling="mean")
 
 
 @pytest.mark.parametrize("axes", [(3,), (0,), (-1, -1), (2, 2), (-1, 0), (-2,), (16,)])
+@pytest.mark.smoke
 def test_a_mesh_that_does_not_cover_the_devices_is_told(axes):
     with pytest.raises(UserError, match="does not cover 8 devices; the product of the axes must be that number"):
         Mesh(*axes).make(8, devices=EIGHT)
