@@ -239,7 +239,10 @@ def _evaluate(options: argparse.Namespace, _: list[str]) -> None:
         for label, table in figures.get("per_class", {}).items():
             print(f"\n{label:18} " + " ".join(f"{column:>10}" for column in next(iter(table.values()))))
             for name, row in table.items():
-                cells = (f"{value:10.1f}" if isinstance(value, float) else f"{value:10}" for value in row.values())
+                cells = (
+                    f"{value:10.1f}" if isinstance(value, float) else f"{value if value is not None else '':>10}"
+                    for value in row.values()
+                )
                 print(f"  {name:16} " + " ".join(cells))
 
 
@@ -250,21 +253,22 @@ def _predict(options: argparse.Namespace, _: list[str]) -> None:
         raise UserError(f"there is no {options.run}")
     if missing := [str(file) for file in options.files if not file.is_file()]:
         raise UserError(f"there is no video file {', '.join(missing)}")
+    from vitx.evaluation.presentation import presenter_for
     from vitx.experiment import load_config
     from vitx.runs import is_run, predict_files
-    from vitx.tasks.classification import Classification
 
     if is_run(options.run):
         if options.model is not None:
             raise UserError(f"{options.run} says itself which model it is of; leave out --model")
         _know_parts_of(options.experiment)
-        task = load_config(options.run).task
+        presenter = presenter_for(load_config(options.run).task)
         answers = predict_files(options.run, options.files, which=options.checkpoint, top=options.top)
     else:
         from vitx.interop import predict
         from vitx.pretrained import load_pretrained
+        from vitx.tasks.classification import Classification
 
-        task = Classification()
+        presenter = presenter_for(Classification())
         answers = predict.predict_files(load_pretrained(options.run, options.model), options.files, top=options.top)
     if options.json:
         print(json.dumps(answers))
@@ -272,7 +276,7 @@ def _predict(options: argparse.Namespace, _: list[str]) -> None:
     for file, labels in answers.items():
         print(file)
         for label, classes in labels.items():
-            print(f"  {label}: {task.told(classes)}")
+            print(f"  {label}: {presenter.format_answer(classes)}")
 
 
 def _convert(options: argparse.Namespace, settings: list[str]) -> None:

@@ -21,6 +21,7 @@ from vitx.data.sources import Source
 from vitx.errors import UserError
 from vitx.evaluation import report
 from vitx.evaluation.evaluate import evaluate, predict
+from vitx.evaluation.presentation import presenter_for
 from vitx.experiment import Experiment, load_config, save_config
 from vitx.interop.load import initialise
 from vitx.layers.partition import batch_sharding
@@ -82,9 +83,8 @@ def _train_run(experiment: Experiment, workdir: Path, extend: bool, notices: Not
     with clock("build"), one_ahead("build"):  # opening a dataset may build it
         sources = {split: experiment.data.dataset.open(split) for split in ("train", "validation")}
     label_names = dict(sources["train"].label_names)
-    task = experiment.task.fitted(sources["train"])
-    blank = task.blank(task.outputs(experiment.model, label_names))
-    check_monitor(experiment.training.monitor, task.metrics(blank))
+    task = experiment.task.fit(sources["train"])
+    check_monitor(experiment.training.monitor, task.metric_names(task.outputs(experiment.model, label_names)))
     start = experiment.training.initialise_from
     if start is not None and not any(workdir.glob("checkpoints/*")) and not Path(start).exists():
         raise UserError(f"there is no {start} to initialise from (training.initialise_from)")
@@ -163,7 +163,7 @@ def predict_files(
         views = jax.device_put((video[None], np.array([len(video)], np.int32)))
         logits = predict(run.variables, *views, model=model, task=experiment.task)
         rows = {label: np.asarray(row[0]) for label, row in experiment.task.named(logits, run.names).items()}
-        answers[file] = experiment.task.answers(rows, run.names, top)
+        answers[file] = presenter_for(experiment.task).answer(rows, run.names, top)
     if broken:
         raise UserError("these files cannot be read as video:\n" + "\n".join(broken))
     return answers
@@ -171,7 +171,7 @@ def predict_files(
 
 def step_seconds(experiment: Experiment, source: Source, *, steps: int = 5) -> float:
     """Returns the median time of a training step on one device, compiled, with a batch that is there already."""
-    task = experiment.task.fitted(source)
+    task = experiment.task.fit(source)
     model, optimizer = (
         on_device(experiment.model, jax.devices()[0]),
         experiment.optimizer.make(experiment.training.steps),
@@ -229,6 +229,7 @@ def _evaluate(workdir: Path, split: str, which: Which, clock: Stopwatch) -> dict
     with clock("evaluate"):
         run = load_run(workdir, which)
         experiment, data = run.experiment, run.experiment.data
+        presenter = presenter_for(experiment.task)
         source = data.dataset.open(split)
         predictions = evaluate(
             experiment.model, experiment.task, run.variables, data, source, run.sharding, split=split
@@ -237,7 +238,7 @@ def _evaluate(workdir: Path, split: str, which: Which, clock: Stopwatch) -> dict
     problems = predictions.problems(data, source)
     if problems:
         say(predictions.complaint(problems))
-    say(f"step {run.step}: {split} split ({predictions.over}) {experiment.task.described(figures)}")
+    say(f"step {run.step}: {split} split ({predictions.over}) {presenter.headline(figures)}")
     with clock("report"):
         name = "val" if split == "validation" else split
         row = {"step": run.step, "split": name, **figures}
@@ -250,7 +251,7 @@ def _evaluate(workdir: Path, split: str, which: Which, clock: Stopwatch) -> dict
         results = report.Results(settled, run.variables, split, predictions, run.names, clips, shown)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
         model = type(experiment.model).__name__
-        sections = experiment.task.sections(results)
+        sections = presenter.sections(results)
         if first():
             report.write(
                 workdir,
@@ -268,7 +269,7 @@ def _evaluate(workdir: Path, split: str, which: Which, clock: Stopwatch) -> dict
                 ],
                 figures=figures,
                 rows=[*rows, row],
-                curves=experiment.task.curves,
+                curves=presenter.curves,
                 results=results,
                 problems=problems,
                 sections=sections,
@@ -277,7 +278,7 @@ def _evaluate(workdir: Path, split: str, which: Which, clock: Stopwatch) -> dict
         if split != "train":
             with MetricsLog(workdir, lambda row: (row["step"], row["split"]) != (run.step, name)) as log:
                 log.write(run.step, name, {"views": predictions.views, **figures})
-    details = experiment.task.details(predictions, run.names)
+    details = presenter.tables(predictions, run.names)
     return {"step": run.step, "views": predictions.views, **figures, **details}
 
 

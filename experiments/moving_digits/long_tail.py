@@ -23,7 +23,7 @@ REMEDIES = {
     "none": {},
     "weights, inverse of the number": {"task.class_balance": 1.0},
     "weights, effective number (0.99)": {"task.class_balance": 0.99},
-    "focal loss (2)": {"task.focus": 2.0},
+    "focal loss (2)": {"task.focal_gamma": 2.0},
     "logit adjustment (1)": {"task.logit_adjustment": 1.0},
     "square-root resampling": {"data.class_power": 0.5},
     "class-balanced resampling": {"data.class_power": 0.0},

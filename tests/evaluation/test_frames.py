@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import uniform_filter
 
-from vitx.evaluation.frames import copied, extrapolated, frame_figures, ssim
+from vitx.evaluation.frames import extrapolate_linearly, frame_metrics, repeat_last_frame, ssim
 
 
 def some(channels, seed=0):
@@ -31,7 +31,7 @@ def ssim_of_image(x, y, data_range):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_figures_are_what_the_tables_mean_by_them(channels):
     forecast, truth = some(channels)
-    found = jax.jit(frame_figures)(jnp.float32(forecast), jnp.float32(truth))
+    found = jax.jit(frame_metrics)(jnp.float32(forecast), jnp.float32(truth))
     for b, t in np.ndindex(2, 3):
         x, y = forecast[b, t], truth[b, t]
         clipped, p = np.clip(x, 0, 1), np.clip(x, 2**-20, 1 - 2**-20)
@@ -50,7 +50,7 @@ def test_figures_are_what_the_tables_mean_by_them(channels):
 
 def test_a_perfect_forecast():
     truth = jnp.float32(some(1)[1].round())
-    found = jax.jit(frame_figures)(truth, truth)
+    found = jax.jit(frame_metrics)(truth, truth)
     np.testing.assert_allclose(found["mse"], 0)
     np.testing.assert_allclose(found["psnr"], 100)
     np.testing.assert_allclose(found["ssim"], 1, rtol=1e-6)
@@ -59,9 +59,9 @@ def test_a_perfect_forecast():
 
 def test_baselines():
     seen = jnp.asarray([0.9, 0.5, 0.3]).reshape(1, 3, 1, 1, 1)
-    np.testing.assert_allclose(copied(seen, 3).ravel(), [0.3, 0.3, 0.3])
-    np.testing.assert_allclose(extrapolated(seen, 3).ravel(), [0.1, 0, 0], atol=1e-6)
-    np.testing.assert_allclose(extrapolated(1 - seen, 3).ravel(), [0.9, 1, 1], atol=1e-6)
+    np.testing.assert_allclose(repeat_last_frame(seen, 3).ravel(), [0.3, 0.3, 0.3])
+    np.testing.assert_allclose(extrapolate_linearly(seen, 3).ravel(), [0.1, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(extrapolate_linearly(1 - seen, 3).ravel(), [0.9, 1, 1], atol=1e-6)
 
 
 @pytest.mark.peers

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from vitx.evaluation.rollout import GAP, MADE, SEEN, animation, error, in_colours, strip
+from vitx.evaluation.rollout import GAP, MADE, SEEN, animation, error, strip, to_rgb
 
 pytestmark = pytest.mark.smoke
 
@@ -19,7 +19,7 @@ HEIGHT, WIDTH, INPUT, HORIZON = 4, 6, 6, 3
 def clips():
     """Two clips and their forecasts; no two frames are alike, nor is one its own mirror image."""
     frames = np.random.default_rng(0).uniform(0, 1, (2, INPUT + 2 * HORIZON, HEIGHT, WIDTH, 1))
-    return [(in_colours(each[: INPUT + HORIZON]), in_colours(each[INPUT + HORIZON :])) for each in frames]
+    return [(to_rgb(each[: INPUT + HORIZON]), to_rgb(each[INPUT + HORIZON :])) for each in frames]
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def test_an_error_is_red_where_too_bright_and_blue_where_too_dark(forecast, trut
 
 
 def test_grey_is_shown_alike_in_all_colours_and_what_no_pixel_can_be_is_cut():
-    np.testing.assert_array_equal(in_colours(np.array([[-1.0], [0.5], [2.0]])), [[0.0] * 3, [0.5] * 3, [1.0] * 3])
-    np.testing.assert_array_equal(in_colours(np.array([[0.1, 0.2, 0.3]])), [[0.1, 0.2, 0.3]])
+    np.testing.assert_array_equal(to_rgb(np.array([[-1.0], [0.5], [2.0]])), [[0.0] * 3, [0.5] * 3, [1.0] * 3])
+    np.testing.assert_array_equal(to_rgb(np.array([[0.1, 0.2, 0.3]])), [[0.1, 0.2, 0.3]])
 
 
 def test_a_strip_has_truth_forecast_and_error_of_the_same_frame_below_one_another(clips):

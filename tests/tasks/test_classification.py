@@ -59,7 +59,7 @@ def test_the_loss_is_the_mean_of_the_heads_cross_entropies(smoothing):
         expected += -(target * jax.nn.log_softmax(logits[name])).sum(1) / 2
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     right = logits["verb"].argmax(1) == batch["labels"]["verb"]
-    assert aux.sums["weight"] == 2 and aux.sums["verb/top1"] == 100 * right[:2].sum()
+    assert aux.metric_sums["weight"] == 2 and aux.metric_sums["verb/top1"] == 100 * right[:2].sum()
 
 
 def test_one_head_learns_the_label_that_is_named():
@@ -87,4 +87,4 @@ def test_heads_that_are_not_labels_are_told(num_classes, label, message):
 
 def test_pixels_are_normalised():
     task = Classification(mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
-    np.testing.assert_allclose(task.normalised(jnp.full((1, 3), 255, jnp.uint8)), [[1, 1, 0]], atol=1e-6)
+    np.testing.assert_allclose(task.normalise(jnp.full((1, 3), 255, jnp.uint8)), [[1, 1, 0]], atol=1e-6)

@@ -46,7 +46,9 @@ def test_a_weighted_loss_is_the_plain_one_times_the_weight_of_the_class():
 @pytest.mark.smoke
 def test_focal_loss():
     shares = np.asarray(jax.nn.softmax(LOGITS))[np.arange(5), LABELS]
-    np.testing.assert_allclose(head_loss(Classification(focus=2.0)), -((1 - shares) ** 2) * np.log(shares), rtol=1e-5)
+    np.testing.assert_allclose(
+        head_loss(Classification(focal_gamma=2.0)), -((1 - shares) ** 2) * np.log(shares), rtol=1e-5
+    )
     onehot = jax.nn.one_hot(LABELS, 3)
     np.testing.assert_array_equal(focal_cross_entropy(LOGITS, onehot, 0.0), head_loss(Classification()))
     certain = jnp.array([[200.0, 0.0, 0.0]])
@@ -59,7 +61,7 @@ def test_focal_loss_of_several_labels():
     shares = 1 / (1 + np.exp(-np.asarray(LOGITS, np.float64)))
     right = np.where(labels > 0, shares, 1 - shares)
     expected = (-((1 - right) ** 2) * np.log(right)).mean(axis=1)
-    np.testing.assert_allclose(head_loss(MultiLabel(focus=2.0), labels=labels), expected, rtol=1e-5)
+    np.testing.assert_allclose(head_loss(MultiLabel(focal_gamma=2.0), labels=labels), expected, rtol=1e-5)
 
 
 def test_adjusted_logits_are_of_training_alone():
@@ -75,9 +77,9 @@ def test_counts_come_from_the_training_split(digits):
     source = digits.open("train")
     counts = dict(class_counts(source))
     assert sum(counts["motion"]) == sum(counts["appearance"]) == len(source) == 52
-    assert Classification().fitted(source).counts == ()
-    task = Classification(class_balance=1.0).fitted(source)
-    assert dict(task.counts) == counts and task.fitted(digits.open("test")) == task
+    assert Classification().fit(source).counts == ()
+    task = Classification(class_balance=1.0).fit(source)
+    assert dict(task.counts) == counts and task.fit(digits.open("test")) == task
 
 
 def test_an_action_is_right_where_all_of_its_labels_are():
@@ -124,7 +126,7 @@ def test_views_are_averaged_as_set_and_blank_ones_left_out(average):
     task = Classification(average=average)
     found = predict({}, jnp.asarray(video), jnp.asarray(views), model=Pixels(), task=task)
     for row, count in enumerate(views):
-        logits = Pixels()(task.normalised(jnp.asarray(video[row, :count])), train=False)
+        logits = Pixels()(task.normalise(jnp.asarray(video[row, :count])), train=False)
         shares = jax.nn.softmax(logits).mean(0) if average == "probabilities" else jax.nn.softmax(logits.mean(0))
         np.testing.assert_allclose(jax.nn.softmax(found[row]), shares, atol=1e-5)
 
@@ -132,7 +134,7 @@ def test_views_are_averaged_as_set_and_blank_ones_left_out(average):
 def test_videos_of_no_class_come_last_as_charades_has_it():
     logits = np.array([[0.9], [0.8], [0.7], [0.1]])
     labels = np.array([[0.0, 0], [1, 0], [0, 1], [1, 0]])
-    figures = MultiLabel().head_figures(np.concatenate([logits, -logits], axis=1), labels)
+    figures = MultiLabel().head_metrics(np.concatenate([logits, -logits], axis=1), labels)
     assert figures["mAP"] == pytest.approx(100 * ((1 / 2 + 2 / 4) / 2 + 1 / 2) / 2)
     assert figures["mAP_labelled"] == pytest.approx(100 * ((1 + 2 / 3) / 2 + 1 / 2) / 2)
 
@@ -153,7 +155,7 @@ def test_errors_of_regression(error, expected):
     np.testing.assert_allclose(run(), expected(outputs - target).mean(axis=1), rtol=1e-4)
 
 
-@pytest.mark.parametrize("fields", [{"class_balance": 1.5}, {"focus": -1.0}, {"label_smoothing": 2.0}])
+@pytest.mark.parametrize("fields", [{"class_balance": 1.5}, {"focal_gamma": -1.0}, {"label_smoothing": 2.0}])
 def test_settings_that_cannot_be(fields):
     with pytest.raises(ValueError, match=f"{next(iter(fields))} is .*expected"):
         Classification(**fields)

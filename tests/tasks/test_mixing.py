@@ -89,7 +89,7 @@ def test_targets_are_mixed_as_clips_are_in_every_head_and_smoothed():
     batch, found, _ = losses(task, labels, weight)
     # pairs: 0-5 differ in what labels they have, 1-4 has one without weight, 2-3 are mixed
     may_mix = jnp.array([False, False, True, True, False, False])
-    video, share = task.mixing(jax.random.fold_in(jax.random.key(0), 2), task.normalised(batch["video"]), may_mix)
+    video, share = task.mixing(jax.random.fold_in(jax.random.key(0), 2), task.normalise(batch["video"]), may_mix)
     outputs, expected = Pixels()(video, train=True), np.zeros((2, 6))
     there = np.array([[1, 1, 1, 1, 1, 0], [1, 1, 0, 0, 1, 1]])
     for row, (name, classes) in enumerate((("a", 3), ("b", 4))):
@@ -120,7 +120,7 @@ def test_several_labels_are_mixed_too():
     }
     task = MultiLabel(mixing=Mixing(cutmix=1.0))
     batch, found, _ = losses(task, labels, np.ones(6, np.float32), seed=3)
-    video, share = task.mixing(jax.random.fold_in(jax.random.key(3), 2), task.normalised(batch["video"]), ALL)
+    video, share = task.mixing(jax.random.fold_in(jax.random.key(3), 2), task.normalise(batch["video"]), ALL)
     outputs = Pixels()(video, train=True)
     expected = []
     for name, label in labels.items():
@@ -132,6 +132,6 @@ def test_several_labels_are_mixed_too():
 
 @pytest.mark.parametrize("fields", [{"mixup": -1.0}, {"switch": 2.0}, {"probability": -0.1}])
 def test_settings_that_cannot_be(fields):
-    with pytest.raises(ValueError, match=r"mixup is .*expected"):
+    with pytest.raises(ValueError, match=f"{next(iter(fields))} is .*expected"):
         Mixing(**fields)
     assert dataclasses.replace(Mixing(), cutmix=1.0) and not Mixing()

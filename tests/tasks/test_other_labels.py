@@ -16,6 +16,7 @@ from vitx.configuration import register
 from vitx.data.moving_digits import MOTIONS
 from vitx.data.sources import MovingDigits
 from vitx.evaluation.evaluate import Predictions
+from vitx.evaluation.presentation import presenter_for
 from vitx.runs import predict_files, train_run
 from vitx.tasks.classification import Classification
 from vitx.tasks.mixing import Mixing
@@ -54,12 +55,17 @@ def test_an_example_without_a_label_counts_for_the_others_alone():
     losses, aux = loss_of(Classification(), outputs, labels)
     a, b = (-np.asarray(jax.nn.log_softmax(outputs[name])) for name in "ab")
     np.testing.assert_allclose(losses, [(a[0, 0] + b[0, 1]) / 2, b[1, 0], a[2, 2]], rtol=1e-6)
-    assert aux.sums["a/weight"] == 1.5 and aux.sums["b/weight"] == 2
-    np.testing.assert_allclose(aux.sums["a/loss"], a[0, 0] + 0.5 * a[2, 2], rtol=1e-6)
+    assert aux.metric_sums["a/weight"] == 1.5 and aux.metric_sums["b/weight"] == 2
+    np.testing.assert_allclose(aux.metric_sums["a/loss"], a[0, 0] + 0.5 * a[2, 2], rtol=1e-6)
     given = Predictions({name: np.asarray(x) for name, x in outputs.items()}, labels, np.arange(3), (), "1x1")
     figures = Classification().metrics(given)
     np.testing.assert_allclose(figures["a/loss"], (a[0, 0] + a[2, 2]) / 2, rtol=1e-6)
-    assert Classification().details(given, {"a": tuple("xyz"), "b": tuple("pq")})["per_class"]["a"]["y"]["support"] == 0
+    assert (
+        presenter_for(Classification()).tables(given, {"a": tuple("xyz"), "b": tuple("pq")})["per_class"]["a"]["y"][
+            "support"
+        ]
+        == 0
+    )
 
 
 @pytest.mark.smoke
@@ -83,14 +89,14 @@ def test_regression_is_of_standardised_values_and_answers_in_the_datas_units():
     losses, aux = loss_of(task, outputs, labels)
     error = np.asarray(outputs["b"])[:2] - [[1, 1], [-1, -2]]
     np.testing.assert_allclose(losses, [*(error**2).mean(axis=1), 0], rtol=1e-5)
-    np.testing.assert_allclose(aux.sums["b/mae"], np.abs(error * [10, 0.5]).mean(axis=1).sum(), rtol=1e-5)
+    np.testing.assert_allclose(aux.metric_sums["b/mae"], np.abs(error * [10, 0.5]).mean(axis=1).sum(), rtol=1e-5)
     values = task.predict(Given(outputs), {}, jnp.zeros((3, 1, 2, 2, 3), jnp.uint8))["b"]
     np.testing.assert_allclose(values, np.asarray(outputs["b"]) * [10, 0.5] + [50, 2], rtol=1e-5)
     predictions = Predictions({"b": np.asarray(values)}, labels, np.arange(3), (), "1x1")
     figures = task.metrics(predictions)
     assert figures["b/mae"] == pytest.approx(np.abs(values[:2] - labels["b"][:2]).mean(), rel=1e-5)
     assert figures["b/r2"] == pytest.approx(r2_score(labels["b"][:2], values[:2]), rel=1e-5)
-    assert task.better("b/mae", 1.0, than=2.0) and task.better("b/r2", 2.0, than=1.0)
+    assert task.is_better("b/mae", 1.0, than=2.0) and task.is_better("b/r2", 2.0, than=1.0)
 
 
 @register

@@ -31,7 +31,7 @@ def test_two_steps_move_statistics_by_momentum_and_nothing_else_does():
 
     @jax.jit
     def statistics(variables):
-        _, after = SMALL.apply(variables, task.normalised(batch["video"]), train=True, mutable=["batch_stats"])
+        _, after = SMALL.apply(variables, task.normalise(batch["video"]), train=True, mutable=["batch_stats"])
         return after["batch_stats"]
 
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)

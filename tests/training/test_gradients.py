@@ -17,7 +17,7 @@ from flax import linen as nn
 import vitx
 from vitx.models.resnet3d import ResNet3D
 from vitx.tasks.classification import Classification
-from vitx.tasks.task import Aux
+from vitx.tasks.task import LossOutput
 from vitx.training.gradients import accumulated, past_frozen, plain, sharpness_aware
 from vitx.training.optimizers import SGD, AdamW
 from vitx.training.step import init_state, train_step
@@ -86,7 +86,9 @@ def test_ten_steps_in_micro_batches_are_those_of_the_one_batch(optimizer):
 def linear(params, batch, key):
     """Additive over examples; reports the key, and a statistic of the batch."""
     losses = batch["x"] @ params["w"] + params["b"]
-    return losses.sum(), Aux({"draw": jax.random.uniform(key)}, {"mean": batch["x"].mean(), "var": batch["x"].var()})
+    return losses.sum(), LossOutput(
+        {"draw": jax.random.uniform(key)}, {"mean": batch["x"].mean(), "var": batch["x"].var()}
+    )
 
 
 def test_each_micro_batch_has_its_key_and_statistics_are_averaged_over_them():
@@ -97,7 +99,7 @@ def test_each_micro_batch_has_its_key_and_statistics_are_averaged_over_them():
     np.testing.assert_allclose(gradient["w"], x.sum(0), rtol=1e-5)
     draws = [float(jax.random.uniform(jax.random.fold_in(key, i))) for i in range(3)]
     assert len(set(draws)) == 3
-    np.testing.assert_allclose(aux.sums["draw"], sum(draws), rtol=1e-6)
+    np.testing.assert_allclose(aux.metric_sums["draw"], sum(draws), rtol=1e-6)
     dealt = [x[i::3] for i in range(3)]
     np.testing.assert_allclose(aux.collections["mean"], x.mean(), rtol=1e-5)
     np.testing.assert_allclose(aux.collections["var"], np.mean([part.var() for part in dealt]), rtol=1e-5)
@@ -114,7 +116,7 @@ def test_sam_is_the_gradient_a_step_uphill():
 
     def loss(params, batch, key):
         logits = batch["x"] @ params
-        return optax.sigmoid_binary_cross_entropy(logits, batch["y"]).sum(), Aux({}, {})
+        return optax.sigmoid_binary_cross_entropy(logits, batch["y"]).sum(), LossOutput({}, {})
 
     batch = {"x": jnp.float32(x), "y": jnp.float32(y)}
     (value, _), found = sharpness_aware(plain, 0.3)(loss, jnp.float32(w), batch, jax.random.key(0))
@@ -175,14 +177,14 @@ def test_an_average_that_warms_up_begins_with_a_short_memory():
 
 DEALT = """
 import jax, jax.numpy as jnp
-from vitx.tasks.task import Aux
+from vitx.tasks.task import LossOutput
 from vitx.training.gradients import accumulated, plain
 from vitx.layers.partition import batch_sharding
 from vitx.training.sharding import Mesh
 
 rows = batch_sharding(Mesh(fsdp=2).make(32))
 def loss(w, batch, key):
-    return jnp.tanh(batch["x"].astype(jnp.float32) @ w).sum(), Aux({}, {})
+    return jnp.tanh(batch["x"].astype(jnp.float32) @ w).sum(), LossOutput({}, {})
 x = jax.ShapeDtypeStruct((32, 640), jnp.uint8, sharding=rows)
 step = jax.jit(lambda w, x: accumulated(plain, 4)(loss, w, {"x": x}, jax.random.key(0)))
 print(step.lower(jax.ShapeDtypeStruct((640, 8), jnp.float32), x).compile().as_text())

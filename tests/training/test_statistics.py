@@ -31,7 +31,7 @@ def test_the_first_layers_statistics_are_those_of_all_batches_together():
     assert jax.tree.structure(found) == jax.tree.structure(dict(variables))
     jax.tree.map(np.testing.assert_array_equal, found["params"], variables["params"])
 
-    pixels = np.concatenate([task.normalised(batch["video"]) for batch in many])
+    pixels = np.concatenate([task.normalise(batch["video"]) for batch in many])
     kernel = variables["params"]["stage_1"]["block_0"]["conv"]["kernel"]
     dense = jax.lax.conv_general_dilated(
         pixels.reshape(-1, 16, 16, 3), kernel[0], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")

@@ -1,4 +1,7 @@
-"""Figures of what a model predicts; scikit-learn computes them."""
+"""Metrics of predictions, computed by scikit-learn.
+
+Letters in shapes: n examples, k classes or values.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,30 +11,40 @@ from jaxtyping import Float, Int
 from scipy.special import log_softmax
 from sklearn import metrics as sk
 
+MULTILABEL_METRICS = ("loss", "mAP", "mAP_labelled", "absent_classes")
+REGRESSION_METRICS = ("loss", "mae", "rmse", "r2")
 
-def classification_figures(
-    logits: Float[np.ndarray, "examples classes"], labels: Int[np.ndarray, "examples"]
-) -> dict[str, float]:
-    """Returns loss (nats), top1, top5 (where there are more than five classes) and the macro averages, in percent."""
+
+def classification_metrics(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"]) -> dict[str, float | int]:
+    """Returns the metrics named by `classification_metric_names`: loss in nats, the others in percent.
+
+    Macro averages are means over the classes that have an example, as in scikit-learn's balanced accuracy; the other
+    classes are counted by `absent_classes`.
+    """
     classes = np.arange(logits.shape[1])
+    present = np.unique(labels)
     top1 = logits.argmax(axis=1)
     precision, recall, f1, _ = sk.precision_recall_fscore_support(
-        labels, top1, average="macro", labels=classes, zero_division=0
+        labels, top1, average="macro", labels=present, zero_division=0
     )
-    figures = {
+    metrics = {
         "loss": -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels].mean(),
         "top1": 100 * sk.accuracy_score(labels, top1),
     }
     if len(classes) > 5:
-        figures["top5"] = 100 * sk.top_k_accuracy_score(labels, logits, k=5, labels=classes)
-    figures |= {"macro_precision": 100 * precision, "macro_recall": 100 * recall, "macro_f1": 100 * f1}
-    return {name: float(figure) for name, figure in figures.items()}
+        metrics["top5"] = 100 * sk.top_k_accuracy_score(labels, logits, k=5, labels=classes)
+    metrics |= {"macro_precision": 100 * precision, "macro_recall": 100 * recall, "macro_f1": 100 * f1}
+    return {name: float(metric) for name, metric in metrics.items()} | {"absent_classes": len(classes) - len(present)}
 
 
-def per_class(
-    logits: Float[np.ndarray, "examples classes"], labels: Int[np.ndarray, "examples"]
-) -> Mapping[str, np.ndarray]:
-    """Returns {precision, recall, f1 (percent), support: [classes]}."""
+def classification_metric_names(num_classes: int) -> tuple[str, ...]:
+    """Returns the names of the metrics of a classifier; top5 needs more than five classes."""
+    top = ("top1", "top5") if num_classes > 5 else ("top1",)
+    return ("loss", *top, "macro_precision", "macro_recall", "macro_f1", "absent_classes")
+
+
+def per_class(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"]) -> Mapping[str, np.ndarray]:
+    """Returns {precision, recall, f1 (percent), support: array over classes}."""
     columns = sk.precision_recall_fscore_support(
         labels, logits.argmax(axis=1), labels=np.arange(logits.shape[1]), zero_division=0
     )
@@ -39,52 +52,45 @@ def per_class(
     return {name: 100 * column for name, column in zip(names, columns, strict=False)} | {"support": columns[3]}
 
 
-def confusion(logits: Float[np.ndarray, "examples classes"], labels: Int[np.ndarray, "examples"]) -> Any:
+def confusion(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"]) -> Any:
     """Returns counts [true class, predicted class]."""
     return sk.confusion_matrix(labels, logits.argmax(axis=1), labels=np.arange(logits.shape[1]))
 
 
-def average_precisions(
-    logits: Float[np.ndarray, "examples classes"], labels: Float[np.ndarray, "examples classes"]
-) -> Float[np.ndarray, "classes"]:
-    """Returns the average precision of every class in percent; NaN of a class that no example has."""
-    there = labels.any(axis=0)
+def average_precisions(logits: Float[np.ndarray, "n k"], labels: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "k"]:
+    """Returns the average precision of every class in percent; NaN for a class without an example."""
+    present = labels.any(axis=0)
     columns = range(labels.shape[1])
     return np.array(
-        [100 * sk.average_precision_score(labels[:, i], logits[:, i]) if there[i] else np.nan for i in columns]
+        [100 * sk.average_precision_score(labels[:, i], logits[:, i]) if present[i] else np.nan for i in columns]
     )
 
 
-def multilabel_figures(
-    logits: Float[np.ndarray, "examples classes"], labels: Float[np.ndarray, "examples classes"]
-) -> dict[str, float]:
-    """Returns loss (nats, the mean over classes), mAP and mAP_labelled in percent, over the classes that are there.
+def multilabel_metrics(logits: Float[np.ndarray, "n k"], labels: Float[np.ndarray, "n k"]) -> dict[str, float | int]:
+    """Returns loss (nats, the mean over classes), mAP and mAP_labelled in percent, and absent_classes.
 
-    mAP_labelled ranks examples of no class at all behind the others, as Charades' own evaluation does.
+    Both are means over the classes that have an example; absent_classes counts the others. mAP_labelled ranks examples
+    without any class behind all others, as the evaluation code of Charades does.
     """
     logits = logits.astype(np.float64)
     loss = np.logaddexp(0, logits) - logits * labels
-    figures = {"loss": float(loss.mean())}
+    metrics: dict[str, float | int] = {"loss": float(loss.mean())}
     for name, rows in (("mAP", slice(None)), ("mAP_labelled", labels.any(axis=1))):
         precisions = average_precisions(logits[rows], labels[rows])
-        seen = precisions[~np.isnan(precisions)]
-        figures[name] = float(seen.mean()) if len(seen) else 0.0
-    return figures
+        known = precisions[~np.isnan(precisions)]
+        metrics[name] = float(known.mean()) if len(known) else 0.0
+    return metrics | {"absent_classes": int((~labels.any(axis=0)).sum())}
 
 
-def regression_figures(
-    values: Float[np.ndarray, "examples values"], labels: Float[np.ndarray, "examples values"]
-) -> dict[str, float]:
+def regression_metrics(values: Float[np.ndarray, "n k"], labels: Float[np.ndarray, "n k"]) -> dict[str, float]:
     """Returns loss (the mean squared error), mae, rmse and r2, means over the values, in their units.
 
-    r2 is 0 of fewer than two examples, of which it cannot be told.
+    r2 is undefined for fewer than two examples and then returned as 0.
     """
-    r2 = sk.r2_score(labels, values) if len(labels) > 1 else 0.0
-    squared = sk.mean_squared_error(labels, values)
-    figures = {
-        "loss": squared,
+    metrics = {
+        "loss": sk.mean_squared_error(labels, values),
         "mae": sk.mean_absolute_error(labels, values),
         "rmse": sk.root_mean_squared_error(labels, values),
-        "r2": r2,
+        "r2": sk.r2_score(labels, values) if len(labels) > 1 else 0.0,
     }
-    return {name: float(figure) for name, figure in figures.items()}
+    return {name: float(metric) for name, metric in metrics.items()}

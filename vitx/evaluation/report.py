@@ -99,9 +99,9 @@ def scatter(
     return figure
 
 
-def bars(heights: Mapping[str, float], unit: str, title: str) -> Figure:
-    """Returns a picture of one number for each class, the greatest on top; classes without one (NaN) are left out."""
-    known = sorted((height, name) for name, height in heights.items() if height == height)
+def bars(heights: Mapping[str, float | None], unit: str, title: str) -> Figure:
+    """Returns a picture of one number for each class, the greatest on top; classes without one (None) are left out."""
+    known = sorted((height, name) for name, height in heights.items() if height is not None)
     figure = Figure(figsize=(6.0, min(1.2 + 0.22 * max(len(known), 1), 40)), layout="constrained")
     axes = figure.subplots()
     axes.barh([name for _, name in known], [height for height, _ in known], color=BLUE)
@@ -178,7 +178,14 @@ def write(
     lines += [f"## {results.split.capitalize()} split, {predictions.views} views", ""]
     lines += [f"Over {read} of {read + missing} videos" + ("; these cannot be read:" if missing else ".")]
     lines += ["", *(f"- {problem}" for problem in problems)] if problems else []
-    lines += ["", *table(("figure", "value"), [(name, f"{value:.2f}") for name, value in figures.items()]), ""]
+    lines += [
+        "",
+        *table(
+            ("figure", "value"),
+            [(name, f"{value:.2f}" if isinstance(value, float) else value) for name, value in figures.items()],
+        ),
+        "",
+    ]
     drawn = Section(
         "Learning curves", ["![learning curves](curves.png)"], {"curves.png": learning_curves(rows, curves)}
     )

@@ -14,7 +14,7 @@ GAP = 2  # pixels between frames
 SEEN, MADE = np.array([0.55, 0.55, 0.55]), np.array([0.85, 0.51, 0.17])  # colours of frames that are given, and made
 
 
-def in_colours(frames: Float[np.ndarray, "... channels"]) -> Float[np.ndarray, "... 3"]:
+def to_rgb(frames: Float[np.ndarray, "... channels"]) -> Float[np.ndarray, "... 3"]:
     """Returns grey or coloured frames as RGB in [0, 1]."""
     return np.broadcast_to(np.clip(frames, 0, 1), (*frames.shape[:-1], 3))
 

@@ -1,4 +1,7 @@
-"""What losses do about classes of unequal size: weights, priors, focus. Resampling is the pipeline's."""
+"""Losses for imbalanced classes: class weights, class priors and focal loss. The pipeline does the resampling.
+
+Letters in shapes: b batch, k classes.
+"""
 
 from collections.abc import Sequence
 
@@ -9,11 +12,11 @@ from jaxtyping import Array, Float
 
 from vitx.data.sources import Source, label_columns
 
-Counts = tuple[tuple[str, tuple[int, ...]], ...]  # (label, examples of each class) of each
+Counts = tuple[tuple[str, tuple[int, ...]], ...]  # (label, examples of each class) of each label
 
 
 def class_counts(source: Source) -> Counts:
-    """Returns how many examples each class has, of every label that is one class; nothing is decoded."""
+    """Counts the examples of each class, for every single-label label; no video is decoded."""
     return tuple(
         (name, tuple(np.bincount(column[column >= 0], minlength=len(source.label_names[name])).tolist()))
         for name, column in label_columns(source).items()
@@ -21,34 +24,41 @@ def class_counts(source: Source) -> Counts:
     )
 
 
-def balanced_weights(counts: Sequence[int], beta: float) -> Float[np.ndarray, " classes"]:
-    """Returns the weight of every class, 1 on average: the inverse of its effective number of examples.
+def balanced_weights(counts: Sequence[int], beta: float) -> Float[np.ndarray, "k"]:
+    """Returns class weights with mean 1, inverse to the effective number of examples.
 
-    Cui et al. 2019, equation 4: (1 - beta) / (1 - beta**n). 0 weighs all alike, 1 by the inverse of their numbers. A
-    class without examples weighs as one with one.
+    Cui et al. 2019, equation 4: (1 - beta) / (1 - beta**n). Beta 0 weights all classes equally, beta 1 by inverse
+    frequency. A class without examples gets the weight of a class with one.
     """
     numbers = np.maximum(np.asarray(counts, np.float64), 1)
-    weights = 1 / numbers if beta == 1 else (1 - beta) / -np.expm1(numbers * np.log(beta)) if beta else numbers**0
+    if beta == 0:
+        weights = np.ones_like(numbers)
+    elif beta == 1:
+        weights = 1 / numbers
+    else:
+        # expm1 keeps the digits of 1 - beta**n, which cancel where beta is close to 1
+        weights = (1 - beta) / -np.expm1(numbers * np.log(beta))
     return (weights / weights.mean()).astype(np.float32)
 
 
-def log_priors(counts: Sequence[int]) -> Float[np.ndarray, " classes"]:
-    """Returns the logarithm of every class's share of the examples; a class without examples counts as one with one."""
+def log_priors(counts: Sequence[int]) -> Float[np.ndarray, "k"]:
+    """Returns the log frequency of every class; a class without examples counts as one with one."""
     numbers = np.maximum(np.asarray(counts, np.float64), 1)
     return np.log(numbers / numbers.sum()).astype(np.float32)
 
 
 def focal_cross_entropy(
-    logits: Float[Array, "batch classes"], target: Float[Array, "batch classes"], focus: float
-) -> Float[Array, "batch"]:
-    """Returns -sum target (1 - p)**focus log p, in nats (Lin et al. 2017, equation 4, over classes).
+    logits: Float[Array, "b k"], target: Float[Array, "b k"], focal_gamma: float
+) -> Float[Array, "b"]:
+    """Returns -sum target (1 - p)**focal_gamma log p in nats, with p the softmax (Lin et al. 2017, equation 4).
 
     Args:
-        logits: whose softmax is p.
-        target: shares of the classes; they may be weighted.
-        focus: gamma; 0 is cross-entropy.
+        logits: unnormalised log probabilities.
+        target: probabilities of the classes, optionally times class weights.
+        focal_gamma: focusing exponent; 0 is cross-entropy.
     """
-    logarithms = jax.nn.log_softmax(logits)
-    if focus:
-        target = target * jnp.maximum(-jnp.expm1(logarithms), 1e-12) ** focus
-    return -(target * logarithms).sum(axis=-1)
+    log_p = jax.nn.log_softmax(logits)
+    if focal_gamma:
+        # The gradient of x**gamma is infinite at 0 for gamma below 1, so 1 - p stays above it.
+        target = target * jnp.maximum(-jnp.expm1(log_p), 1e-12) ** focal_gamma
+    return -(target * log_p).sum(axis=-1)

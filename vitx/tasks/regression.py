@@ -1,7 +1,10 @@
-"""Regression: one value or several for each video, such as an ejection fraction."""
+"""Regression of one or several values for each video, such as an ejection fraction.
+
+Letters in shapes: b batch, n examples, k values.
+"""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
@@ -12,9 +15,8 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from vitx.configuration import register
 from vitx.data.sources import Source, label_columns
-from vitx.evaluation.metrics import regression_figures
-from vitx.evaluation.report import Results, Section, scatter
-from vitx.tasks.task import Answer, Names, Supervised, Variables
+from vitx.evaluation.metrics import REGRESSION_METRICS, regression_metrics
+from vitx.tasks.task import PerExample, Supervised, Variables
 
 Moments = tuple[tuple[str, tuple[float, ...], tuple[float, ...]], ...]  # (label, means, standard deviations) of each
 
@@ -28,88 +30,62 @@ ERRORS = {
 @register
 @dataclasses.dataclass(frozen=True)
 class Regression(Supervised):
-    """An error of standardised values; predictions and figures are in the data's own units.
+    """An error of standardised values; predictions and metrics are in the units of the data.
+
+    See `Supervised` for inherited fields.
 
     Attributes:
-        error: what is learnt to be small: the mean "squared" or "absolute" error, or Huber's: squared below one
-            standard deviation, linear above.
-        moments: ((label, means, standard deviations), ...) by which values are standardised; () takes them from the
+        error: loss to minimise: the mean "squared" or "absolute" error, or "huber": squared below one standard
+            deviation and linear above.
+        moments: ((label, means, standard deviations), ...) that standardise the values; () estimates them from the
             training split.
-        Others: as `Supervised`.
     """
 
     error: Literal["squared", "absolute", "huber"] = "squared"
     moments: Moments = ()
 
-    headline: ClassVar[Mapping[str, str]] = {"loss": "{:.3f}", "mae": "{:.3g}", "rmse": "{:.3g}", "r2": "{:.3f}"}
-    curves: ClassVar[Mapping[str, str]] = {"loss": "", "mae": ""}
-    best_low: ClassVar[tuple[str, ...]] = ("loss", "mae", "rmse")
+    lower_is_better: ClassVar[tuple[str, ...]] = ("loss", "mae", "rmse")
 
-    def fitted(self, source: Source) -> "Regression":
+    def fit(self, source: Source) -> "Regression":
         if self.moments:
             return self
-        moments = [
-            (
-                name,
-                tuple(map(float, np.nanmean(column, axis=0))),
-                tuple(float(std) or 1.0 for std in np.nanstd(column, 0)),
-            )
-            for name, column in label_columns(source).items()
-            if column.ndim == 2
-        ]
+        moments = []
+        for name, column in label_columns(source).items():
+            if column.ndim == 2:
+                means = tuple(map(float, np.nanmean(column, axis=0)))
+                # a constant value has deviation 0, by which nothing can be divided
+                stds = tuple(float(std) or 1.0 for std in np.nanstd(column, axis=0))
+                moments.append((name, means, stds))
         return dataclasses.replace(self, moments=tuple(moments))
 
-    def target(self, name: str, labels: Float[Array, "batch values"], width: int) -> Float[Array, "batch values"]:
+    def target(self, name: str, labels: Float[Array, "b k"], width: int) -> Float[Array, "b k"]:
         mean, std = self._moments(name)
         return (jnp.nan_to_num(labels) - mean) / std
 
     def head_loss(
-        self,
-        name: str,
-        outputs: Float[Array, "batch values"],
-        target: Float[Array, "batch values"],
-        labels: Float[Array, "batch values"],
-    ) -> tuple[Float[Array, "batch"], dict[str, Float[Array, "batch"]]]:
+        self, name: str, outputs: Float[Array, "b k"], target: Float[Array, "b k"], labels: Float[Array, "b k"]
+    ) -> tuple[PerExample, dict[str, PerExample]]:
         loss, error = ERRORS[self.error](outputs, target), jnp.abs(outputs - target)
         return loss.mean(axis=-1), {"mae": (error * self._moments(name)[1]).mean(axis=-1)}
 
     def predict(
-        self, model: nn.Module, variables: Variables, video: UInt8[Array, "batch frames height width 3"]
-    ) -> dict[str, Float[Array, "batch values"]]:
-        """Returns values in the data's units by label, float32."""
-        known = {name: () for name, _, _ in self.moments}
-        outputs = self.named(super().predict(model, variables, video), known)
+        self, model: nn.Module, variables: Variables, video: UInt8[Array, "b t h w 3"]
+    ) -> dict[str, Float[Array, "b k"]]:
+        """Returns values by label, in the units of the data, float32."""
+        labels = {name: () for name, _, _ in self.moments}
+        outputs = self.named(super().predict(model, variables, video), labels)
         return {name: output * self._moments(name)[1] + self._moments(name)[0] for name, output in outputs.items()}
 
-    def present(self, labels: Float[Array | np.ndarray, "batch values"]) -> Bool[Array | np.ndarray, "batch"]:
-        return (labels == labels).all(axis=-1)  # NaN is not itself
+    def has_label(self, labels: Float[Array | np.ndarray, "b k"]) -> Bool[Array | np.ndarray, "b"]:
+        return (labels == labels).all(axis=-1)  # NaN differs from itself; the comparison works in NumPy and JAX
 
-    def head_figures(
-        self, outputs: Float[np.ndarray, "examples values"], labels: Float[np.ndarray, "examples values"]
-    ) -> Mapping[str, float]:
-        return regression_figures(outputs, labels)
+    def head_metrics(
+        self, outputs: Float[np.ndarray, "n k"], labels: Float[np.ndarray, "n k"]
+    ) -> Mapping[str, float | int]:
+        return regression_metrics(outputs, labels)
 
-    def blank_label(self, classes: int) -> np.ndarray:
-        return np.zeros((1, classes), np.float32)
-
-    def sections(self, results: Results) -> Sequence[Section]:
-        sections = []
-        for label, outputs in results.predictions.outputs.items():
-            labels = results.predictions.labels[label]
-            there = self.present(labels)
-            picture = f"values_{label}.png"
-            figure = scatter(outputs[there], labels[there], results.names[label], f"{label}, {results.split} split")
-            sections.append(Section(label, [f"![predicted against true values]({picture})"], {picture: figure}))
-        return sections
-
-    def answers(self, outputs: Mapping[str, Float[np.ndarray, " _"]], names: Names, top: int) -> Answer:
-        return {
-            label: {name: float(value) for name, value in zip(names[label], values, strict=True)}
-            for label, values in outputs.items()
-        }
-
-    def told(self, answer: Mapping[str, float]) -> str:
-        return ", ".join(f"{name} {value:.4g}" for name, value in answer.items())
+    def head_metric_names(self, num_outputs: int) -> tuple[str, ...]:
+        return REGRESSION_METRICS
 
     def _moments(self, name: str) -> tuple[Any, Any]:
         mean, std = next((mean, std) for label, mean, std in self.moments if label == name)

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from vitx.tasks.task import Aux
+from vitx.tasks.task import LossOutput
 
 Batch = Mapping[str, Any]
-Loss = Callable[[Any, Batch, Array], tuple[Float[Array, ""], Aux]]
-Gradients = Callable[[Loss, Any, Batch, Array], tuple[tuple[Float[Array, ""], Aux], Any]]
+Loss = Callable[[Any, Batch, Array], tuple[Float[Array, ""], LossOutput]]
+Gradients = Callable[[Loss, Any, Batch, Array], tuple[tuple[Float[Array, ""], LossOutput], Any]]
 
 
-def plain(loss: Loss, params: Any, batch: Batch, key: Array) -> tuple[tuple[Float[Array, ""], Aux], Any]:
+def plain(loss: Loss, params: Any, batch: Batch, key: Array) -> tuple[tuple[Float[Array, ""], LossOutput], Any]:
     """The gradient of the whole batch at once."""
     return jax.value_and_grad(loss, has_aux=True)(params, batch, key)
 
@@ -36,18 +36,18 @@ def accumulated(gradients: Gradients, parts: int) -> Gradients:
     Examples are dealt out in turn, so that every device has its share of each micro-batch.
     """
 
-    def summed(loss: Loss, params: Any, batch: Batch, key: Array) -> tuple[tuple[Float[Array, ""], Aux], Any]:
+    def summed(loss: Loss, params: Any, batch: Batch, key: Array) -> tuple[tuple[Float[Array, ""], LossOutput], Any]:
         dealt = jax.tree.map(lambda rows: rows.reshape(-1, parts, *rows.shape[1:]).swapaxes(0, 1), batch)
 
         def add(total: Any, part: tuple[Array, Batch]) -> tuple[Any, Any]:
             number, rows = part
             (value, aux), gradient = gradients(loss, params, rows, jax.random.fold_in(key, number))
-            return jax.tree.map(jnp.add, total, gradient), ((value, aux.sums), aux.collections)
+            return jax.tree.map(jnp.add, total, gradient), ((value, aux.metric_sums), aux.collections)
 
         zero = jax.tree.map(jnp.zeros_like, params)
         gradient, (figures, collections) = jax.lax.scan(add, zero, (jnp.arange(parts), dealt))
         value, sums = jax.tree.map(lambda each: each.sum(0), figures)
-        return (value, Aux(sums, jax.tree.map(lambda each: each.mean(0), collections))), gradient
+        return (value, LossOutput(sums, jax.tree.map(lambda each: each.mean(0), collections))), gradient
 
     return summed
 
@@ -58,7 +58,7 @@ def sharpness_aware(gradients: Gradients, rho: float) -> Gradients:
     Loss, figures and batch statistics are those at params; both gradients see the same dropout.
     """
 
-    def ahead(loss: Loss, params: Any, batch: Batch, key: Array) -> tuple[tuple[Float[Array, ""], Aux], Any]:
+    def ahead(loss: Loss, params: Any, batch: Batch, key: Array) -> tuple[tuple[Float[Array, ""], LossOutput], Any]:
         figures, uphill = gradients(loss, params, batch, key)
         length = rho / (optax.tree.norm(uphill) + 1e-12)
         _, gradient = gradients(loss, jax.tree.map(lambda p, g: p + length * g, params, uphill), batch, key)
@@ -74,10 +74,10 @@ def past_frozen(gradients: Gradients, frozen: Callable[[Any], Any]) -> Gradients
         frozen: from parameters to which of them are.
     """
 
-    def moving(loss: Loss, params: Any, batch: Batch, key: Array) -> tuple[tuple[Float[Array, ""], Aux], Any]:
+    def moving(loss: Loss, params: Any, batch: Batch, key: Array) -> tuple[tuple[Float[Array, ""], LossOutput], Any]:
         stays = frozen(params)
 
-        def stopped(params: Any, batch: Batch, key: Array) -> tuple[Float[Array, ""], Aux]:
+        def stopped(params: Any, batch: Batch, key: Array) -> tuple[Float[Array, ""], LossOutput]:
             halted = jax.tree.map(lambda p, stay: jax.lax.stop_gradient(p) if stay else p, params, stays)
             return loss(halted, batch, key)
 

@@ -22,6 +22,7 @@ from vitx.data.pipeline import Data
 from vitx.data.sources import Source
 from vitx.errors import Preempted, RunError, UserError
 from vitx.evaluation.evaluate import evaluate
+from vitx.evaluation.presentation import presenter_for
 from vitx.layers.partition import batch_sharding, process_share, to_devices
 from vitx.models import on_device
 from vitx.tasks.task import Task
@@ -352,8 +353,8 @@ def train(
                     stop(number)
                 progress.evaluated = True
                 log.write(number, "val", {"views": predictions.views, **figures})
-                better = progress.judge(number, settings.monitor, figures[settings.monitor], task.better)
-                say(f"step {number}: validation ({predictions.over}) {task.described(figures)}")
+                better = progress.judge(number, settings.monitor, figures[settings.monitor], task.is_better)
+                say(f"step {number}: validation ({predictions.over}) {presenter_for(task).headline(figures)}")
             if stopping:
                 stop(number)
             # where steps are skipped the parameters may be beyond help, and the checkpoints before them are not

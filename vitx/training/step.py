@@ -9,7 +9,7 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vitx.tasks.task import Aux, Task
+from vitx.tasks.task import LossOutput, Task
 from vitx.training.gradients import Batch, Gradients, plain
 
 
@@ -72,7 +72,7 @@ def train_step(
     collections = {name: value for name, value in state.variables.items() if name != "params"}
     weight = jnp.maximum(batch["weight"].sum(), 1e-9)
 
-    def loss(params: Any, batch: Batch, key: Array) -> tuple[Float[Array, ""], Aux]:
+    def loss(params: Any, batch: Batch, key: Array) -> tuple[Float[Array, ""], LossOutput]:
         variables = {"params": params, **collections}
         losses, aux = task.loss(model, variables, batch, key=key, step=state.step, train=True)
         return (losses * batch["weight"]).sum() / weight, aux
@@ -80,7 +80,7 @@ def train_step(
     params = state.variables["params"]
     (value, aux), gradient = gradients(loss, params, batch, key)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, params)
-    figures = {**aux.sums, "loss": value, "gradient_norm": optax.tree.norm(gradient)}
+    figures = {**aux.metric_sums, "loss": value, "gradient_norm": optax.tree.norm(gradient)}
     variables = {"params": optax.apply_updates(params, updates), **collections, **aux.collections}
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step)) if ema_warmup else ema_decay
     ema = optax.incremental_update(variables, state.ema, 1 - decay) if state.ema else state.ema

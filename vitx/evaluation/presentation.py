@@ -1,0 +1,283 @@
+"""How the results of each task are written for people: terminal lines, report sections, answers of `vitx predict`.
+
+`presenter_for(task)` chooses a presenter by the task's class, inherited classes included. A new task works with the
+default one; to give it another, register a subclass of `Presenter` in the file of the task:
+
+    presenter_for.register(MyTask, MyPresenter)
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from scipy.special import expit, softmax
+
+from vitx.evaluation.evaluate import Predictions
+from vitx.evaluation.frames import FRAME_METRICS
+from vitx.evaluation.metrics import average_precisions, confusion, per_class
+from vitx.evaluation.report import Results, Section, bars, clip_strip, confusion_matrix, scatter, table
+from vitx.evaluation.rollout import animation, strip, to_rgb
+from vitx.tasks.classification import Classification
+from vitx.tasks.frame_prediction import SOURCES, FramePrediction
+from vitx.tasks.multilabel import MultiLabel
+from vitx.tasks.regression import Regression
+from vitx.tasks.task import COUNTS, Names, Supervised, Task
+
+MAX_ROLLOUTS = 3  # clips in the report's pictures of predicted frames
+
+Answer = dict[str, dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Presenter:
+    """Presents the results of a task; this default shows all metrics and every predicted value.
+
+    Attributes:
+        task: the task, whose settings may matter.
+    """
+
+    task: Any
+
+    formats: ClassVar[Mapping[str, str]] = {}
+    """{last component of a metric's name: format} of the metrics in `headline`; all metrics where it is empty."""
+    curves: ClassVar[Mapping[str, str]] = {"loss": ""}
+    """{last component of a metric's name: unit} of the metrics that the report draws against steps."""
+
+    def headline(self, metrics: Mapping[str, float | int]) -> str:
+        """Returns the main metrics as one line for the terminal."""
+        if not self.formats:
+            return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name not in COUNTS)
+        formats = {name: self.formats.get(name.split("/")[-1]) for name in metrics}
+        return ", ".join(f"{name} {form.format(metrics[name])}" for name, form in formats.items() if form)
+
+    def sections(self, results: Results) -> Sequence[Section]:
+        """Returns sections of the report that follow metrics and learning curves."""
+        return ()
+
+    def tables(self, predictions: Predictions, names: Names) -> dict[str, Any]:
+        """Returns results beyond metrics, such as tables by class, as strictly valid JSON data."""
+        return {}
+
+    def answer(self, outputs: Mapping[str, Float[np.ndarray, "_"]], names: Names, top: int) -> Answer:
+        """Returns {label: {class or value: number}} for one video, the `top` best first where they are ranked."""
+        return {
+            label: {name: float(value) for name, value in zip(names[label], values, strict=True)}
+            for label, values in outputs.items()
+        }
+
+    def format_answer(self, answer: Mapping[str, float]) -> str:
+        """Returns the answer for one label as text."""
+        return ", ".join(f"{name} {value:.4g}" for name, value in answer.items())
+
+
+class ClassificationPresenter(Presenter):
+    """Confusion matrices, tables by class, and clips with their predicted classes."""
+
+    formats: ClassVar[Mapping[str, str]] = {"loss": "{:.3f}", "top1": "{:.1f} %", "top5": "{:.1f} %"}
+    curves: ClassVar[Mapping[str, str]] = {"loss": "", "top1": "(%)"}
+
+    def sections(self, results: Results) -> Sequence[Section]:
+        heads = [self._head_section(results, label) for label in results.predictions.outputs]
+        return [*heads, self._clips_section(results)]
+
+    def _head_section(self, results: Results, label: str) -> Section:
+        logits, labels = _labelled(self.task, results.predictions, label)
+        names, picture = results.names[label], f"confusion_{label}.png"
+        figure = confusion_matrix(confusion(logits, labels), names, f"{label}, {results.split} split")
+        columns = per_class(logits, labels)
+        rows = [
+            (name, *(f"{columns[metric][i]:.1f}" for metric in ("precision", "recall", "f1")), columns["support"][i])
+            for i, name in enumerate(names)
+        ]
+        lines = [f"![confusion matrix]({picture})", "", *_absent_classes(names, columns["support"])]
+        lines += table(("class", "precision %", "recall %", "F1 %", "videos"), rows)
+        return Section(label.capitalize(), lines, {picture: figure})
+
+    def _clips_section(self, results: Results) -> Section:
+        predictions = results.predictions
+        captions = [
+            [
+                _caption(label, results.names[label], int(logits[row].argmax()), int(predictions.labels[label][row]))
+                for label, logits in predictions.outputs.items()
+            ]
+            for row in results.shown
+        ]
+        lines = ["Decoded clips with predicted classes; wrong ones are red.", ""]
+        lines += ["![clips with predictions](predictions.png)"]
+        return Section("Predictions", lines, {"predictions.png": clip_strip(results.clips, captions)})
+
+    def tables(self, predictions: Predictions, names: Names) -> dict[str, Any]:
+        classes, counts = {}, {}
+        for label in predictions.outputs:
+            logits, labels = _labelled(self.task, predictions, label)
+            columns = per_class(logits, labels)
+            classes[label] = {
+                name: {metric: column[i].item() for metric, column in columns.items()}
+                for i, name in enumerate(names[label])
+            }
+            counts[label] = confusion(logits, labels).tolist()
+        return {"per_class": classes, "confusion": counts}
+
+    def answer(self, outputs: Mapping[str, Float[np.ndarray, "_"]], names: Names, top: int) -> Answer:
+        return {label: _top(softmax(logits), names[label], top) for label, logits in outputs.items()}
+
+    def format_answer(self, answer: Mapping[str, float]) -> str:
+        return _percentages(answer)
+
+
+class MultiLabelPresenter(Presenter):
+    """Average precision of every class."""
+
+    formats: ClassVar[Mapping[str, str]] = {"loss": "{:.3f}", "mAP": "{:.1f} %"}
+    curves: ClassVar[Mapping[str, str]] = {"loss": "", "mAP": "(%)"}
+
+    def sections(self, results: Results) -> Sequence[Section]:
+        sections = []
+        for label, classes in self.tables(results.predictions, results.names)["per_class"].items():
+            precisions = {name: row["average_precision"] for name, row in classes.items()}
+            picture = f"precision_{label}.png"
+            figure = bars(precisions, "average precision (%)", f"{label}, {results.split} split")
+            support = [row["support"] for row in classes.values()]
+            rows = [
+                (name, "" if precision is None else f"{precision:.1f}", videos)
+                for (name, precision), videos in zip(precisions.items(), support, strict=True)
+            ]
+            lines = [f"![average precision of every class]({picture})", "", *_absent_classes(list(classes), support)]
+            lines += table(("class", "average precision %", "videos"), rows)
+            sections.append(Section(label.capitalize(), lines, {picture: figure}))
+        return sections
+
+    def tables(self, predictions: Predictions, names: Names) -> dict[str, Any]:
+        """Returns {"per_class": {label: {class: {average_precision, support}}}}; None without an example."""
+        classes = {}
+        for label in predictions.outputs:
+            logits, labels = _labelled(self.task, predictions, label)
+            precisions, support = average_precisions(logits, labels), labels.sum(axis=0)
+            classes[label] = {
+                name: {
+                    "average_precision": None if np.isnan(precisions[i]) else float(precisions[i]),
+                    "support": int(support[i]),
+                }
+                for i, name in enumerate(names[label])
+            }
+        return {"per_class": classes}
+
+    def answer(self, outputs: Mapping[str, Float[np.ndarray, "_"]], names: Names, top: int) -> Answer:
+        return {label: _top(expit(logits), names[label], top) for label, logits in outputs.items()}
+
+    def format_answer(self, answer: Mapping[str, float]) -> str:
+        return _percentages(answer)
+
+
+class RegressionPresenter(Presenter):
+    """Predicted against true values."""
+
+    formats: ClassVar[Mapping[str, str]] = {"loss": "{:.3f}", "mae": "{:.3g}", "rmse": "{:.3g}", "r2": "{:.3f}"}
+    curves: ClassVar[Mapping[str, str]] = {"loss": "", "mae": ""}
+
+    def sections(self, results: Results) -> Sequence[Section]:
+        sections = []
+        for label in results.predictions.outputs:
+            values, labels = _labelled(self.task, results.predictions, label)
+            picture = f"values_{label}.png"
+            figure = scatter(values, labels, results.names[label], f"{label}, {results.split} split")
+            sections.append(Section(label, [f"![predicted against true values]({picture})"], {picture: figure}))
+        return sections
+
+
+class FramePredictionPresenter(Presenter):
+    """Metrics beside those of the baselines, and pictures of predicted frames."""
+
+    formats: ClassVar[Mapping[str, str]] = {"loss": "{:.4f}", "mse": "{:.2f}", "ssim": "{:.3f}"}
+    columns = ("forecast", "last frame copied", "linear extrapolation")
+
+    def sections(self, results: Results) -> Sequence[Section]:
+        outputs = results.predictions.outputs
+        means = [
+            (metric, *(f"{outputs[metric + source].mean():.3f}" for source in SOURCES)) for metric in FRAME_METRICS
+        ]
+        frames = [
+            (name, *(f"{outputs[f'mse{source}'][:, i].mean():.1f}" for source in SOURCES))
+            for i, name in enumerate(results.names["mse"])
+        ]
+        lines = ["Means over frames and sequences; mse, mae and cross_entropy are summed over the pixels of a frame."]
+        lines += ["", *table(("metric", *self.columns), means), "", "mse of each frame:", ""]
+        lines += table(("frame", *self.columns), frames)
+        shown = ["Truth, forecast and its error: red where too bright, blue where too dark.", ""]
+        shown += ["![forecasts beside the truth](rollout.png)", "", "![the same as an animation](rollout.gif)"]
+        return [
+            Section("Forecast and baselines", lines, {}),
+            Section("Forecasts", shown, self._pictures(results)),
+        ]
+
+    def _pictures(self, results: Results) -> dict[str, Any]:
+        context, truth = self.task.split_clip(results.model, jnp.asarray(results.clips[:MAX_ROLLOUTS]))
+        # Replicated, since a process can read the shards of its own devices alone.
+        mesh = jax.tree.leaves(results.variables)[0].sharding.mesh
+        replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        predict = jax.jit(results.model.apply, out_shardings=replicated)
+        predicted = to_rgb(np.asarray(predict(results.variables, context)))
+        whole = to_rgb(np.concatenate([context, truth], axis=1))
+        pairs = list(zip(whole, predicted, strict=True))
+        num_context = context.shape[1]
+        return {"rollout.png": strip(pairs, num_context), "rollout.gif": animation(pairs, num_context)}
+
+    def tables(self, predictions: Predictions, names: Names) -> dict[str, Any]:
+        """Returns {"per_frame": {metric: mean over examples for every predicted frame}}."""
+        outputs = predictions.outputs.items()
+        return {"per_frame": {name: values.mean(axis=0).tolist() for name, values in outputs if name != "loss"}}
+
+    def answer(self, outputs: Mapping[str, Float[np.ndarray, "_"]], names: Names, top: int) -> Answer:
+        """Returns {"forecast" or baseline: metrics on the last frames of one video}."""
+        return {
+            source.strip("/") or "forecast": {
+                metric: float(outputs[metric + source].mean()) for metric in FRAME_METRICS
+            }
+            for source in SOURCES
+        }
+
+    def format_answer(self, answer: Mapping[str, float]) -> str:
+        return ", ".join(f"{name} {value:.3f}" for name, value in answer.items())
+
+
+@functools.singledispatch
+def presenter_for(task: Task) -> Presenter:
+    """Returns the presenter registered for the class of a task, or the default one."""
+    return Presenter(task)
+
+
+presenter_for.register(Classification, ClassificationPresenter)
+presenter_for.register(MultiLabel, MultiLabelPresenter)
+presenter_for.register(Regression, RegressionPresenter)
+presenter_for.register(FramePrediction, FramePredictionPresenter)
+
+
+def _labelled(task: Supervised, predictions: Predictions, label: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (outputs, labels) of the examples that have the label."""
+    valid = task.has_label(predictions.labels[label])
+    return predictions.outputs[label][valid], predictions.labels[label][valid]
+
+
+def _absent_classes(names: Sequence[str], support: Sequence[int]) -> list[str]:
+    absent = [name for name, videos in zip(names, support, strict=True) if not videos]
+    if not absent:
+        return []
+    return [f"{len(absent)} of {len(names)} classes have no video and count in no mean: {', '.join(absent)}.", ""]
+
+
+def _top(probabilities: Float[np.ndarray, "k"], names: Sequence[str], top: int) -> dict[str, float]:
+    return {names[i]: float(probabilities[i]) for i in probabilities.argsort()[::-1][:top]}
+
+
+def _percentages(answer: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in answer.items())
+
+
+def _caption(label: str, names: Sequence[str], predicted: int, true: int) -> tuple[str, bool]:
+    correct = predicted == true or true < 0
+    return f"{label}: {names[predicted]}" + ("" if correct else f" (true: {names[true]})"), correct
