@@ -15,23 +15,35 @@ from typing import Any, TypeVar
 import typeguard
 
 from vitx.errors import UserError, closest
+from vitx.plugins import Registry
 
 Part = TypeVar("Part")
 
-_REGISTERED: dict[str, type] = {}
+# a file that defines parts is one line here; imported when config.json names a part that is not imported yet
+_PARTS: Registry[type] = Registry(
+    "part",
+    modules=(
+        "vitx.data.files",
+        "vitx.data.mixture",
+        "vitx.data.moving_mnist",
+        "vitx.data.prepared",
+        "vitx.data.sources",
+        "vitx.data.tfds_videos",
+        "vitx.experiment",
+        "vitx.interop.preprocessing",
+        "vitx.models",
+        "vitx.tasks.classification",
+        "vitx.tasks.frame_prediction",
+        "vitx.tasks.multilabel",
+        "vitx.tasks.regression",
+        "vitx.training.optimizers",
+    ),
+)
 
 
-def register(cls: type[Part], *, formerly: str | None = None) -> type[Part]:
-    """Class decorator: lets `config.json` name this dataclass, by its class name.
-
-    Args:
-        formerly: the name by which earlier versions wrote it.
-    """
-    for name in filter(None, (cls.__name__, formerly)):
-        known = _REGISTERED.setdefault(name, cls)
-        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise TypeError(f"two parts are registered as {name}: {known} and {cls}")
-        _REGISTERED[name] = cls
+def register(cls: type[Part]) -> type[Part]:
+    """Class decorator: lets `config.json` name this dataclass, by its class name."""
+    _PARTS.add(cls.__name__, cls)
     return cls
 
 
@@ -95,13 +107,13 @@ def from_dict(data: Any, where: str = "config.json") -> Any:
     if not isinstance(data, dict):
         return data
     name = data.get("type")
-    if name not in _REGISTERED:
+    if name not in _PARTS:
         raise UserError(
-            f"{where}: no part of type {name!r} is registered{closest(str(name), _REGISTERED)} "
-            "If it is your own (@vitx.configuration.register), name the file that defines it with --experiment, or "
-            "import it first."
+            f"{where}: no part of type {name!r} is registered{closest(str(name), _PARTS)} "
+            "If it is your own (@vitx.configuration.register), name the file that defines it with --experiment, "
+            "import it first, or install it with an entry point in the group vitx.plugins."
         )
-    cls = _REGISTERED[name]
+    cls = _PARTS[name]
     annotations = _annotations(cls)
     values = {}
     for key, value in data.items():
@@ -263,7 +275,7 @@ def _described(annotation: Any) -> str:
     if annotation is types.NoneType:
         return "None"
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
-        kinds = [name for name, cls in _REGISTERED.items() if issubclass(cls, annotation) and cls is not annotation]
+        kinds = [name for name, cls in _PARTS.items() if issubclass(cls, annotation) and cls is not annotation]
         return f"a part ({', '.join(kinds) or annotation.__name__}), put there by override in an experiment file"
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         return annotation.__name__

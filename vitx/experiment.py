@@ -16,12 +16,9 @@ import vitx
 from vitx import configuration
 from vitx.checkpoints import read_json, write_json
 from vitx.configuration import register
-from vitx.data import files, mixture, moving_mnist, prepared, tfds_videos  # noqa: F401  config.json names their datasets
 from vitx.data.pipeline import Data
 from vitx.errors import UserError
 from vitx.layers.embeddings import height_and_width
-from vitx.models import VARIANTS  # noqa: F401  config.json names the models' classes
-from vitx.tasks import frame_prediction, multilabel, regression  # noqa: F401  config.json names the tasks
 from vitx.tasks.classification import Classification
 from vitx.tasks.task import Task
 from vitx.training.loop import Training

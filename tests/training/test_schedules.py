@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-from vitx.configuration import from_dict, to_dict
-from vitx.training.optimizers import AdamW
 from vitx.training.schedules import Constant, Cosine, InverseSquareRoot, Milestones, OneCycle
 
 pytestmark = pytest.mark.smoke
@@ -42,12 +40,6 @@ def test_every_schedule_scales_with_the_peak_and_serves_a_run_of_one_step(schedu
     np.testing.assert_allclose(threes, 3 * ones, rtol=1e-6)
     assert (ones > 0).all() and ones.max() == pytest.approx(1, rel=1e-3)
     assert np.isfinite(schedule().make(1.0, 1)(0))
-
-
-def test_a_config_of_before_there_were_others_means_the_cosine():
-    old = {"type": "AdamW", "peak_lr": 0.1, "schedule": {"type": "Schedule", "warmup": 0.2, "end_factor": 0.5}}
-    assert from_dict(old) == AdamW(peak_lr=0.1, schedule=Cosine(warmup=0.2, end_factor=0.5))
-    assert to_dict(Cosine())["type"] == "Cosine"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float
 
+from vitx.plugins import Registry
+
 Grid = tuple[int, int, int]
 
 
@@ -124,16 +126,19 @@ def time_and_space(
     return jnp.concatenate(out, axis=2)
 
 
-LAYOUTS: dict[str, Layout] = {
-    "joint": joint,
-    "time": time,  # lines of time
-    "space": space,  # frames
-    "height": height,  # columns of a frame
-    "width": width,  # rows of a frame
-    "local": local,  # quarters of the frame, at all times (TimeSformer, section 3: F x H/2 x W/2)
-    "sparse": sparse,  # the whole clip at a stride of two along every axis (TimeSformer, section 3)
-    "time_and_space": time_and_space,
-}
+LAYOUTS: Registry[Layout] = Registry(
+    "layout",
+    {
+        "joint": joint,
+        "time": time,  # lines of time
+        "space": space,  # frames
+        "height": height,  # columns of a frame
+        "width": width,  # rows of a frame
+        "local": local,  # quarters of the frame, at all times (TimeSformer, section 3: F x H/2 x W/2)
+        "sparse": sparse,  # the whole clip at a stride of two along every axis (TimeSformer, section 3)
+        "time_and_space": time_and_space,
+    },
+)
 IN_FRAMES = ("space", "height", "width")  # see nothing of other frames
 HALVES = {"time_and_space": ("time", "space")}  # a layout for each half of the heads
 SPLIT_IN_TIME = (*IN_FRAMES, *HALVES, "time")  # can be computed where the time indices of a clip are shared out

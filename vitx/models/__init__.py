@@ -22,9 +22,12 @@ from vitx.models import (
     vivit,
     x3d,
 )
+from vitx.plugins import Registry
 
 FAMILIES = (vivit, timesformer, resnet3d, s3d, bottleneck, slowfast, x3d, frames, convlstm, forecaster)
-VARIANTS: dict[str, nn.Module] = {name: model for family in FAMILIES for name, model in family.VARIANTS.items()}
+VARIANTS: Registry[nn.Module] = Registry(
+    "model", {name: model for family in FAMILIES for name, model in family.VARIANTS.items()}
+)
 
 
 def list_models(pattern: str = "*") -> list[str]:

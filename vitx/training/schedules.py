@@ -1,7 +1,6 @@
 """How the learning rate changes over a run: a linear warm-up, what each schedule says, a cooldown where asked."""
 
 import dataclasses
-import functools
 
 import jax.numpy as jnp
 import optax
@@ -44,7 +43,7 @@ class Schedule:
         raise NotImplementedError
 
 
-@functools.partial(register, formerly="Schedule")
+@register
 @dataclasses.dataclass(frozen=True)
 class Cosine(Schedule):
     """Half a cosine from the peak to `end_factor` of it (Loshchilov and Hutter 2017).
