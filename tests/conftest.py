@@ -70,21 +70,21 @@ def digits(tmp_path_factory) -> MovingDigits:
 
 @pytest.fixture(scope="session")
 def small(digits, pytestconfig) -> Experiment:
-    """The quickstart, made small in every way."""
-    quickstart = load_experiment(pytestconfig.rootpath / "experiments" / "quickstart.py")
-    return quickstart.override({"data.dataset": digits, **SMALL_MODEL})
+    """The two-label experiment on moving digits, small in every way."""
+    two_labels = load_experiment(pytestconfig.rootpath / "experiments" / "moving_digits" / "two_labels.py")
+    return two_labels.override({"data.dataset": digits, **SMALL_MODEL})
 
 
 @pytest.fixture(scope="session")
 def small_file(digits, tmp_path_factory, pytestconfig) -> str:
-    """An experiment file that builds on the quickstart and makes it small."""
+    """Path of an experiment file that defines the same small experiment as `small`."""
     path = tmp_path_factory.mktemp("experiments") / "small.py"
-    quickstart = pytestconfig.rootpath / "experiments" / "quickstart.py"
+    two_labels = pytestconfig.rootpath / "experiments" / "moving_digits" / "two_labels.py"
     path.write_text(
         "from vitx.data.moving_digits import ClipConfig\n"
         "from vitx.data.sources import MovingDigits\n"
         "from vitx.experiment import load_experiment\n"
-        f"experiment = load_experiment({str(quickstart)!r}).override(\n"
+        f"experiment = load_experiment({str(two_labels)!r}).override(\n"
         f"    {{'data.dataset': {digits!r}, **{SMALL_MODEL!r}}}\n"
         ")\n"
     )

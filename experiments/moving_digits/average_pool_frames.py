@@ -10,7 +10,7 @@ reaches 93.7 % (validation 98.8 %).
 
 from vitx import load_experiment
 
-experiment = load_experiment("../quickstart.py").override(
+experiment = load_experiment("two_labels.py").override(
     {
         "model.num_temporal_layers": 0,
         "model.tubelet_size": (1, 8, 8),

@@ -10,7 +10,7 @@ with other work too, JAX 0.10.2, 2026-11-24, seed 0, 2 min 45 s. Test split, 1,0
 from vitx import load_experiment
 from vitx.models import create_model
 
-experiment = load_experiment("../quickstart.py").override(
+experiment = load_experiment("two_labels.py").override(
     {
         "model": create_model("cnn_small", num_classes=(("appearance", 10), ("motion", 8))),
         "data.image_size": (24, 24),

@@ -12,7 +12,7 @@ It learns the motion alone, which is quicker: the recipe with both labels and st
 from vitx import load_experiment
 from vitx.models.convlstm import ConvLSTM
 
-experiment = load_experiment("../quickstart.py").override(
+experiment = load_experiment("two_labels.py").override(
     {
         "model": ConvLSTM(num_classes=8, widths=(32, 32)),
         "task.label": "motion",

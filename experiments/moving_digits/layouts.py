@@ -39,8 +39,8 @@ STEPS = 600
 
 
 def main(folder: Path) -> None:
-    quickstart = load_experiment(Path(__file__).parent / "../quickstart.py")
-    short = quickstart.override({"training.steps": STEPS, "training.evaluate_every": 0})
+    two_labels = load_experiment(Path(__file__).parent / "two_labels.py")
+    short = two_labels.override({"training.steps": STEPS, "training.evaluate_every": 0})
     lines = ["| model | motion, frames | appearance, frames | motion, tubelets | appearance, tubelets |"]
     lines += ["| --- | ---: | ---: | ---: | ---: |"]
     for name, model in MODELS.items():

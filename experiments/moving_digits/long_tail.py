@@ -76,7 +76,7 @@ class _Kept:
 
 
 def main(folder: Path) -> None:
-    short = load_experiment(Path(__file__).parent / "../quickstart.py").override(
+    short = load_experiment(Path(__file__).parent / "two_labels.py").override(
         {
             "model.num_classes": len(MOTIONS),
             "data.dataset": LongTail(),

@@ -14,7 +14,7 @@ units at a peak of 2e-3 (95.5 % after 1,000 steps) rather than 128 at 4e-3 (90.5
 from vitx import load_experiment
 from vitx.models.frames import LRCN, PlainTrunk
 
-experiment = load_experiment("../quickstart.py").override(
+experiment = load_experiment("two_labels.py").override(
     {
         "model": LRCN(
             num_classes=(("appearance", 10), ("motion", 8)),

@@ -11,7 +11,7 @@ training too: it was too small, and not done.
 from vitx import load_experiment
 from vitx.models import create_model
 
-experiment = load_experiment("../quickstart.py").override(
+experiment = load_experiment("two_labels.py").override(
     {
         "model": create_model(
             "r2plus1d_18",
