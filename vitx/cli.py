@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vitx import cli_data
+from vitx import cli_data, environment
 from vitx.errors import Preempted, RunError, UserError, as_user_error
 
 
@@ -34,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"vitx: there is no option {settings[0]} here (--help lists them)", file=sys.stderr)
         return 2
     try:
+        import numpy  # noqa: F401  where it is broken, jaxlib and others print tracebacks of their own
+
         return options.command(options, settings) or 0
     except (Exception, KeyboardInterrupt) as error:
         message, status = _told(error, training=options.command is _train)
@@ -53,6 +55,8 @@ def _told(error: BaseException, *, training: bool = True) -> tuple[str, int]:
         return str(error) or f"stopped; {goes_on}", 75
     if isinstance(error, UserError | RunError):
         return str(error), 2 if isinstance(error, UserError) else 1
+    if explanation := environment.explain_environment(error):
+        return explanation, 1
     return f"{type(error).__name__}: {error} (--debug shows where)", 1
 
 
