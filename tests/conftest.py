@@ -91,7 +91,8 @@ def small_file(digits, tmp_path_factory, pytestconfig) -> str:
     return str(path)
 
 
-# which tokens see which, by the definition of each layout: tokens of equal numbers see one another
+# The definition of each layout: tokens whose places have the same group attend to one another. A tuple has a definition
+# for each equal part of the heads.
 GROUPS = {
     "joint": lambda t, h, w, grid: 0,
     "time": lambda t, h, w, grid: (h, w),
@@ -100,12 +101,13 @@ GROUPS = {
     "width": lambda t, h, w, grid: (t, h),
     "local": lambda t, h, w, grid: (2 * h > grid[1] - 1 + grid[1] % 2, 2 * w > grid[2] - 1 + grid[2] % 2),
     "sparse": lambda t, h, w, grid: (t % 2, h % 2, w % 2),
+    "time_and_space": (lambda t, h, w, grid: (h, w), lambda t, h, w, grid: t),
 }
 
 
 @pytest.fixture(scope="session")
 def masked_attention():
-    """Attention by name of a layout, as one plain attention over all tokens with a mask; numpy, float64."""
+    """Attention along a layout as one plain attention over all tokens with a mask, in float64."""
 
     def attend(q, k, v, mask):
         scores = np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(q.shape[-1])
@@ -113,23 +115,22 @@ def masked_attention():
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         return np.einsum("bhqk,bkhd->bqhd", weights / weights.sum(-1, keepdims=True), v)
 
-    def masked(name, q, k, v, grid, prefix):
-        q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
-        if name == "time_and_space":
-            half = q.shape[2] // 2
-            first, second = (slice(None, half), slice(half, None))
-            parts = [("time", first), ("space", second)]
-            return np.concatenate(
-                [masked(each, q[:, :, s], k[:, :, s], v[:, :, s], grid, prefix) for each, s in parts], axis=2
-            )
-        groups = [GROUPS[name](*place, grid) for place in np.ndindex(*grid)]
-        different = list(dict.fromkeys(groups))
-        numbers = np.array([different.index(group) for group in groups])
-        ahead = np.ones(prefix, bool)
-        mask = np.array([np.concatenate([ahead, numbers == number]) for number in numbers])
+    def attend_in_groups(group_of, q, k, v, grid, prefix):
+        groups = [group_of(*place, grid) for place in np.ndindex(*grid)]
+        distinct = list(dict.fromkeys(groups))
+        numbers = np.array([distinct.index(group) for group in groups])
+        sees_prefix = np.ones(prefix, bool)
+        mask = np.array([np.concatenate([sees_prefix, numbers == number]) for number in numbers])
         tokens = attend(q[:, prefix:], k, v, mask)
         # a prefix token attends once in every group; its outputs are averaged
-        rows = [attend(q[:, :prefix], k, v, np.concatenate([ahead, numbers == i])) for i in range(len(different))]
+        masks = [np.concatenate([sees_prefix, numbers == i]) for i in range(len(distinct))]
+        rows = [attend(q[:, :prefix], k, v, mask) for mask in masks]
         return np.concatenate([np.mean(rows, axis=0), tokens], axis=1)
+
+    def masked(name, q, k, v, grid, prefix):
+        definitions = GROUPS[name] if isinstance(GROUPS[name], tuple) else (GROUPS[name],)
+        parts = zip(*(np.split(np.asarray(x, np.float64), len(definitions), axis=2) for x in (q, k, v)), strict=True)
+        outputs = [attend_in_groups(of, *part, grid, prefix) for of, part in zip(definitions, parts, strict=True)]
+        return np.concatenate(outputs, axis=2)
 
     return masked

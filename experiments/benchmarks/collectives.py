@@ -24,7 +24,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import vitx
 from vitx.checkpoints import abstract_state
-from vitx.layers.partition import batch_sharding, placed
+from vitx.layers.partition import batch_sharding, entry_sharding
 from vitx.models import on_device
 from vitx.tasks.classification import Classification
 from vitx.training.optimizers import SGD
@@ -50,7 +50,7 @@ def compiled_step(model: Any, shape: tuple[int, ...], batch_size: int, devices: 
         "replaced": ((batch_size,), np.bool_),
     }
     batch: dict[str, Any] = {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=placed(name, len(shape), rows))
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=entry_sharding(name, len(shape), rows))
         for name, (shape, dtype) in parts.items()
     }
     batch["labels"] = {"action": jax.ShapeDtypeStruct((batch_size,), np.int32, sharding=rows)}

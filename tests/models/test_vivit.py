@@ -169,7 +169,7 @@ def test_stochastic_depth_and_dropout_change_training_only():
         ({"num_temporal_layers": -1}, "num_temporal_layers is -1; expected at least 0"),
         ({"layouts": ("time", "spaces")}, "layouts is ('time', 'spaces'); expected different names out of joint, time"),
         ({"layouts": ()}, "layouts is (); expected different names"),
-        ({"layouts": ("time_and_space",)}, "num_heads is 3, an odd number"),
+        ({"layouts": ("time_and_space",)}, "num_heads is 3; the layout time_and_space"),
         ({"hidden_size": 0}, "hidden_size is 0; expected at least 1"),
         ({"mlp_dim": -4}, "mlp_dim is -4"),
         ({"drop_path_rate": 1.0}, "drop_path_rate is 1.0; expected a share from 0 to less than 1"),

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from vitx.data.pipeline import Data
 from vitx.data.sources import Source
 from vitx.errors import RunError
-from vitx.layers.partition import process_share, to_devices
+from vitx.layers.partition import process_shard, to_devices
 from vitx.models import on_device
 
 SHOWN = 20  # unreadable videos that are told one by one
@@ -100,7 +100,7 @@ def evaluate(
     """
     model = on_device(model, sharding.mesh.devices.flat[0])
     replicated = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
-    batches = data.eval_batches(source, **process_share(sharding))
+    batches = data.eval_batches(source, **process_shard(sharding))
     columns: list[dict[str, Any]] = []
     with contextlib.closing(batches), tqdm(desc=f"{split} split", total=len(source), unit=" clips", leave=False) as bar:
         for batch in batches:

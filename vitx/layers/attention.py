@@ -1,4 +1,7 @@
-"""The one attention call, and the module around it that projects tokens to queries, keys and values."""
+"""The one attention call, and the module around it that projects tokens to queries, keys and values.
+
+In shapes: b batch, n tokens, q queries, k keys, d size of a token or of a head.
+"""
 
 import functools
 from typing import Literal
@@ -9,53 +12,58 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from vitx.layers.layouts import LAYOUTS, Grid
-from vitx.layers.partition import attend, folded
+from vitx.layers.partition import attend, attend_locally
 
+# Transformers are compared with float64 references in tests only, so they offer no float64
 DType = Literal["float32", "bfloat16"]
+Bias = Float[Array, "..."] | None
+Mask = Bool[Array, "..."] | None
 
 
-def weights(
-    q: Float[Array, "batch queries heads head_dim"],
-    k: Float[Array, "batch keys heads head_dim"],
-    *,
-    bias: Float[Array, "..."] | None = None,
-    mask: Bool[Array, "..."] | None = None,
-) -> Float[Array, "batch heads queries keys"]:
-    """Attention probabilities softmax(q kᵀ / sqrt(head_dim) + bias), in float32 (Vaswani et al. 2017, eq. 1).
+def attention_weights(
+    q: Float[Array, "b q heads d"], k: Float[Array, "b k heads d"], *, bias: Bias = None, mask: Mask = None
+) -> Float[Array, "b heads q k"]:
+    """Computes softmax(q kᵀ / sqrt(d) + bias) in float32 (Vaswani et al. 2017, eq. 1).
 
-    `bias` (added to the scores) and `mask` (True where a query may attend) broadcast to the result's shape.
+    Args:
+        q: queries.
+        k: keys.
+        bias: added to the scores; broadcasts to the result's shape.
+        mask: True where a query may attend; broadcasts to the result's shape.
     """
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     if bias is not None:
         scores += bias
     if mask is not None:
+        # the smallest finite number: a row that is masked everywhere gets equal weights instead of NaN
         scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
     return jax.nn.softmax(scores)
 
 
 def core(
-    q: Float[Array, "batch queries heads head_dim"],
-    k: Float[Array, "batch keys heads head_dim"],
-    v: Float[Array, "batch keys heads head_dim"],
+    q: Float[Array, "b q heads d"],
+    k: Float[Array, "b k heads d"],
+    v: Float[Array, "b k heads d"],
     *,
-    bias: Float[Array, "..."] | None = None,
-    mask: Bool[Array, "..."] | None = None,
-) -> Float[Array, "batch queries heads head_dim"]:
-    """Scaled dot-product attention: the one call that every layout makes."""
-    return jnp.einsum("bhqk,bkhd->bqhd", weights(q, k, bias=bias, mask=mask).astype(v.dtype), v)
+    bias: Bias = None,
+    mask: Mask = None,
+) -> Float[Array, "b q heads d"]:
+    """Computes scaled dot-product attention: the one call inside every layout. See `attention_weights`."""
+    return jnp.einsum("bhqk,bkhd->bqhd", attention_weights(q, k, bias=bias, mask=mask).astype(v.dtype), v)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention of tokens on a (t, h, w) grid, each within the neighbourhood of a layout.
+    """Multi-head self-attention of tokens on a (t, h, w) grid, each within the neighbourhood that a layout defines.
 
-    The probabilities are sown under `intermediates/attention` when that collection is mutable.
+    The probabilities are sown under `intermediates/attention` when that collection is mutable. A layout's own
+    parameters stand beside the four projections.
 
     Attributes:
         num_heads: attention heads; must divide the tokens' width.
-        layout: name of the layout (`vitx.layers.layouts.LAYOUTS`) that says which tokens see which.
+        layout: name of the layout in `vitx.layers.layouts.LAYOUTS`.
         qkv_bias: whether the three input projections have a bias.
-        zero_init: whether the output projection starts at zero, so that the branch around it starts as nothing.
-        dtype: computations' type; parameters are float32.
+        zero_init: whether the output projection starts at zero, so that the branch around it starts as the identity.
+        dtype: type of the computations; parameters are float32.
     """
 
     num_heads: int
@@ -66,21 +74,26 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "*batch tokens width"], *, grid: Grid, prefix: int = 0, chunks: int = 1
-    ) -> Float[Array, "*batch tokens width"]:
-        width = x.shape[-1]
+        self, x: Float[Array, "*b n d"], *, grid: Grid, prefix: int = 0, chunks: int = 1
+    ) -> Float[Array, "*b n d"]:
+        width, layout = x.shape[-1], LAYOUTS[self.layout]
+        head_dim = width // self.num_heads
         dense = functools.partial(nn.Dense, width, dtype=self.dtype)
         project = functools.partial(dense, use_bias=self.qkv_bias, kernel_init=nn.initializers.xavier_uniform())
-        heads = (*x.shape[:-1], self.num_heads, width // self.num_heads)
-        q, k, v = (project(name=name)(x).reshape(heads) for name in ("query", "key", "value"))
+        heads = (*x.shape[:-1], self.num_heads, head_dim)
+        qkv = [project(name=name)(x).reshape(heads) for name in ("query", "key", "value")]
+        whole = (grid[0] * chunks, *grid[1:])
+        declared = layout.parameters(grid=whole, prefix=prefix, num_heads=self.num_heads, head_dim=head_dim)
+        own = {name: self.param(name, parameter.init, parameter.shape) for name, parameter in declared.items()}
 
-        def recorded(q, k, v, *, bias=None, mask=None):
-            self.sow("intermediates", "attention", weights(q, k, bias=bias, mask=mask))
+        def core_and_sow(q, k, v, *, bias=None, mask=None):
+            self.sow("intermediates", "attention", attention_weights(q, k, bias=bias, mask=mask))
             return core(q, k, v, bias=bias, mask=mask)
 
+        settings = {"grid": grid, "prefix": prefix, "parameters": own}
         if self.is_mutable_collection("intermediates"):
-            out = folded(LAYOUTS[self.layout], recorded, q, k, v, grid=grid, prefix=prefix)
+            out = attend_locally(layout, core_and_sow, *qkv, **settings)
         else:
-            out = attend(self.layout, core, q, k, v, grid=grid, prefix=prefix, chunks=chunks)
+            out = attend(layout, core, *qkv, chunks=chunks, **settings)
         kernel_init = nn.initializers.zeros if self.zero_init else nn.initializers.xavier_uniform()
         return dense(kernel_init=kernel_init, name="out")(out.reshape(x.shape))

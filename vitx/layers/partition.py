@@ -1,17 +1,22 @@
-"""Where activations live on the mesh that `jax.set_mesh` has set; without one, all here does nothing.
+"""Where activations live on the mesh that `jax.set_mesh` has set; without a mesh, the functions here do nothing.
 
-Layers know the names of a mesh's axes and no mesh:
+Layers know the names of a mesh's axes, and what each of them divides:
 
-    data, fsdp   share out the clips of the batch
-    tensor       shares out attention heads and the hidden layer of the MLP
-    frames       shares out the time indices of a clip
+    data, fsdp   the clips of the batch
+    tensor       attention heads and the hidden layer of the MLP
+    frames       the time indices of a clip
 
-Activations are [batch, tokens, width], or [batch, times, tokens, width] where times are apart: those of a model that
-encodes each on its own, or *chunks* of a clip, each a device's share with a copy of the prefix tokens.
+Activations are [batch, tokens, width]. Where time has an axis of its own they are [batch, times, tokens, width]: in a
+model that encodes every time index alone, and in *chunks* of a clip, one for each device of `frames`, each with a copy
+of the prefix tokens.
+
+In shapes: b batch, c chunks of time, n tokens, d size of a token or of a head.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +25,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from vitx.layers.layouts import HALVES, LAYOUTS, SPLIT_IN_TIME, Grid, Layout
+from vitx.layers.layouts import Core, Grid, Layout
 
 BATCH, HEADS, TIME = ("data", "fsdp"), "tensor", "frames"
 
@@ -30,10 +35,12 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
-def placed(name: str, ndim: int, rows: NamedSharding) -> NamedSharding:
-    """Returns the sharding of one part of a batch: of "video", [batch, ..., frames, height, width, 3], time too.
+def entry_sharding(name: str, ndim: int, rows: NamedSharding) -> NamedSharding:
+    """Returns the sharding of one entry of a batch; "video" is sharded along time too.
 
     Args:
+        name: key of the entry in the batch.
+        ndim: number of its axes; a video is [batch, ..., frames, height, width, 3].
         rows: `batch_sharding`.
     """
     if name != "video":
@@ -42,150 +49,194 @@ def placed(name: str, ndim: int, rows: NamedSharding) -> NamedSharding:
 
 
 def to_devices(batch: Mapping[str, Any], rows: NamedSharding) -> dict[str, Any]:
-    """Returns the global batch as arrays on devices; each process gives the rows of its `process_share`."""
-    parts = process_share(rows)["processes"]
+    """Returns the global batch as arrays on devices; each process passes the rows of its `process_shard`."""
+    num_shards = process_shard(rows)["processes"]
 
-    def put(path: Any, part: Any) -> jax.Array:
-        part = np.asarray(part)
-        shape = (part.shape[0] * parts, *part.shape[1:])
-        sharding = placed(path[0].key, part.ndim, rows)
-        return jax.make_array_from_process_local_data(sharding, part, shape)
+    def put(path: Any, entry: Any) -> jax.Array:
+        entry = np.asarray(entry)
+        shape = (entry.shape[0] * num_shards, *entry.shape[1:])
+        sharding = entry_sharding(path[0].key, entry.ndim, rows)
+        return jax.make_array_from_process_local_data(sharding, entry, shape)
 
     return jax.tree_util.tree_map_with_path(put, dict(batch))
 
 
-def process_share(rows: NamedSharding) -> dict[str, int]:
-    """Returns which rows of every batch this process reads: {"process": part, "processes": of how many}.
+def process_shard(rows: NamedSharding) -> dict[str, int]:
+    """Returns which rows of every batch this process reads: {"process": index of its shard, "processes": shards}.
 
-    Processes whose devices share clips by other axes read the same rows.
+    Processes whose devices divide the same clips by other axes read the same rows.
 
     Raises:
-        ValueError: its devices hold rows that are not neighbours, or not as many as those of others.
+        ValueError: the devices of this process hold rows that are not neighbours, or fewer rows than others.
     """
     devices = rows.mesh.devices.reshape(rows.mesh.shape["data"] * rows.mesh.shape["fsdp"], -1)
     mine = [i for i, row in enumerate(devices) if any(d.process_index == jax.process_index() for d in row)]
     number, first = len(mine), mine[0]
     if mine != [*range(first, first + number)] or first % number or len(devices) % number:
-        raise ValueError(f"the devices of this process hold parts {mine} of {len(devices)} of the batch: no even share")
+        raise ValueError(
+            f"the devices of this process hold shards {mine} of {len(devices)} of the batch; expected neighbours, as "
+            "many as in every other process"
+        )
     return {"process": first // number, "processes": len(devices) // number}
 
 
+@dataclasses.dataclass(frozen=True)
+class Divisible:
+    """What a mesh may divide in a model.
+
+    Attributes:
+        widths: {name: size} of what `tensor` divides.
+        times: number of time indices that `frames` may divide; 1 if a clip must stay whole.
+        whole_clip: (setting, value) that keeps a clip whole; None if time may be divided.
+    """
+
+    widths: Mapping[str, int]
+    times: int = 1
+    whole_clip: tuple[str, Any] | None = None
+
+    def largest(self, axis: str) -> int:
+        """Returns the number that the size of a mesh's axis must divide; 0 if any size is supported."""
+        return {HEADS: math.gcd(*self.widths.values()), TIME: self.times}.get(axis, 0)
+
+
 def axis_size(name: str) -> int:
-    """Returns the size of an axis of the mesh; 1 without one."""
+    """Returns the size of an axis of the mesh; 1 without a mesh."""
     return jax.sharding.get_abstract_mesh().shape.get(name, 1)
 
 
-def pinned(x: Float[Array, "..."], last: str | None = None) -> Float[Array, "..."]:
-    """Returns activations pinned to the batch's devices, their times to those of `frames`.
+def constrain_activations(x: Float[Array, "..."], last: str | None = None) -> Float[Array, "..."]:
+    """Constrains activations to the devices of their clips, and time indices to the devices of `frames`.
 
     Args:
-        last: the mesh's axis that shares out the last axis; None for none.
+        x: [batch, tokens, width] or [batch, times, tokens, width].
+        last: axis of the mesh that divides the last axis; None if it stays whole.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*_leading(x.ndim - 2), None, last))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*_leading_axes(x.ndim - 2), None, last))
 
 
-def chunks_of_time(layouts: tuple[str, ...], tokens: Float[Array, "*batch tokens width"]) -> int:
-    """Returns into how many chunks of time an encoder cuts its tokens: one for each of the devices of `frames`.
+def num_time_chunks(layouts: Sequence[Layout], tokens: Float[Array, "*b n d"]) -> int:
+    """Returns the number of chunks of time that an encoder divides its tokens into: one per device of `frames`.
 
-    Tokens whose times are apart are not cut, nor those of which a layout attends along time and space at once.
+    Tokens whose time has an axis of its own stay as they are, and so do those that a layout needs all of.
     """
-    return axis_size(TIME) if tokens.ndim == 3 and {*layouts} <= {*SPLIT_IN_TIME} else 1
+    return axis_size(TIME) if tokens.ndim == 3 and all(layout.can_shard_time for layout in layouts) else 1
 
 
-def chunked(
-    x: Float[Array, "batch tokens width"], chunks: int, prefix: int
-) -> Float[Array, "batch chunks tokens_of_chunk width"]:
-    """Returns the tokens of each chunk of time, behind its copy of the prefix tokens."""
+def split_time(x: Float[Array, "b n d"], chunks: int, prefix: int) -> Float[Array, "b c m d"]:
+    """Returns the tokens of each chunk of time, after a copy of the prefix tokens."""
     batch, _, width = x.shape
     copies = jnp.broadcast_to(x[:, None, :prefix], (batch, chunks, prefix, width))
     return jnp.concatenate([copies, x[:, prefix:].reshape(batch, chunks, -1, width)], axis=2)
 
 
-def unchunked(x: Float[Array, "batch chunks tokens_of_chunk width"], prefix: int) -> Float[Array, "batch tokens width"]:
-    """Inverse of `chunked`; copies of a prefix token, which are equal but for dropout, are averaged."""
+def merge_time(x: Float[Array, "b c m d"], prefix: int) -> Float[Array, "b n d"]:
+    """Inverts `split_time`; the copies of a prefix token, which differ by dropout only, are averaged."""
     tokens = x[:, :, prefix:].reshape(x.shape[0], -1, x.shape[-1])
     return jnp.concatenate([x[:, :, :prefix].mean(axis=1), tokens], axis=1) if prefix else tokens
 
 
-def folded(
+def attend_locally(
     layout: Layout,
-    core: Callable[..., Array],
-    *qkv: Float[Array, "*batch tokens heads head_dim"],
+    core: Core,
+    *qkv: Float[Array, "*b n heads d"],
     grid: Grid,
     prefix: int,
-) -> Float[Array, "*batch tokens heads head_dim"]:
-    """Attends along a layout with all leading axes as one batch."""
+    parameters: Mapping[str, Array],
+) -> Float[Array, "*b n heads d"]:
+    """Attends along a layout with all leading axes as one batch, as a single device does."""
     batches = (x.reshape(-1, *x.shape[-3:]) for x in qkv)
-    return layout(core, *batches, grid=grid, prefix=prefix).reshape(qkv[0].shape)
+    return layout(core, *batches, grid=grid, prefix=prefix, **parameters).reshape(qkv[0].shape)
 
 
 def attend(
-    name: str,
-    core: Callable[..., Array],
-    q: Float[Array, "*batch tokens heads head_dim"],
-    k: Float[Array, "*batch tokens heads head_dim"],
-    v: Float[Array, "*batch tokens heads head_dim"],
-    *,
+    layout: Layout,
+    core: Core,
+    *qkv: Float[Array, "*b n heads d"],
     grid: Grid,
     prefix: int,
+    parameters: Mapping[str, Array],
     chunks: int = 1,
-) -> Float[Array, "*batch tokens heads head_dim"]:
-    """Attends along a layout; on a mesh, every device for its own clips, times and heads.
+) -> Float[Array, "*b n heads d"]:
+    """Attends along a layout; on a mesh, every device computes its own clips, time indices and heads.
 
     Args:
-        name: of the layout.
-        grid: (t, h, w) of the tokens; of one chunk where there are several.
-        chunks: of time; more than one are an axis after the batch's. Attention along time then exchanges time shards
-            for shards of space, by an all-to-all, and back.
+        layout: the layout.
+        core: the attention call.
+        qkv: queries, keys and values; several chunks of time are an axis after the batch's.
+        grid: (t, h, w) of the tokens, of one chunk if there are several.
+        prefix: number of prefix tokens.
+        parameters: the layout's own parameters by name.
+        chunks: number of chunks of time. Attention along time exchanges shards of time for shards of space by an
+            all-to-all, and back.
 
     Raises:
-        ValueError: prefix tokens would attend along time that is in chunks.
+        ValueError: prefix tokens would attend along time that is divided into chunks.
     """
+    local = {"grid": grid, "prefix": prefix}
     if jax.sharding.get_abstract_mesh().empty:
-        return folded(LAYOUTS[name], core, q, k, v, grid=grid, prefix=prefix)
-    if name in HALVES:  # halved before each device takes its heads of both halves
-        half = q.shape[-2] // 2
-        heads = (slice(None, half), slice(half, None))
-        return jnp.concatenate(
-            [
-                attend(each, core, *(x[..., of, :] for x in (q, k, v)), grid=grid, prefix=prefix, chunks=chunks)
-                for each, of in zip(HALVES[name], heads, strict=True)
-            ],
-            axis=-2,
-        )
-    on_shard = functools.partial(folded, LAYOUTS[name], core, grid=grid, prefix=prefix)
-    if chunks > 1 and name == "time":
+        return attend_locally(layout, core, *qkv, parameters=parameters, **local)
+    if layout.parts:  # divided first, so that each device then gets its heads of every part
+        attend_part = functools.partial(_attend_part, core=core, chunks=chunks, **local)
+        return layout.map_parts(attend_part, *qkv, parameters=parameters)
+
+    on_shard = functools.partial(_attend_shard, layout, core, **local)
+    if chunks > 1 and layout.attends_along_time:
         if prefix:
             raise ValueError("a class token that attends along time needs all of it: set pooling to 'mean'")
-        on_shard = functools.partial(_along_time, core, grid=grid, chunks=chunks)
+        on_shard = functools.partial(_attend_along_time, layout, core, grid=grid, chunks=chunks)
     elif chunks > 1 and prefix:
-        on_shard = functools.partial(_averaged, on_shard, prefix)
-    spec = PartitionSpec(*_leading(q.ndim - 3), None, HEADS, None)
-    return jax.shard_map(on_shard, in_specs=(spec,) * 3, out_specs=spec)(q, k, v)
+        on_shard = functools.partial(_average_prefix, on_shard, prefix)
+    spec = PartitionSpec(*_leading_axes(qkv[0].ndim - 3), None, HEADS, None)
+    shape = {"grid": (grid[0] * chunks, *grid[1:]), "num_heads": qkv[0].shape[-2], "head_dim": qkv[0].shape[-1]}
+    declared = layout.parameters(prefix=prefix, **shape)
+    own = {name: PartitionSpec(*_heads_axis(declared[name].head_axis)) for name in parameters}
+    return jax.shard_map(on_shard, in_specs=(own, spec, spec, spec), out_specs=spec)(dict(parameters), *qkv)
 
 
-def _leading(axes: int) -> tuple[tuple[str, ...] | str, ...]:
-    return (BATCH, TIME)[:axes]
+def _attend_part(
+    part: Layout, *qkv: Array, core: Core, grid: Grid, prefix: int, chunks: int, parameters: Mapping[str, Array]
+) -> Array:
+    return attend(part, core, *qkv, grid=grid, prefix=prefix, chunks=chunks, parameters=parameters)
 
 
-def _averaged(on_shard: Callable[..., Array], prefix: int, *qkv: Array) -> Array:
-    """Attention within frames; a prefix token's outputs are averaged over all of them."""
-    out = on_shard(*qkv)
-    ahead = jax.lax.pmean(out[..., :prefix, :, :], TIME)
-    return jnp.concatenate([ahead, out[..., prefix:, :, :]], axis=-3)
+def _leading_axes(number: int) -> tuple[tuple[str, ...] | str, ...]:
+    return (BATCH, TIME)[:number]
 
 
-def _along_time(core: Callable[..., Array], *qkv: Array, grid: Grid, chunks: int) -> Array:
-    """Attention along time on a device that holds some times of all places: as one that holds all times of some."""
+def _heads_axis(axis: int | None) -> tuple[str | None, ...]:
+    return () if axis is None else (*(None,) * axis, HEADS)
+
+
+def _attend_shard(
+    layout: Layout, core: Core, parameters: Mapping[str, Array], *qkv: Array, grid: Grid, prefix: int
+) -> Array:
+    return attend_locally(layout, core, *qkv, grid=grid, prefix=prefix, parameters=parameters)
+
+
+def _average_prefix(on_shard: Callable[..., Array], prefix: int, parameters: Mapping[str, Array], *qkv: Array) -> Array:
+    """Attends within time indices; the outputs of prefix tokens are averaged over all devices of `frames`."""
+    out = on_shard(parameters, *qkv)
+    prefix_out = jax.lax.pmean(out[..., :prefix, :, :], TIME)
+    return jnp.concatenate([prefix_out, out[..., prefix:, :, :]], axis=-3)
+
+
+def _attend_along_time(
+    layout: Layout, core: Core, parameters: Mapping[str, Array], *qkv: Array, grid: Grid, chunks: int
+) -> Array:
+    """Attends along time where a device holds some time indices of all places.
+
+    An all-to-all gives each device all time indices of some places, and a second one takes the outputs back.
+    """
     (t, h, w), (batch, _, _, heads, head_dim) = grid, qkv[0].shape
-    places = -(-h * w // chunks)  # of a device; padded where space does not divide
+    places = -(-h * w // chunks)  # of a device, rounded up: padded where `frames` does not divide space
+    # one all-to-all for queries, keys and values together
     x = jnp.concatenate(qkv, axis=-1).reshape(batch, t, h * w, heads, 3 * head_dim)
     x = jnp.pad(x, ((0, 0), (0, 0), (0, places * chunks - h * w), (0, 0), (0, 0)))
     x = jax.lax.all_to_all(x, TIME, split_axis=2, concat_axis=1, tiled=True)
     q, k, v = jnp.split(x.reshape(batch, t * chunks * places, heads, 3 * head_dim), 3, axis=-1)
-    out = LAYOUTS["time"](core, q, k, v, grid=(t * chunks, places, 1), prefix=0)
+    out = layout(core, q, k, v, grid=(t * chunks, places, 1), prefix=0, **parameters)
     out = out.reshape(batch, t * chunks, places, heads, head_dim)
     out = jax.lax.all_to_all(out, TIME, split_axis=1, concat_axis=2, tiled=True)
     return out[:, :, : h * w].reshape(qkv[0].shape)

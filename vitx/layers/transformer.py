@@ -10,8 +10,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vitx.layers.attention import DType, SelfAttention
-from vitx.layers.layouts import Grid
-from vitx.layers.partition import HEADS, chunked, chunks_of_time, pinned, unchunked
+from vitx.layers.layouts import LAYOUTS, Grid
+from vitx.layers.partition import HEADS, constrain_activations, merge_time, num_time_chunks, split_time
 
 Activation = Literal["gelu_tanh", "gelu"]
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -65,7 +65,9 @@ class MlpBlock(nn.Module):
             bias_init=nn.initializers.normal(1e-6),
         )
         dropout = nn.Dropout(self.dropout_rate, deterministic=not train)
-        hidden = dropout(ACTIVATIONS[self.activation](pinned(dense(self.mlp_dim, name="hidden")(x), HEADS)))
+        hidden = dropout(
+            ACTIVATIONS[self.activation](constrain_activations(dense(self.mlp_dim, name="hidden")(x), HEADS))
+        )
         return dropout(dense(x.shape[-1], name="out")(hidden))
 
 
@@ -139,10 +141,10 @@ class EncoderBlock(nn.Module):
                 branch = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=kernel_init, name=f"{layout}_dense")(
                     branch
                 )
-            x = pinned(jnp.concatenate([ahead, tokens + branch], axis=-2))
+            x = constrain_activations(jnp.concatenate([ahead, tokens + branch], axis=-2))
 
         mlp = MlpBlock(self.mlp_dim, self.activation, self.dropout_rate, self.dtype, name="mlp")
-        return pinned(x + drop_path(mlp(norm(name="mlp_norm")(x), train=train)))
+        return constrain_activations(x + drop_path(mlp(norm(name="mlp_norm")(x), train=train)))
 
 
 class Encoder(nn.Module):
@@ -182,10 +184,10 @@ class Encoder(nn.Module):
         """
         recording = self.is_mutable_collection("intermediates")
         rates = [self.drop_path_rate * i / max(self.num_layers - 1, 1) for i in range(self.num_layers)]
-        chunks = 1 if recording else chunks_of_time(self.block.layouts, x)
+        chunks = 1 if recording else num_time_chunks([LAYOUTS[name] for name in self.block.layouts], x)
         if chunks > 1:
-            x, grid = chunked(x, chunks, prefix), (grid[0] // chunks, *grid[1:])
-        x = pinned(x)
+            x, grid = split_time(x, chunks, prefix), (grid[0] // chunks, *grid[1:])
+        x = constrain_activations(x)
         arguments = {"grid": grid, "prefix": prefix, "chunks": chunks, "train": train}
         # one by one where parameters are made, or attention is recorded for each block
         if self.scan_layers and not self.is_initializing() and not recording:
@@ -197,7 +199,7 @@ class Encoder(nn.Module):
                 if self.rematerialise is not None:
                     run = nn.remat(run, policy=REMATERIALISATION[self.rematerialise])
                 x = run(block, x)
-        x = unchunked(x, prefix) if chunks > 1 else x
+        x = merge_time(x, prefix) if chunks > 1 else x
         return nn.LayerNorm(epsilon=self.block.layer_norm_eps, dtype=self.block.dtype, name="norm")(before_norm(x))
 
     def _scanned(self, x: Array, rates: list[float], arguments: dict[str, Any]) -> Array:

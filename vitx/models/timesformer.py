@@ -66,8 +66,8 @@ class TimeSformerSpace(VideoTransformer):
         self.positions = Positions(self.prefix)
         self.encoder = self.make_encoder(self.num_layers, self.layouts)
 
-    def _shareable_times(self) -> tuple[int, str]:
-        return self._times()
+    def _whole_clip(self) -> None:
+        return None  # every time index has an encoder's pass, and a class token, of its own
 
     def position_tables(self) -> dict[str, tuple[int, Grid]]:
         """Returns {path of each table of learned positions: (class tokens ahead, grid)}, for resizing them."""

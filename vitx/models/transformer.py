@@ -1,7 +1,7 @@
 """What every video Transformer here shares: its settings, and the path from video to logits."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -19,7 +19,8 @@ from vitx.layers.embeddings import (
     token_grid,
 )
 from vitx.layers.head import Head, NumClasses, check_classes
-from vitx.layers.layouts import IN_FRAMES, LAYOUTS, SPLIT_IN_TIME, Grid
+from vitx.layers.layouts import LAYOUTS, Grid
+from vitx.layers.partition import Divisible
 from vitx.layers.transformer import Activation, Encoder, EncoderBlock
 
 Rematerialise = Literal["all", "all_but_products", "all_but_projections"]
@@ -94,11 +95,12 @@ class VideoTransformer(nn.Module):
         unknown = [name for name in self.layouts if name not in LAYOUTS]
         if unknown or not self.layouts or len(set(self.layouts)) < len(self.layouts):
             raise ValueError(f"layouts is {self.layouts}; expected different names out of {', '.join(LAYOUTS)}")
-        if "time_and_space" in self.layouts and self.num_heads % 2:
-            raise ValueError(
-                f"num_heads is {self.num_heads}, an odd number; the layout time_and_space (ViViT model 4) gives half "
-                "of the heads to time and half to space"
-            )
+        for name in self.layouts:
+            if self.num_heads % LAYOUTS[name].num_parts:
+                raise ValueError(
+                    f"num_heads is {self.num_heads}; the layout {name} gives equal parts of the heads to "
+                    f"{LAYOUTS[name].num_parts} neighbourhoods: set num_heads to a multiple"
+                )
         if not 0 <= self.sampled_frames <= self.num_frames:
             raise ValueError(f"sampled_frames is {self.sampled_frames}; expected 0 to num_frames, {self.num_frames}")
         token_grid(self.sampled_frames or self.num_frames, self.image_size, self.tubelet_size)
@@ -115,26 +117,22 @@ class VideoTransformer(nn.Module):
         return token_grid(self.sampled_frames or self.num_frames, self.image_size, self.tubelet_size)
 
     @property
-    def shareable(self) -> dict[str, tuple[int, str]]:
-        """{axis of a mesh: (the number that it must divide, what to say where it does not)}."""
-        heads = self.num_heads // 2 if "time_and_space" in self.layouts else self.num_heads
-        each = f"{heads} for time and {heads} for space" if heads < self.num_heads else f"{heads}"
-        told = f"tensor must divide the heads, {each}, and mlp_dim, {self.mlp_dim}"
-        return {"tensor": (math.gcd(heads, self.mlp_dim), told), "frames": self._shareable_times()}
+    def divisible(self) -> Divisible:
+        """What a mesh may divide: heads and the MLP's hidden layer, and time if the layouts permit it."""
+        parts = math.lcm(*(LAYOUTS[name].num_parts for name in self.layouts))
+        heads = {"num_heads" if parts == 1 else f"num_heads / {parts}": self.num_heads // parts}
+        whole_clip = self._whole_clip()
+        times = 1 if whole_clip else math.gcd(self.grid[0], self.num_frames)
+        return Divisible(heads | {"mlp_dim": self.mlp_dim}, times, whole_clip)
 
-    def _shareable_times(self) -> tuple[int, str]:
-        if mixing := [name for name in self.layouts if name not in SPLIT_IN_TIME]:
-            return (
-                1,
-                f"the layout {mixing[0]} attends in time and space at once; none of them can do with a part",
-            )
-        if self.prefix and self.layouts[-1] not in IN_FRAMES:
-            return 1, f"its class token attends in the layout {self.layouts[-1]}, along time; set pooling to 'mean'"
-        return self._times()
-
-    def _times(self) -> tuple[int, str]:
-        times = math.gcd(self.grid[0], self.num_frames)
-        return times, f"frames must divide the {times} time indices of a clip, of {self.tubelet_size[0]} frames each"
+    def _whole_clip(self) -> tuple[str, Any] | None:
+        """The (setting, value) that keeps clips whole on a mesh; None if time may be divided."""
+        if not all(LAYOUTS[name].can_shard_time for name in self.layouts):
+            return "layouts", self.layouts
+        # the class token takes part in the last attention only, and has no time index of its own
+        if self.prefix and LAYOUTS[self.layouts[-1]].attends_along_time:
+            return "pooling", self.pooling
+        return None
 
     @property
     def prefix(self) -> int:

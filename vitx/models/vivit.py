@@ -7,8 +7,8 @@ from jaxtyping import Array, Float, Int
 
 from vitx.configuration import register, setting
 from vitx.layers.embeddings import PositionKind, Positions, frames_apart, frames_together, kept
-from vitx.layers.layouts import Grid
-from vitx.layers.partition import pinned
+from vitx.layers.layouts import LAYOUTS, Grid
+from vitx.layers.partition import constrain_activations
 from vitx.models.transformer import SIZES, VideoTransformer
 
 
@@ -27,12 +27,13 @@ class ViViT(VideoTransformer):
     position_kind: PositionKind = setting("learned", changes_function=True)
 
     def __post_init__(self):
-        if self.pooling == "class" and self.layouts != ("joint",):
-            raise ValueError(
-                f"pooling is 'class' and layouts {self.layouts}; ViViT has a class token with ('joint',) alone, "
-                "because a factorised attention gives it no one neighbourhood: set pooling to 'mean'"
-            )
         super().__post_init__()
+        if self.pooling == "class" and not (len(self.layouts) == 1 and LAYOUTS[self.layouts[0]].is_global):
+            raise ValueError(
+                f"found pooling 'class' with layouts {self.layouts}; ViViT has a class token only if every token "
+                "attends to every token, since a factorised attention gives it no single neighbourhood: set pooling "
+                "to 'mean'"
+            )
 
     def setup(self):
         super().setup()
@@ -69,8 +70,8 @@ class FactorisedEncoder(VideoTransformer):
             self.temporal_positions = Positions(self.prefix, self.position_kind)
             self.temporal_encoder = self.make_encoder(self.num_temporal_layers, ("joint",))
 
-    def _shareable_times(self) -> tuple[int, str]:
-        return self._times()
+    def _whole_clip(self) -> None:
+        return None  # every time index has an encoder's pass, and a class token, of its own
 
     def position_tables(self) -> dict[str, tuple[int, Grid]]:
         """Returns {path of each table of learned positions: (class tokens ahead, grid)}, for resizing them."""
@@ -98,7 +99,7 @@ class FactorisedEncoder(VideoTransformer):
         """Returns one vector for each clip: what the head classifies."""
         t, h, w = self.grid
         x = self.spatial_encoder(self._frames(video, train), grid=(1, h, w), prefix=self.prefix, train=train)
-        x = pinned(self.pooled(x))  # every device that shares out time gathers its few tokens
+        x = constrain_activations(self.pooled(x))  # every device that shares out time gathers its few tokens
         if not self.num_temporal_layers:
             return jnp.mean(x, axis=1)
         x = self.dropout(self.temporal_positions(x), deterministic=not train)

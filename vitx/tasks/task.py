@@ -22,7 +22,7 @@ from vitx.data.pipeline import Data
 from vitx.data.sources import Source, label_arrays
 from vitx.errors import UserError, as_user_error
 from vitx.evaluation.evaluate import Predictions
-from vitx.layers.partition import placed
+from vitx.layers.partition import entry_sharding
 from vitx.tasks.mixing import Mixing, partner
 
 MIXING_KEY = 2  # folded into a step's key for mixing; `apply` folds in 0 and 1 for dropout and stochastic depth
@@ -95,7 +95,7 @@ class Task:
 
         video = (data.batch_size, data.num_frames, *data.image_size, 3)
         return {
-            "video": jax.ShapeDtypeStruct(video, jnp.uint8, sharding=placed("video", len(video), sharding)),
+            "video": jax.ShapeDtypeStruct(video, jnp.uint8, sharding=entry_sharding("video", len(video), sharding)),
             "labels": {name: per_example(label.shape, label.dtype) for name, label in label_arrays(source[0]).items()},
             "weight": per_example((), jnp.float32),
             "index": per_example((), jnp.int32),

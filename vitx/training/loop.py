@@ -23,7 +23,7 @@ from vitx.data.sources import Source
 from vitx.errors import Preempted, RunError, UserError
 from vitx.evaluation.evaluate import evaluate
 from vitx.evaluation.presentation import presenter_for
-from vitx.layers.partition import batch_sharding, process_share, to_devices
+from vitx.layers.partition import batch_sharding, process_shard, to_devices
 from vitx.models import on_device
 from vitx.tasks.task import Task
 from vitx.training.faults import Notices, ended_after
@@ -241,7 +241,7 @@ def train(
 
         # Loop
         steps = range(first, settings.steps)
-        batches = data.train_batches(sources["train"], settings.seed, steps, **process_share(rows))
+        batches = data.train_batches(sources["train"], settings.seed, steps, **process_shard(rows))
         stack.enter_context(contextlib.closing(batches))
         bar = stack.enter_context(tqdm(desc="training", total=settings.steps, initial=first, unit=" steps"))
         profiler = stack.enter_context(Profiler(workdir / "profile", settings.profile_steps))
@@ -289,7 +289,7 @@ def train(
 
         def precisely(number: int, variables: Any) -> Any:
             steps = range(number, number + settings.precise_bn_batches)
-            batches = data.train_batches(sources["train"], settings.seed, steps, **process_share(rows))
+            batches = data.train_batches(sources["train"], settings.seed, steps, **process_shard(rows))
             with contextlib.closing(batches), jax.set_mesh(mesh):
                 placed = (to_devices({name: batch[name] for name in batch_shapes}, rows) for batch in batches)
                 found = precise(variables, placed, model=model, task=task, seed=settings.seed, step=state.step)

@@ -15,12 +15,11 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vitx.configuration import register
 from vitx.errors import UserError
-from vitx.layers.partition import BATCH, HEADS, TIME
+from vitx.layers.partition import BATCH, HEADS, TIME, Divisible
 
 AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
 AXES = (*BATCH, HEADS, TIME)
 SHOWN = 8  # meshes that would do, told to who asked for one that does not
-MIXES_TIME = (1, "its layers look at neighbouring frames, as 3D convolutions and recurrences do")
 
 
 @register
@@ -55,13 +54,14 @@ class Mesh:
             UserError: the axes do not divide the devices, or batch, heads or frames do not divide over them.
         """
         devices = jax.devices() if devices is None else devices
-        limits = {TIME: MIXES_TIME} | getattr(model, "shareable", {}) if model is not None else {}
+        # parameters alone, without a model, can be anywhere; layers of other models see neighbouring frames
+        divisible = None if model is None else getattr(model, "divisible", Divisible({}))
         sizes = self._sizes(len(devices))
-        if problem := _problem(sizes, len(devices), batch_size, limits):
+        if problem := _problem(sizes, len(devices), batch_size, divisible):
             shapes = [
                 shape
                 for shape in itertools.product(_divisors(len(devices)), repeat=len(AXES))
-                if not _problem(shape, len(devices), batch_size, limits)
+                if not _problem(shape, len(devices), batch_size, divisible)
             ]
             shapes.sort(key=lambda shape: math.dist(np.log2(shape), np.log2(np.maximum(sizes, 1))))
             meant = [" ".join(f"{axis}={n}" for axis, n in zip(AXES, shape, strict=True) if n > 1) for shape in shapes]
@@ -78,7 +78,7 @@ class Mesh:
         return tuple(rest if size == -1 and fits else size for size in sizes)
 
 
-def _problem(sizes: Sequence[int], devices: int, batch_size: int, limits: dict[str, tuple[int, str]]) -> str | None:
+def _problem(sizes: Sequence[int], devices: int, batch_size: int, divisible: Divisible | None) -> str | None:
     """Why a mesh of these sizes will not do."""
     shape = dict(zip(AXES, sizes, strict=True))
     if min(sizes) < 1 or math.prod(sizes) != devices:
@@ -90,10 +90,22 @@ def _problem(sizes: Sequence[int], devices: int, batch_size: int, limits: dict[s
     parts = math.prod(shape[axis] for axis in BATCH)
     if batch_size % parts:
         return f"a batch of {batch_size} does not divide over {parts} devices; choose a multiple"
-    for axis, (number, why) in limits.items():
-        if number % shape[axis]:
-            return f"{axis}={shape[axis]} does not do for this model: {why}"
+    for axis in (HEADS, TIME) if divisible else ():
+        if divisible.largest(axis) % shape[axis]:
+            return f"{axis}={shape[axis]} is not supported by this model: {_limit(axis, divisible)}"
     return None
+
+
+def _limit(axis: str, divisible: Divisible) -> str:
+    """What a model permits of an axis of the mesh, for a message."""
+    if axis == HEADS:
+        return f"{HEADS} must divide " + " and ".join(f"{name} ({n})" for name, n in divisible.widths.items())
+    if divisible.whole_clip:
+        setting, value = divisible.whole_clip
+        return f"its {setting} {value!r} attends along time and needs whole clips"
+    if divisible.times > 1:
+        return f"{TIME} must divide the {divisible.times} time indices of a clip"
+    return "its layers see neighbouring frames and need whole clips"
 
 
 def _divisors(number: int) -> list[int]:
