@@ -1,15 +1,15 @@
-"""Your own videos: a folder for each class becomes a trained model that names what it sees.
+"""Your own videos: one folder for each class becomes a trained model that names the classes.
 
     vitx train experiments/folder.py --workdir runs/folder --data.dataset.path videos
 
-Expects `videos/CLASS/*.mp4`, or `videos/{train,validation,test}/CLASS/*.mp4`; three classes want
-`--model.num_classes 3`. A clip is 16 frames, 4 apart: 2.5 seconds at 25 frames a second (`--data.frame_stride`). Labels
-that have a direction stay what they are: nothing is flipped. A list with labels, segments or patients is read by
-`vitx.data.files.Table` in place of `Folder`.
+Expects `videos/CLASS/*.mp4`, or `videos/{train,validation,test}/CLASS/*.mp4`; three classes need
+`--model.num_classes 3`. A clip is 16 frames, 4 apart: 2.5 seconds at 25 frames per second (`--data.frame_stride`).
+Nothing is flipped, so labels with a direction stay correct. For a list with labels, segments or groups, use
+`vitx.data.files.Table` in place of `Folder`; see docs/own_videos.md.
 
-Tried on two cores of an AMD EPYC, JAX 0.10.2, 2026-11-24, seed 0: 240 videos of 64 frames of 96x96 pixels, digits that
-move to the left or to the right, rendered by `vitx.data.moving_digits.render_clip`: 2 min 40 s beside another job,
-input wait 0.2 % of the time; top-1 100.0 % of the test split's 36 videos, 2x1 views.
+Tried on two cores of an AMD EPYC, shared with another job, JAX 0.10.2, 2026-11-24, seed 0: 240 videos of 64 frames of
+96x96 pixels, digits that move left or right, rendered by `vitx.data.moving_digits.render_clip`. 2 min 40 s, input wait
+0.2 % of the time; top-1 100.0 % on the 36 videos of the test split, 2x1 views.
 """
 
 from vitx.data.augmentation import Augmentation

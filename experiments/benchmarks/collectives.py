@@ -1,11 +1,12 @@
-"""What a mesh of TPUs moves in one training step, read off the step compiled for a topology, without a TPU.
+"""Bytes that a mesh of TPUs moves in one training step, read from the compiled step; no TPU needed.
 
     pip install -e '.[plan]'
     python experiments/benchmarks/collectives.py MODEL TOPOLOGY BATCH data,fsdp,tensor,frames ... [--field value ...]
     python experiments/benchmarks/collectives.py vivit_l_16x2 v5p:4x4x4 256 4,16,1,1 1,64,1,1 --num_frames 16
 
-Bytes are those that one device sends: (g - 1) / g of what its g devices gather or scatter, twice that of what they sum
-(round a ring), and (g - 1) / g of its own part of what they exchange. Blocks are scanned, rematerialised, in bfloat16.
+Bytes are those that one device sends. In a group of g devices that is (g - 1) / g of what they gather or scatter,
+twice that of what they reduce (around a ring), and (g - 1) / g of its own part of what they exchange. Blocks are
+scanned, rematerialised and in bfloat16.
 """
 
 import argparse
@@ -33,13 +34,13 @@ from vitx.training.step import init_state, train_step
 
 BYTES = {"token": 0, "pred": 1, "u8": 1, "s8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4}
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
-COLLECTIVE = re.compile(rf"= (?P<result>.*?) (?P<kind>{'|'.join(KINDS)})(?P<ahead>-start)?\(")
+COLLECTIVE = re.compile(rf"= (?P<result>.*?) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\(")
 UNCOUNTED = re.compile(rf" ({'|'.join(KINDS[:-1])})-start\(| (call|conditional)\(")
 MIB = 2**20
 
 
 def compiled_step(model: Any, shape: tuple[int, ...], batch_size: int, devices: list[Any]) -> Any:
-    """Returns the training step of a model, compiled for a mesh of devices that need not be there."""
+    """Returns the training step of a model, compiled for a mesh of devices that need not exist."""
     mesh = Mesh(*shape).make(batch_size, model, devices)
     rows, model = batch_sharding(mesh), on_device(model, mesh.devices.flat[0])
     task, optimizer = Classification(label="action"), SGD(peak_lr=0.1).make(1000)
@@ -67,22 +68,22 @@ def bytes_moved(program: str) -> dict[str, float]:
     """Returns {kind of collective: bytes that a device sends in one run} of a compiled program's text.
 
     Raises:
-        ValueError: there is something in the program that is not counted here.
+        ValueError: the program has an operation that is not counted here.
     """
     if found := UNCOUNTED.search(program):
         raise ValueError(f"{found[0].strip()} is not counted")
-    computations, entry = split(program)
-    runs = counted(computations, entry)
+    computations, entry = split_computations(program)
+    runs = count_runs(computations, entry)
     moved: dict[str, float] = collections.defaultdict(float)
     for name, lines in computations.items():
         for line in lines:
             if found := COLLECTIVE.search(line):
-                kind, result = found["kind"], size(found["result"])
+                kind, result = found["kind"], num_bytes(found["result"])
                 if kind == "collective-permute":
-                    # started ahead: its operand, its result and two counters
-                    moved[kind] += runs[name] * ((result - 8) // 2 if found["ahead"] else result)
+                    # an asynchronous start returns its operand, its result and two counters
+                    moved[kind] += runs[name] * ((result - 8) // 2 if found["start"] else result)
                     continue
-                devices = group(line)
+                devices = group_size(line)
                 if kind == "all-reduce" and "all-reduce-scatter" in name:  # how TPUs fuse a reduce-scatter
                     kind = "reduce-scatter"
                 elif kind == "reduce-scatter":
@@ -92,8 +93,8 @@ def bytes_moved(program: str) -> dict[str, float]:
     return moved
 
 
-def split(program: str) -> tuple[dict[str, list[str]], str]:
-    """Returns the lines of each computation, and the name of the one that the program begins with."""
+def split_computations(program: str) -> tuple[dict[str, list[str]], str]:
+    """Returns ({computation: its lines}, name of the entry computation)."""
     computations: dict[str, list[str]] = {}
     name = entry = ""
     for line in program.splitlines():
@@ -106,8 +107,8 @@ def split(program: str) -> tuple[dict[str, list[str]], str]:
     return computations, entry
 
 
-def counted(computations: dict[str, list[str]], entry: str) -> dict[str, int]:
-    """Returns how often a run of the program runs each computation; a loop's bound is its condition's constant."""
+def count_runs(computations: dict[str, list[str]], entry: str) -> dict[str, int]:
+    """Returns {computation: number of runs}; the bound of a loop is the constant in its condition."""
     runs: dict[str, int] = collections.Counter()
 
     def walk(name: str, times: int) -> None:
@@ -124,8 +125,8 @@ def counted(computations: dict[str, list[str]], entry: str) -> dict[str, int]:
     return runs
 
 
-def group(line: str) -> int:
-    """Returns how many devices take part in each group of a collective."""
+def group_size(line: str) -> int:
+    """Returns the number of devices in each group of a collective."""
     if axes := re.search(r"replica_groups=mesh\[(.*?)\].*? \{(.*?)\}", line):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", axes[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", axes[2]))
@@ -133,11 +134,11 @@ def group(line: str) -> int:
         return int(table[1])
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
         return len(listed[1].split(","))
-    raise ValueError(f"no groups are known in {line.strip()[:200]}")
+    raise ValueError(f"found no groups in {line.strip()[:200]}")
 
 
-def size(shapes: str) -> int:
-    """Returns the bytes of an HLO shape, or of all in a tuple."""
+def num_bytes(shapes: str) -> int:
+    """Returns the bytes of an HLO shape, or of all shapes in a tuple."""
     found = re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shapes)
     return sum(BYTES[dtype] * math.prod(int(n) for n in dims.split(",") if n) for dtype, dims in found)
 
@@ -149,7 +150,7 @@ def main() -> None:
     parser.add_argument("mesh", nargs="+")
     options, words = parser.parse_known_args()
     jax.config.update("jax_platforms", "cpu")
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}  # there is no TPU to ask
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}  # libtpu must not look for a TPU
     fields = {
         name.removeprefix("--"): ast.literal_eval(value) for name, value in zip(words[::2], words[1::2], strict=True)
     }
@@ -160,8 +161,8 @@ def main() -> None:
     for axes in options.mesh:
         step = compiled_step(model, tuple(map(int, axes.split(","))), options.batch, devices)
         memory, moved = step.memory_analysis(), bytes_moved(step.as_text())
-        figures = [memory.argument_size_in_bytes, memory.temp_size_in_bytes, *(moved[kind] for kind in KINDS)]
-        cells = [f"{each / MIB:,.0f}" for each in [*figures, sum(moved.values())]]
+        sizes = [memory.argument_size_in_bytes, memory.temp_size_in_bytes, *(moved[kind] for kind in KINDS)]
+        cells = [f"{size / MIB:,.0f}" for size in [*sizes, sum(moved.values())]]
         print(f"| {', '.join(axes.split(','))} | {' | '.join(cells)} |", flush=True)
 
 

@@ -1,9 +1,9 @@
-"""Convolutions by layer, ours beside PyTorch's, in turns: python experiments/benchmarks/convolution.py
+"""Convolutions layer by layer, vitx and PyTorch in turns: python experiments/benchmarks/convolution.py
 
-Needs PyTorch (`pip install 'vitx[peers]'`). Layers that keep their clip's shape are timed eight in a row, as networks
-have them: of one alone, the time for fresh memory of its result is most. "gradients" is the forward pass with those by
-the video and by the kernel. Both have as many threads as there are cores. What they compute is compared before anything
-is timed.
+Needs PyTorch (`pip install 'vitx[peers]'`). Layers that keep the shape of their clip are timed eight in a row, as in
+networks: for a single layer, allocating fresh memory for the result would dominate. "gradients" is the forward pass
+with the gradients of the video and the kernel. Both libraries use as many threads as there are cores. Results are
+compared before anything is timed.
 """
 
 import time
@@ -17,10 +17,10 @@ from vitx.analysis.bench import cores
 from vitx.layers.convolution import fast_on_cpu
 
 BATCH, ROUNDS = 2, 7
-PAUSE = (
-    0.03  # seconds, then two calls that are not timed: short ones must find their own threads awake, not the other's
-)
-LAYERS = {  # (kernel with channels of a group and out, stride, groups, clip)
+# Seconds before two untimed calls: a short call must find its own library's threads awake, not the other library's.
+PAUSE = 0.03
+# (kernel [t, h, w, channels of a group, channels out], stride, groups, clip [frames, height, width, channels])
+LAYERS = {
     "depthwise 3x3x3": ((3, 3, 3, 1, 64), (1, 1, 1), 64, (8, 56, 56, 64)),
     "depthwise 3x3x3, of X3D": ((3, 3, 3, 1, 54), (1, 1, 1), 54, (13, 40, 40, 54)),
     "depthwise 3x3x3, a quarter": ((3, 3, 3, 1, 108), (1, 1, 1), 108, (13, 20, 20, 108)),
@@ -37,7 +37,7 @@ LAYERS = {  # (kernel with channels of a group and out, stride, groups, clip)
 
 
 def ours(stride, groups, padding, depth):
-    """Returns a forward pass and one with gradients, compiled."""
+    """Returns the compiled forward pass, and the forward pass with gradients."""
 
     def forward(x, kernel):
         for _ in range(depth):
@@ -62,40 +62,40 @@ def main() -> None:
         depth = 8 if stride == (1, 1, 1) and clip[-1] == shape[-1] else 1
         padding = tuple(size // 2 for size in shape[:3])
         settings = {"stride": stride, "padding": padding, "groups": groups}
-        there = torch.tensor(x.transpose(0, 4, 1, 2, 3).copy(), requires_grad=True)
-        kernel_there = torch.tensor(kernel.transpose(4, 3, 0, 1, 2).copy(), requires_grad=True)
+        torch_x = torch.tensor(x.transpose(0, 4, 1, 2, 3).copy(), requires_grad=True)
+        torch_kernel = torch.tensor(kernel.transpose(4, 3, 0, 1, 2).copy(), requires_grad=True)
 
-        def theirs(x=there, kernel=kernel_there, settings=settings, depth=depth):
+        def torch_forward(x=torch_x, kernel=torch_kernel, settings=settings, depth=depth):
             for _ in range(depth):
                 x = torch.nn.functional.conv3d(x, kernel, **settings)
             return x
 
         with torch.no_grad():
-            out = theirs()
+            out = torch_forward()
         direction = random.standard_normal(out.shape, np.float32)
-        turned, direction_there = direction.transpose(0, 2, 3, 4, 1).copy(), torch.tensor(direction)
+        channels_last, torch_direction = direction.transpose(0, 2, 3, 4, 1).copy(), torch.tensor(direction)
 
-        def their_forward(theirs=theirs):
+        def torch_inference(torch_forward=torch_forward):
             with torch.no_grad():
-                return theirs()
+                return torch_forward()
 
-        def their_gradients(theirs=theirs, given=(there, kernel_there), direction=direction_there):
-            return torch.autograd.grad(theirs(), given, direction)
+        def torch_gradients(torch_forward=torch_forward, inputs=(torch_x, torch_kernel), direction=torch_direction):
+            return torch.autograd.grad(torch_forward(), inputs, direction)
 
-        fast = ours(stride, groups, padding, depth)
-        on_device = jax.device_put((x, kernel, turned))
-        _, by_x, by_kernel = fast[1](*on_device)
-        for mine, its, axes in zip(
-            (by_x, by_kernel), their_gradients(), ((0, 2, 3, 4, 1), (2, 3, 4, 1, 0)), strict=True
+        compiled = ours(stride, groups, padding, depth)
+        on_device = jax.device_put((x, kernel, channels_last))
+        _, x_gradient, kernel_gradient = compiled[1](*on_device)
+        for own, expected, axes in zip(
+            (x_gradient, kernel_gradient), torch_gradients(), ((0, 2, 3, 4, 1), (2, 3, 4, 1, 0)), strict=True
         ):
-            its = its.numpy().transpose(axes)
-            assert np.abs(mine - its).max() < 1e-4 * np.abs(its).max(), name
-        shown = "x".join(map(str, clip)) + (f", {depth} in a row" if depth > 1 else "")
+            expected = expected.numpy().transpose(axes)
+            assert np.abs(own - expected).max() < 1e-4 * np.abs(expected).max(), name
+        label = "x".join(map(str, clip)) + (f", {depth} in a row" if depth > 1 else "")
         for kind, what in enumerate(("forward", "gradients")):
-            given = on_device[: 2 + kind]
+            arguments = on_device[: 2 + kind]
             calls = {
-                "PyTorch": (their_forward, their_gradients)[kind],
-                "ours": lambda call=fast[kind], given=given: jax.block_until_ready(call(*given)),
+                "PyTorch": (torch_inference, torch_gradients)[kind],
+                "ours": lambda call=compiled[kind], arguments=arguments: jax.block_until_ready(call(*arguments)),
             }
             milliseconds = {call: [] for call in calls}
             for number in tqdm(range(ROUNDS + 2), desc=name, leave=False):
@@ -111,7 +111,7 @@ def main() -> None:
             low, high = np.percentile(milliseconds["ours"], (25, 75))
             ratio = medians["PyTorch"] / medians["ours"]
             print(
-                f"| {name} | {shown} | {what} | {medians['PyTorch']:.1f} | {medians['ours']:.1f} "
+                f"| {name} | {label} | {what} | {medians['PyTorch']:.1f} | {medians['ours']:.1f} "
                 f"| {low:.1f} to {high:.1f} | **{ratio:.2f}** |",
                 flush=True,
             )

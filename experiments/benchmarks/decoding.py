@@ -1,12 +1,12 @@
-"""Decoding and augmenting, against PyTorchVideo's reader and torchcodec: clips of one core's second.
+"""Decoding and augmenting, compared with PyTorchVideo's reader and torchcodec: clips per second of one core.
 
     pip install -e '.[peers]' torchcodec
     python experiments/benchmarks/decoding.py FOLDER [--videos 16 --rounds 20]
 
-Fills FOLDER with 10-second videos of 340x256 pixels (H.264 at x264's defaults: a keyframe every 250 frames), makes the
-same files ready with `vitx data prepare`, and reads the same clips with every reader in turn: 16 frames, 4 apart, from
-the same random start, a random box of 0.3 to 1 of the area scaled to 224x224, half of them mirrored. Time is the
-process's on all threads, which are set to one everywhere. torchcodec needs FFmpeg's shared libraries.
+Fills FOLDER with 10-second videos of 340x256 pixels (H.264 at x264's defaults: a keyframe every 250 frames), prepares
+the same files with `vitx data prepare`, and reads the same clips with every reader in turn: 16 frames, 4 apart, from
+the same random start, a random box of 0.3 to 1 of the area scaled to 224x224, half of them flipped. Time is the
+process's on all threads, of which each library has one. torchcodec needs FFmpeg's shared libraries.
 """
 
 import argparse
@@ -36,8 +36,8 @@ FRAMES, STRIDE, SIZE, AREA, RATE, LENGTH = 16, 4, 224, (0.3, 1.0), 30, 300
 Reader = Callable[[int, float], None]
 
 
-def video(seed: int) -> bytes:
-    """Ten seconds of a textured scene that the camera pans over, with two things moving in it and a little grain."""
+def encode_scene(seed: int) -> bytes:
+    """Returns ten seconds of a textured scene under a panning camera, with two moving boxes and a little grain."""
     rng = np.random.default_rng(seed)
     scene = gaussian_filter(rng.normal(0, 1, (500, 700, 1)), (6, 6, 0)) * 500
     scene = scene + gaussian_filter(rng.normal(0, 1, (500, 700, 3)), (25, 25, 0)) * 1200 + 120
@@ -45,9 +45,9 @@ def video(seed: int) -> bytes:
     for t in range(LENGTH):
         top, left = int(60 + 60 * np.sin(t * speed[0] / 20)), int(t * speed[1])
         frame = scene[top : top + 256, left : left + 340] + rng.normal(0, 2.5, (256, 340, 1))
-        for thing in (1, 2):
-            y, x = int(100 + 70 * np.sin(t * thing / 31)), int(150 + 120 * np.cos(t * thing / 23))
-            frame[y : y + 50, x : x + 40] = scene[thing * 90 : thing * 90 + 50, thing * 70 : thing * 70 + 40] + 60
+        for box in (1, 2):
+            y, x = int(100 + 70 * np.sin(t * box / 31)), int(150 + 120 * np.cos(t * box / 23))
+            frame[y : y + 50, x : x + 40] = scene[box * 90 : box * 90 + 50, box * 70 : box * 70 + 40] + 60
         frames[t] = frame.clip(0, 255)
     return encode_video(frames, fps=RATE)
 
@@ -67,7 +67,7 @@ def vitx_reader(dataset: Folder | Prepared) -> Reader:
 
 
 def pytorchvideo_reader(paths: list[str]) -> Reader:
-    # torchvision has made private what PyTorchVideo 0.1.5 imports
+    # PyTorchVideo 0.1.5 imports a module that torchvision has made private.
     import torchvision.transforms._functional_tensor as functional
 
     sys.modules["torchvision.transforms.functional_tensor"] = functional
@@ -112,9 +112,9 @@ def main() -> None:
     torch.set_num_threads(1)
     videos, ready = options.folder / "videos", options.folder / "ready"
     (videos / "class").mkdir(parents=True, exist_ok=True)
-    for seed in tqdm(range(options.videos), desc="making videos"):
+    for seed in tqdm(range(options.videos), desc="encode videos"):
         if not (path := videos / "class" / f"{seed:03}.mp4").exists():
-            path.write_bytes(video(seed))
+            path.write_bytes(encode_scene(seed))
     dataset = Folder(str(videos), validation=0.0, test=0.0)
     prepare(dataset.splits(), ready, Preparation())
     paths = sorted(dataset.open("train").paths)
@@ -135,7 +135,7 @@ def main() -> None:
                 readers[name](index, float(start))
                 spent[name] += time.process_time() - began
         for name, seconds in spent.items():
-            if number:  # the first warms up
+            if number:  # the first round warms up
                 rates[name].append(options.videos / seconds)
 
     sizes = [sum(path.stat().st_size for path in folder.rglob("*.*")) for folder in (videos, ready)]
@@ -147,9 +147,9 @@ def main() -> None:
     ours = rates["vitx, files"]
     print("| reader | clips a core's second, median (quartiles) | vitx on files against it, median (quartiles) |")
     print("| --- | ---: | ---: |")
-    for name, each in rates.items():
-        quarters = statistics.quantiles(each, n=4)
-        ratios = statistics.quantiles([a / b for a, b in zip(ours, each, strict=True)], n=4)
+    for name, values in rates.items():
+        quarters = statistics.quantiles(values, n=4)
+        ratios = statistics.quantiles([a / b for a, b in zip(ours, values, strict=True)], n=4)
         print(f"| {name} | {quarters[1]:.1f} ({quarters[0]:.1f} to {quarters[2]:.1f}) ", end="")
         print(f"| {ratios[1]:.2f} ({ratios[0]:.2f} to {ratios[2]:.2f}) |")
 

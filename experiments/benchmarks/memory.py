@@ -1,6 +1,6 @@
-"""Memory of a compiled training step by setting, as XLA plans it: python experiments/benchmarks/memory.py
+"""Memory of a compiled training step by setting, from XLA's plan: python experiments/benchmarks/memory.py
 
-The programs are compiled and never run. On a CPU XLA's plan is the same every time.
+Programs are compiled and never run. On a CPU XLA's plan is the same every time.
 """
 
 import functools

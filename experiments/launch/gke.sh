@@ -5,13 +5,13 @@
 set -euo pipefail
 
 manifest=$(dirname "$0")/jobset.yaml
-show() { printf '%q ' "$@"; echo; } # as a shell takes it
-do=() what=
+show() { printf '%q ' "$@"; echo; } # quoted for a shell
+do=() action=
 for word in "$@"; do
-    if [[ $word == --dry-run ]]; then do=(show); else what=$word; fi
+    if [[ $word == --dry-run ]]; then do=(show); else action=$word; fi
 done
 
-case $what in
+case $action in
     run) "${do[@]}" kubectl apply -f "$manifest" ;;
     follow) "${do[@]}" kubectl logs --follow --selector=jobset.sigs.k8s.io/jobset-name=vitx --prefix ;;
     delete) "${do[@]}" kubectl delete -f "$manifest" ;;

@@ -8,18 +8,18 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=TERM@300
-# One process for each GPU, as many tasks as GPUs on a node: in SLURM JAX gives a process the one device that has its
-# number on the node (so no --gpus-per-task, which hides the others), and finds all from SLURM's variables.
+# One process for each GPU: as many tasks as GPUs on a node. In SLURM, JAX gives a process the device with its number
+# on the node, and finds the other processes from SLURM's variables. --gpus-per-task would hide the other devices.
 #
-#   sbatch experiments/launch/slurm.sh EXPERIMENT.py --workdir DIR ...        DIR is seen by all nodes
-#   experiments/launch/slurm.sh --dry-run EXPERIMENT.py --workdir DIR ...     prints what the job would do
+#   sbatch experiments/launch/slurm.sh EXPERIMENT.py --workdir DIR ...        DIR is visible on all nodes
+#   experiments/launch/slurm.sh --dry-run EXPERIMENT.py --workdir DIR ...     prints the commands of the job
 #
-# Five minutes before the limit SLURM sends SIGTERM: the run saves and ends with status 75, and the job is put into the
-# queue again, where the same command goes on, and so does the log. Not tried on a real SLURM.
+# Five minutes before the time limit SLURM sends SIGTERM. The run saves and exits with status 75, and the job is requeued:
+# the same command resumes the run and appends to the same log. Not tried on a real SLURM cluster.
 set -euo pipefail
 
-# shellcheck disable=SC2329  # it is, through the array
-show() { printf '%q ' "$@"; echo; } # as a shell takes it
+# shellcheck disable=SC2329  # called through the array
+show() { printf '%q ' "$@"; echo; } # quoted for a shell
 do=() words=()
 for word in "$@"; do
     if [[ $word == --dry-run ]]; then do=(show); else words+=("$word"); fi
@@ -31,7 +31,7 @@ if [[ $# -lt 1 ]]; then
 fi
 
 status=0
-# srun does not take the CPUs of a task from the job
+# srun does not inherit --cpus-per-task from the job (since SLURM 22.05)
 "${do[@]}" srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-8}" --kill-on-bad-exit=1 vitx train "$@" --distributed || status=$?
 if [[ $status -eq 75 ]]; then
     "${do[@]}" scontrol requeue "$SLURM_JOB_ID"

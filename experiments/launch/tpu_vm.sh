@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# A TPU VM or a slice of a pod: create it, install vitx on every worker, run, follow, delete.
+# A TPU VM or a slice of a pod: create it, install vitx on every worker, run, follow the log, delete.
 #
 #   experiments/launch/tpu_vm.sh create|install|run|follow|delete [--dry-run] [EXPERIMENT.py --workdir DIR ...]
 #
-# DIR is a folder that every worker sees, such as a mounted bucket. A run that was told to stop (status 75) is run again.
+# DIR is visible to every worker: a bucket such as gs://BUCKET/RUN, or a mounted one. A preempted run (status 75) is resumed.
 #
-# Set NAME, ZONE, TYPE (v5litepod-16, v5p-128, ...), VERSION (of the TPU's software) and REPOSITORY.
+# Set NAME, ZONE, TYPE (v5litepod-16, v5p-128, ...), VERSION (the TPU software version) and REPOSITORY.
 set -euo pipefail
 
 NAME=${NAME:-vitx}
@@ -19,20 +19,20 @@ usage() {
     exit 2
 }
 
-show() { printf '%q ' "$@"; echo; } # as a shell takes it
+show() { printf '%q ' "$@"; echo; } # quoted for a shell
 do=() words=()
 for word in "$@"; do
     if [[ $word == --dry-run ]]; then do=(show); else words+=("$word"); fi
 done
 set -- "${words[@]}"
 [[ $# -ge 1 ]] || usage
-what=$1
+action=$1
 shift
 
 tpu() { "${do[@]}" gcloud compute tpus tpu-vm "$1" "$NAME" --zone="$ZONE" "${@:2}"; }
 everywhere() { tpu ssh --worker=all --command="$1"; }
 
-case $what in
+case $action in
     create) tpu create --accelerator-type="$TYPE" --version="$VERSION" ;;
     install)
         [[ -n $REPOSITORY ]] || { echo "REPOSITORY is not set: the git address that every worker clones" >&2; exit 2; }
@@ -40,7 +40,7 @@ case $what in
         ;;
     run)
         [[ $# -ge 1 ]] || usage
-        # the same command on every worker; a step that was saved is where the next one goes on
+        # The same command on every worker; after status 75 it resumes from the step that was saved.
         again="while ../venv/bin/vitx train $(printf '%q ' "$@")--distributed; [ \$? -eq 75 ]; do :; done"
         everywhere "cd vitx && nohup bash -c $(printf %q "$again") >> ../train.log 2>&1 &"
         ;;

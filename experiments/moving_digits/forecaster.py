@@ -1,16 +1,16 @@
-"""Two stacked convolutional LSTMs forecast: ten frames of a moving digit in, the ten after them out.
+"""Two stacked convolutional LSTMs forecast frames: ten frames of a moving digit in, the next ten out.
 
     vitx train experiments/moving_digits/forecaster.py --workdir runs/forecaster
 
-Two cores of an AMD EPYC that others kept busy too, JAX 0.10.2, 2026-11-24, seed 0, 22 min 44 s: compile 17 s, train
-1,262 s, evaluate 77 s, report 6 s, decoding took 1 % of the cores; half of the steps had taken 5 minutes of processor
-time. Test split, 1,000 sequences of unseen handwriting, means over the ten frames:
+Two cores of an AMD EPYC, shared with other jobs, JAX 0.10.2, 2026-11-24, seed 0, 22 min 44 s: compile 17 s, train
+1,262 s, evaluate 77 s, report 6 s. Decoding took 1 % of the cores. Half of the steps took 5 minutes of processor time.
+Test split, 1,000 sequences of unseen handwriting, means over the ten frames:
 
     mse 34.3 (last frame copied 119.1, linear extrapolation 181.0)      mae 126.9 (226.6, 260.2)
     cross-entropy 366 nats (1395, 2902)      SSIM 0.693 (0.619, 0.634)      PSNR 19.1 dB (15.5, 15.4)
 
-Thin strokes stay blurred: the loss is that of a pixel, and asks for the mean of what may come. An earlier run of 600
-steps of 16 sequences with cells of 32 channels reached mse 54.8, and an SSIM of 0.457 below that of copying.
+Thin strokes stay blurred: a loss per pixel asks for the mean of all possible futures. An
+earlier run of 600 steps of 16 sequences, with cells of 32 channels, reached mse 54.8 and SSIM 0.457, below the copy.
 """
 
 from vitx.data.moving_digits import CONFIGS

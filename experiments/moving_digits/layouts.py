@@ -1,10 +1,10 @@
-"""Every layout on moving digits, on single frames and on tubelets of four: what each reads of motion and appearance.
+"""Every layout on moving digits, with single frames and with tubelets of four frames.
 
     python experiments/moving_digits/layouts.py runs/layouts
 
-trains one short run after the other, goes on where it was stopped, and writes the table to layouts.md in that folder;
-layouts.md beside this file says what came out. All share the quickstart's recipe with fewer steps, patches of 16x16
-pixels and four heads (model 4 halves them).
+Trains one short run after another, resumes where it was stopped, and writes the table to layouts.md in that folder;
+layouts.md beside this file has the results. All runs share the recipe of two_labels.py with fewer steps, patches of
+16x16 pixels and four heads (model 4 halves them).
 """
 
 import sys
@@ -47,8 +47,8 @@ def main(folder: Path) -> None:
         cells = [name]
         for frames in (1, 4):
             workdir = folder / f"{name.replace(',', '').replace(' ', '_').lower()}_{frames}x16x16"
-            made = override(model, {**SIZE, "tubelet_size": (frames, 16, 16)})
-            train_run(short.override({"model": made}), workdir)
+            sized = override(model, {**SIZE, "tubelet_size": (frames, 16, 16)})
+            train_run(short.override({"model": sized}), workdir)
             (test,) = (row for row in read_metrics(workdir) if row["split"] == "test")
             cells += [f"{test['motion/top1']:.1f} %", f"{test['appearance/top1']:.1f} %"]
         lines.append(f"| {' | '.join(cells)} |")

@@ -1,10 +1,11 @@
-"""A long-tailed split of moving digits, and what each remedy does for the recall of its classes.
+"""A long-tailed split of moving digits, and how each remedy changes the recall of its classes.
 
     python experiments/moving_digits/long_tail.py runs/long_tail
 
-trains one short run after the other, goes on where it was stopped, and writes the table to long_tail.md in that folder;
-long_tail.md beside this file says what came out. Of the eight motions the first keeps its 500 training clips and each
-next one fewer, down to 5; validation and test stay balanced. All share the quickstart's recipe, of the motion alone.
+Trains one short run after another, resumes where it was stopped, and writes the table to long_tail.md in that folder;
+long_tail.md beside this file has the results. Of the eight motions the first keeps its 500 training clips and each
+next one fewer, down to 5; validation and test stay balanced. All runs share the recipe of two_labels.py with motion as
+the only label.
 """
 
 import dataclasses
@@ -34,12 +35,12 @@ STEPS = 300
 @register
 @dataclasses.dataclass(frozen=True)
 class LongTail:
-    """A dataset whose training split keeps fewer and fewer examples from class to class.
+    """A dataset whose training split keeps fewer examples of each class than of the one before it.
 
     Attributes:
-        dataset: that is cut.
-        label: whose classes are cut.
-        ratio: examples of the first class for one of the last; those between fall by equal factors.
+        dataset: dataset to reduce.
+        label: label whose classes are reduced.
+        ratio: examples of the first class divided by those of the last; classes between them fall by equal factors.
     """
 
     dataset: Dataset = MovingDigits()
@@ -48,30 +49,32 @@ class LongTail:
 
     def open(self, split: str) -> Source:
         source = self.dataset.open(split)
-        column = label_columns(source)[self.label].tolist()
-        last, kept, seen = len(source.label_names[self.label]) - 1, [], [0] * len(source.label_names[self.label])
-        for index, number in enumerate(column):
-            seen[number] += 1
-            if split != "train" or seen[number] <= round(column.count(number) * self.ratio ** (-number / last)):
-                kept.append(index)
-        return _Kept(source, self.label, tuple(kept))
+        labels = label_columns(source)[self.label].tolist()
+        num_classes = len(source.label_names[self.label])
+        limits = [round(labels.count(i) * self.ratio ** (-i / (num_classes - 1))) for i in range(num_classes)]
+        indices, counts = [], [0] * num_classes
+        for index, label in enumerate(labels):
+            counts[label] += 1
+            if split != "train" or counts[label] <= limits[label]:
+                indices.append(index)
+        return _Subset(source, self.label, tuple(indices))
 
 
 @dataclasses.dataclass(frozen=True)
-class _Kept:
+class _Subset:
     source: Source
     label: str
-    kept: tuple[int, ...]
+    indices: tuple[int, ...]
 
     @property
     def label_names(self) -> Mapping[str, tuple[str, ...]]:
         return {self.label: self.source.label_names[self.label]}
 
     def __len__(self) -> int:
-        return len(self.kept)
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
-        example = self.source[self.kept[index]]
+        example = self.source[self.indices[index]]
         return {**example, "labels": {self.label: example["labels"][self.label]}}
 
 
