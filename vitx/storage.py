@@ -1,0 +1,482 @@
+"""Files and folders of a run, on a local disk or in a bucket: paths, atomic files, folders, errors of the store.
+
+Local paths are `pathlib.Path`, paths in a bucket are `etils.epath.Path`: Orbax and its users speak epath, which keeps
+both slashes of `gs://` where `pathlib` collapses them. epath opens buckets through fsspec (gcsfs, s3fs), and so does
+this module, which adds what epath lacks: exclusive creation, bounded time, and errors that say what to do.
+"""
+
+import contextlib
+import errno
+import functools
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from vitx.errors import UserError
+
+REQUEST_SECONDS = 60.0  # of one small request, its retries included
+PROBE_SECONDS = 15.0  # of the first request to a bucket
+COMMITTED = "commit_success.txt"  # Orbax's name for the file that it writes last into a folder of a bucket
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(/?)")  # one letter is a drive of Windows
+_DRAFT = re.compile(r"\.tmp-[0-9a-f]{16}-")
+
+
+@dataclass(frozen=True)
+class Store:
+    """One kind of bucket.
+
+    Attributes:
+        module: Python package that opens it.
+        install: command that installs the package.
+        credentials: what to set so that requests are allowed.
+    """
+
+    module: str
+    install: str
+    credentials: str
+
+
+STORES = {
+    "gs": Store(
+        "gcsfs",
+        "pip install 'vitx[gcs]'",
+        "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a key file",
+    ),
+    "s3": Store(
+        "s3fs",
+        "pip install 'vitx[s3]'",
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, and AWS_ENDPOINT_URL for a store that is "
+        "not Amazon's",
+    ),
+    # epath opens this one too, but no emulator installs with pip: it is untested here.
+    "az": Store("adlfs", "pip install adlfs", "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"),
+}
+ALIASES = {"gcs": "gs", "s3a": "s3", "s3n": "s3"}
+
+
+def as_path(path: str | PurePath) -> PurePath:
+    """Returns the path of a local file or folder, or of one in a bucket.
+
+    Args:
+        path: a local path, `gs://bucket/...`, `s3://bucket/...`, or a path that this function returned.
+
+    Returns:
+        A `pathlib.Path`, or an `epath.Path` in a bucket. Both have `/`, `name`, `parent` and `suffix`; open them with
+        the functions of this module.
+
+    Raises:
+        UserError: a scheme that cannot be opened here, or a URL without a bucket or with one slash.
+    """
+    text = os.fspath(path)
+    found = _URL.match(text)
+    if found is None:
+        return path if isinstance(path, Path) else Path(text)
+    scheme = ALIASES.get(found[1].lower(), found[1].lower())
+    rest = text[found.end() :]
+    if not found[2]:
+        raise UserError(f"found {text}; expected two slashes after {found[1]}: for a bucket, or ./{text} for a folder")
+    if scheme == "file":
+        return Path(rest)
+    _require_store(scheme, text)
+    if not rest.split("/")[0]:
+        raise UserError(f"found {text}; expected the name of a bucket after {scheme}://")
+    from etils import epath
+
+    _configure_clients()
+    return epath.Path(f"{scheme}://{rest.rstrip('/')}")
+
+
+def is_bucket(path: PurePath) -> bool:
+    """Returns whether a path of `as_path` lies in a bucket."""
+    return not isinstance(path, Path)
+
+
+def _require_store(scheme: str, text: str) -> None:
+    """Raises UserError where a scheme is not known or its package is not installed."""
+    if scheme not in STORES:
+        kinds = ", ".join(f"{name}:// ({store.install})" for name, store in STORES.items())
+        raise UserError(f"{text}: {scheme}:// is not supported; expected a local folder or one of {kinds}")
+    store = STORES[scheme]
+    if importlib.util.find_spec(store.module) is None:
+        raise UserError(
+            f"{text}: {scheme}:// needs {store.module}, which is not installed: {store.install}; "
+            f"then {store.credentials}"
+        )
+
+
+@functools.cache
+def _configure_clients() -> None:
+    """Sets the defaults of fsspec's clients, those that Orbax opens through epath included."""
+    import fsspec
+
+    # epath 1.15 (2026-11) would take TensorFlow's file system wherever TensorFlow is installed; it has no s3://.
+    os.environ.setdefault("EPATH_USE_TF", "false")
+    for protocol in ("gs", "s3", "abfs"):
+        # A cached listing hides what TensorStore or another process has written since.
+        fsspec.config.conf.setdefault(protocol, {}).setdefault("use_listings_cache", False)
+    # gcsfs 2026.10 logs every refusal with its traceback, and a warning for accounts that may not ask for the type of a
+    # bucket; what matters of it is raised too.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+
+
+@functools.cache
+def _open_filesystem(scheme: str, process: int) -> Any:
+    import fsspec
+
+    return fsspec.filesystem(scheme)
+
+
+@functools.cache
+def _probe(bucket: str, process: int) -> None:
+    """Asks a bucket once for a file that need not exist: the clients' own retries take minutes where none answers."""
+    path = as_path(bucket) / "vitx"
+    with contextlib.suppress(FileNotFoundError):
+        _request(path, "info", str(path), timeout=PROBE_SECONDS)
+
+
+def _request(
+    path: PurePath, operation: str, *args: Any, timeout: float | None = REQUEST_SECONDS, **options: Any
+) -> Any:
+    """Runs one operation of fsspec within a bounded time, with errors for the user."""
+    from fsspec.asyn import AsyncFileSystem, sync
+
+    with report_io_errors(path):
+        filesystem = _open_filesystem(_scheme(path), os.getpid())
+        if isinstance(filesystem, AsyncFileSystem):
+            return sync(filesystem.loop, getattr(filesystem, f"_{operation}"), *args, timeout=timeout, **options)
+        return getattr(filesystem, operation)(*args, **options)
+
+
+def _call(path: PurePath, operation: str, *args: Any, **options: Any) -> Any:
+    _probe(_bucket(path), os.getpid())
+    return _request(path, operation, *args, **options)
+
+
+def _scheme(path: PurePath) -> str:
+    return str(path).partition("://")[0]
+
+
+def _bucket(path: PurePath) -> str:
+    return "/".join(str(path).split("/")[:3])
+
+
+def exists(path: PurePath) -> bool:
+    """Returns whether there is a file or folder."""
+    return _call(path, "exists", str(path)) if is_bucket(path) else path.exists()
+
+
+def is_folder(path: PurePath) -> bool:
+    """Returns whether there is a folder; in a bucket, whether there is something under the path."""
+    return _call(path, "isdir", str(path)) if is_bucket(path) else path.is_dir()
+
+
+def is_file(path: PurePath) -> bool:
+    """Returns whether there is a file."""
+    return exists(path) and not is_folder(path) if is_bucket(path) else path.is_file()
+
+
+def names_in(folder: PurePath) -> list[str]:
+    """Returns the sorted names of what lies in a folder, none where there is no folder."""
+    try:
+        if not is_bucket(folder):
+            return sorted(os.listdir(folder))
+        paths = _call(folder, "ls", str(folder), detail=False)
+    except FileNotFoundError:
+        return []
+    own = str(folder).partition("://")[2]
+    return sorted({path.rstrip("/").rpartition("/")[2] for path in paths if path.rstrip("/") != own})
+
+
+def make_folder(folder: PurePath) -> None:
+    """Creates a local folder and its parents; a bucket needs none."""
+    if not is_bucket(folder):
+        with report_io_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+
+
+def read_bytes(path: PurePath) -> bytes:
+    """Returns the content of a file."""
+    return _call(path, "cat_file", str(path)) if is_bucket(path) else path.read_bytes()
+
+
+def read_text(path: PurePath) -> str:
+    """Returns the content of a UTF-8 file."""
+    return read_bytes(path).decode()
+
+
+def read_json(path: PurePath) -> Any:
+    """Returns the data of a JSON file.
+
+    Raises:
+        UserError: no such file, or not JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or 'there is no such file'}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+
+
+@contextlib.contextmanager
+def atomic_path(path: PurePath) -> Iterator[Path]:
+    """Yields a new, empty local file to fill, which becomes `path` when the block ends.
+
+    A reader sees the old file or the new one, never a part of it. Where the block raises, `path` stays as it was. A
+    link at `path` is replaced, never followed.
+    """
+    with report_io_errors(path):
+        if is_bucket(path):
+            with tempfile.TemporaryDirectory() as folder:
+                draft = Path(folder) / path.name
+                draft.touch()
+                yield draft
+                _upload(draft, path)
+            return
+        draft = _create_beside(path)
+        try:
+            yield draft
+            _sync_file(draft)
+            draft.replace(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+        _sync_file(path.parent)  # the name too must outlive a power cut
+
+
+def write_bytes(path: PurePath, data: bytes) -> None:
+    """Writes a file in one piece, see `atomic_path`."""
+    if is_bucket(path):
+        _write_object(path, data)
+        return
+    with atomic_path(path) as draft:
+        draft.write_bytes(data)
+
+
+def write_text(path: PurePath, text: str) -> None:
+    """Writes a UTF-8 file in one piece, see `atomic_path`."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: PurePath, data: Any) -> None:
+    """Writes a JSON file in one piece, see `atomic_path`."""
+    write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+def create_file(path: PurePath, data: bytes) -> bool:
+    """Creates a file unless there is one, atomically; returns whether it did.
+
+    Google's and Amazon's stores check this themselves (If-None-Match); so do moto 5.2 and fake-gcs-server.
+    """
+    try:
+        if is_bucket(path):
+            _write_object(path, data, mode="create")
+        else:
+            with os.fdopen(_open_new(path), "wb") as file:
+                file.write(data)
+    except FileExistsError:
+        # A retried request can find the file that its first attempt has created.
+        return is_bucket(path) and read_bytes(path) == data
+    return True
+
+
+def remove(path: PurePath) -> None:
+    """Removes a file or a link; one that is gone already is no error."""
+    with contextlib.suppress(FileNotFoundError):
+        if is_bucket(path):
+            _call(path, "rm_file", str(path))
+        else:
+            with report_io_errors(path):
+                path.unlink()
+
+
+def remove_folder(folder: PurePath) -> None:
+    """Removes a folder with everything in it; one that is gone already is no error."""
+    if is_bucket(folder):
+        # The mark of completeness goes first: a kill must not leave a part that passes for the whole.
+        remove(folder / COMMITTED)
+        for path in _objects_under(folder):
+            remove(path)
+        return
+    with report_io_errors(folder), contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+
+
+def move_folder(folder: PurePath, destination: PurePath) -> None:
+    """Renames a folder; in a bucket copies its files, the mark of completeness last, and removes the old ones."""
+    if not is_bucket(folder):
+        with report_io_errors(folder):
+            folder.rename(destination)
+        return
+    for path in sorted(_objects_under(folder), key=lambda path: str(path) == str(folder / COMMITTED)):
+        target = destination / str(path)[len(str(folder)) + 1 :]
+        _call(target, "cp_file", str(path), str(target), timeout=None)
+    remove_folder(folder)
+
+
+def upload_folder(source: Path, destination: PurePath) -> None:
+    """Copies a local folder into a bucket, and marks it as complete last."""
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        _upload(path, destination / path.relative_to(source).as_posix())
+    write_bytes(destination / COMMITTED, b"")
+
+
+def download_folder(source: PurePath, destination: Path) -> None:
+    """Copies a folder of a bucket to a new local folder, which appears when it is complete."""
+    with tempfile.TemporaryDirectory(dir=destination.parent) as draft:
+        folder = Path(draft) / "folder"
+        folder.mkdir()
+        for path in _objects_under(source):
+            name = str(path)[len(str(source)) + 1 :]
+            if name != COMMITTED:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                _download(path, folder / name)
+        folder.rename(destination)
+
+
+def local_copy(path: PurePath) -> Path:
+    """Returns a local file with the content of `path`: itself, or a copy of a bucket's file that is kept for later.
+
+    Copies lie in $VITX_CACHE (by default ~/.cache/vitx), under a name that changes with the file's size and version.
+    """
+    if not is_bucket(path):
+        return path
+    facts = _call(path, "info", str(path))
+    version = [str(facts.get(key)) for key in ("size", "generation", "ETag", "etag")]
+    digest = hashlib.sha256("\n".join([str(path), *version]).encode()).hexdigest()[:32]
+    copy = cache_folder() / digest / path.name
+    if not copy.exists():
+        with report_io_errors(copy):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(copy.parent).free) < facts["size"]:
+            raise UserError(
+                f"{path} takes {facts['size']:,} bytes and {copy.parent} has {free:,} free; "
+                "set VITX_CACHE to a larger disk"
+            )
+        with atomic_path(copy) as draft:
+            _download(path, draft)
+    return copy
+
+
+def cache_folder() -> Path:
+    """Returns the folder of copies of files in buckets."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("VITX_CACHE") or Path(base) / "vitx").expanduser()
+
+
+def remove_drafts(folder: PurePath) -> None:
+    """Removes what killed processes left of unfinished files; the caller holds the folder's lock."""
+    if not is_bucket(folder):
+        for name in names_in(folder):
+            if _DRAFT.match(name):
+                remove(folder / name)
+
+
+def _write_object(path: PurePath, data: bytes, **options: Any) -> None:
+    try:
+        _call(path, "pipe_file", str(path), data, **options)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no bucket {_bucket(path)}; create it, or choose another") from error
+
+
+def _upload(source: Path, destination: PurePath) -> None:
+    _call(destination, "put_file", str(source), str(destination), timeout=None)
+
+
+def _download(source: PurePath, destination: Path) -> None:
+    _call(source, "get_file", str(source), str(destination), timeout=None)
+
+
+def _objects_under(folder: PurePath) -> list[PurePath]:
+    paths = _call(folder, "find", str(folder))
+    return [as_path(f"{_scheme(folder)}://{path}") for path in paths]
+
+
+def _create_beside(path: Path) -> Path:
+    """Creates an empty file in the folder of `path`, of a name that nobody can guess and prepare a link at."""
+    draft = path.with_name(f".tmp-{secrets.token_hex(8)}-{path.name[-150:]}")
+    os.close(_open_new(draft))
+    return draft
+
+
+def _open_new(path: Path) -> int:
+    # O_EXCL follows no link, not even one that leads nowhere.
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+
+def _sync_file(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+@contextlib.contextmanager
+def report_io_errors(path: PurePath) -> Iterator[None]:
+    """Raises UserError in the place of a disk's or a store's refusal: full, not permitted, not reachable."""
+    try:
+        yield
+    except Exception as error:
+        message = None if isinstance(error, UserError) else _explain(path, error)
+        if message is None:
+            raise
+        raise UserError(message) from error
+
+
+# What clients raise, by the names of the exceptions: importing them would import the clients. TensorStore, which writes
+# arrays for Orbax, has only texts.
+_NO_CREDENTIALS = re.compile(
+    r"NoCredentialsError|PartialCredentialsError|DefaultCredentialsError|RefreshError|NoAuthTokenError|ProfileNotFound"
+    r"|Anonymous caller|Invalid Credentials|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|UNAUTHENTICATED"
+)
+_DENIED = re.compile(r"PermissionError|Forbidden|AccessDenied|PERMISSION_DENIED")
+_UNREACHABLE = re.compile(
+    r"EndpointConnectionError|ConnectTimeoutError|ReadTimeoutError|ClientConnector|ServerDisconnected|FSTimeoutError"
+    r"|ConnectionRefused|NewConnectionError|gaierror|ConnectionError|ServerTimeoutError|UNAVAILABLE|DEADLINE_EXCEEDED"
+)
+
+
+def _explain(path: PurePath, error: BaseException) -> str | None:
+    """Returns a message about a refusal of the disk or the store, None where the error is another."""
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        return full_disk(path)
+    if not is_bucket(path):
+        denied = number in (errno.EACCES, errno.EPERM, errno.EROFS)
+        return f"{path} may not be written: {error.strerror}; choose another folder" if denied else None
+    seen = " ".join(f"{type(each).__name__} {each}" for each in _chain(error))
+    store, reason = STORES[_scheme(path)], (str(error).strip().splitlines() or [""])[0][:200]
+    if _NO_CREDENTIALS.search(seen) or getattr(error, "code", None) in (401, "401"):
+        return f"{path} was refused for want of valid credentials: {store.credentials} ({reason})"
+    if _DENIED.search(seen):
+        return f"{path} was refused: the credentials in use may not read or write it; {store.credentials} ({reason})"
+    if _UNREACHABLE.search(seen):
+        reason = reason or "no answer"
+        return f"{_bucket(path)} cannot be reached: {reason}; check the network and the endpoint, then run it again"
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def full_disk(path: PurePath, why: str = "") -> str:
+    """Returns the message about a disk without space."""
+    return (
+        f"the disk is full: {path} could not be written{why}; free some space and run the same command again, "
+        "which resumes from the last complete checkpoint"
+    )
