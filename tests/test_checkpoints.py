@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vitx.checkpoints import Checkpoints, abstract_state, digest, digests, read_json, write_json
+from vitx.checkpoints import Checkpoints, abstract_state, digest, digests
 from vitx.errors import UserError
 
 
@@ -186,12 +186,3 @@ def test_digests_name_every_array(state):
         "['optimizer']['step']",
         "['optimizer']['half']",
     }
-
-
-def test_json_files(tmp_path):
-    write_json(tmp_path / "a.json", {"x": [1, None]})
-    assert read_json(tmp_path / "a.json") == {"x": [1, None]}
-    (tmp_path / "b.json").write_text("{")
-    for name, message in (("b.json", "is not JSON"), ("c.json", "cannot be read")):
-        with pytest.raises(UserError, match=message):
-            read_json(tmp_path / name)

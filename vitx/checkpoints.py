@@ -9,14 +9,11 @@ A run's folder:
     report.md        what the run learnt, with its pictures
 """
 
-import contextlib
-import errno
 import hashlib
 import json
-import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +25,7 @@ from jaxtyping import Array, UInt32
 from orbax.checkpoint.checkpoint_managers import PreservationContext
 
 from vitx.errors import RunError, UserError
+from vitx.storage import full_disk, report_io_errors
 
 REPLACED = "replaced_"  # begins the name of a checkpoint whose successor of the same step is not whole yet
 
@@ -97,7 +95,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        with told(self.directory):
+        with report_io_errors(self.directory):
             self._manager.close()
 
     def should_preserve(self, checkpoints: Any, *, context: PreservationContext) -> list[bool]:
@@ -125,8 +123,8 @@ class Checkpoints:
         record["sha256"] = _sha256(record)
         needed, there = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(self.directory).free
         if there < needed:
-            raise UserError(_full(self.directory, f": a checkpoint takes {needed:,} bytes and {there:,} are free"))
-        with told(self.directory):
+            raise UserError(full_disk(self.directory, f": a checkpoint takes {needed:,} bytes and {there:,} are free"))
+        with report_io_errors(self.directory):
             if step in self._manager.all_steps():
                 self.wait()
                 self._rename(step, f"{REPLACED}{step}")
@@ -136,7 +134,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when everything saved is on disk."""
-        with told(self.directory):
+        with report_io_errors(self.directory):
             self._manager.wait_until_finished()
             self._settle()
 
@@ -221,56 +219,9 @@ def abstract_state(state: Any, shardings: Any) -> Any:
     )
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Writes a JSON file in one piece: a reader sees the old file or the new one, never a half."""
-    draft = path.with_name(path.name + ".tmp")
-    with told(path):
-        with open(draft, "w") as file:
-            json.dump(data, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-
-
-def read_json(path: Path) -> Any:
-    """Returns a JSON file's data.
-
-    Raises:
-        UserError: no such file, or not JSON.
-    """
-    try:
-        return json.loads(Path(path).read_text())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-
-
 def _sha256(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0][:300] or type(error).__name__
-
-
-def _full(path: Path, why: str = "") -> str:
-    return (
-        f"the disk is full: {path} could not be written{why}; free some space and run the same command again, "
-        "which goes on from the last complete checkpoint"
-    )
-
-
-@contextlib.contextmanager
-def told(path: Path) -> Iterator[None]:
-    """Turns the file system's refusals into one message for the user."""
-    try:
-        yield
-    except Exception as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        if full:
-            raise UserError(_full(path)) from error
-        if getattr(error, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(f"{path} may not be written: {error.strerror}; choose another folder") from error
-        raise

@@ -14,11 +14,11 @@ from flax import linen as nn
 
 import vitx
 from vitx import configuration
-from vitx.checkpoints import read_json, write_json
 from vitx.configuration import register
 from vitx.data.pipeline import Data
 from vitx.errors import UserError
 from vitx.layers.embeddings import height_and_width
+from vitx.storage import read_json, write_json
 from vitx.tasks.classification import Classification
 from vitx.tasks.task import Task
 from vitx.training.loop import Training

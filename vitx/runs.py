@@ -15,7 +15,7 @@ import numpy as np
 from flax import linen as nn
 
 from vitx import configuration
-from vitx.checkpoints import Checkpoints, abstract_state, read_json
+from vitx.checkpoints import Checkpoints, abstract_state
 from vitx.data.decoding import VideoError
 from vitx.data.sources import Source
 from vitx.errors import UserError
@@ -26,6 +26,7 @@ from vitx.experiment import Experiment, load_config, save_config
 from vitx.interop.load import initialise
 from vitx.layers.partition import batch_sharding
 from vitx.models import on_device
+from vitx.storage import read_json
 from vitx.training.faults import Notices
 from vitx.training.logs import MetricsLog, Stopwatch, read_metrics, say
 from vitx.training.loop import train

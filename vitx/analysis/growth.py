@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from vitx.analysis.cost import clip_of, count_cost
-from vitx.checkpoints import told
 from vitx.configuration import override, settings
 from vitx.errors import UserError, as_user_error
+from vitx.storage import report_io_errors
 
 FRAMES = (8, 16, 32, 64, 128)
 
@@ -64,7 +64,7 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.grid(alpha=0.25)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside right center")
-    with told(path):
+    with report_io_errors(path):
         try:
             figure.savefig(path, dpi=110)
         except (FileNotFoundError, ValueError) as error:

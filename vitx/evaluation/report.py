@@ -10,8 +10,8 @@ from flax import linen as nn
 from jaxtyping import Float, Int, UInt8
 from matplotlib.figure import Figure
 
-from vitx.checkpoints import told
 from vitx.evaluation.evaluate import Predictions
+from vitx.storage import report_io_errors
 
 Rows = Sequence[Mapping[str, Any]]
 BLUE, ORANGE, GREY, GREEN, RED = "#2f6db3", "#d9822b", "#8a8a8a", "#1c6b2a", "#b3261e"
@@ -192,13 +192,13 @@ def write(
     for section in (drawn, *sections):
         lines += [f"## {section.title}", "", *section.lines, ""]
         for file, picture in section.pictures.items():
-            with told(workdir / file):
+            with report_io_errors(workdir / file):
                 if isinstance(picture, bytes):
                     (workdir / file).write_bytes(picture)
                 else:
                     picture.savefig(workdir / file, dpi=110)
     path = workdir / "report.md"
-    with told(path):
+    with report_io_errors(path):
         draft = path.with_suffix(".tmp")
         draft.write_text("\n".join(lines))
         draft.replace(path)

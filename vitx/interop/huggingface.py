@@ -12,7 +12,6 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from vitx.checkpoints import read_json, told, write_json
 from vitx.configuration import override
 from vitx.errors import UserError, closest
 from vitx.interop.fill import VideoModel
@@ -23,6 +22,7 @@ from vitx.layers.embeddings import height_and_width
 from vitx.models.timesformer import TimeSformer, TimeSformerSpace
 from vitx.models.transformer import VideoTransformer
 from vitx.models.vivit import ViViT
+from vitx.storage import read_json, report_io_errors, write_json
 
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -328,7 +328,7 @@ def save_huggingface(
             "average the frames before the last norm",
             file=sys.stderr,
         )
-    with told(directory):
+    with report_io_errors(directory):
         directory.absolute().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.absolute().parent) as draft:
             draft = Path(draft) / "draft"

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from flax import linen as nn
 
-from vitx.checkpoints import read_json
 from vitx.configuration import names_marked, override, settings
 from vitx.errors import UserError
 from vitx.interop import cnn, huggingface, images, names, trees
@@ -21,6 +20,7 @@ from vitx.layers.embeddings import height_and_width
 from vitx.models import create_model
 from vitx.models.cnn import VideoCNN
 from vitx.models.transformer import VideoTransformer
+from vitx.storage import read_json
 
 
 class Pretrained(tuple):

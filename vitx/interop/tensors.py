@@ -13,8 +13,8 @@ import safetensors
 import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
-from vitx.checkpoints import told
 from vitx.errors import UserError
+from vitx.storage import report_io_errors
 
 Tensors = dict[str, np.ndarray]
 
@@ -148,7 +148,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 def write_safetensors(tensors: Mapping[str, np.ndarray], path: Path, metadata: Mapping[str, str]) -> None:
     """Writes a .safetensors file in one piece: a reader sees the whole file or none."""
     draft = path.with_name(path.name + ".tmp")
-    with told(path):
+    with report_io_errors(path):
         safetensors.numpy.save_file(
             {name: np.ascontiguousarray(array) for name, array in tensors.items()}, draft, metadata=dict(metadata)
         )

@@ -14,8 +14,8 @@ import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from vitx.checkpoints import told
 from vitx.errors import UserError
+from vitx.storage import report_io_errors
 from vitx.training.processes import first
 
 
@@ -46,7 +46,7 @@ class MetricsLog:
         rows = [row for row in read_metrics(workdir) if keep(row)]
         old_events = list(workdir.glob("events.out.tfevents.*"))
         draft = self.path.with_suffix(".tmp")
-        with told(self.path):
+        with report_io_errors(self.path):
             draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
             draft.replace(self.path)
             for events in old_events:
@@ -61,7 +61,7 @@ class MetricsLog:
 
     def __exit__(self, *_: Any) -> None:
         if self._file is not None:
-            with told(self.path):
+            with report_io_errors(self.path):
                 self._file.close()
                 self._events.close()
 
@@ -70,7 +70,7 @@ class MetricsLog:
         row = {"step": step, "split": split, **figures}
         if self._file is None:
             return
-        with told(self.path):
+        with report_io_errors(self.path):
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
             self._add_events(row)
@@ -79,7 +79,7 @@ class MetricsLog:
         """Returns when all rows are on disk: a checkpoint must never be newer than the log."""
         if self._file is None:
             return
-        with told(self.path):
+        with report_io_errors(self.path):
             os.fsync(self._file.fileno())
 
     def _add_events(self, row: dict[str, Any]) -> None:
