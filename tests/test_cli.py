@@ -13,7 +13,7 @@ import pytest
 from vitx import runs
 from vitx.cli import main
 from vitx.configuration import paths
-from vitx.data.decoding import encode_video
+from vitx.data.encoding import encode_video
 from vitx.data.pipeline import Data
 from vitx.experiment import load_experiment
 
@@ -147,8 +147,8 @@ def test_files_are_predicted_one_by_one(run, tmp_path, monkeypatch):
     clips = [tmp_path / name for name in ("a.mp4", "b.mp4")]
     for clip in clips:
         clip.write_bytes(encode_video(np.zeros((9, 32, 32, 3), np.uint8)))
-    happened, read, predicted = [], Data.views_of, runs.predict
-    monkeypatch.setattr(Data, "views_of", lambda *words: happened.append("read") or read(*words))
+    happened, read, predicted = [], Data.read_views, runs.predict
+    monkeypatch.setattr(Data, "read_views", lambda *words: happened.append("read") or read(*words))
     monkeypatch.setattr(
         runs, "predict", lambda *words, **more: happened.append("answered") or predicted(*words, **more)
     )

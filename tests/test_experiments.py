@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from vitx.cli import main
-from vitx.data.decoding import encode_video
+from vitx.data.encoding import encode_video
 from vitx.data.files import Folder
 from vitx.experiment import Experiment, load_experiment
 from vitx.training.logs import read_metrics

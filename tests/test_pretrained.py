@@ -10,7 +10,7 @@ import pytest
 
 import vitx
 from vitx.cli import main
-from vitx.data.decoding import encode_video
+from vitx.data.encoding import encode_video
 from vitx.experiment import load_experiment
 from vitx.models.convlstm import ConvLSTM
 from vitx.runs import load_run, train_run

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from vitx.data.decoding import encode_video
+from vitx.data.encoding import encode_video
 from vitx.data.moving_digits import ClipConfig, render_clip
 from vitx.runs import train_run
 

@@ -157,7 +157,7 @@ def predict_files(
     answers, broken = {}, []
     for file in map(str, files):
         try:
-            video = data.views_of({"video": file})
+            video = data.read_views({"video": file})
         except (VideoError, OSError) as error:
             broken.append(str(error))
             continue
@@ -236,9 +236,8 @@ def _evaluate(workdir: Path, split: str, which: Which, clock: Stopwatch) -> dict
             experiment.model, experiment.task, run.variables, data, source, run.sharding, split=split
         )
         figures = experiment.task.metrics(predictions)
-    problems = predictions.problems(data, source)
-    if problems:
-        say(predictions.complaint(problems))
+    if predictions.unreadable:
+        say(predictions.complaint())
     say(f"step {run.step}: {split} split ({predictions.over}) {presenter.headline(figures)}")
     with clock("report"):
         name = "val" if split == "validation" else split
@@ -247,7 +246,7 @@ def _evaluate(workdir: Path, split: str, which: Which, clock: Stopwatch) -> dict
         training = next((each for each in reversed(rows) if each["split"] == "train"), {})
         shown = np.linspace(0, len(predictions.index) - 1, min(8, len(predictions.index))).astype(int)
         # views that were read already: others may be where a video is damaged; copies of them, not whole videos
-        clips = np.stack([data.views_of(source[int(index)])[0].copy() for index in predictions.index[shown]])
+        clips = np.stack([data.read_views(source[int(index)])[0].copy() for index in predictions.index[shown]])
         settled = on_device(experiment.model, run.sharding.mesh.devices.flat[0])
         results = report.Results(settled, run.variables, split, predictions, run.names, clips, shown)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
@@ -272,7 +271,7 @@ def _evaluate(workdir: Path, split: str, which: Which, clock: Stopwatch) -> dict
                 rows=[*rows, row],
                 curves=presenter.curves,
                 results=results,
-                problems=problems,
+                problems=predictions.problems(),
                 sections=sections,
             )
         # last, so that the row says that the report is there

@@ -27,7 +27,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from vitx.data.augmentation import Augmentation
-from vitx.data.decoding import encode_video
+from vitx.data.encoding import encode_video
 from vitx.data.files import Folder
 from vitx.data.pipeline import Data
 from vitx.data.prepared import Preparation, Prepared, prepare
@@ -60,7 +60,7 @@ def vitx_reader(dataset: Folder | Prepared) -> Reader:
     rng = np.random.default_rng(0)
 
     def read(index: int, start: float) -> None:
-        clip, _ = augmentation.mirror(rng, data.clip(source[order[index]], start, rng), {}, {})
+        clip, _ = augmentation.mirror(rng, data.read_clip(source[order[index]], start, rng), {}, {})
         assert clip.shape == (FRAMES, SIZE, SIZE, 3)
 
     return read

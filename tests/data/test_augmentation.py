@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from vitx.data import operations
 from vitx.data.augmentation import Augmentation, erased, random_box
-from vitx.data.decoding import decode_frames, encode_video
+from vitx.data.decoding import decode_frames, open_video
+from vitx.data.encoding import encode_video
 from vitx.data.pipeline import Data
 from vitx.data.rand_augment import RandAugment
 from vitx.data.sources import MovingDigits
@@ -42,9 +43,10 @@ def test_a_box_is_what_is_seen(ramp):
     whole = decode_frames(ramp, [0])
     for box in ((10.0, 20.0, 32.0, 48.0), (0.0, 0.0, 64.0, 96.0), (31.0, 47.0, 33.0, 49.0)):
         top, left, tall, wide = map(int, box)
-        (same,) = decode_frames(ramp, [0], size=(tall, wide), box=lambda height, width, box=box: box)
+        with open_video(ramp) as video:
+            same = video.read([0], np.array([box]), (tall, wide))[0, 0]
+            half = video.read([0], np.array([box]), (16, 16))[0, 0]
         np.testing.assert_array_equal(same, whole[0, top : top + tall, left : left + wide])
-        (half,) = decode_frames(ramp, [0], size=(16, 16), box=lambda height, width, box=box: box)
         assert abs(half[8, :, 0].astype(float) - 2 * (left + (np.arange(16) + 0.5) * wide / 16 - 0.5)).max() < 5
         assert abs(half[:, 8, 1].astype(float) - 3 * (top + (np.arange(16) + 0.5) * tall / 16 - 0.5)).max() < 6
 
@@ -52,8 +54,8 @@ def test_a_box_is_what_is_seen(ramp):
 @pytest.mark.smoke
 def test_nothing_is_varied_unless_asked(ramp):
     data = Data(MovingDigits(), num_frames=3, frame_stride=1, image_size=(24, 24))
-    plain = data.clip({"video": ramp}, 0.5)
-    np.testing.assert_array_equal(data.clip({"video": ramp}, 0.5, np.random.default_rng(0)), plain)
+    plain = data.read_clip({"video": ramp}, 0.5)
+    np.testing.assert_array_equal(data.read_clip({"video": ramp}, 0.5, np.random.default_rng(0)), plain)
 
 
 EVERYTHING = Augmentation(
@@ -79,9 +81,9 @@ def test_a_clip_is_varied_as_a_whole_and_the_same_when_drawn_again(ramp, augment
     data = Data(MovingDigits(), num_frames=4, frame_stride=1, image_size=(24, 32), augmentation=augmentation)
     seen = set()
     for seed in range(12):
-        clip = data.clip({"video": ramp}, 0.5, np.random.default_rng(seed))
+        clip = data.read_clip({"video": ramp}, 0.5, np.random.default_rng(seed))
         assert clip.shape == (4, 24, 32, 3)
-        np.testing.assert_array_equal(clip, data.clip({"video": ramp}, 0.5, np.random.default_rng(seed)))
+        np.testing.assert_array_equal(clip, data.read_clip({"video": ramp}, 0.5, np.random.default_rng(seed)))
         assert (clip == clip[:1]).all()  # the video stands still, and so must what was done to it
         seen.add(clip.tobytes())
     assert len(seen) == 12
@@ -103,7 +105,7 @@ ALONE = {
 def drawn(augmentation: Augmentation) -> dict[str, np.ndarray]:
     """What a seed's draws cut out of frames of 64 x 96, and make of a clip that is there already."""
     rng = np.random.default_rng((7, 0, 3, 0))
-    box = augmentation.box(rng, 64, 96, (20, 30))
+    box = augmentation.draw_box(rng, 64, 96, (20, 30))
     clip, _ = augmentation.mirror(rng, augmentation.vary(rng, CLIP), {}, {})
     return {"box": np.array(box), "clip": clip}
 
@@ -121,7 +123,7 @@ def test_the_same_seed_draws_what_it_always_drew(name):
 def test_a_short_side_in_pixels_and_stretched_sides(seed, height, width, short, stretch):
     size, rng = (16, 12), np.random.default_rng(seed)
     settings = Augmentation(short_side=(short, 2 * short), stretch=(1 / stretch, stretch))
-    top, left, tall, wide = settings.box(rng, height, width, size)
+    top, left, tall, wide = settings.draw_box(rng, height, width, size)
     assert -1e-6 <= top <= top + tall <= height + 1e-6 and -1e-6 <= left <= left + wide <= width + 1e-6
     scales = np.array([16 / tall, 12 / wide]) * min(height, width)  # what the short side becomes along each axis
     if short >= 16 * stretch:  # else a clip would not fit in, and is made smaller

@@ -7,7 +7,7 @@ import pytest
 
 from vitx.cli import main
 from vitx.data import bench
-from vitx.data.decoding import encode_video
+from vitx.data.encoding import encode_video
 from vitx.data.files import Folder
 from vitx.data.pipeline import Data
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from vitx.cli import main
-from vitx.data.decoding import encode_video
+from vitx.data.encoding import encode_video
 
 
 def video(seed: int, **how) -> bytes:

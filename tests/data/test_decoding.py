@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vitx.data import decoding
-from vitx.data.decoding import VideoError, decode_frames, encode_video, probe, transcode, video_of
+from vitx.data import container as container_module
+from vitx.data.decoding import VideoError, decode_frames, open_video, probe
+from vitx.data.encoding import encode_video, mux_images, transcode
+from vitx.data.pyav_video import PyAVVideo
 from vitx.errors import UserError
 
 NUM_FRAMES = 70
@@ -188,14 +190,15 @@ def test_odd_sizes(height, width):
 def test_a_variable_frame_rate():
     gaps = np.random.default_rng(0).integers(7, 300, 30)
     video = encode(numbered_frames(30), "libx264", "mp4", "yuv420p", {"bf": "3"}, np.cumsum(gaps).tolist())
-    seen = []
-    assert read_numbers(decode_frames(video, lambda times: seen.append(times) or [29, 4, 17])) == [29, 4, 17]
-    np.testing.assert_allclose(seen[0], (np.cumsum(gaps) - gaps[0]) / 1000, atol=1e-3)
+    with open_video(video) as opened:
+        assert read_numbers(opened.read([29, 4, 17])[0]) == [29, 4, 17]
+        np.testing.assert_allclose(opened.times, (np.cumsum(gaps) - gaps[0]) / 1000, atol=1e-3)
 
 
 def test_one_frame():
     video = encode_video(numbered_frames(8)[5:6])
-    assert read_numbers(decode_frames(video, lambda times: [0] * len(times))) == [5]
+    with open_video(video) as opened:
+        assert opened.times.tolist() == [0] and read_numbers(opened.read([0])[0]) == [5]
     assert probe(video).num_frames == 1
 
 
@@ -209,17 +212,18 @@ def test_frames_without_times_are_refused():
 def test_reading_ends_at_its_deadline(monkeypatch):
     """By a clock that goes a second further at each look."""
     ticks = iter(range(10_000))
-    monkeypatch.setattr(decoding.time, "monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr(container_module.time, "monotonic", lambda: float(next(ticks)))
     video = encode_video(numbered_frames(), options=LONG_GOP)
-    assert read_numbers(decode_frames(video, [5], seconds=200.0)) == [5]
+    with open_video(video, seconds=200.0) as opened:
+        assert read_numbers(opened.read([5])[0]) == [5]
     for seconds in (NUM_FRAMES / 2, NUM_FRAMES + 5.0):  # while it looks for the frames, and while it decodes
-        with pytest.raises(VideoError, match="takes too long"):
-            decode_frames(video, range(NUM_FRAMES), seconds=seconds)
+        with pytest.raises(VideoError, match="too long"), open_video(video, seconds=seconds) as opened:
+            opened.read(range(NUM_FRAMES))
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "clip.mp4")
-    with pytest.raises(VideoError, match="it is no file"):
+    with pytest.raises(VideoError, match="regular file"):
         decode_frames(tmp_path / "clip.mp4", [0])
 
 
@@ -239,14 +243,14 @@ def test_frames_that_no_other_needs_are_not_decoded(monkeypatch):
     """And the others are what they would have been."""
     video, kept = encode_video(numbered_frames(), options=LONG_GOP), []
     whole = decode_frames(video, range(NUM_FRAMES))
-    decode_from = decoding._decoded_from
+    decode_from = PyAVVideo._decode_from
 
     def counted(*args):
         for frame in decode_from(*args):
             kept.append(frame.pts)
             yield frame
 
-    monkeypatch.setattr(decoding, "_decoded_from", counted)
+    monkeypatch.setattr(PyAVVideo, "_decode_from", counted)
     np.testing.assert_array_equal(decode_frames(video, [0, 61]), whole[[0, 61]])
     assert len(kept) < 50
 
@@ -331,7 +335,7 @@ def test_cut_short():
 
 
 def test_refuses_large_frames_by_the_limit(monkeypatch, video):
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 32 * 32 - 1)
+    monkeypatch.setattr(container_module, "MAX_PIXELS", 32 * 32 - 1)
     with pytest.raises(VideoError):
         decode_frames(video, [0])
 
@@ -387,10 +391,10 @@ def test_transcoded_frames_keep_their_times_and_stand_upright():
     gaps = np.cumsum(np.random.default_rng(0).integers(7, 300, 30)).tolist()
     uneven = encode(numbered_frames(30, 64), "libx264", "matroska", "yuv420p", {"bf": "3"}, gaps)
     how = {"short_side": 64, "codec": "libx264", "crf": 10, "keyint": 8}
-    made, seen = transcode(uneven, **how), []
-    for each in (uneven, made):
-        assert read_numbers(decode_frames(each, lambda t: seen.append(t) or range(30))[:, :32, :32]) == [*range(30)]
-    np.testing.assert_allclose(*seen, atol=1e-3)
+    with open_video(uneven) as before, open_video(transcode(uneven, **how)) as after:
+        for video in (before, after):
+            assert read_numbers(video.read(range(30))[0, :, :32, :32]) == [*range(30)]
+        np.testing.assert_allclose(before.times, after.times, atol=1e-3)
     assert probe(transcode(frames(250, 90), **(how | {"short_side": 46}))).height == 128
     assert probe(transcode(frames(50, 90), **how)).height == 50
     turned = frames(64, 96)
@@ -398,7 +402,7 @@ def test_transcoded_frames_keep_their_times_and_stand_upright():
     turned = turned[:track] + bytes.fromhex(TURNS[1]) + turned[track + len(UNTURNED) :]
     assert (probe(transcode(turned, **how)).height, probe(transcode(turned, **how)).width) == (96, 64)
     part = transcode(uneven, **how, segment=(1.0, 2.0))
-    inside = [i for i, at in enumerate(seen[0]) if 1 <= at < 2]
+    inside = [i for i, time in enumerate(before.times) if 1 <= time < 2]
     assert read_numbers(decode_frames(part, range(len(inside)))[:, :32, :32]) == inside
 
 
@@ -409,12 +413,12 @@ def test_images_become_a_video(kind, mode):
     for frame in numbered_frames(20):
         Image.fromarray(frame).convert(mode).save(file := io.BytesIO(), kind, quality=95)
         images.append(file.getvalue())
-    video = video_of(images, fps=10)
+    video = mux_images(images, fps=10)
     assert read_numbers(decode_frames(video, [19, 0, 7])) == [19, 0, 7]
     assert probe(video).num_frames == 20 and probe(video).fps == 10
     for wrong in ([], [b"GIF89a"]):
         with pytest.raises(VideoError, match="PNG or JPEG"):
-            video_of(wrong)
+            mux_images(wrong)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchcodec") is not None, reason="tells that torchcodec is not there")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitx.configuration import from_dict, override, register, to_dict
-from vitx.data.decoding import encode_video
+from vitx.data.encoding import encode_video
 from vitx.data.mixture import Mixture
 from vitx.data.pipeline import Data
 from vitx.data.sources import MovingDigits, label_arrays, label_columns

@@ -19,7 +19,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from vitx.data import moving_digits
-from vitx.data.decoding import decode_frames, encode_video
+from vitx.data.decoding import decode_frames
+from vitx.data.encoding import encode_video
 from vitx.data.moving_digits import (
     ALL_INTRA,
     CONFIGS,

@@ -63,7 +63,7 @@ def test_frames_are_exact_and_parts_are_apart(folder):
     for split, size in (("train", 8), ("validation", 2), ("test", 2)):
         source = pickle.loads(pickle.dumps(data.dataset.open(split)))
         assert len(source) == size and source[0]["labels"] == {}
-        found += [data.clip(source[i], 0.5) for i in range(size)]
+        found += [data.read_clip(source[i], 0.5) for i in range(size)]
     wanted = {sequence(i).tobytes() for i in range(12)}
     assert {clip[..., :1].tobytes() for clip in found} == wanted
     assert all((clip == clip[..., :1]).all() for clip in found)

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from vitx.data import sampling
 from vitx.data.augmentation import Augmentation
-from vitx.data.decoding import VideoError, encode_video
+from vitx.data.decoding import VideoError
+from vitx.data.encoding import encode_video
 from vitx.data.order import Order, class_weights
-from vitx.data.pipeline import Data
+from vitx.data.pipeline import Data, decode_error, encode_error
 from vitx.data.rand_augment import RandAugment
 from vitx.errors import UserError
 
@@ -61,6 +62,16 @@ def batches(iterator):
         return [{name: value for name, value in batch.items() if name not in HOST} for batch in iterator]
 
 
+def errors_by_index(iterator) -> dict[int, set[str]]:
+    """Messages of the examples that could not be read; the others have none."""
+    errors = collections.defaultdict(set)
+    for batch in batches(iterator):
+        for index, error in zip(batch["failed"], map(decode_error, batch["error"]), strict=True):
+            if error is not None:
+                errors[int(index)].add(error)
+    return errors
+
+
 def same(ours, theirs):
     assert len(ours) == len(theirs) > 0
     for mine, other in zip(ours, theirs, strict=True):
@@ -79,6 +90,7 @@ def test_a_batch_keeps_the_contract():
         "index": ("int32", (4,)),
         "replaced": ("bool", (4,)),
         "failed": ("int32", (4,)),
+        "error": ("uint8", (4, 256)),
     }
     np.testing.assert_array_equal(batch["labels"]["place"], batch["index"])
     np.testing.assert_allclose(batch["video"].mean(axis=(1, 2, 3, 4)), 2 * batch["index"], atol=3)
@@ -178,7 +190,7 @@ def test_evaluation_makes_no_more_ahead_than_memory_allows(monkeypatch):
     )
     settings = data(source, eval_clips=5, eval_crops=3, prefetch_batches=9)
     for limit, ahead in ((2**30, 9), (4 * 15 * 2 * 8 * 8 * 3 * 2, 2), (1, 1)):
-        monkeypatch.setattr("vitx.data.pipeline.AHEAD", limit)
+        monkeypatch.setattr("vitx.data.pipeline.MAX_BUFFER", limit)
         settings.eval_batches(source).close()
         assert made.pop()["prefetch_buffer_size"] == ahead
 
@@ -219,10 +231,9 @@ def test_an_unreadable_clip_is_replaced_by_a_function_of_its_index_and_flagged()
             seen[int(index), bool(replaced)] += 1
     whole = {(i, False): 1 for i in range(12) if i not in source.broken}
     assert seen == collections.Counter(whole) + collections.Counter({(5, True): 2, (0, True): 1})
-    with contextlib.closing(data(source).train_batches(source, 0, range(0, 3))) as iterator:
-        failed = np.concatenate([batch["failed"] for batch in iterator])
-    assert sorted(failed[failed >= 0]) == [3, 4, 11]
-    assert data(source).problem(source, 4) == "number 4: 11 bytes: Invalid data found when processing input"
+    errors = errors_by_index(data(source).train_batches(source, 0, range(0, 3)))
+    assert sorted(errors) == [3, 4, 11]
+    assert errors[4] == {"number 4: 11 bytes: Invalid data found when processing input"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,21 +252,33 @@ class Damaged(Numbered):
         return {"video": bytes(video), "labels": {"place": index}}
 
 
-def test_what_is_told_of_a_clip_is_what_happened_to_it():
+def test_a_failure_travels_with_its_example():
     """Damage at a quarter of a video: clips at its ends and its middle can be read."""
     source = Damaged(2, broken=(1,))
     settings = data(source, num_frames=2, batch_size=4)
     for start in (0.0, 0.5, 1.0):
-        settings.clip(source[1], start)
-    told, steps = [], range(0, 12)
-    with contextlib.closing(settings.train_batches(source, 3, steps)) as iterator:
-        for number, batch in zip(steps, iterator, strict=True):
-            if (batch["failed"] >= 0).any():
-                told.append(settings.problem(source, 1, seed=3, batch=number))
-    assert told and all(re.match(r"clips/1\.mp4: \d+ bytes: .*", each) for each in told), told
-    assert settings.problem(source, 1) == "clips/1.mp4: it can be read now"  # evaluation looks at its middle
-    whole = dataclasses.replace(settings, eval_clips="all")
-    assert "bytes" in whole.problem(source, 1)
+        settings.read_clip(source[1], start)
+    errors = errors_by_index(settings.train_batches(source, 3, range(0, 12)))
+    assert list(errors) == [1] and all(re.match(r"clips/1\.mp4: \d+ bytes: .*", error) for error in errors[1])
+    assert not errors_by_index(settings.eval_batches(source))  # one clip, in the middle
+    errors = errors_by_index(dataclasses.replace(settings, eval_clips="all").eval_batches(source))
+    assert list(errors) == [1] and all("bytes" in error for error in errors[1])
+
+
+@given(st.text(max_size=400))
+def test_an_error_message_fits_into_its_row_and_keeps_both_ends(message):
+    row = encode_error(message)
+    assert row.shape == (256,) and row.dtype == np.uint8
+    whole, found = message.rstrip("\0"), decode_error(row) or ""
+    if len(message.encode()) <= 256:
+        assert found == whole
+    else:
+        length = len(found.split("…")[0])
+        assert length > 25 and whole.startswith(found[:length]) and len(found.encode()) > 200
+
+
+def test_an_error_message_may_name_a_file_that_is_not_utf8():
+    assert decode_error(encode_error("\udcff.mp4: broken")) == r"\udcff.mp4: broken"
 
 
 def test_data_without_a_readable_clip_stops():
@@ -277,7 +300,7 @@ def test_evaluation_sees_every_example_once_and_replaces_none(size):
 
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 8), st.floats(0, 1))
 def test_dense_sampling_stays_inside_and_keeps_its_stride(num_frames, clip, stride, start):
-    indices = sampling.dense(num_frames, clip, stride, start)
+    indices = sampling.sample_dense(num_frames, clip, stride, start)
     assert len(indices) == clip and indices.min() >= 0 and indices.max() < num_frames
     assert all((b - a) % num_frames == stride % num_frames for a, b in itertools.pairwise(indices))
     if num_frames > (clip - 1) * stride:
@@ -289,23 +312,23 @@ def test_three_crops_are_both_ends_and_the_centre_of_the_longer_side():
     for frame, axis in ((columns, 2), (columns.transpose(1, 0, 2), 1)):
         example = {"video": encode_video(np.stack([frame] * 4), options={"qp": "0"}, pixel_format="yuv444p")}
         settings = data(Numbered(1), image_size=(20, 20), eval_clips=2, eval_crops=3)
-        views = settings.views_of(example)
+        views = settings.read_views(example)
         assert views.shape == (6, 2, 20, 20, 3) and settings.views == "2x3"
         means = views.mean(axis=tuple(i for i in range(1, 5) if i != axis + 1))
         for crop, first in enumerate((0, 20, 40)):
             np.testing.assert_allclose(means[crop], 4 * np.arange(first, first + 20), atol=3)
         np.testing.assert_array_equal(views[:3], views[3:])
-        one = dataclasses.replace(settings, eval_crops=1).views_of(example)
+        one = dataclasses.replace(settings, eval_crops=1).read_views(example)
         np.testing.assert_array_equal(one[0], views[1])
 
 
 @given(st.integers(1, 300), st.integers(1, 40), st.floats(0.5, 8), st.floats(0, 1))
 def test_a_short_video_is_padded_with_its_last_frame(num_frames, clip, stride, start):
-    indices = sampling.dense(num_frames, clip, stride, start, "pad")
+    indices = sampling.sample_dense(num_frames, clip, stride, start, "pad")
     assert (np.diff(indices) >= 0).all() and indices[-1] < num_frames
     ahead = np.floor(stride * np.arange(clip) + 1e-6)
     np.testing.assert_array_equal(indices, np.minimum(indices[0] + ahead, num_frames - 1))
-    shown = sampling.at_rate(np.arange(num_frames) / 25, clip, 25 / stride, start, "pad")
+    shown = sampling.sample_at_rate(np.arange(num_frames) / 25, clip, 25 / stride, start, "pad")
     assert (np.diff(shown) >= 0).all() and shown[-1] < num_frames
     if (clip - 1) * stride > num_frames:
         assert indices[0] == shown[0] == 0 and indices[-1] == shown[-1] == num_frames - 1
@@ -313,16 +336,17 @@ def test_a_short_video_is_padded_with_its_last_frame(num_frames, clip, stride, s
 
 @given(st.integers(1, 400), st.integers(1, 32), st.integers(1, 8))
 def test_all_clips_leave_out_no_more_than_a_stride(num_frames, clip, stride):
-    starts = sampling.covering(num_frames, clip, stride, 1000)
-    seen = sorted({0, *np.concatenate([sampling.dense(num_frames, clip, stride, float(start)) for start in starts])})
+    starts = sampling.covering_starts(num_frames, clip, stride, 1000)
+    clips = [sampling.sample_dense(num_frames, clip, stride, float(start)) for start in starts]
+    seen = sorted({0, *np.concatenate(clips)})
     assert len(starts) == 1 or max(np.diff([-1, *seen, num_frames])) <= stride + (stride > 1)
     assert (len(starts) - 1) * clip * stride < num_frames + stride  # and are as few as can be
-    assert len(sampling.covering(num_frames, clip, stride, 2)) <= 2
+    assert len(sampling.covering_starts(num_frames, clip, stride, 2)) <= 2
 
 
 @given(st.integers(1, 300), st.integers(1, 40))
 def test_uniform_sampling_reaches_from_end_to_end(num_frames, clip):
-    indices = sampling.uniform(num_frames, clip)
+    indices = sampling.sample_uniform(num_frames, clip)
     assert indices[0] == 0 and indices[-1] == (num_frames - 1 if clip > 1 else 0) and len(indices) == clip
     assert np.ptp(np.diff(indices)) <= 1 if clip > 1 else True
 
@@ -330,29 +354,29 @@ def test_uniform_sampling_reaches_from_end_to_end(num_frames, clip):
 @given(st.integers(1, 200), st.integers(1, 32), st.floats(1, 60), st.floats(0, 1))
 def test_a_rate_of_its_own_takes_what_is_on_the_screen(num_frames, clip, rate, start):
     times = np.arange(num_frames) / 25
-    indices = sampling.at_rate(times, clip, rate, start)
+    indices = sampling.sample_at_rate(times, clip, rate, start)
     assert len(indices) == clip and indices.min() >= 0 and indices.max() < num_frames
     if num_frames / 25 >= clip / rate:  # long enough: nothing comes round again
         assert (np.diff(indices) >= 0).all()
         assert abs(np.diff(indices) - 25 / rate).max(initial=0) <= 1 + 1e-6
-    np.testing.assert_array_equal(sampling.at_rate(times, num_frames, 25.0, start), np.arange(num_frames))
+    np.testing.assert_array_equal(sampling.sample_at_rate(times, num_frames, 25.0, start), np.arange(num_frames))
 
 
 def test_a_rate_does_not_depend_on_the_videos_own():
     slow, uneven = np.arange(20) / 10, np.sort(np.random.default_rng(0).uniform(0, 2, 300))
     uneven[0] = 0
     for times in (slow, uneven):
-        shown = times[sampling.at_rate(times, 4, 2.5, 0.0)]
+        shown = times[sampling.sample_at_rate(times, 4, 2.5, 0.0)]
         assert abs(shown - np.arange(4) / 2.5).max() < 0.11
 
 
 @given(st.integers(1, 300), st.integers(1, 40), st.floats(0, 1))
 def test_segments_take_one_frame_of_each_equal_part(num_frames, clip, place):
-    indices = sampling.segments(num_frames, clip, place)
+    indices = sampling.sample_segments(num_frames, clip, place)
     assert len(indices) == clip and (np.diff(indices) >= 0).all() and 0 <= indices[0] <= indices[-1] < num_frames
     edges = np.arange(clip + 1) * num_frames / clip
     assert (indices >= np.floor(edges[:-1]) - 1e-9).all() and (indices <= edges[1:]).all()
-    np.testing.assert_array_equal(sampling.segments(12, 4, 0.5), [1, 4, 7, 10])
+    np.testing.assert_array_equal(sampling.sample_segments(12, 4, 0.5), [1, 4, 7, 10])
 
 
 def test_all_clips_of_videos_of_any_length_are_as_many_as_each_has():
@@ -393,10 +417,10 @@ def test_a_jittered_stride_is_drawn_in_training_alone():
     example = {"video": encode_video(frames, fps=10, options={"qp": "0"})}
     for fields in ({"frame_stride": 4}, {"frame_rate": 2.5}):
         settings = data(Numbered(1), num_frames=8, stride_jitter=0.5, **fields)
-        drawn = [settings.clip(example, 0.0, np.random.default_rng(i)).mean((1, 2, 3)) for i in range(20)]
+        drawn = [settings.read_clip(example, 0.0, np.random.default_rng(i)).mean((1, 2, 3)) for i in range(20)]
         strides = [(clip[-1] - clip[0]) / 4 / 7 for clip in drawn]
         assert 2 <= min(strides) < 3 and 5 < max(strides) <= 6
-        np.testing.assert_allclose(settings.clip(example, 0.0).mean((1, 2, 3)), 16 * np.arange(8), atol=5)
+        np.testing.assert_allclose(settings.read_clip(example, 0.0).mean((1, 2, 3)), 16 * np.arange(8), atol=5)
 
 
 @pytest.mark.parametrize("fields", [{"frame_rate": 5.0}, {"temporal": "segments"}, {"temporal": "uniform"}])
@@ -406,9 +430,9 @@ def test_other_ways_to_sample_reach_the_clip(fields):
     settings = data(Numbered(1), num_frames=4, **fields)
     ways = {5.0: (80, 100, 120, 140), "segments": (30, 90, 150, 210), "uniform": (0, 80, 150, 230)}
     expected = ways[next(iter(fields.values()))]
-    found = settings.clip(example, 0.5).mean((1, 2, 3))
+    found = settings.read_clip(example, 0.5).mean((1, 2, 3))
     np.testing.assert_allclose(found, expected, atol=13)
-    drawn = {settings.clip(example, 0.5, np.random.default_rng(i)).tobytes() for i in range(5)}
+    drawn = {settings.read_clip(example, 0.5, np.random.default_rng(i)).tobytes() for i in range(5)}
     assert len(drawn) == (5 if "segments" in fields.values() else 1)
 
 
@@ -417,21 +441,22 @@ def test_a_segment_of_a_video_is_a_video():
     example = {"video": encode_video(frames, fps=10, options={"qp": "0"}), "segment": (0.5, 1.1)}
     settings = data(Numbered(1), num_frames=3, frame_stride=2)
     for start, expected in ((0.0, (50, 70, 90)), (1.0, (60, 80, 100))):
-        np.testing.assert_allclose(settings.clip(example, start).mean((1, 2, 3)), expected, atol=3)
-    assert settings.clip(example | {"segment": (1.85, 1.89)}, 0.0).mean() == pytest.approx(180, abs=3)
+        np.testing.assert_allclose(settings.read_clip(example, start).mean((1, 2, 3)), expected, atol=3)
+    assert settings.read_clip(example | {"segment": (1.85, 1.89)}, 0.0).mean() == pytest.approx(180, abs=3)
     with pytest.raises(VideoError, match=r"it ends after 1\.9 s, before the segment \(2\.0, 3\.0\) begins"):
-        settings.clip(example | {"segment": (2.0, 3.0)}, 0.0)
+        settings.read_clip(example | {"segment": (2.0, 3.0)}, 0.0)
 
 
 @given(st.integers(1, 50), st.floats(0, 3), st.floats(0.01, 3))
 def test_segments_next_to_each_other_share_no_frame(num_frames, begin, length):
     times = np.arange(num_frames) / 25
-    whole = sampling.within(times, 0.0, np.inf)
+    whole = sampling.frames_between(times, 0.0, np.inf)
     np.testing.assert_array_equal(whole, np.arange(num_frames))
-    before, after = sampling.within(times, 0.0, begin), sampling.within(times, begin, np.inf)
+    before, after = sampling.frames_between(times, 0.0, begin), sampling.frames_between(times, begin, np.inf)
     if begin <= times[-1]:
         np.testing.assert_array_equal(np.concatenate([before, after]), whole)
-    assert all(begin <= time < begin + length for time in times[sampling.within(times, begin, begin + length)][1:])
+    inside = times[sampling.frames_between(times, begin, begin + length)]
+    assert all(begin <= time < begin + length for time in inside[1:])
 
 
 @pytest.mark.smoke

@@ -1,5 +1,6 @@
 """Videos made ready: nothing is lost, a killed preparation ends like an undisturbed one, damage is told."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -13,9 +14,10 @@ import pytest
 
 from vitx.cli import main
 from vitx.configuration import from_dict, to_dict
-from vitx.data.decoding import VideoError, decode_frames, encode_video, probe
+from vitx.data.decoding import VideoError, decode_frames, probe
+from vitx.data.encoding import encode_video
 from vitx.data.files import Folder, Table
-from vitx.data.pipeline import Data
+from vitx.data.pipeline import Data, decode_error
 from vitx.data.prepared import Prepared
 from vitx.errors import UserError
 
@@ -167,9 +169,12 @@ def test_a_full_disk_is_told_and_more_space_is_all_it_takes(folder, ready, tmp_p
 def test_a_record_that_is_no_video_is_told_by_its_name(folder, tmp_path):
     assert main(prepare(folder, tmp_path / "out", "--codec", "copy")) == 0
     dataset = Prepared(str(tmp_path / "out"))
-    told = [Data(dataset).problem(source, i) for source in dataset.splits().values() for i in range(len(source))]
-    broken = [each for each in told if not each.endswith("it can be read now")]
-    assert broken == [f"{folder / 'walk' / '3.mp4'}: 8 bytes: Invalid data found when processing input"]
+    errors = []
+    for source in dataset.splits().values():
+        batches = Data(dataset, num_frames=2, image_size=(16, 16), eval_batch_size=4).eval_batches(source)
+        with contextlib.closing(batches):
+            errors += [error for batch in batches for error in map(decode_error, batch["error"]) if error]
+    assert errors == [f"{folder / 'walk' / '3.mp4'}: 8 bytes: Invalid data found when processing input"]
 
 
 def test_it_travels_to_workers_and_in_settings(ready):
@@ -200,5 +205,5 @@ def test_parts_of_videos_and_sets_of_classes(codec, tmp_path):
             assert after[i].get("segment") == before[i]["segment"]
         else:
             assert "segment" not in after[i]
-        clips = [settings.clip(each, 0.5).astype(int) for each in (before[i], after[i])]
+        clips = [settings.read_clip(each, 0.5).astype(int) for each in (before[i], after[i])]
         assert np.abs(clips[0] - clips[1]).mean() < 4

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from vitx.data.decoding import encode_video
+from vitx.data.encoding import encode_video
 
 SOAK = """
 import contextlib, json, sys

@@ -10,7 +10,8 @@ import pytest
 
 import vitx
 from vitx.cli import main
-from vitx.data.decoding import decode_frames, encode_video
+from vitx.data.decoding import decode_frames
+from vitx.data.encoding import encode_video
 from vitx.interop import predict
 from vitx.interop.predict import predict_files
 from vitx.interop.preprocessing import Preprocessing

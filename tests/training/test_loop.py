@@ -97,7 +97,7 @@ def test_validation_says_over_how_many_videos_and_names_the_others_once(small, d
     train_run(small.override({"data.dataset": Spoiled(digits, "odd"), "training.steps": 8}), tmp_path)
     said = capsys.readouterr().err
     assert said.count("validation (1x1 views, 11 of 21 videos)") == 2
-    assert said.count("10 videos cannot be read and count in no figure:\n  number 1: ") == 1
+    assert said.count("10 videos cannot be read and count in no metric:\n  number 1: ") == 1
     assert "Training: 0 clips were replaced by others, of 0 videos that" in (tmp_path / "report.md").read_text()
 
 

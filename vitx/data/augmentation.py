@@ -12,7 +12,7 @@ from vitx.configuration import register
 from vitx.data import operations
 from vitx.data.operations import Clip
 from vitx.data.rand_augment import RandAugment
-from vitx.data.sampling import Box, slid_box
+from vitx.data.sampling import Box, crop_box
 from vitx.errors import UserError, closest
 
 Names = Mapping[str, tuple[str, ...]]
@@ -103,17 +103,24 @@ class Augmentation:
             if not any(set(pair) <= set(names) for names in label_names.values()):
                 raise UserError(f"data.augmentation.flip_labels pairs {' and '.join(pair)}, which are no one label's")
 
-    def box(self, rng: np.random.Generator, height: int, width: int, size: tuple[int, int]) -> Box:
-        """Draws what is cut out of frames of this size, to be scaled to `size`."""
+    def draw_box(self, rng: np.random.Generator, height: int, width: int, size: tuple[int, int]) -> Box:
+        """Returns the box that is cut out of all frames of a clip, to be scaled to `size`.
+
+        Args:
+            rng: what is drawn from.
+            height: pixels of an upright frame.
+            width: pixels of an upright frame.
+            size: (height, width) of the clip.
+        """
         if self.crop_area is not None:
             return random_box(rng, height, width, self.crop_area, self.crop_ratio)
         if self.short_side is None:
-            return slid_box(height, width, size, 0.5)
+            return crop_box(height, width, size, 0.5)
         scale = rng.uniform(*self.short_side) / min(height, width)
         tall, wide = (side / scale / stretch for side, stretch in zip(size, rng.uniform(*self.stretch, 2), strict=True))
         too_large = max(tall / height, wide / width, 1.0)
         tall, wide = tall / too_large, wide / too_large
-        return rng.uniform(0, height - tall), rng.uniform(0, width - wide), tall, wide
+        return np.array([rng.uniform(0, height - tall), rng.uniform(0, width - wide), tall, wide])
 
     def vary(self, rng: np.random.Generator, clip: Clip) -> Clip:
         """Returns the clip with colours, operations and boxes as drawn."""
@@ -183,10 +190,10 @@ def random_box(
         shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
         tall, wide = math.sqrt(pixels / shape), math.sqrt(pixels * shape)
         if tall <= height and wide <= width:
-            return rng.uniform(0, height - tall), rng.uniform(0, width - wide), tall, wide
+            return np.array([rng.uniform(0, height - tall), rng.uniform(0, width - wide), tall, wide])
     shape = min(max(width / height, ratio[0]), ratio[1])
     tall, wide = min(height, width / shape), min(width, height * shape)
-    return (height - tall) / 2, (width - wide) / 2, float(tall), float(wide)
+    return np.array([(height - tall) / 2, (width - wide) / 2, tall, wide])
 
 
 def erased(

@@ -58,7 +58,7 @@ def bench(
             for stage in ("decode", "varied")[:: 1 if number % 2 else -1]:
                 rng = np.random.default_rng(number)
                 with _timed(seconds[stage]):
-                    clip = data.clip(example, float(rng.uniform()), rng if stage == "varied" else None)
+                    clip = data.read_clip(example, float(rng.uniform()), rng if stage == "varied" else None)
                     if stage == "varied":
                         data.augmentation.mirror(rng, clip, label_arrays(example), source.label_names)
         except VideoError:

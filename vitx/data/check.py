@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from vitx.data.decoding import VideoError, VideoInfo, decode_frames, probe
+from vitx.data.decoding import VideoError, VideoInfo, open_video, probe
 from vitx.data.sources import Source, label_columns
 from vitx.errors import UserError
 
@@ -148,7 +148,8 @@ def draw_sheet(splits: Mapping[str, Source], broken: set[str], file: Path, *, ro
             axes.set(xticks=[], yticks=[], frame_on=False)
         axes_of_class[0].set_ylabel(name)
         for axes, (path, source, index) in zip(axes_of_class, members, strict=False):
-            axes.imshow(decode_frames(source[index]["video"], lambda times: [len(times) // 2], size=(128, 128))[0])
+            with open_video(source[index]["video"]) as video:
+                axes.imshow(video.read([len(video.times) // 2], size=(128, 128))[0, 0])
             axes.set_title(Path(path).name[:20], fontsize=7)
     try:
         figure.savefig(file, dpi=110)
@@ -167,12 +168,11 @@ def _look(path: str, source: Source, index: int, whole: bool) -> tuple[VideoInfo
     except OSError as error:
         return None, None, f"{path}: {error.strerror}"
 
-    def ends_and_middle(times: np.ndarray) -> Sequence[int]:
-        return range(len(times)) if whole else [0, len(times) // 2, len(times) - 1]
-
     try:
         info = probe(video)
-        decode_frames(video, ends_and_middle, size=TINY)
+        with open_video(video) as opened:
+            count = len(opened.times)
+            opened.read(range(count) if whole else [0, count // 2, count - 1], size=TINY)
     except VideoError as error:
         return None, digest, f"{path}: {error}" if isinstance(video, bytes) else str(error)
     return info, digest, None

@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from sklearn.datasets import load_digits
 
 from vitx.configuration import register
-from vitx.data.decoding import encode_video
+from vitx.data.encoding import encode_video
 
 APPEARANCES = tuple("0123456789")
 MOTIONS = ("left", "right", "up", "down", "growing", "shrinking", "clockwise", "anticlockwise")

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from vitx.configuration import mutable_on_resume, register
-from vitx.data.decoding import encode_video
+from vitx.data.encoding import encode_video
 from vitx.errors import UserError
 
 PREPARE = "pip install 'vitx[tf]' && tfds build moving_mnist --file_format=array_record"

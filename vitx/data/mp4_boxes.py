@@ -15,7 +15,7 @@ _PARENTS = frozenset(
 _CLAIMS = {b"stsz": 8, b"trun": 4, b"elst": 4}  # where, after its name and size, each has the number
 
 
-def excess(file: BufferedIOBase) -> str | None:
+def find_excess(file: BufferedIOBase) -> str | None:
     """Returns what a file claims as mp4 or mov beyond what its bytes can hold, or None.
 
     Each sample takes at least one byte, however often edits show it. Reads the headers of boxes and those numbers;
@@ -24,8 +24,8 @@ def excess(file: BufferedIOBase) -> str | None:
     file.seek(0)
     if file.read(3) == b"ID3":  # FFmpeg would look for boxes behind it
         return "to be music with a tag"
-    bytes_there = file.seek(0, 2)
-    ranges, boxes, found = [(0, bytes_there)], 0, dict.fromkeys(_CLAIMS, 0)
+    num_bytes = file.seek(0, 2)
+    ranges, boxes, found = [(0, num_bytes)], 0, dict.fromkeys(_CLAIMS, 0)
     while ranges:
         at, end = ranges.pop()
         file.seek(at)
@@ -57,4 +57,4 @@ def excess(file: BufferedIOBase) -> str | None:
             if any(claim in descriptions for claim in _CLAIMS):
                 return "tables inside of its stsd box"
     samples, edits = found[b"stsz"] + found[b"trun"], max(found[b"elst"], 1)
-    return f"{samples:,} samples, shown by {edits:,} edits" if samples * edits > bytes_there else None
+    return f"{samples:,} samples, shown by {edits:,} edits" if samples * edits > num_bytes else None

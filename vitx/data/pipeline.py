@@ -4,11 +4,14 @@ Global batch k of a run is a pure function of (seed, k), whatever the number of 
 position in the data is the step, and resuming is slicing. A batch is
 
     {"video": uint8[b, t, h, w, 3], "labels": {name: int32[b] | float32[b, k]}, "weight": float32[b],
-     "index": int32[b], "replaced": bool[b], "failed": int32[b], "decode_seconds": float32[b]}
+     "index": int32[b], "replaced": bool[b], "failed": int32[b], "error": uint8[b, 256],
+     "decode_seconds": float32[b]}
 
-with weight 0 for padding; "failed" is the number of the example that could not be read and was replaced (-1 for none).
-The processor time that an example took stays on the host. In evaluation "video" has an axis of views after
-the first, and "views": int32[b] says how many of them there are: the rest is blank.
+with weight 0 for padding. "failed" is the number of the example that could not be read and was replaced (-1: none), and
+"error" says why (`decode_error`). The processor time that an example took stays on the host. In evaluation "video" has
+an axis of views after the first, "views": int32[b] counts the views that a video has, and the other views are zeros.
+
+Letters in shapes: b batch, v views, t frames of a clip, h height, w width.
 """
 
 import dataclasses
@@ -26,14 +29,15 @@ from jaxtyping import Float, Int, UInt8
 from vitx.configuration import mutable_on_resume, register
 from vitx.data import sampling
 from vitx.data.augmentation import Augmentation
-from vitx.data.decoding import Decoder, VideoError, decode_crops, decode_frames
+from vitx.data.decoding import Decoder, VideoError, open_video
 from vitx.data.order import Order, class_weights
 from vitx.data.sources import Dataset, Source, label_arrays, label_columns
 from vitx.errors import UserError
 
 Batch = dict[str, Any]
-AHEAD = 2**30  # bytes of a batch of evaluation, and of what is made ahead of it, where a video is no more
-ATTEMPTS = 20  # clips tried, one after the other, in the place of one that cannot be read
+MAX_BUFFER = 2**30  # bytes of an evaluation batch, and of the batches prefetched, unless one video has more
+MAX_ATTEMPTS = 20  # clips tried, one after the other, in the place of one that cannot be read
+ERROR_BYTES = 256  # of the message that travels with an example
 
 
 @register
@@ -126,9 +130,9 @@ class Data:
     def for_devices(self, devices: int) -> "Data":
         """Returns these settings with an evaluation batch that divides over the devices; padding fills it.
 
-        Of many views it has fewer videos than was set: AHEAD bytes of pixels, or a video for each device.
+        Of many views it has fewer videos than was set: MAX_BUFFER bytes of pixels, or a video for each device.
         """
-        size = min(self.eval_batch_size, max(AHEAD // self._eval_bytes, 1))
+        size = min(self.eval_batch_size, max(MAX_BUFFER // self._eval_bytes, 1))
         return dataclasses.replace(self, eval_batch_size=-(-size // devices) * devices)
 
     def train_batches(
@@ -141,14 +145,14 @@ class Data:
         """
         self.augmentation.check(source.label_names)
         rows = self.batch_size // processes
-        examples = _Shuffled(self, source, self._order(source, seed), process * rows, rows)
+        examples = _TrainRows(self, source, self._order(source, seed), process * rows, rows)
         return self._read(examples, steps.start * rows, steps.stop * rows, rows, max(self.prefetch_batches, 1))
 
     def eval_batches(self, source: Source, *, process: int = 0, processes: int = 1) -> Iterator[Batch]:
         """Yields this process's rows of every example once, in order; the last batch is padded with weight 0."""
         rows = self.eval_batch_size // processes
-        examples = _InOrder(self, source, self.eval_batch_size, process * rows, rows)
-        ahead = max(min(self.prefetch_batches, AHEAD // (rows * self._eval_bytes)), 1)
+        examples = _EvalRows(self, source, self.eval_batch_size, process * rows, rows)
+        ahead = max(min(self.prefetch_batches, MAX_BUFFER // (rows * self._eval_bytes)), 1)
         return self._read(examples, 0, self.num_eval_batches(source) * rows, rows, ahead)
 
     def num_eval_batches(self, source: Source) -> int:
@@ -162,125 +166,111 @@ class Data:
         return f"{clips}x{self.eval_crops}"
 
     @property
-    def most_views(self) -> int:
+    def max_views(self) -> int:
         """Views of the video that has the most."""
         return self.eval_crops * (self.max_eval_clips if self.eval_clips == "all" else self.eval_clips)
 
     @property
     def _eval_bytes(self) -> int:
         """Pixels of all views of a video, in bytes."""
-        return self.most_views * self.num_frames * math.prod(self.image_size) * 3
+        return self.max_views * self.num_frames * math.prod(self.image_size) * 3
 
-    def views_of(self, example: Mapping[str, Any]) -> UInt8[np.ndarray, "views frames height width 3"]:
-        """Returns the clips that evaluation looks at, the crops of each together; decodes the video once.
+    def read_views(self, example: Mapping[str, Any]) -> UInt8[np.ndarray, "v t h w 3"]:
+        """Returns the clips that evaluation averages over, the crops of each clip together; decodes the video once.
 
         Raises:
             VideoError: the video, or the segment of it that the example is, cannot be read.
         """
-        places = (0.5,) if self.eval_crops == 1 else (0.0, 0.5, 1.0)
-
-        def choose(times: Float[np.ndarray, " frames"]) -> Int[np.ndarray, " clips_frames"]:
-            there = _within(times, example)
-            if self.eval_clips == "all":
-                rate = (len(there) - 1) / max(np.ptp(times[there]), 1e-9)
-                stride = rate / self.frame_rate if self.frame_rate else self.frame_stride
-                starts = sampling.covering(len(there), self.num_frames, stride, self.max_eval_clips)
-            else:
-                starts = (np.arange(self.eval_clips) + 0.5) / self.eval_clips
-            return np.concatenate([self._sampled(times, there, start) for start in starts])
-
-        def boxes(height: int, width: int) -> list[sampling.Box]:
-            return [sampling.slid_box(height, width, self.image_size, place) for place in places]
-
-        crops = decode_crops(example["video"], choose, size=self.image_size, boxes=boxes, decoder=self.decoder)
-        clips = crops.reshape(len(places), -1, self.num_frames, *crops.shape[2:])
+        positions = (0.5,) if self.eval_crops == 1 else (0.0, 0.5, 1.0)
+        with open_video(example["video"], decoder=self.decoder) as video:
+            frames = self._plan_views(video.times, example)
+            frame_size = video.upright_size(frames)
+            boxes = np.stack([sampling.crop_box(*frame_size, self.image_size, position) for position in positions])
+            crops = video.read(frames, boxes, self.image_size)
+        # [crops, clips * t, ...] to [clips * crops, t, ...]
+        clips = crops.reshape(len(positions), -1, self.num_frames, *crops.shape[2:])
         return clips.swapaxes(0, 1).reshape(-1, *clips.shape[2:])
 
-    def clip(
+    def read_clip(
         self, example: Mapping[str, Any], start: float, rng: np.random.Generator | None = None
-    ) -> UInt8[np.ndarray, "frames height width 3"]:
-        """Decodes one clip of the set frames and size.
+    ) -> UInt8[np.ndarray, "t h w 3"]:
+        """Returns one clip of a video.
 
         Args:
-            example: of a source.
-            start: in [0, 1] as in `sampling.dense`.
+            example: one of a source's.
+            start: position of the clip among those possible, in [0, 1].
             rng: what the augmentation of training draws from; None varies nothing.
 
         Raises:
             VideoError: the video, or the segment of it that the example is, cannot be read.
         """
+        with open_video(example["video"], decoder=self.decoder) as video:
+            frames = self._plan_clip(video.times, _part(video.times, example), start, rng)
+            frame_size = video.upright_size(frames)
+            if rng is None:
+                box = sampling.crop_box(*frame_size, self.image_size, 0.5)
+            else:
+                box = self.augmentation.draw_box(rng, *frame_size, self.image_size)
+            (clip,) = video.read(frames, box[None], self.image_size)
+        return clip if rng is None else self.augmentation.vary(rng, clip)
 
-        def choose(times: Float[np.ndarray, " frames"]) -> Int[np.ndarray, " clip"]:
-            return self._sampled(times, _within(times, example), start, rng)
+    def _plan_views(
+        self, times: Float[np.ndarray, " frames"], example: Mapping[str, Any]
+    ) -> Int[np.ndarray, " clips_t"]:
+        """Returns the frame numbers of all clips of evaluation, one clip after the other."""
+        part = _part(times, example)
+        if self.eval_clips == "all":
+            rate = (len(part) - 1) / max(np.ptp(times[part]), 1e-9)
+            stride = rate / self.frame_rate if self.frame_rate else self.frame_stride
+            starts = sampling.covering_starts(len(part), self.num_frames, stride, self.max_eval_clips)
+        else:
+            starts = (np.arange(self.eval_clips) + 0.5) / self.eval_clips
+        return np.concatenate([self._plan_clip(times, part, start) for start in starts])
 
-        if rng is None:
-            return decode_frames(example["video"], choose, size=self.image_size, decoder=self.decoder)
-        box = functools.partial(self.augmentation.box, rng, size=self.image_size)
-        clip = decode_frames(example["video"], choose, size=self.image_size, box=box, decoder=self.decoder)
-        return self.augmentation.vary(rng, clip)
-
-    def _sampled(
+    def _plan_clip(
         self,
         times: Float[np.ndarray, " frames"],
-        there: Int[np.ndarray, " part"],
+        part: Int[np.ndarray, " part"],
         start: float,
         rng: np.random.Generator | None = None,
-    ) -> Int[np.ndarray, " clip"]:
-        """Returns the numbers of a clip's frames, of those that are there."""
+    ) -> Int[np.ndarray, " t"]:
+        """Returns the frame numbers of a clip.
+
+        Args:
+            times: time of each frame of the video in seconds.
+            part: frame numbers that the clip may have.
+            start: position of the clip among those possible, in [0, 1].
+            rng: what training draws from; None varies nothing.
+        """
         if self.temporal == "uniform":
-            return there[sampling.uniform(len(there), self.num_frames)]
+            return part[sampling.sample_uniform(len(part), self.num_frames)]
         if self.temporal == "segments":
-            places = start if rng is None else rng.uniform(size=self.num_frames)
-            return there[sampling.segments(len(there), self.num_frames, places)]
+            positions = start if rng is None else rng.uniform(size=self.num_frames)
+            return part[sampling.sample_segments(len(part), self.num_frames, positions)]
         jitter = 1.0 if rng is None or not self.stride_jitter else 1 + self.stride_jitter * rng.uniform(-1, 1)
         if self.frame_rate is not None:
             rate = self.frame_rate / jitter
-            return there[sampling.at_rate(times[there], self.num_frames, rate, start, self.short)]
-        return there[sampling.dense(len(there), self.num_frames, self.frame_stride * jitter, start, self.short)]
+            return part[sampling.sample_at_rate(times[part], self.num_frames, rate, start, self.short)]
+        return part[sampling.sample_dense(len(part), self.num_frames, self.frame_stride * jitter, start, self.short)]
 
-    def train_example(self, source: Source, seed: int, epoch: int, index: int, repeat: int) -> Batch | None:
-        """Returns what training makes of an example, as in a batch: a pure function of these numbers.
+    def train_example(self, source: Source, seed: int, epoch: int, index: int, repeat: int) -> Batch:
+        """Returns an example as training sees it: a pure function of these numbers.
 
         Args:
-            source: of the split.
-            seed: of the run.
-            epoch: which time through the data.
-            index: of the example.
-            repeat: which time in that epoch, from 0; above 0 where examples are repeated or resampled.
+            source: examples of the split.
+            seed: seed of the run.
+            epoch: number of the pass through the data.
+            index: number of the example.
+            repeat: occurrence index of the example in that epoch, from 0; above 0 where examples are repeated or
+                resampled.
 
-        Returns:
-            The example, or None if it cannot be read.
+        Raises:
+            VideoError: the clip cannot be read.
         """
         rng = np.random.default_rng((seed, epoch, index, repeat))
-        example = _load(source, index, functools.partial(self.clip, start=rng.uniform(), rng=rng))
-        if example is not None:
-            names, parts = source.label_names, ("video", "labels")
-            mirrored = self.augmentation.mirror(rng, *(example[part] for part in parts), names)
-            example |= dict(zip(parts, mirrored, strict=True))
-        return example
-
-    def problem(self, source: Source, index: int, *, seed: int = 0, batch: int | None = None) -> str:
-        """Returns why an example cannot be read, by reading it again as it was read.
-
-        Args:
-            source: of the split.
-            index: of the example.
-            seed: of the run.
-            batch: the number of the training batch that it could not be read for; None is evaluation.
-        """
-        name = source.name(index) if hasattr(source, "name") else f"number {index}"
-        try:
-            if batch is None:
-                self.views_of(source[index])
-            else:
-                order = self._order(source, seed)
-                for row in range(batch * self.batch_size, (batch + 1) * self.batch_size):
-                    if (draw := order[row])[1] == index:
-                        rng = np.random.default_rng((seed, *draw))
-                        self.clip(source[index], rng.uniform(), rng)
-        except VideoError as error:
-            return str(error) if str(error).startswith(name) else f"{name}: {error}"
-        return f"{name}: it can be read now"
+        example = _load(source, index, functools.partial(self.read_clip, start=rng.uniform(), rng=rng))
+        video, labels = self.augmentation.mirror(rng, example["video"], example["labels"], source.label_names)
+        return example | {"video": video, "labels": labels}
 
     def _order(self, source: Source, seed: int) -> Order:
         return Order(seed, len(source), self.repeats, self._weights(source))
@@ -311,8 +301,8 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True)
-class _InOrder:
-    """Maps a process's row number to an evaluation example: all its views, nothing replaced."""
+class _EvalRows:
+    """Maps a process's row number to an evaluation example: all its views, and nothing replaced."""
 
     data: Data
     source: Source
@@ -324,20 +314,21 @@ class _InOrder:
         batch, offset = divmod(int(row), self.rows)
         index = batch * self.batch_size + self.first_row + offset
         if index >= len(self.source):
-            return _blank(self.data, self.source, index)
-        example = _load(self.source, index, self.data.views_of)
-        if example is None:
-            return _blank(self.data, self.source, index)
-        views, most = len(example["video"]), self.data.most_views
-        if views < most:
-            rest = np.zeros((most - views, *example["video"].shape[1:]), np.uint8)
+            return _padding(self.data, self.source, index)
+        try:
+            example = _load(self.source, index, self.data.read_views)
+        except VideoError as error:
+            return _padding(self.data, self.source, index) | {"error": encode_error(_named(self.source, index, error))}
+        views, max_views = len(example["video"]), self.data.max_views
+        if views < max_views:
+            rest = np.zeros((max_views - views, *example["video"].shape[1:]), np.uint8)
             example["video"] = np.concatenate([example["video"], rest])
         return example | {"views": np.int32(views)}
 
 
 @dataclasses.dataclass(frozen=True)
-class _Shuffled:
-    """Maps a process's row number to a training example: in the order of the run."""
+class _TrainRows:
+    """Maps a process's row number to a training example, in the order of the run."""
 
     data: Data
     source: Source
@@ -348,30 +339,59 @@ class _Shuffled:
     def __call__(self, row: int) -> Batch:
         batch, offset = divmod(int(row), self.rows)
         epoch, index, repeat = self.order[batch * self.data.batch_size + self.first_row + offset]
-        size, seed = self.order.size, self.order.seed
-        for attempt in range(ATTEMPTS):
-            if example := self.data.train_example(self.source, seed, epoch, (index + attempt) % size, repeat):
-                return example | {"replaced": np.bool_(attempt > 0), "failed": np.int32(index if attempt else -1)}
+        size, failure = self.order.size, {}
+        for attempt in range(MAX_ATTEMPTS):
+            try:
+                example = self.data.train_example(self.source, self.order.seed, epoch, (index + attempt) % size, repeat)
+            except VideoError as error:
+                # the first failure is the one that is reported: later ones have their own turn in the order
+                failure = failure or {
+                    "replaced": np.bool_(True),
+                    "failed": np.int32(index),
+                    "error": encode_error(_named(self.source, index, error)),
+                }
+            else:
+                return example | failure
         raise UserError(
-            f"{ATTEMPTS} clips in a row cannot be read, from number {index} of {size}; the data is damaged or not video"
+            f"{MAX_ATTEMPTS} clips in a row cannot be read, from number {index} of {size}; the data is damaged or not "
+            f"video: {decode_error(failure['error'])}"
         )
 
 
-def _within(times: Float[np.ndarray, " frames"], example: Mapping[str, Any]) -> Int[np.ndarray, " part"]:
-    """Returns the numbers of the frames that an example has: of its segment, where it is one."""
-    there = sampling.within(times, *example.get("segment", (0.0, np.inf)))
-    if not len(there):
+def encode_error(message: str) -> UInt8[np.ndarray, "256"]:
+    """Returns a message as the batch carries it: UTF-8, padded with zeros; of a long one, the middle is left out."""
+    data = message.encode("utf-8", "backslashreplace")
+    if len(data) > ERROR_BYTES:
+        # The file's name comes first and the reason last. Cut characters are dropped; the ellipsis takes three bytes.
+        half = (ERROR_BYTES - 3) // 2
+        first, last = (part.decode("utf-8", "ignore") for part in (data[:half], data[-half:]))
+        data = f"{first}…{last}".encode()
+    return np.frombuffer(data.ljust(ERROR_BYTES, b"\0"), np.uint8)
+
+
+def decode_error(row: UInt8[np.ndarray, "256"]) -> str | None:
+    """Returns the message of one row of a batch's "error", or None where the example could be read."""
+    return np.asarray(row).tobytes().rstrip(b"\0").decode() or None
+
+
+def _named(source: Source, index: int, error: VideoError) -> str:
+    """Returns an error's message with the example's name before it, once."""
+    name = source.name(index) if hasattr(source, "name") else f"number {index}"
+    return str(error) if str(error).startswith(name) else f"{name}: {error}"
+
+
+def _part(times: Float[np.ndarray, " frames"], example: Mapping[str, Any]) -> Int[np.ndarray, " part"]:
+    """Returns the frame numbers of an example: those of its segment, where it has one."""
+    part = sampling.frames_between(times, *example.get("segment", (0.0, np.inf)))
+    if not len(part):
         raise VideoError(f"it ends after {times[-1]:.1f} s, before the segment {example['segment']} begins")
-    return there
+    return part
 
 
-def _load(source: Source, index: int, decode: Callable[[Mapping[str, Any]], np.ndarray]) -> Batch | None:
+def _load(source: Source, index: int, read: Callable[[Mapping[str, Any]], np.ndarray]) -> Batch:
     began = time.thread_time()
-    try:
-        example = source[index]
-        video = decode(example)
-    except VideoError:
-        return None
+    example = source[index]
+    video = read(example)
     return {
         "video": video,
         "labels": label_arrays(example),
@@ -379,18 +399,21 @@ def _load(source: Source, index: int, decode: Callable[[Mapping[str, Any]], np.n
         "index": np.int32(index),
         "replaced": np.bool_(False),
         "failed": np.int32(-1),
+        "error": encode_error(""),
         "decode_seconds": np.float32(time.thread_time() - began),
     }
 
 
-def _blank(data: Data, source: Source, index: int) -> Batch:
+def _padding(data: Data, source: Source, index: int) -> Batch:
+    """Returns a row of an evaluation batch without an example."""
     return {
-        "video": np.zeros((data.most_views, data.num_frames, *data.image_size, 3), np.uint8),
+        "video": np.zeros((data.max_views, data.num_frames, *data.image_size, 3), np.uint8),
         "views": np.int32(1),
         "labels": {name: np.zeros_like(label) for name, label in label_arrays(source[0]).items()},
         "weight": np.float32(0),
         "index": np.int32(index),
         "replaced": np.bool_(True),
         "failed": np.int32(index),
+        "error": encode_error(""),
         "decode_seconds": np.float32(0),
     }

@@ -34,7 +34,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
 from vitx.configuration import register
-from vitx.data.decoding import VideoError, encode_video, transcode
+from vitx.data.container import VideoError
+from vitx.data.encoding import encode_video, transcode
 from vitx.data.sources import Source, label_columns
 from vitx.errors import UserError, closest
 

@@ -1,4 +1,4 @@
-"""Which frames of a video, and which part of them, make a clip."""
+"""Plans of clips: which frames of a video, and which boxes of them. Pure functions of times, sizes and draws."""
 
 import math
 from typing import Literal
@@ -6,96 +6,97 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-Box = tuple[float, float, float, float]
+Box = Float[np.ndarray, "4"]
 """(top, left, height, width) of a part of a frame, in its pixels."""
 
 Short = Literal["loop", "pad"]
-"""A video shorter than the clip is played again from its start, or stands still at its last frame."""
+"""How a video shorter than the clip fills it: it starts again from its first frame, or repeats its last frame."""
 
 
-def dense(
+def sample_dense(
     num_frames: int, clip_frames: int, stride: int | float, start: float, short: Short = "loop"
 ) -> Int[np.ndarray, "clip_frames"]:
-    """Returns the indices of `clip_frames` frames, `stride` apart, inside a video of `num_frames`.
+    """Returns the numbers of `clip_frames` frames, `stride` apart.
 
     Args:
         num_frames: frames of the video.
-        clip_frames: frames wanted.
+        clip_frames: frames of the clip.
         stride: distance between neighbours, in frames of the video; where it is no whole number, steps are rounded.
-        start: where the clip starts, as a share in [0, 1] of the places where it can; 0.5 is the centre.
-        short: what becomes of a video shorter than the clip.
+        start: position of the clip among those possible, in [0, 1]; 0.5 is the centre.
+        short: how a video shorter than the clip fills it.
     """
     steps = np.floor(stride * np.arange(clip_frames) + 1e-6).astype(int)
-    room = max(num_frames - int(steps[-1]), 1)
-    indices = min(int(start * room), room - 1) + steps
+    num_starts = max(num_frames - int(steps[-1]), 1)
+    indices = min(int(start * num_starts), num_starts - 1) + steps
     return indices % num_frames if short == "loop" else np.minimum(indices, num_frames - 1)
 
 
-def uniform(num_frames: int, clip_frames: int) -> Int[np.ndarray, "clip_frames"]:
-    """Returns `clip_frames` indices evenly spread from the first frame to the last; some come twice if need be."""
+def sample_uniform(num_frames: int, clip_frames: int) -> Int[np.ndarray, "clip_frames"]:
+    """Returns frame numbers evenly spread from the first frame to the last; a short video repeats some."""
     return np.linspace(0, num_frames - 1, clip_frames).round().astype(int)
 
 
-def covering(num_frames: int, clip_frames: int, stride: int | float, most: int) -> Float[np.ndarray, " clips"]:
-    """Returns the starts of as few dense clips as leave no frames out but those within a stride.
-
-    Args:
-        num_frames: frames of the video.
-        clip_frames: frames of a clip.
-        stride: distance between neighbours, in frames of the video.
-        most: clips; a longer video gets as many, evenly spaced.
-
-    Returns:
-        Starts as shares in [0, 1] of the places where a clip can start, as `dense` takes them.
-    """
-    if num_frames == 1:  # of no rate, so that its stride may be no number
-        return np.array([0.5])
-    room = max(num_frames - 1 - (clip_frames - 1) * stride, 0)
-    clips = min(1 + math.ceil(room / (clip_frames * stride) - 1e-6), most)
-    if clips == 1:
-        return np.array([0.5])
-    return np.linspace(0, room, clips).round() / room
-
-
-def at_rate(
-    times: Float[np.ndarray, " frames"], clip_frames: int, rate: float, start: float, short: Short = "loop"
-) -> Int[np.ndarray, "clip_frames"]:
-    """Returns the frames that are on the screen at `clip_frames` moments, 1 / `rate` seconds apart.
-
-    Args:
-        times: when each frame of the video appears, in seconds.
-        clip_frames: frames wanted.
-        rate: of the clip, in frames per second, whatever the video's own; one frame may come twice.
-        start: where the clip starts, as a share in [0, 1] of the places where it can; 0.5 is the centre.
-        short: what becomes of a video shorter than the clip.
-    """
-    gap = np.diff(times).mean() if len(times) > 1 else 1 / rate
-    length = times[-1] - times[0] + gap  # the last frame stays as long as the others do
-    moments = np.arange(clip_frames) / rate
-    room = max(length - moments[-1] - min(gap, 1 / rate), 0.0)
-    moments += start * room + gap * 1e-6
-    wanted = times[0] + (moments % length if short == "loop" else moments)
-    return np.searchsorted(times, wanted, side="right") - 1
-
-
-def segments(
-    num_frames: int, clip_frames: int, places: float | Float[np.ndarray, "clip_frames"]
+def sample_segments(
+    num_frames: int, clip_frames: int, positions: float | Float[np.ndarray, "clip_frames"]
 ) -> Int[np.ndarray, "clip_frames"]:
     """Returns one frame of each of `clip_frames` equal parts of the video (TSN, Wang et al. 2016, section 3.1).
 
     Args:
         num_frames: frames of the video.
-        clip_frames: frames wanted.
-        places: where in its part each is, as shares in [0, 1]; 0.5 is the middle.
+        clip_frames: frames of the clip.
+        positions: position of each frame inside its part, in [0, 1]; 0.5 is the middle.
     """
-    spots = (np.arange(clip_frames) + places) * num_frames / clip_frames
-    return np.minimum(spots.astype(int), num_frames - 1)
+    indices = (np.arange(clip_frames) + positions) * num_frames / clip_frames
+    return np.minimum(indices.astype(int), num_frames - 1)
 
 
-def within(times: Float[np.ndarray, " frames"], begin: float, end: float) -> Int[np.ndarray, "_"]:
+def sample_at_rate(
+    times: Float[np.ndarray, " frames"], clip_frames: int, rate: float, start: float, short: Short = "loop"
+) -> Int[np.ndarray, "clip_frames"]:
+    """Returns the frames that are on the screen at `clip_frames` moments, 1 / `rate` seconds apart.
+
+    Args:
+        times: time at which each frame of the video appears, in seconds.
+        clip_frames: frames of the clip.
+        rate: frames per second of the clip, whatever the video's own; one frame may come twice.
+        start: position of the clip among those possible, in [0, 1]; 0.5 is the centre.
+        short: how a video shorter than the clip fills it.
+    """
+    gap = np.diff(times).mean() if len(times) > 1 else 1 / rate
+    length = times[-1] - times[0] + gap  # the last frame stays as long as the others do
+    moments = np.arange(clip_frames) / rate
+    room = max(length - moments[-1] - min(gap, 1 / rate), 0.0)
+    # A hair later than the frames appear, so that rounding never shows the frame before.
+    moments += start * room + gap * 1e-6
+    wanted = times[0] + (moments % length if short == "loop" else moments)
+    return np.searchsorted(times, wanted, side="right") - 1
+
+
+def covering_starts(num_frames: int, clip_frames: int, stride: int | float, max_clips: int) -> Float[np.ndarray, " c"]:
+    """Returns the starts of the fewest dense clips that skip no frames but those within a stride.
+
+    Args:
+        num_frames: frames of the video.
+        clip_frames: frames of a clip.
+        stride: distance between neighbours, in frames of the video.
+        max_clips: bound on the number of clips; a longer video gets so many, evenly spaced.
+
+    Returns:
+        Starts in [0, 1], as `sample_dense` takes them.
+    """
+    if num_frames == 1:  # a still has no frame rate, so its stride may not be a number
+        return np.array([0.5])
+    room = max(num_frames - 1 - (clip_frames - 1) * stride, 0)
+    clips = min(1 + math.ceil(room / (clip_frames * stride) - 1e-6), max_clips)
+    if clips == 1:
+        return np.array([0.5])
+    return np.linspace(0, room, clips).round() / room
+
+
+def frames_between(times: Float[np.ndarray, " frames"], begin: float, end: float) -> Int[np.ndarray, "_"]:
     """Returns the numbers of the frames shown from `begin` until before `end`, in seconds from the first frame.
 
-    Where none begins in between, the one that is on the screen at `begin`, if the video lasts so long.
+    Where no frame begins in between, that is the frame on the screen at `begin`, if the video lasts so long.
     """
     first, stop = np.searchsorted(times, [begin, end])
     if first == stop and 0 < first < len(times):
@@ -103,15 +104,15 @@ def within(times: Float[np.ndarray, " frames"], begin: float, end: float) -> Int
     return np.arange(first, stop)
 
 
-def slid_box(height: int, width: int, size: tuple[int, int], place: float) -> Box:
-    """Returns the largest (top, left, height, width) of the shape of `size` inside a frame.
+def crop_box(height: int, width: int, size: tuple[int, int], position: float) -> Box:
+    """Returns the largest box of the shape of `size` inside a frame.
 
     Args:
         height: pixels of the frame.
-        width: likewise.
+        width: pixels of the frame.
         size: (height, width) that the box will be scaled to.
-        place: where the box is along the side that it does not fill: 0 is the top or left end, 1 the other.
+        position: place of the box along the side that it does not fill: 0 is the top or left end, 1 the other.
     """
     scale = max(size[0] / height, size[1] / width)
-    tall, wide = size[0] / scale, size[1] / scale
-    return (height - tall) * place, (width - wide) * place, tall, wide
+    box_height, box_width = size[0] / scale, size[1] / scale
+    return np.array([(height - box_height) * position, (width - box_width) * position, box_height, box_width])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vitx.configuration import mutable_on_resume, register
-from vitx.data.decoding import video_of
+from vitx.data.encoding import mux_images
 from vitx.data.sources import Source
 from vitx.errors import UserError
 
@@ -52,7 +52,7 @@ class TFDSVideos:
         records, parser = self._records
         example = parser.parse_example(records[index])  # images stay encoded: those that are wanted are decoded later
         labels = {name: self._label(name, example[name]) for name in self.label_names}
-        return {"video": video_of(list(example[self.video]), fps=self.fps), "labels": labels}
+        return {"video": mux_images(list(example[self.video]), fps=self.fps), "labels": labels}
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

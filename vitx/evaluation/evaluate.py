@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Shaped, UInt8
 from tqdm import tqdm
 
-from vitx.data.pipeline import Data
+from vitx.data.pipeline import Data, decode_error
 from vitx.data.sources import Source
 from vitx.errors import RunError
 from vitx.layers.partition import process_shard, to_devices
@@ -32,6 +31,7 @@ class Predictions:
         index: each example's number in the split.
         unreadable: numbers of the examples that could not be read; they are in none of the above.
         views: "clips x crops" of each video, as every printed accuracy names them.
+        errors: what is wrong with each unreadable example.
     """
 
     outputs: dict[str, Float[np.ndarray, "examples _"]]
@@ -39,21 +39,21 @@ class Predictions:
     index: Int[np.ndarray, "examples"]
     unreadable: tuple[int, ...]
     views: str
+    errors: tuple[str, ...] = ()
 
     @property
     def over(self) -> str:
         """What its figures are over, as every line that prints them says."""
         return f"{self.views} views, {len(self.index)} of {len(self.index) + len(self.unreadable)} videos"
 
-    def problems(self, data: Data, source: Source) -> list[str]:
-        """Returns what is wrong with the videos that could not be read, by reading the first of them again."""
-        told = [data.problem(source, index) for index in self.unreadable[:SHOWN]]
+    def problems(self) -> list[str]:
+        """Returns what is wrong with the first of the videos that could not be read."""
         more = len(self.unreadable) - SHOWN
-        return [*told, f"and {more} more"] if more > 0 else told
+        return [*self.errors[:SHOWN], *([f"and {more} more"] if more > 0 else [])]
 
-    def complaint(self, problems: Sequence[str]) -> str:
+    def complaint(self) -> str:
         """Returns `problems` as lines for the terminal."""
-        return "\n  ".join([f"{len(self.unreadable)} videos cannot be read and count in no figure:", *problems])
+        return "\n  ".join([f"{len(self.unreadable)} videos cannot be read and count in no metric:", *self.problems()])
 
 
 @functools.partial(jax.jit, static_argnames=("model", "task"))
@@ -114,8 +114,9 @@ def evaluate(
     table = jax.tree.map(lambda *column: np.concatenate(column), *columns)
     table = jax.tree.map(lambda column: column[: len(source)], table)
     read = table["weight"] > 0
+    errors = tuple(map(decode_error, table["error"][~read]))
     if not read.any():
-        raise RunError(f"none of the {len(source)} videos of the {split} split can be read: {data.problem(source, 0)}")
+        raise RunError(f"none of the {len(source)} videos of the {split} split can be read: {errors[0]}")
     whole = jax.tree.map(lambda column: column[read], table)
     averaged = getattr(task, "average", None)
     return Predictions(
@@ -123,5 +124,6 @@ def evaluate(
         labels={name: label for name, label in whole["labels"].items() if name in whole["outputs"]},
         index=whole["index"],
         unreadable=tuple(int(index) for index in table["index"][~read]),
-        views=data.views + (" probability-averaged" if averaged == "probabilities" and data.most_views > 1 else ""),
+        errors=errors,
+        views=data.views + (" probability-averaged" if averaged == "probabilities" and data.max_views > 1 else ""),
     )

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from vitx.data.decoding import VideoError, decode_frames
+from vitx.data.decoding import VideoError, open_video
 from vitx.errors import UserError
 from vitx.interop.load import Pretrained
 from vitx.interop.preprocessing import Preprocessing
@@ -24,7 +24,8 @@ def read_clip(file: Path, preprocessing: Preprocessing) -> Float[np.ndarray, "fr
     Raises:
         VideoError: the file cannot be read as video.
     """
-    frames = decode_frames(str(file), lambda times: preprocessing.indices(len(times)))
+    with open_video(str(file)) as video:
+        (frames,) = video.read(preprocessing.indices(len(video.times)))
     return preprocessing.normalised(preprocessing.fit(frames))
 
 

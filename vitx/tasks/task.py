@@ -18,7 +18,7 @@ from flax import linen as nn
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, UInt8
 
-from vitx.data.pipeline import Data
+from vitx.data.pipeline import ERROR_BYTES, Data
 from vitx.data.sources import Source, label_arrays
 from vitx.errors import UserError, as_user_error
 from vitx.evaluation.evaluate import Predictions
@@ -101,6 +101,7 @@ class Task:
             "index": per_example((), jnp.int32),
             "replaced": per_example((), jnp.bool_),
             "failed": per_example((), jnp.int32),
+            "error": per_example((ERROR_BYTES,), jnp.uint8),
         }
 
     def loss(

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from vitx.checkpoints import Checkpoints, abstract_state
 from vitx.configuration import mutable_on_resume, register
-from vitx.data.pipeline import Data
+from vitx.data.pipeline import Data, decode_error
 from vitx.data.sources import Source
 from vitx.errors import Preempted, RunError, UserError
 from vitx.evaluation.evaluate import evaluate
@@ -208,7 +208,7 @@ def train(
     )
 
     def step(state: TrainState, batch: Any) -> Any:
-        return *one_step(state, batch), {name: batch[name] for name in ("index", "failed")}
+        return *one_step(state, batch), {name: batch[name] for name in ("index", "failed", "error")}
 
     # figures and numbers of examples go to every process, so that all count the same
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere, everywhere))
@@ -250,12 +250,11 @@ def train(
         sound = True  # whether the last step that was looked at was
         unread: tuple[int, ...] = ()  # validation videos that were told
 
-        def replaced(number: int, failed: list[int]) -> None:
-            progress.counters["replaced"] += len(failed)
-            for index in sorted(set(failed) - progress.unreadable):
+        def replaced(errors: dict[int, str], count: int) -> None:
+            progress.counters["replaced"] += count
+            for index in sorted(errors.keys() - progress.unreadable):
                 progress.unreadable.add(index)
-                why = data.problem(sources["train"], index, seed=settings.seed, batch=number - 1)
-                say(f"a clip is replaced by another: {why}")
+                say(f"a clip is replaced by another: {errors[index]}")
                 if len(progress.unreadable) > data.max_unreadable * len(sources["train"]):
                     raise RunError(_too_many(progress.unreadable, len(sources["train"]), data.max_unreadable))
 
@@ -265,7 +264,9 @@ def train(
                 number, *reported = pending.popleft()
                 figures, examples = jax.device_get(reported)
                 figures = {name: float(value) for name, value in figures.items()}
-                replaced(number, [int(index) for index in examples["failed"] if index >= 0])
+                failed, errors = examples["failed"].tolist(), map(decode_error, examples["error"])
+                unreadable = [(index, error) for index, error in zip(failed, errors, strict=True) if index >= 0]
+                replaced(dict(unreadable), len(unreadable))
                 sound = not figures.pop("skipped")
                 if not sound:
                     progress.counters["skipped"] += 1
@@ -348,7 +349,7 @@ def train(
                         figures = task.metrics(predictions)
                         check_monitor(settings.monitor, figures)
                         if predictions.unreadable != unread and (unread := predictions.unreadable):
-                            say(predictions.complaint(predictions.problems(data, sources["validation"])))
+                            say(predictions.complaint())
                 except Preempted:
                     stop(number)
                 progress.evaluated = True

@@ -1,0 +1,129 @@
+"""Arrays and images to video files, and one video file to another."""
+
+import io
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+from jaxtyping import UInt8
+
+from vitx.data.container import VideoError, VideoSource, open_container, prefix_errors
+from vitx.data.pyav_video import FrameScaler, PyAVVideo, upright_size
+from vitx.data.sampling import frames_between
+
+MAX_SECONDS = 3600.0
+"""Time after which transcoding a video is given up."""
+
+
+def encode_video(
+    frames: UInt8[np.ndarray, "frames height width 3"],
+    *,
+    fps: int | Fraction = 25,
+    codec: str = "libx264",
+    pixel_format: str = "yuv420p",
+    options: Mapping[str, str] | None = None,
+) -> bytes:
+    """Encodes RGB frames as an mp4 file in memory, with one encoder thread.
+
+    Args:
+        frames: RGB, 0 to 255. yuv420p needs even height and width.
+        fps: frames per second.
+        codec: FFmpeg's name of the encoder.
+        pixel_format: FFmpeg's name of the encoded pixel format.
+        options: the encoder's own options, such as `{"preset": "ultrafast", "crf": "18"}`.
+
+    Raises:
+        VideoError: there are no frames, or the encoder refuses them.
+    """
+    if not len(frames):
+        raise VideoError("found no frames to encode, expected at least one")
+    file, reformatter = io.BytesIO(), VideoReformatter()
+    with prefix_errors("cannot encode"), av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream(codec, rate=fps, options=dict(options or {}))
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixel_format
+        stream.codec_context.thread_count = 1
+        for pts, array in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(array, format="rgb24")
+            frame = reformatter.reformat(frame, format=pixel_format, threads=1)
+            frame.pts, frame.time_base = pts, 1 / Fraction(fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def mux_images(images: Sequence[bytes], *, fps: int | Fraction = 25) -> bytes:
+    """Returns a video whose frames are encoded images, PNG or JPEG, as they are: nothing is decoded.
+
+    Raises:
+        VideoError: there are no images, or they are of another kind.
+    """
+    file, codecs = io.BytesIO(), {b"\x89PNG": ("png", "rgb24"), b"\xff\xd8\xff": ("mjpeg", "yuvj420p")}
+    found = [codec for magic, codec in codecs.items() if len(images) and images[0].startswith(magic)]
+    if not found:
+        raise VideoError(f"found {len(images)} images, expected at least one, PNG or JPEG")
+    with open_container(images[0]) as (_, image):
+        height, width = image.height, image.width
+    with prefix_errors("cannot put images together"), av.open(file, "w", format="mov") as container:
+        stream = container.add_stream(found[0][0], rate=fps)
+        stream.height, stream.width, stream.pix_fmt = height, width, found[0][1]
+        for number, image in enumerate(images):
+            packet = av.Packet(image)
+            packet.pts = packet.dts = number
+            packet.time_base, packet.is_keyframe, packet.stream = 1 / Fraction(fps), True, stream
+            container.mux(packet)
+    return file.getvalue()
+
+
+def transcode(
+    source: VideoSource,
+    *,
+    short_side: int,
+    codec: str,
+    crf: int,
+    keyint: int,
+    segment: tuple[float, float] = (0.0, float("inf")),
+    seconds: float = MAX_SECONDS,
+) -> bytes:
+    """Encodes a video anew as an mp4 file: upright, at most so large, without sound, every frame at its time.
+
+    Holds one frame at a time, and encodes in one thread: the same file always becomes the same bytes.
+
+    Args:
+        source: the file's bytes or its path.
+        short_side: pixels that the shorter side of a frame is scaled to; smaller frames stay as they are. Sides become
+            even.
+        codec: FFmpeg's name of the encoder.
+        crf: constant quality of the encoder; less is better and larger.
+        keyint: frames from one keyframe to the next at most.
+        segment: (begin, end) of the part to encode, in seconds from the first frame.
+        seconds: time after which transcoding is given up.
+
+    Raises:
+        VideoError: the video or a frame of it is unreadable, or the encoder refuses it.
+    """
+    file = io.BytesIO()
+    with open_container(source, seconds) as (container, stream):
+        video = PyAVVideo(source, container, stream, seconds)
+        wanted = frames_between(video.times, *segment).tolist()
+        if not wanted:
+            raise VideoError(f"it ends before the segment {segment} begins")
+        scaler, pts = FrameScaler(), video.index.pts
+        with av.open(file, "w", format="mp4") as target:
+            rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+            encoder, size = target.add_stream(codec, rate=rate, options={"crf": str(crf)}), None
+            for index, frame in zip(wanted, video.decode(wanted), strict=True):
+                frame_size = upright_size(frame)
+                if size is None:
+                    scale = min(1, short_side / min(frame_size))
+                    size = tuple(max(2 * round(side * scale / 2), 2) for side in frame_size)
+                    encoder.height, encoder.width = size
+                    encoder.pix_fmt, context = "yuv420p", encoder.codec_context
+                    context.thread_count, context.gop_size, context.time_base = 1, keyint, stream.time_base
+                (pixels,) = scaler(frame, size, np.array([(0.0, 0.0, *frame_size)]))
+                small = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p", threads=1)
+                small.pts, small.time_base = pts[index] - pts[wanted[0]], stream.time_base
+                target.mux(encoder.encode(small))
+            target.mux(encoder.encode(None))
+    return file.getvalue()

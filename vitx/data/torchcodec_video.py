@@ -1,0 +1,41 @@
+"""An open video that torchcodec decodes (`pip install torchcodec`; it needs FFmpeg's shared libraries)."""
+
+import os
+from collections.abc import Iterator
+
+import av
+
+from vitx.data.container import VideoError
+from vitx.data.pyav_video import PyAVVideo
+from vitx.errors import UserError
+
+
+class TorchcodecVideo(PyAVVideo):
+    """A video whose times are PyAV's and whose pixels are torchcodec's.
+
+    torchcodec returns frames upright, in one decoder thread, all wanted frames at once, and is not interrupted at a
+    deadline.
+    """
+
+    def decode(self, wanted: list[int]) -> Iterator[av.VideoFrame]:
+        try:
+            frames = self._open().get_frames_at(wanted).data.numpy()
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise VideoError(f"torchcodec: {str(error).strip().splitlines()[0]}") from error
+        for pixels in frames:
+            yield av.VideoFrame.from_ndarray(pixels, format="rgb24")
+
+    def _open(self):
+        try:
+            from torchcodec.decoders import VideoDecoder
+
+            source = self.source if isinstance(self.source, bytes) else os.fspath(self.source)
+            return VideoDecoder(source, num_ffmpeg_threads=1, dimension_order="NHWC")
+        except (ImportError, OSError, RuntimeError) as error:
+            # torchcodec 0.8 (2026-11) raises RuntimeError both for a video and for FFmpeg's missing libraries.
+            if isinstance(error, RuntimeError) and "libtorchcodec" not in str(error):
+                raise
+            raise UserError(
+                "data.decoder is torchcodec, which cannot be used here; pip install torchcodec, and FFmpeg's shared "
+                f"libraries: {str(error).strip().splitlines()[0]}"
+            ) from error
