@@ -21,6 +21,7 @@ import pytest
 from vitx.data.moving_digits import ClipConfig
 from vitx.data.sources import MovingDigits
 from vitx.experiment import Experiment, load_experiment
+from vitx.storage import as_path
 
 SMALL_MODEL = {
     "model.num_frames": 4,
@@ -206,6 +207,14 @@ def new_bucket(request):
 def bucket(request, new_bucket) -> str:
     """The URL of an empty bucket, in the emulator of each store."""
     return new_bucket(request.param)
+
+
+@pytest.fixture(params=["local", "gs", "s3"])
+def folder(request, tmp_path):
+    """A folder on a local disk, and one in a bucket of each store."""
+    if request.param == "local":
+        return tmp_path
+    return as_path(request.getfixturevalue("new_bucket")(request.param)) / "run"
 
 
 def _free_port() -> int:

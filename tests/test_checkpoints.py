@@ -1,11 +1,14 @@
 """Checkpoints: exact, verified, the newest and the best kept."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from vitx import storage
 from vitx.checkpoints import Checkpoints, abstract_state, digest, digests
 from vitx.errors import UserError
 
@@ -26,8 +29,8 @@ def abstract(state):
 
 
 @pytest.mark.smoke
-def test_round_trip_is_exact_and_parts_restore_apart(state, tmp_path):
-    with Checkpoints(tmp_path) as checkpoints:
+def test_round_trip_is_exact_and_parts_restore_separately(state, folder):
+    with Checkpoints(folder) as checkpoints:
         checkpoints.save(7, state, {"best": None, "note": "x"})
         checkpoints.wait()
         restored, record = checkpoints.restore(7, abstract(state))
@@ -37,8 +40,8 @@ def test_round_trip_is_exact_and_parts_restore_apart(state, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, part, {"variables": state["variables"]})
 
 
-def test_the_newest_two_and_the_best_are_kept(state, tmp_path):
-    with Checkpoints(tmp_path, keep=2) as checkpoints:
+def test_the_newest_two_and_the_best_are_kept(state, folder):
+    with Checkpoints(folder, keep=2) as checkpoints:
         for step in range(1, 6):
             checkpoints.best_step = 2 if step >= 2 else None
             checkpoints.save(step, state, {"best": None})
@@ -46,33 +49,33 @@ def test_the_newest_two_and_the_best_are_kept(state, tmp_path):
         assert checkpoints.steps() == [2, 4, 5]
 
 
-def test_a_checkpoint_gives_way_to_another_of_its_step_when_that_is_whole(state, tmp_path, monkeypatch):
+def test_a_checkpoint_is_replaced_by_another_of_its_step_when_that_is_complete(state, folder, monkeypatch):
     other = jax.tree.map(lambda leaf: leaf + 1, state)
 
     def held():
-        with Checkpoints(tmp_path) as checkpoints:
+        with Checkpoints(folder) as checkpoints:
             assert checkpoints.steps() == [7]
             return checkpoints.restore(7, abstract(state))[0]
 
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(folder) as checkpoints:
         checkpoints.save(7, state, {"best": None})
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(checkpoints._manager, "save", interrupted)
             checkpoints.save(7, other, {"best": None})
     jax.tree.map(np.testing.assert_array_equal, held(), state)
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(folder) as checkpoints:
         for each in (state, other):
             checkpoints.save(7, each, {"best": None})
-    assert (tmp_path / "replaced_7").exists()  # nobody waited
+    assert "replaced_7" in storage.names_in(folder)  # nobody waited
     jax.tree.map(np.testing.assert_array_equal, held(), other)
-    assert not (tmp_path / "replaced_7").exists()
+    assert "replaced_7" not in storage.names_in(folder)
 
 
 def interrupted(*_, **__):
     raise KeyboardInterrupt
 
 
-def test_no_process_lists_checkpoints_before_a_damaged_one_is_aside(state, tmp_path, monkeypatch):
+def test_no_process_lists_checkpoints_before_a_damaged_one_is_renamed(state, tmp_path, monkeypatch):
     with Checkpoints(tmp_path) as checkpoints:
         for step in (1, 2):
             checkpoints.save(step, state, {"best": None})
@@ -93,6 +96,64 @@ def test_no_process_lists_checkpoints_before_a_damaged_one_is_aside(state, tmp_p
         assert met == [True]
 
 
+def test_a_damaged_checkpoint_in_a_bucket_is_renamed_and_the_one_before_is_restored(bucket, state):
+    folder = storage.as_path(bucket) / "checkpoints"
+    with Checkpoints(folder) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state, {"best": None})
+        checkpoints.wait()
+    record = next(path for path in storage._objects_under(folder / "2" / "record") if path.name != storage.COMMITTED)
+    storage.write_text(record, "{}")
+    messages = []
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.restore_newest(abstract(state), messages.append)[1]["step"] == 1
+        assert len(messages) == 1 and f"{folder / '2'}" in messages[0]
+        assert [name[:10] for name in storage.names_in(folder)] == ["1", "damaged_2_"]
+        checkpoints.save(2, state, {"best": None})
+        checkpoints.wait()
+        assert checkpoints.steps() == [1, 2]
+
+
+def test_a_store_that_fails_is_not_taken_for_damage(bucket, state, monkeypatch):
+    with Checkpoints(storage.as_path(bucket)) as checkpoints:
+        checkpoints.save(1, state, {"best": None})
+        checkpoints.wait()
+
+        def fail(*_, **__):
+            raise ConnectionError("UNAVAILABLE")
+
+        with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot be reached"):
+            patch.setattr(checkpoints._manager, "restore", fail)
+            checkpoints.restore_newest(abstract(state), fail)
+        assert checkpoints.steps() == [1]
+
+
+@pytest.mark.parametrize("copied", range(1, 9, 2))
+def test_a_kill_while_a_checkpoint_is_replaced_in_a_bucket_loses_none(copied, new_bucket, state, monkeypatch):
+    folder = storage.as_path(new_bucket("s3"))
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(7, state, {"best": None})
+        checkpoints.wait()
+    done, real = [], storage._call
+
+    def call(path, operation, *args, **options):
+        if operation in ("cp_file", "rm_file"):
+            done.append(path)
+            if len(done) > 2 * copied:
+                raise KeyboardInterrupt
+        return real(path, operation, *args, **options)
+
+    monkeypatch.setattr(storage, "_call", call)
+    with contextlib.suppress(KeyboardInterrupt):
+        storage.move_folder(folder / "7", folder / "replaced_7")
+    assert done
+    monkeypatch.undo()
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.steps() == [7]
+        assert storage.names_in(folder) == ["7"]
+        jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(7, abstract(state))[0], state)
+
+
 def flip(path, at, bit=3):
     data = bytearray(path.read_bytes())
     data[at % len(data)] ^= 1 << bit
@@ -107,7 +168,7 @@ def arrays_of(folder):
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete_file", "delete_record", "delete_all"])
-def test_a_damaged_checkpoint_is_said_and_the_one_before_is_taken(damage, state, tmp_path):
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_restored(damage, state, tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state, {"best": {"step": 1}})
         checkpoints.save(2, jax.tree.map(lambda leaf: leaf + 1, state), {"best": {"step": 1}})
@@ -140,7 +201,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_taken(damage, state,
         assert checkpoints.steps() == [1, 2]
 
 
-def test_any_flipped_bit_is_noticed_or_harmless(state, tmp_path):
+def test_any_flipped_bit_is_detected_or_harmless(state, tmp_path):
     """Over every file of a checkpoint: the arrays come back exact or the checkpoint is refused."""
     rng = np.random.default_rng(0)
     with Checkpoints(tmp_path) as checkpoints:

@@ -22,15 +22,6 @@ from vitx.locks import hold_folder
 from vitx.rows import RowsWriter, read_rows
 from vitx.storage import as_path
 
-
-@pytest.fixture(params=["local", "gs", "s3"])
-def folder(request, tmp_path):
-    """A folder on a local disk, and one in a bucket of each store."""
-    if request.param == "local":
-        return tmp_path
-    return as_path(request.getfixturevalue("new_bucket")(request.param)) / "run"
-
-
 # paths
 
 

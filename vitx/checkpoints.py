@@ -1,20 +1,27 @@
-"""Checkpoints: Orbax behind one file, with a digest of every array, and what a run's folder holds.
+"""Checkpoints: Orbax behind one file, with a digest of every array; the content of a run's folder.
 
-A run's folder:
+A run's folder, on a local disk or in a bucket:
 
     config.json      the experiment: settings, versions; never executed
-    metrics.jsonl    one object a line: step, split, figures
-    checkpoints/     one folder a step, written asynchronously and renamed into place when complete
+    metrics.jsonl    one JSON object a line: step, split, metrics; rows that are new in a bucket lie in metrics/
+    checkpoints/     one folder for each step, written asynchronously, complete as soon as it is listed
     events.*         TensorBoard's view of metrics.jsonl
     report.md        what the run learnt, with its pictures
+    .lock            held by the process that writes
+
+Orbax (0.12.8, 2026-11) writes arrays to gs:// through TensorStore, and folders and lists through etils.epath, which
+takes gcsfs; it asks google-cloud-storage for the bucket's kind, which needs the permission `storage.buckets.get`. An
+emulator is found through TENSORSTORE_GCS_HTTP_URL and STORAGE_EMULATOR_HOST. Other stores: see `vitx.mirror`.
 """
 
+import functools
 import hashlib
 import json
+import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import jax
@@ -25,11 +32,22 @@ from jaxtyping import Array, UInt32
 from orbax.checkpoint.checkpoint_managers import PreservationContext
 
 from vitx.errors import RunError, UserError
-from vitx.storage import full_disk, report_io_errors
+from vitx.mirror import Mirror
+from vitx.storage import (
+    COMMITTED,
+    as_path,
+    exists,
+    full_disk,
+    is_bucket,
+    move_folder,
+    names_in,
+    remove_folder,
+    report_io_errors,
+)
 
-REPLACED = "replaced_"  # begins the name of a checkpoint whose successor of the same step is not whole yet
+REPLACED = "replaced_"  # begins the name of a checkpoint whose successor of the same step is not complete yet
 
-State = dict[str, Any]  # pytrees of arrays by the part that they restore separately: variables, optimizer, ...
+State = dict[str, Any]  # pytrees of arrays, by the name of the part that can be restored separately: variables, ...
 
 
 @jax.jit
@@ -60,101 +78,134 @@ def _mixed(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
 
 def digests(state: State) -> dict[str, str]:
     """Returns {path of each array: its digest in hexadecimal}."""
-    # a program for each shape, type and sharding, for one of the whole state takes long to compile; and one after the
-    # other, for many with collectives at once can lock one another out on simulated devices
+    # A program for each shape, type and sharding: one of the whole state takes long to compile. One after the other:
+    # many programs with collectives at once can lock one another out on simulated devices.
     found = {jax.tree_util.keystr(path): jax.device_get(digest(x)) for path, x in jax.tree.leaves_with_path(state)}
     return {path: f"{low:08x}{high:08x}" for path, (low, high) in found.items()}
 
 
+class DamagedCheckpointError(UserError):
+    """A checkpoint that cannot be read, or whose arrays differ from their digests."""
+
+
 class Checkpoints:
-    """The checkpoints of one run: saved in the background, the newest and the best kept, restored verified.
+    """The checkpoints of one run: saved in the background, the newest and the best kept, verified when restored.
 
     Attributes:
-        directory: the folder of checkpoints.
-        best_step: the checkpoint to keep whatever its age, or None; the record says which.
+        directory: folder of the checkpoints, local or in a bucket.
+        best_step: step of the checkpoint to keep whatever its age, or None; `restore_newest` reads it from the record.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 2, read_only: bool = False):
-        self.directory = Path(directory).absolute()
+    def __init__(self, directory: PurePath, *, keep: int = 2, read_only: bool = False):
+        directory = as_path(directory)
+        self.directory = directory if is_bucket(directory) else directory.absolute()
         self.best_step: int | None = None
         self._keep = keep
+        # Orbax writes local folders and gs:// itself: with several processes, each of them its own part.
+        written_by_orbax = not is_bucket(self.directory) or str(self.directory).startswith("gs://")
+        self._mirror = None if written_by_orbax else Mirror(self.directory, read_only=read_only)
         if not read_only:
-            self._settle()
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=self,
-                read_only=read_only,
-                create=not read_only,
-                lightweight_initialize=True,
-                cleanup_tmp_directories=not read_only,
-            ),
-        )
+            self._finish_replacements()
+        with report_io_errors(self.directory):
+            self._manager = ocp.CheckpointManager(
+                os.fspath(self._mirror.local if self._mirror else self.directory),
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=None if self._mirror else self,
+                    read_only=read_only,
+                    create=not read_only,
+                    lightweight_initialize=True,
+                    cleanup_tmp_directories=not read_only,
+                ),
+            )
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_: Any) -> None:
         with report_io_errors(self.directory):
-            self._manager.close()
+            try:
+                self._manager.close()
+                if self._mirror:
+                    self._mirror.wait()
+            finally:
+                if self._mirror:
+                    self._mirror.close()
 
     def should_preserve(self, checkpoints: Any, *, context: PreservationContext) -> list[bool]:
-        """Orbax asks which checkpoints to keep: the newest few, and the best."""
-        newest = len(checkpoints) - self._keep
-        return [i >= newest or checkpoint.step == self.best_step for i, checkpoint in enumerate(checkpoints)]
+        """Returns which checkpoints to keep, as Orbax asks: the newest few, and the best."""
+        return _preserve([checkpoint.step for checkpoint in checkpoints], self._keep, self.best_step)
 
     def steps(self) -> list[int]:
         """Returns the steps of all complete checkpoints, oldest first."""
-        self._manager.reload()
-        return sorted(self._manager.all_steps())
+        with report_io_errors(self.directory):
+            self._manager.reload()
+            return self._mirror.steps() if self._mirror else sorted(self._manager.all_steps())
 
     def save(self, step: int, state: State, record: Mapping[str, Any]) -> None:
         """Starts to save; returns when the arrays may change again.
 
-        A checkpoint of the same step gives way when the new one is whole.
+        A checkpoint of the same step is replaced when the new one is complete.
 
         Args:
             step: number of finished training steps.
-            state: arrays, in parts that can be restored apart.
-            record: JSON data that travels with them: best metric, counters, config.
+            state: arrays, in parts that can be restored separately.
+            record: JSON data that is saved beside them: best metric, counters, config.
         """
         parts = {name: ocp.args.StandardSave(part) for name, part in state.items()}
         record = {**record, "step": step, "digests": digests(state)}
         record["sha256"] = _sha256(record)
-        needed, there = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(self.directory).free
-        if there < needed:
-            raise UserError(full_disk(self.directory, f": a checkpoint takes {needed:,} bytes and {there:,} are free"))
+        self._check_free_space(state)
         with report_io_errors(self.directory):
-            if step in self._manager.all_steps():
+            if self._mirror:
+                self._mirror.wait()
+            if step in (self._mirror.steps() if self._mirror else self._manager.all_steps()):
                 self.wait()
                 self._rename(step, f"{REPLACED}{step}")
             args = ocp.args.Composite(record=ocp.args.JsonSave(record), **parts)
             if not self._manager.save(step, args=args, force=True):
                 raise RunError(f"Orbax refused to save step {step} in {self.directory}")
+            if self._mirror:
+                self._mirror.push(step, functools.partial(_preserve, keep=self._keep, best_step=self.best_step))
 
     def wait(self) -> None:
-        """Returns when everything saved is on disk."""
+        """Returns when everything saved is complete on disk or in the bucket."""
         with report_io_errors(self.directory):
             self._manager.wait_until_finished()
-            self._settle()
+            if self._mirror:
+                self._mirror.wait()
+            self._finish_replacements()
+
+    def _check_free_space(self, state: State) -> None:
+        folder = self._mirror.local if self._mirror else self.directory
+        if is_bucket(folder):
+            return
+        needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(folder).free
+        if free < needed:
+            raise UserError(full_disk(folder, f": a checkpoint takes {needed:,} bytes and {free:,} are free"))
 
     def _rename(self, step: int, name: str) -> None:
-        """Takes a checkpoint out of the list; returns when it is in that of no process."""
+        """Takes a checkpoint out of the list; returns when it is in no process's list."""
         if jax.process_index() == 0:
-            (self.directory / str(step)).rename(self.directory / name)
+            move_folder(self.directory / str(step), self.directory / name)
         multihost_utils.sync_global_devices(f"renamed {step}")
+        if self._mirror:
+            self._mirror.forget(step)
         self._manager.reload()
 
-    def _settle(self) -> None:
-        """Removes checkpoints whose successors are whole, and brings back those whose successors never were."""
+    def _finish_replacements(self) -> None:
+        """Removes checkpoints whose successors are complete, and brings back those whose successors never were."""
         if jax.process_index() == 0:
-            for old in self.directory.glob(f"{REPLACED}*"):
-                new = self.directory / old.name.removeprefix(REPLACED)
-                if new.exists():
-                    shutil.rmtree(old)
-                else:
-                    old.rename(new)
-        multihost_utils.sync_global_devices("settled")
+            for name in names_in(self.directory):
+                if not name.startswith(REPLACED):
+                    continue
+                new = self.directory / name.removeprefix(REPLACED)
+                # A local folder appears when it is complete; in a bucket, saving and copying end with a mark.
+                if exists(new / COMMITTED if is_bucket(new) else new):
+                    remove_folder(self.directory / name)
+                else:  # the old one is complete: it is removed only after the new one is
+                    remove_folder(new)
+                    move_folder(self.directory / name, new)
+        multihost_utils.sync_global_devices("replacements finished")
 
     def restore(self, step: int, abstract: State) -> tuple[State, dict[str, Any]]:
         """Returns (state, record) of one checkpoint, every array checked against its digest.
@@ -164,36 +215,46 @@ class Checkpoints:
             abstract: the parts wanted: `jax.ShapeDtypeStruct`s with the shardings that the arrays shall have.
 
         Raises:
-            UserError: the checkpoint is damaged, or holds arrays of other names or shapes.
+            DamagedCheckpointError: the checkpoint is damaged, or holds arrays of other names or shapes.
+            UserError: the disk or the store cannot be read.
         """
         parts = {name: ocp.args.StandardRestore(part) for name, part in abstract.items()}
         where = f"checkpoint {self.directory / str(step)}"
         try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore(), **parts))
+            with report_io_errors(self.directory):
+                if self._mirror:
+                    self._mirror.fetch(step)
+                    self._manager.reload()
+                args = ocp.args.Composite(record=ocp.args.JsonRestore(), **parts)
+                restored = self._manager.restore(step, args=args)
             state, record = {name: restored[name] for name in abstract}, dict(restored["record"])
             if record.pop("sha256", None) != _sha256(record) or record["step"] != step:
                 raise ValueError("its record differs from its digest")
             expected, found = record["digests"], digests(state)
+        except UserError:
+            raise
         except Exception as error:  # a damaged file can surface as nearly anything
-            raise UserError(f"{where} cannot be read: {_first_line(error)}") from error
+            raise DamagedCheckpointError(f"{where} cannot be read: {_first_line(error)}") from error
         damaged = sorted(path for path in found if expected.get(path) != found[path])
         if damaged:
-            raise UserError(f"{where} is damaged: {len(damaged)} arrays differ from their digest, first {damaged[0]}")
+            raise DamagedCheckpointError(
+                f"{where} is damaged: {len(damaged)} arrays differ from their digest, first {damaged[0]}"
+            )
         return state, record
 
     def restore_newest(self, abstract: State, say: Callable[[str], None]) -> tuple[State, dict[str, Any]] | None:
         """Returns the newest checkpoint that is whole, or None where there are no checkpoints.
 
-        Damaged ones are said so, and set aside as `damaged_STEP_...` so that their steps can be saved again.
+        Damaged ones are reported and renamed `damaged_STEP_...`, so that their steps can be saved again.
 
         Raises:
-            UserError: there are checkpoints and none of them can be read; nothing is set aside.
+            UserError: there are checkpoints and none of them can be read; nothing is renamed.
         """
         steps, errors = self.steps(), {}
         for step in reversed(steps):
             try:
                 state, record = self.restore(step, abstract)
-            except UserError as error:
+            except DamagedCheckpointError as error:
                 errors[step] = error
                 continue
             for damaged, error in errors.items():
@@ -212,8 +273,12 @@ class Checkpoints:
         return None
 
 
+def _preserve(steps: Sequence[int], keep: int, best_step: int | None) -> list[bool]:
+    return [i >= len(steps) - keep or step == best_step for i, step in enumerate(steps)]
+
+
 def abstract_state(state: Any, shardings: Any) -> Any:
-    """Returns the state's shapes and types with the shardings that they shall be restored to."""
+    """Returns the shapes and types of a state, with the shardings that it shall be restored to."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state, shardings
     )

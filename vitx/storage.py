@@ -17,7 +17,8 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -26,6 +27,7 @@ from vitx.errors import UserError
 
 REQUEST_SECONDS = 60.0  # of one small request, its retries included
 PROBE_SECONDS = 15.0  # of the first request to a bucket
+PARALLEL_REQUESTS = 8
 COMMITTED = "commit_success.txt"  # Orbax's name for the file that it writes last into a folder of a bucket
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(/?)")  # one letter is a drive of Windows
@@ -306,8 +308,7 @@ def remove_folder(folder: PurePath) -> None:
     if is_bucket(folder):
         # The mark of completeness goes first: a kill must not leave a part that passes for the whole.
         remove(folder / COMMITTED)
-        for path in _objects_under(folder):
-            remove(path)
+        _in_parallel(remove, _objects_under(folder))
         return
     with report_io_errors(folder), contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder)
@@ -319,16 +320,21 @@ def move_folder(folder: PurePath, destination: PurePath) -> None:
         with report_io_errors(folder):
             folder.rename(destination)
         return
-    for path in sorted(_objects_under(folder), key=lambda path: str(path) == str(folder / COMMITTED)):
-        target = destination / str(path)[len(str(folder)) + 1 :]
-        _call(target, "cp_file", str(path), str(target), timeout=None)
+    names = [str(path)[len(str(folder)) + 1 :] for path in _objects_under(folder)]
+
+    def copy(name: str) -> None:
+        _call(destination, "cp_file", str(folder / name), str(destination / name), timeout=None)
+
+    _in_parallel(copy, [name for name in names if name != COMMITTED])
+    if COMMITTED in names:
+        copy(COMMITTED)
     remove_folder(folder)
 
 
 def upload_folder(source: Path, destination: PurePath) -> None:
     """Copies a local folder into a bucket, and marks it as complete last."""
-    for path in sorted(path for path in source.rglob("*") if path.is_file()):
-        _upload(path, destination / path.relative_to(source).as_posix())
+    paths = [path for path in source.rglob("*") if path.is_file()]
+    _in_parallel(lambda path: _upload(path, destination / path.relative_to(source).as_posix()), paths)
     write_bytes(destination / COMMITTED, b"")
 
 
@@ -337,11 +343,10 @@ def download_folder(source: PurePath, destination: Path) -> None:
     with tempfile.TemporaryDirectory(dir=destination.parent) as draft:
         folder = Path(draft) / "folder"
         folder.mkdir()
-        for path in _objects_under(source):
-            name = str(path)[len(str(source)) + 1 :]
-            if name != COMMITTED:
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                _download(path, folder / name)
+        names = [str(path)[len(str(source)) + 1 :] for path in _objects_under(source)]
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        _in_parallel(lambda name: _download(source / name, folder / name), [n for n in names if n != COMMITTED])
         folder.rename(destination)
 
 
@@ -401,6 +406,13 @@ def _download(source: PurePath, destination: Path) -> None:
 def _objects_under(folder: PurePath) -> list[PurePath]:
     paths = _call(folder, "find", str(folder))
     return [as_path(f"{_scheme(folder)}://{path}") for path in paths]
+
+
+def _in_parallel(function: Callable[[Any], None], items: Sequence[Any]) -> None:
+    """Calls a function for each item, most of whose time is waiting for the store."""
+    with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
+        for future in [pool.submit(function, item) for item in items]:
+            future.result()
 
 
 def _create_beside(path: Path) -> Path:
