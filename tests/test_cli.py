@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vitx import runs
+from vitx import run as run_module
 from vitx.cli import main
 from vitx.configuration import paths
 from vitx.data.encoding import encode_video
@@ -147,12 +147,12 @@ def test_files_are_predicted_one_by_one(run, tmp_path, monkeypatch):
     clips = [tmp_path / name for name in ("a.mp4", "b.mp4")]
     for clip in clips:
         clip.write_bytes(encode_video(np.zeros((9, 32, 32, 3), np.uint8)))
-    happened, read, predicted = [], Data.read_views, runs.predict
+    happened, read, predicted = [], Data.read_views, run_module.predict
     monkeypatch.setattr(Data, "read_views", lambda *words: happened.append("read") or read(*words))
     monkeypatch.setattr(
-        runs, "predict", lambda *words, **more: happened.append("answered") or predicted(*words, **more)
+        run_module, "predict", lambda *words, **more: happened.append("answered") or predicted(*words, **more)
     )
-    assert len(runs.predict_files(run, clips)) == 2 and happened == ["read", "answered"] * 2
+    assert len(run_module.load_run(run).predict(clips)) == 2 and happened == ["read", "answered"] * 2
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
@@ -274,7 +274,7 @@ def test_only_training_goes_on_after_ctrl_c(small_file, tmp_path, monkeypatch, c
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vitx.runs.train_run", interrupted)
+    monkeypatch.setattr("vitx.run.train", interrupted)
     monkeypatch.setattr("vitx.analysis.cost.count_cost", interrupted)
     for words, told in (
         (("train", small_file, "--workdir", str(tmp_path)), "interrupted; the same command goes on from the last"),

@@ -13,7 +13,7 @@ from vitx.cli import main
 from vitx.data.encoding import encode_video
 from vitx.experiment import load_experiment
 from vitx.models.convlstm import ConvLSTM
-from vitx.runs import load_run, train_run
+from vitx.run import load_run, train
 
 GOLDEN = Path(__file__).parent / "interop" / "golden"
 
@@ -49,7 +49,7 @@ def test_a_file_of_ours_names_registered_models_only(tmp_path, capsys):
 @pytest.fixture(scope="module")
 def run(small_file, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "four"
-    train_run(load_experiment(small_file).override({"training.steps": 4}), workdir)
+    train(load_experiment(small_file).override({"training.steps": 4}), workdir)
     return workdir
 
 
@@ -85,7 +85,7 @@ def test_a_convlstm_run_is_given_away_with_its_clip(small, tmp_path, capsys):
     heads = (("appearance", 10), ("motion", 8))
     model = ConvLSTM(num_classes=heads, widths=(4,), patch=8)  # whose own clip is another
     run, own = tmp_path / "run", tmp_path / "own.safetensors"
-    train_run(small.override({"model": model, "training.steps": 1, "optimizer.peak_lr": 0.1}), run)
+    train(small.override({"model": model, "training.steps": 1, "optimizer.peak_lr": 0.1}), run)
     assert main(["convert", str(run), str(own)]) == 0
     (tmp_path / "clip.mp4").write_bytes(small.data.dataset.open("test")[0]["video"])
     capsys.readouterr()
@@ -132,7 +132,7 @@ def test_training_starts_from_weights_from_elsewhere(small, tmp_path, capsys):
             "optimizer.peak_lr": 0.0,
         }
     )
-    train_run(experiment, tmp_path / "run")
+    train(experiment, tmp_path / "run")
     kernel = load_run(tmp_path / "run").variables["params"]["encoder"]["block_1"]["mlp"]["hidden"]["kernel"]
     np.testing.assert_array_equal(kernel, variables["params"]["encoder"]["block_1"]["mlp"]["hidden"]["kernel"])
     assert "resized positions/positions" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import pytest
 
 from vitx.data.encoding import encode_video
 from vitx.data.moving_digits import ClipConfig, render_clip
-from vitx.runs import train_run
+from vitx.run import train
 
 
 @pytest.fixture
@@ -50,5 +50,5 @@ def test_a_dataset_of_ones_own_as_the_readme_shows_it(readme, small, tmp_path):
     names = {"FILES": tuple(files), "LABELS": (0, 1) * 4, "__name__": __name__}
     exec(code, names)
     changes = {"data.dataset": names["Falls"](), "model.num_classes": 2, "training.steps": 2}
-    train_run(small.override(changes), tmp_path / "run")
+    train(small.override(changes), tmp_path / "run")
     assert (tmp_path / "run" / "report.md").exists()

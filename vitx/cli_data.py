@@ -156,7 +156,7 @@ def _bench(options: argparse.Namespace, _: list[str]) -> None:
     from vitx.data.bench import bench, described
     from vitx.data.pipeline import Data
     from vitx.experiment import load_experiment
-    from vitx.runs import step_seconds
+    from vitx.training.step import measure_step_seconds
 
     if min(options.clips, *options.threads) < 1 or min(options.workers) < 0:
         raise UserError(f"found {options.clips} clips, {options.threads} threads and {options.workers} workers to try")
@@ -169,6 +169,7 @@ def _bench(options: argparse.Namespace, _: list[str]) -> None:
         dataset = experiment.data.dataset if is_experiment else dataset_of(options)
         data = dataclasses.replace(experiment.data, dataset=dataset)
     source = data.dataset.open("train")
+    seconds = experiment and measure_step_seconds(dataclasses.replace(experiment, data=data), source)
     report = bench(
         data,
         source,
@@ -176,6 +177,6 @@ def _bench(options: argparse.Namespace, _: list[str]) -> None:
         clips=options.clips,
         threads=options.threads,
         workers=options.workers,
-        step_seconds=None if experiment is None else step_seconds(dataclasses.replace(experiment, data=data), source),
+        step_seconds=seconds,
     )
     print(json.dumps(report) if options.json else described(report))

@@ -34,8 +34,12 @@ def as_user_error(hint: str = "", of: str = "") -> Iterator[None]:
 
 
 class RunError(Exception):
-    """A run that had to stop, through no mistake in its settings that we know of; exit status 1."""
+    """A run that had to stop, through no known mistake in its settings; exit status 1."""
+
+
+class DivergedError(RunError):
+    """A run whose loss, gradient, parameters or outputs are not finite."""
 
 
 class Preempted(Exception):
-    """A run that was told to stop, and did when what it had learnt was saved; exit status 75."""
+    """A run that was asked to stop, and stopped after it had saved; exit status 75."""

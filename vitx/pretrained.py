@@ -15,7 +15,8 @@ from vitx.interop.load import Pretrained, load_source, read_source
 from vitx.interop.own import save_own
 from vitx.interop.preprocessing import Preprocessing
 from vitx.interop.tensors import READERS
-from vitx.runs import is_run, load_run
+from vitx.run import load_run
+from vitx.run_folder import is_run
 
 
 def load_pretrained(
@@ -115,4 +116,4 @@ def _source_of_run(path: Path) -> Source:
         model = model.copy(clip=(data.num_frames, *data.image_size))
     tensors = {key: np.asarray(x) for key, x in flattened(run.variables).items()}
     preprocessing = Preprocessing(task.mean, task.std, data.image_size, None, data.num_frames, data.frame_stride)
-    return Source(tensors, {}, (), model, preprocessing=preprocessing, labels=run.names)
+    return Source(tensors, {}, (), model, preprocessing=preprocessing, labels=run.outputs)

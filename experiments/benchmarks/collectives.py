@@ -41,9 +41,9 @@ MIB = 2**20
 
 def compiled_step(model: Any, shape: tuple[int, ...], batch_size: int, devices: list[Any]) -> Any:
     """Returns the training step of a model, compiled for a mesh of devices that need not exist."""
-    mesh = Mesh(*shape).make(batch_size, model, devices)
+    mesh = Mesh(*shape).build(batch_size, model, devices)
     rows, model = batch_sharding(mesh), on_device(model, mesh.devices.flat[0])
-    task, optimizer = Classification(label="action"), SGD(peak_lr=0.1).make(1000)
+    task, optimizer = Classification(label="action"), SGD(peak_lr=0.1).build(1000)
     parts = {
         "video": ((batch_size, *model.clip, 3), np.uint8),
         "weight": ((batch_size,), np.float32),

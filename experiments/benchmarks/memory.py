@@ -39,7 +39,7 @@ CASES = {
 }
 
 for name, (model, optimizer, parts) in CASES.items():
-    task, transformation = Classification(), optimizer.make(100)
+    task, transformation = Classification(), optimizer.build(100)
     batch = {
         "video": jax.ShapeDtypeStruct((CLIPS, *model.clip, 3), jnp.uint8),
         "labels": {"action": jax.ShapeDtypeStruct((CLIPS,), jnp.int32)},

@@ -14,7 +14,7 @@ from vitx.configuration import override
 from vitx.experiment import load_experiment
 from vitx.models.timesformer import ATTENTIONS, TimeSformer, TimeSformerSpace
 from vitx.models.vivit import FactorisedEncoder, ViViT
-from vitx.runs import train_run
+from vitx.run import train
 from vitx.training.logs import read_metrics
 
 MODELS = {
@@ -48,7 +48,7 @@ def main(folder: Path) -> None:
         for frames in (1, 4):
             workdir = folder / f"{name.replace(',', '').replace(' ', '_').lower()}_{frames}x16x16"
             sized = override(model, {**SIZE, "tubelet_size": (frames, 16, 16)})
-            train_run(short.override({"model": sized}), workdir)
+            train(short.override({"model": sized}), workdir)
             (test,) = (row for row in read_metrics(workdir) if row["split"] == "test")
             cells += [f"{test['motion/top1']:.1f} %", f"{test['appearance/top1']:.1f} %"]
         lines.append(f"| {' | '.join(cells)} |")

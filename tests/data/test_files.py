@@ -200,7 +200,7 @@ def test_a_mistaken_folder_and_missing_files(tmp_path):
         (Folder(touch(tmp_path / "flat", "a.mp4")), "has no videos; expected"),
         (Folder(touch(tmp_path / "odd", "test/x/a.mp4")), "has test and no train"),
         (
-            Folder(touch(tmp_path / "two", *(f"{n}/x/a.mp4" for n in ("train", "val", "validation")))),
+            Folder(touch(tmp_path / "two", *(f"{n}/x/a.mp4" for n in ("train", "validation", "validation")))),
             "has both val and",
         ),
         (Table(str(tmp_path / "no.csv")), "cannot be read: No such file"),

@@ -16,7 +16,7 @@ from vitx.data.mixture import Mixture
 from vitx.data.pipeline import Data
 from vitx.data.sources import MovingDigits, label_arrays, label_columns
 from vitx.errors import UserError
-from vitx.runs import evaluate_run, predict_files, train_run
+from vitx.run import load_run, train
 
 KINDS = {  # (label, names, an example's value)
     "letters": ("class", ("a", "b"), lambda i: i % 2),
@@ -116,11 +116,11 @@ def test_a_run_learns_a_head_for_each(small, tmp_path, digits):
     mixture = Mixture((digits, Tinted("letters", 6)), (1.0, 1.0))
     heads = (("motion", 8), ("class", 2), ("appearance", 10))
     experiment = small.override({"data.dataset": mixture, "model.num_classes": heads, "training.steps": 3})
-    train_run(experiment, tmp_path / "run")
-    figures = evaluate_run(tmp_path / "run")
+    train(experiment, tmp_path / "run")
+    figures = load_run(tmp_path / "run").evaluate()
     assert isinstance(digits, MovingDigits) and figures["examples"] == 19 + 6
     assert {"motion/top1", "class/top1", "appearance/top1"} <= figures.keys()
     assert sum(map(sum, figures["confusion"]["class"])) == 6 and sum(map(sum, figures["confusion"]["motion"])) == 19
     (tmp_path / "clip.mp4").write_bytes(Tinted("letters")[1]["video"])
-    answer = predict_files(tmp_path / "run", [tmp_path / "clip.mp4"])[str(tmp_path / "clip.mp4")]
+    answer = load_run(tmp_path / "run").predict([tmp_path / "clip.mp4"])[str(tmp_path / "clip.mp4")]
     assert set(answer["class"]) == {"a", "b"} and len(answer) == 3

@@ -12,7 +12,7 @@ import vitx
 from vitx.data.moving_mnist import MovingMNIST
 from vitx.data.pipeline import Data
 from vitx.models.forecaster import NextFrameForecaster
-from vitx.runs import train_run
+from vitx.run import train
 from vitx.tasks.frame_prediction import FramePrediction
 from vitx.training.logs import read_metrics
 
@@ -73,7 +73,7 @@ def test_a_forecaster_trains_on_it(folder, small, tmp_path):
     model = NextFrameForecaster(widths=(2,), input_kernel=1, state_kernel=1, patch=16, horizon=10)
     changes = {"data.dataset": MovingMNIST(**PARTS, data_dir=folder), "data.num_frames": 20, "training.steps": 1}
     changes |= {"data.image_size": (64, 64), "model": model, "task": FramePrediction()}
-    train_run(small.override(changes), tmp_path / "run")
+    train(small.override(changes), tmp_path / "run")
     (test,) = (row for row in read_metrics(tmp_path / "run") if row["split"] == "test")
     assert test["examples"] == 2 and test["mse/copy"] > 0
 

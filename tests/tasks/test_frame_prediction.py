@@ -17,7 +17,7 @@ from vitx.evaluation.frames import BASELINES, FRAME_METRICS, frame_metrics, ssim
 from vitx.evaluation.presentation import FramePredictionPresenter
 from vitx.models.convlstm import ConvLSTM
 from vitx.models.forecaster import EncoderForecaster, NextFrameForecaster
-from vitx.runs import evaluate_run, train_run
+from vitx.run import load_run, train
 from vitx.tasks.classification import Classification
 from vitx.tasks.frame_prediction import FramePrediction
 from vitx.training.logs import read_metrics
@@ -155,12 +155,12 @@ def test_a_run_forecasts_reports_and_moves(small, tmp_path, capsys, monkeypatch)
     task = FramePrediction(cross_entropy=1.0, sampling_steps=2)
     changes = {"training.steps": 2, "data.num_frames": 6, "training.monitor": "mse", "training.checkpoint_every": 1}
     run = tmp_path / "run"
-    train_run(small.override({"model": MODEL, "task": task, **changes}), run)
+    train(small.override({"model": MODEL, "task": task, **changes}), run)
     assert settled == ["cpu"]  # "auto" is settled for what the report computes, too
     (test,) = (row for row in read_metrics(run) if row["split"] == "test")
     assert {f"{measure}{who}" for measure in FRAME_METRICS for who in ("", "/copy", "/linear")} < test.keys()
     assert test["sequence_mse"] == pytest.approx(2 * test["mse"], rel=1e-6)
-    figures = evaluate_run(run, split="validation")
+    figures = load_run(run).evaluate("validation")
     assert np.mean(figures["per_frame"]["mse/copy"]) == pytest.approx(figures["mse/copy"], rel=1e-6)
     report = (run / "report.md").read_text()
     assert "![forecasts beside the truth](rollout.png)" in report and "linear extrapolation" in report
@@ -173,7 +173,7 @@ def test_a_run_forecasts_reports_and_moves(small, tmp_path, capsys, monkeypatch)
 def test_a_run_answers_for_a_file_how_well_its_end_was_foretold(small, tmp_path, capsys):
     run, video = tmp_path / "run", tmp_path / "clip.mp4"
     changes = {"training.steps": 1, "data.num_frames": 6}
-    train_run(small.override({"model": MODEL, "task": FramePrediction(), **changes}), run)
+    train(small.override({"model": MODEL, "task": FramePrediction(), **changes}), run)
     video.write_bytes(small.data.dataset.open("test")[0]["video"])
     capsys.readouterr()
     assert main(["predict", str(run), str(video), "--json"]) == 0

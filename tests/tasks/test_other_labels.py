@@ -17,7 +17,7 @@ from vitx.data.moving_digits import MOTIONS
 from vitx.data.sources import MovingDigits
 from vitx.evaluation.evaluate import Predictions
 from vitx.evaluation.presentation import presenter_for
-from vitx.runs import predict_files, train_run
+from vitx.run import load_run, train
 from vitx.tasks.classification import Classification
 from vitx.tasks.mixing import Mixing
 from vitx.tasks.multilabel import MultiLabel
@@ -147,7 +147,7 @@ def test_a_run_trains_evaluates_reports_and_predicts(small, digits, tmp_path, ca
         "data.eval_crops": 3,
     }
     run = tmp_path / "run"
-    train_run(small.override(changes), run)
+    train(small.override(changes), run)
     (test,) = (row for row in read_metrics(run) if row["split"] == "test")
     views = "1x3 probability-averaged" if getattr(task, "average", "") == "probabilities" else "1x3"
     assert test["views"] == views and (run / "report.md").read_text().count(f"{views} views") == 1
@@ -155,7 +155,7 @@ def test_a_run_trains_evaluates_reports_and_predicts(small, digits, tmp_path, ca
     assert f"| {figure} |" in (run / "report.md").read_text()
     clip = tmp_path / "clip.mp4"
     clip.write_bytes(digits.open("test")[0]["video"])
-    (answer,) = predict_files(run, [clip], top=3)[str(clip)].values()
+    (answer,) = load_run(run).predict([clip], top=3)[str(clip)].values()
     assert len(answer) == min(classes, 3)
     if kind == "speed":
         assert 10 < answer["speed"] < 70  # the mean is near 37.5, and the head began at zero

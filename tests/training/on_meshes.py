@@ -70,7 +70,7 @@ def batch(number: int) -> dict[str, Any]:
 @functools.cache
 def initial(name: str) -> tuple[Any, Any]:
     """The optimiser, and the state before the first step, on one device."""
-    transformation = SGD(peak_lr=RATES.get(name, 0.1)).make(STEPS)
+    transformation = SGD(peak_lr=RATES.get(name, 0.1)).build(STEPS)
     init = functools.partial(init_state, MODELS[name], TASK, transformation, batch(0), 0, with_ema=False)
     return transformation, jax.device_get(jax.jit(init)())
 
@@ -80,7 +80,7 @@ class OnMesh:
 
     def __init__(self, name: str, axes: str):
         model, shape = MODELS[name], [int(size) for size in axes.split(",")]
-        mesh = Mesh(*shape).make(8, model, jax.devices()[: int(np.prod(shape))])
+        mesh = Mesh(*shape).build(8, model, jax.devices()[: int(np.prod(shape))])
         self.rows, (transformation, first) = batch_sharding(mesh), initial(name)
         shardings = state_shardings(first, mesh)
         self.abstract, self.first = abstract_state(first, shardings), jax.device_put(first, shardings)

@@ -10,7 +10,7 @@ import vitx
 from vitx.cli import main
 from vitx.interop.load import initialise
 from vitx.models.resnet3d import ResNet3D
-from vitx.runs import evaluate_run, load_run, train_run
+from vitx.run import load_run, train
 from vitx.tasks.classification import Classification
 from vitx.training.optimizers import SGD
 from vitx.training.step import init_state, train_step
@@ -21,9 +21,9 @@ SMALL = ResNet3D(
 )
 
 
-def test_two_steps_move_statistics_by_momentum_and_nothing_else_does():
+def test_training_steps_alone_move_batch_statistics():
     task, key = Classification(), jax.random.key(7)
-    optimizer = SGD(peak_lr=0.1, weight_decay=0.5).make(100)
+    optimizer = SGD(peak_lr=0.1, weight_decay=0.5).build(100)
     video = np.random.default_rng(0).integers(0, 255, (4, 4, 12, 12, 3), np.uint8)
     batch = {"video": jnp.asarray(video), "labels": {"action": jnp.arange(4)}, "weight": jnp.ones(4)}
     state = jax.jit(functools.partial(init_state, SMALL, task, optimizer, seed=7, with_ema=True))(batch)
@@ -49,11 +49,11 @@ def test_two_steps_move_statistics_by_momentum_and_nothing_else_does():
     assert np.isfinite(losses).all() and not aux.collections
 
 
-def test_a_run_trains_evaluates_and_gives_its_weights_away(small, tmp_path, capsys):
+def test_cnn_trains_evaluates_and_converts(small, tmp_path, capsys):
     model = SMALL.copy(num_classes=(("appearance", 10), ("motion", 8)))
     experiment = small.override({"model": model, "training.steps": 2, "training.ema_decay": 0.5})
-    train_run(experiment, tmp_path / "run")
-    figures = evaluate_run(tmp_path / "run", split="validation", which="last")
+    train(experiment, tmp_path / "run")
+    figures = load_run(tmp_path / "run", "last").evaluate("validation")
     assert np.isfinite(figures["loss"])
     run = load_run(tmp_path / "run", which="last")
     moved = run.variables["batch_stats"]["stem_a"]["norm"]["mean"]

@@ -15,80 +15,80 @@ from vitx.analysis import devices
 from vitx.analysis.cost import count_cost
 from vitx.errors import Preempted
 from vitx.tasks.classification import Classification
-from vitx.training.faults import Notices, Spikes
-from vitx.training.progress import Progress, peak_steps
+from vitx.training.faults import LossSpikeDetector, PreemptionGuard
+from vitx.training.progress import Progress, peak_steps_per_second
 
 
-def test_notices_raise_where_nothing_is_to_be_saved_and_wait_where_something_is(interruptible):
-    with Notices() as notices, pytest.raises(Preempted):
+def test_guard_raises_at_once_and_defers_while_there_is_something_to_save(interruptible):
+    with PreemptionGuard() as guard, pytest.raises(Preempted):
         signal.raise_signal(signal.SIGTERM)
-    with Notices() as notices, pytest.raises(KeyboardInterrupt):
+    with PreemptionGuard() as guard, pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
     done = []
-    with Notices() as notices, pytest.raises(Preempted), notices.deferred():
-        assert not notices.came(1)
+    with PreemptionGuard() as guard, pytest.raises(Preempted), guard.defer():
+        assert not guard.requested(1)
         signal.raise_signal(signal.SIGINT)
-        assert notices.came(1)
-        with pytest.raises(Preempted), notices.heeded():
-            done.append("what is heeded does not begin")
+        assert guard.requested(1)
+        with pytest.raises(Preempted), guard.allow():
+            done.append("allowed block ran")
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-        done.append("all else ends")
-    assert done == ["all else ends"]
-    with Notices() as notices, notices.deferred():
-        with pytest.raises(Preempted), notices.heeded():
+        done.append("deferred block ended")
+    assert done == ["deferred block ended"]
+    with PreemptionGuard() as guard, guard.defer():
+        with pytest.raises(Preempted), guard.allow():
             signal.raise_signal(signal.SIGTERM)
-        assert notices.came(1)
-        notices._noted = False
+        assert guard.requested(1)
+        guard._requested = False
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with Notices() as notices, notices.deferred():
+    with PreemptionGuard() as guard, guard.defer():
         signal.raise_signal(signal.SIGINT)
-        assert not notices.came(1)
+        assert not guard.requested(1)
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
-def test_spikes_are_what_leaps_out_of_the_last_losses():
-    rng, spikes = np.random.default_rng(0), Spikes(10.0)
+def test_spikes_exceed_the_recent_losses():
+    rng, spikes = np.random.default_rng(0), LossSpikeDetector(10.0)
     losses = 2 + 0.1 * rng.standard_normal(400)
-    losses[[10, 150, 300]] = 9.0  # the first before there is enough to judge by
-    found = {i: median for i, loss in enumerate(losses.tolist()) if (median := spikes.judge(loss)) is not None}
+    losses[[10, 150, 300]] = 9.0  # the first before there is enough history
+    found = {i: median for i, loss in enumerate(losses.tolist()) if (median := spikes.update(loss)) is not None}
     assert list(found) == [150, 300]
     assert found[150] == np.median(losses[50:150])
     assert list(spikes.losses) == losses[-100:].tolist()
 
 
-def test_losses_that_hardly_differ_or_fall_are_no_spikes():
-    flat, falling, off = Spikes(10.0), Spikes(10.0), Spikes(None)
-    assert not any(flat.judge(2 + 1e-6 * (i % 2)) for i in range(200))
-    assert not any(falling.judge(5 * 0.98**i) for i in range(200))
-    assert not any(off.judge(float(i == 150)) for i in range(200))
+def test_flat_and_falling_losses_are_no_spikes():
+    flat, falling, off = LossSpikeDetector(10.0), LossSpikeDetector(10.0), LossSpikeDetector(None)
+    assert not any(flat.update(2 + 1e-6 * (i % 2)) for i in range(200))
+    assert not any(falling.update(5 * 0.98**i) for i in range(200))
+    assert not any(off.update(float(i == 150)) for i in range(200))
 
 
-def test_a_step_that_hangs_ends_the_process_and_says_where():
-    code = "import time; from vitx.training.faults import ended_after\nwith ended_after(0.002): time.sleep(60)"
+def test_hanging_step_ends_the_process_with_its_stack():
+    code = "import time; from vitx.training.faults import exit_after\nwith exit_after(0.002): time.sleep(60)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
     assert ended.returncode == 1 and "Timeout" in ended.stderr and "most recent call first" in ended.stderr
 
 
 @pytest.mark.smoke
-def test_what_a_run_knows_travels_whole():
-    progress = Progress.of({}, 10.0)
+def test_progress_survives_a_checkpoint():
+    progress = Progress.from_record({}, 10.0)
     progress.meter.add({"loss": 2.0, "gradient_norm": 1.0, "parameter_norm": 3.0, "weight": 4.0, "motion/top1": 200.0})
-    progress.meter.took(2.0, 0.5, 0.1)
-    progress.spikes.judge(2.0)
-    assert progress.judge(3, "loss", 2.0, lambda _, new, old: new < old)
-    assert not progress.judge(6, "loss", 3.0, lambda _, new, old: new < old) and progress.stale == 1
-    progress.counted, progress.began = 2.0, time.time() - 8.0
-    again = Progress.of(progress.record(), 10.0)
-    assert again.record() == progress.record() and (again.best["step"], again.stale) == (3, 1)
-    row = progress.row(16, peak_steps=2.0)
+    progress.meter.add_time(2.0, 0.5, 0.1)
+    progress.spikes.update(2.0)
+    assert progress.best.update(3, "loss", 2.0, lambda _, new, old: new < old)
+    assert not progress.best.update(6, "loss", 3.0, lambda _, new, old: new < old) and progress.best.stale == 1
+    progress.productive_seconds, progress.began = 2.0, time.time() - 8.0
+    again = Progress.from_record(progress.to_record(), 10.0)
+    assert again.to_record() == progress.to_record() and (again.best.step, again.best.stale) == (3, 1)
+    row = progress.next_row(16, peak_steps=2.0)
     assert row["clips_per_second"] == 8 and row["mfu_percent"] == 25 and row["motion/top1"] == 50
     assert row["goodput_percent"] == pytest.approx(25, rel=0.01)
-    assert not progress.meter.sums and "mfu_percent" not in progress.row(16, None)
+    assert not progress.meter.sums and "mfu_percent" not in progress.next_row(16, None)
 
 
-def test_the_peak_in_steps_is_six_operations_for_each_multiply_accumulate(monkeypatch):
+def test_peak_counts_six_operations_for_each_multiply_accumulate(monkeypatch):
     model, task = vitx.create_model("vivit_ti_16x2_fe", num_frames=8, image_size=32, num_classes=3), Classification()
     clip = (8, 32, 32, 3)
     batch = {
@@ -98,11 +98,11 @@ def test_the_peak_in_steps_is_six_operations_for_each_multiply_accumulate(monkey
     }
     variables = jax.eval_shape(lambda: dict(task.init(model, jax.random.key(0), batch)))
     asked = (task, variables, batch, 4 * jax.devices())
-    assert peak_steps(model, *asked) is None  # of a CPU
+    assert peak_steps_per_second(model, *asked) is None  # of a CPU
     monkeypatch.setattr(devices, "PEAKS", (("cpu", 1e12),))
     expected = 4 * 1e12 / (6 * 5 * count_cost(model, clip).macs)
-    assert peak_steps(model, *asked) == pytest.approx(expected)
-    assert peak_steps(model.copy(rematerialise="all", scan_layers=True), *asked) == pytest.approx(expected)
+    assert peak_steps_per_second(model, *asked) == pytest.approx(expected)
+    assert peak_steps_per_second(model.copy(rematerialise="all", scan_layers=True), *asked) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -126,5 +126,5 @@ def test_the_peak_in_steps_is_six_operations_for_each_multiply_accumulate(monkey
         ("cpu", None),
     ],
 )
-def test_peaks_are_found_by_the_names_that_devices_give_themselves(kind, tera):
+def test_peaks_are_found_by_device_names(kind, tera):
     assert devices.peak_flops(kind) == (tera and tera * 1e12)

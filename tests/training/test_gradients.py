@@ -18,7 +18,7 @@ import vitx
 from vitx.models.resnet3d import ResNet3D
 from vitx.tasks.classification import Classification
 from vitx.tasks.task import LossOutput
-from vitx.training.gradients import accumulated, past_frozen, plain, sharpness_aware
+from vitx.training.gradients import accumulate, plain, sharpness_aware, skip_frozen
 from vitx.training.optimizers import SGD, AdamW
 from vitx.training.step import init_state, train_step
 
@@ -58,7 +58,7 @@ def batch_of(size, seed=0):
 
 def prepared(model, optimizer, parts=1, **settings):
     """The jitted step, and the state before the first."""
-    task, make = Classification(), optimizer.make(10)
+    task, make = Classification(), optimizer.build(10)
     init = functools.partial(init_state, model, task, make, seed=3, with_ema=settings["ema_decay"] is not None)
     step = functools.partial(train_step, model=model, task=task, optimizer=make, seed=3, **settings)
     return jax.jit(functools.partial(step, gradients=optimizer.gradients(parts))), jax.jit(init)(batch_of(8))
@@ -68,7 +68,7 @@ SHARP = SGD(peak_lr=0.3, sam_rho=0.05)  # not Adam, which takes full steps by th
 
 
 @pytest.mark.parametrize("optimizer", [AdamW(peak_lr=1e-2), pytest.param(SHARP, marks=pytest.mark.slow)])
-def test_ten_steps_in_micro_batches_are_those_of_the_one_batch(optimizer):
+def test_ten_accumulated_steps_equal_those_of_whole_batches(optimizer):
     """With weights that differ, one of them nothing; figures too."""
     ends = []
     for parts in (1, 4):
@@ -91,10 +91,10 @@ def linear(params, batch, key):
     )
 
 
-def test_each_micro_batch_has_its_key_and_statistics_are_averaged_over_them():
+def test_micro_batches_have_their_own_keys_and_average_statistics():
     x = np.random.default_rng(0).standard_normal((6, 5)).astype(np.float32)
     params, key = {"w": jnp.ones(5), "b": jnp.float32(0)}, jax.random.key(1)
-    (value, aux), gradient = jax.jit(accumulated(plain, 3), static_argnums=0)(linear, params, {"x": x}, key)
+    (value, aux), gradient = jax.jit(accumulate(plain, 3), static_argnums=0)(linear, params, {"x": x}, key)
     np.testing.assert_allclose(value, x.sum(), rtol=1e-5)
     np.testing.assert_allclose(gradient["w"], x.sum(0), rtol=1e-5)
     draws = [float(jax.random.uniform(jax.random.fold_in(key, i))) for i in range(3)]
@@ -106,7 +106,7 @@ def test_each_micro_batch_has_its_key_and_statistics_are_averaged_over_them():
     assert aux.collections["var"] < x.var()
 
 
-def test_sam_is_the_gradient_a_step_uphill():
+def test_sam_takes_the_gradient_at_perturbed_parameters():
     """Of a logistic loss, in numpy and float64."""
     rng = np.random.default_rng(0)
     x, y, w = rng.standard_normal((7, 3)), rng.integers(0, 2, 7), rng.standard_normal(3)
@@ -127,7 +127,7 @@ def test_sam_is_the_gradient_a_step_uphill():
     assert np.abs(found - uphill).max() > 0.01
 
 
-def test_frozen_parameters_have_no_gradient_and_cost_none():
+def test_frozen_parameters_have_no_gradient_and_cost_nothing():
     def frozen(params):
         return {"w": True, "b": False}
 
@@ -136,12 +136,12 @@ def test_frozen_parameters_have_no_gradient_and_cost_none():
         return jax.jit(functools.partial(gradients, linear)).lower(*args).compile().cost_analysis()["flops"]
 
     args = (linear, {"w": jnp.ones(5), "b": jnp.float32(0)}, {"x": jnp.ones((6, 5))}, jax.random.key(0))
-    _, found = past_frozen(plain, frozen)(*args)
+    _, found = skip_frozen(plain, frozen)(*args)
     assert not found["w"].any() and found["b"] == 6
-    assert flops(past_frozen(plain, frozen)) < 0.8 * flops(plain)
+    assert flops(skip_frozen(plain, frozen)) < 0.8 * flops(plain)
 
 
-def test_a_step_that_is_not_finite_changes_the_number_of_steps_alone():
+def test_non_finite_step_changes_only_the_step_number():
     """Neither parameters, statistics, the optimiser's state nor the average; the next step is as if it had not been."""
     model = ResNet3D(width=4, stem_width=3, kernels=(((1, 3, 3), (3, 1, 1)),), depths=(1,), num_classes=4)
     step, start = prepared(model, AdamW(freeze=("stem_a/",)), ema_decay=0.5)
@@ -158,7 +158,7 @@ def test_a_step_that_is_not_finite_changes_the_number_of_steps_alone():
     assert not any(jax.tree.leaves(moved["params"].pop("stem_a"))) and all(jax.tree.leaves(moved["params"]["head"]))
 
 
-def test_an_average_that_warms_up_begins_with_a_short_memory():
+def test_ema_warmup_begins_with_a_short_memory():
     averages = {}
     for warmup in (False, True):
         step, state = prepared(Pixels(), AdamW(peak_lr=1e-2), ema_decay=0.999, ema_warmup=warmup)
@@ -178,21 +178,21 @@ def test_an_average_that_warms_up_begins_with_a_short_memory():
 DEALT = """
 import jax, jax.numpy as jnp
 from vitx.tasks.task import LossOutput
-from vitx.training.gradients import accumulated, plain
+from vitx.training.gradients import accumulate, plain
 from vitx.layers.partition import batch_sharding
 from vitx.training.sharding import Mesh
 
-rows = batch_sharding(Mesh(fsdp=2).make(32))
+rows = batch_sharding(Mesh(fsdp=2).build(32))
 def loss(w, batch, key):
     return jnp.tanh(batch["x"].astype(jnp.float32) @ w).sum(), LossOutput({}, {})
 x = jax.ShapeDtypeStruct((32, 640), jnp.uint8, sharding=rows)
-step = jax.jit(lambda w, x: accumulated(plain, 4)(loss, w, {"x": x}, jax.random.key(0)))
+step = jax.jit(lambda w, x: accumulate(plain, 4)(loss, w, {"x": x}, jax.random.key(0)))
 print(step.lower(jax.ShapeDtypeStruct((640, 8), jnp.float32), x).compile().as_text())
 """
 
 
 @pytest.mark.slow
-def test_no_video_travels_between_devices_to_make_micro_batches():
+def test_micro_batches_move_no_video_between_devices():
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     words, environment = [sys.executable, "-c", DEALT], os.environ | {"XLA_FLAGS": flags}
     text = subprocess.run(words, check=True, env=environment, capture_output=True, text=True).stdout

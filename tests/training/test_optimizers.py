@@ -12,7 +12,9 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType
 
 from vitx.errors import UserError
-from vitx.training.optimizers import LAMB, SGD, Adafactor, AdamW, Lion, Muon, layer_numbers
+from vitx.parameters import layer_numbers
+from vitx.training.optimizers import LAMB, SGD, Adafactor, AdamW, Lion, Muon, Optax
+from vitx.training.schedules import Constant
 from vitx.training.sharding import state_shardings
 
 PARAMS = {"dense": {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.ones(2)}, "positions": jnp.ones(3)}
@@ -94,9 +96,9 @@ def muon(p, g, t, s):
     ],
     ids=["sgd", "nesterov", "adamw", "lamb", "lion", "adafactor", "muon"],
 )
-def test_ten_steps_are_those_of_the_definition(optimizer, direction, trusted):
+def test_ten_steps_follow_the_definition(optimizer, direction, trusted):
     """Clipped by the global norm, decayed where it is a kernel, as long as the parameter under LAMB; float64."""
-    make = optimizer.make(10)
+    make = optimizer.build(10)
     ours = jax.tree.map(jnp.float32, drawn(0))
     state, update = make.init(ours), jax.jit(make.update)
     paths, structure = jax.tree_util.tree_flatten_with_path(drawn(0))
@@ -105,7 +107,7 @@ def test_ten_steps_are_those_of_the_definition(optimizer, direction, trusted):
         gradient = drawn(t)
         updates, state = update(jax.tree.map(jnp.float32, gradient), state, ours)
         ours = optax.apply_updates(ours, updates)
-        leaves, rate = jax.tree.leaves(gradient), float(optimizer.schedule.make(optimizer.peak_lr, 10)(t - 1))
+        leaves, rate = jax.tree.leaves(gradient), float(optimizer.schedule.build(optimizer.peak_lr, 10)(t - 1))
         norm = np.sqrt(sum((leaf**2).sum() for leaf in leaves))
         for i, (path, _) in enumerate(paths):
             step = direction(theirs[i], leaves[i] / max(1, norm), t, kept[i])
@@ -128,17 +130,17 @@ def test_ten_steps_are_those_of_the_definition(optimizer, direction, trusted):
         (Adafactor(factored_from=2), "Adafactor", {}),
     ],
 )
-def test_ten_steps_are_those_of_torch(ours, name, settings):
+def test_ten_steps_equal_those_of_torch(ours, name, settings):
     import torch
 
-    make, params = ours.make(10), jax.tree.map(jnp.float32, drawn(0))
+    make, params = ours.build(10), jax.tree.map(jnp.float32, drawn(0))
     theirs = [torch.nn.Parameter(torch.tensor(leaf, dtype=torch.float64)) for leaf in jax.tree.leaves(drawn(0))]
     optimizer, state = getattr(torch.optim, name)(theirs, lr=1.0, **settings), make.init(params)
     for step in range(10):
         gradient = drawn(step + 1)
         updates, state = make.update(jax.tree.map(jnp.float32, gradient), state, params)
         params = optax.apply_updates(params, updates)
-        optimizer.param_groups[0]["lr"] = float(ours.schedule.make(ours.peak_lr, 10)(step))
+        optimizer.param_groups[0]["lr"] = float(ours.schedule.build(ours.peak_lr, 10)(step))
         for parameter, leaf in zip(theirs, jax.tree.leaves(gradient), strict=True):
             parameter.grad = torch.tensor(leaf)
         optimizer.step()
@@ -150,10 +152,10 @@ EVERY = [SGD(), AdamW(), LAMB(), Lion(), Adafactor(factored_from=2, momentum=0.9
 
 
 @pytest.mark.parametrize("optimizer", EVERY, ids=lambda each: type(each).__name__)
-def test_frozen_parameters_have_no_state_and_all_other_state_has_its_place(optimizer):
+def test_frozen_parameters_have_no_optimizer_state(optimizer):
     mesh = AbstractMesh((2, 4), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
     for freeze in ((), ("embedding/", r".*block_[02]/")):
-        make = dataclasses.replace(optimizer, freeze=freeze).make(10)
+        make = dataclasses.replace(optimizer, freeze=freeze).build(10)
         state = jax.eval_shape(make.init, BLOCKS)
         kept = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(state)]
         for part, stays in (("embedding/", True), ("block_0/", True), ("block_2/", True), ("block_1/", False)):
@@ -162,7 +164,7 @@ def test_frozen_parameters_have_no_state_and_all_other_state_has_its_place(optim
 
 
 @pytest.mark.parametrize("optimizer", [AdamW(weight_decay=0.1), Muon(weight_decay=0.1)])
-def test_frozen_parameters_stay_and_the_others_step_as_if_none_were(optimizer):
+def test_freezing_changes_no_step_of_other_parameters(optimizer):
     """Nothing is clipped, so that none hears of another; layers are counted with the frozen ones."""
     whole = dataclasses.replace(optimizer, clip_norm=None, layer_decay=0.5)
     frozen = dataclasses.replace(whole, freeze=("embedding/", r".*block_[02]/"))
@@ -170,27 +172,27 @@ def test_frozen_parameters_stay_and_the_others_step_as_if_none_were(optimizer):
     def first(make):
         return jax.jit(lambda tree: make.update(tree, make.init(tree), tree)[0])(BLOCKS)
 
-    steps, expected = first(frozen.make(10)), first(whole.make(10))
+    steps, expected = first(frozen.build(10)), first(whole.build(10))
     for (path, step), other in zip(jax.tree.leaves_with_path(steps), jax.tree.leaves(expected), strict=True):
         stays = re.match("embedding/|.*block_[02]/", jax.tree_util.keystr(path, simple=True, separator="/"))
         assert other.any()
         np.testing.assert_allclose(step, 0 * other if stays else other, rtol=1e-6)
 
 
-def test_a_pattern_that_freezes_nothing_is_told_with_the_nearest_path():
-    with pytest.raises(UserError, match=r"'embeding/'.* did you mean embedding/\? Paths begin with embedding/, head/"):
-        AdamW(freeze=("head/", "embeding/")).make(10).init(BLOCKS)
-    with pytest.raises(UserError, match=r"freeze is \('\.\*',\), which leaves no parameter to learn"):
-        AdamW(freeze=(".*",)).make(10).init(BLOCKS)
-    with pytest.raises(ValueError, match="no regular expression"):
+def test_freeze_pattern_without_a_match_is_refused_with_the_nearest_path():
+    with pytest.raises(UserError, match=r"'embeding/'.* did you mean embedding/\? .*embedding/, head/"):
+        AdamW(freeze=("head/", "embeding/")).build(10).init(BLOCKS)
+    with pytest.raises(UserError, match=r"freeze is \('\.\*',\)"):
+        AdamW(freeze=(".*",)).build(10).init(BLOCKS)
+    with pytest.raises(ValueError, match="freeze has"):
         AdamW(freeze=("(",))
 
 
 @pytest.mark.parametrize("optimizer", EVERY, ids=lambda each: type(each).__name__)
-def test_first_moments_in_bfloat16_take_half_the_room(optimizer):
+def test_first_moments_in_bfloat16_take_half_the_memory(optimizer):
     size, room = sum(leaf.size for leaf in jax.tree.leaves(BLOCKS)), {}
     for dtype in ("float32", "bfloat16"):
-        init = dataclasses.replace(optimizer, state_dtype=dtype).make(10).init
+        init = dataclasses.replace(optimizer, state_dtype=dtype).build(10).init
         room[dtype] = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(init, BLOCKS)))
     assert room["float32"] - room["bfloat16"] == 2 * size
 
@@ -199,7 +201,7 @@ def test_first_moments_in_bfloat16_take_half_the_room(optimizer):
 def test_first_moments_in_bfloat16_give_nearly_the_same_steps(optimizer):
     start, ends = jax.tree.map(jnp.float32, drawn(0)), []
     for dtype in ("float32", "bfloat16"):
-        make = dataclasses.replace(optimizer, state_dtype=dtype).make(20)
+        make = dataclasses.replace(optimizer, state_dtype=dtype).build(20)
         params, state, update = start, make.init(start), jax.jit(make.update)
         for t in range(20):
             updates, state = update(jax.tree.map(jnp.float32, drawn(t)), state, params)
@@ -213,8 +215,8 @@ def test_first_moments_in_bfloat16_give_nearly_the_same_steps(optimizer):
 
 
 @pytest.mark.smoke
-def test_only_kernels_decay():
-    optimizer = AdamW(weight_decay=0.1).make(10)
+def test_weight_decay_applies_to_kernels_alone():
+    optimizer = AdamW(weight_decay=0.1).build(10)
     zero = jax.tree.map(jnp.zeros_like, PARAMS)
     updates, _ = optimizer.update(zero, optimizer.init(PARAMS), PARAMS)
     assert (updates["dense"]["kernel"] < 0).all()
@@ -234,7 +236,7 @@ BLOCKS = {
 }
 
 
-def test_layers_are_counted_from_the_embedding_to_the_head():
+def test_layers_are_numbered_from_embedding_to_head():
     numbers = layer_numbers(BLOCKS)
     assert numbers["embedding"]["kernel"] == numbers["spatial_positions"]["positions"] == 0
     spatial = [numbers["spatial_encoder"][f"block_{i}"]["mlp"]["kernel"] for i in range(11)]
@@ -247,19 +249,19 @@ def test_layers_are_counted_from_the_embedding_to_the_head():
 
 def test_layer_decay_slows_early_layers():
     ones = jax.tree.map(jnp.ones_like, BLOCKS)
-    fast, slow = (SGD(clip_norm=None, layer_decay=decay).make(10) for decay in (None, 0.5))
+    fast, slow = (SGD(clip_norm=None, layer_decay=decay).build(10) for decay in (None, 0.5))
     steps = [make.update(ones, make.init(BLOCKS), BLOCKS)[0] for make in (fast, slow)]
     ratio = jax.tree.map(lambda a, b: float((b / a).mean()), *steps)
     assert ratio == jax.tree.map(lambda layer: pytest.approx(0.5 ** (13 - layer)), layer_numbers(BLOCKS))
 
 
 @pytest.mark.smoke
-def test_muon_makes_the_steps_of_the_blocks_matrices_orthogonal_and_leaves_the_rest_to_adam():
+def test_muon_orthogonalises_block_matrices_and_uses_adam_elsewhere():
     rng = np.random.default_rng(0)
     gradient = jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), jnp.float32), BLOCKS)
-    optimizer = Muon(weight_decay=0.0, clip_norm=None, peak_lr=1.0, newton_schulz_steps=10).make(10)
+    optimizer = Muon(weight_decay=0.0, clip_norm=None, peak_lr=1.0, newton_schulz_steps=10).build(10)
     step, _ = optimizer.update(gradient, optimizer.init(BLOCKS), BLOCKS)
-    rate = Muon().schedule.make(1.0, 10)(0)
+    rate = Muon().schedule.build(1.0, 10)(0)
     matrix = step["spatial_encoder"]["block_3"]["mlp"]["kernel"] / rate
     singular = np.linalg.svd(matrix, compute_uv=False) / (0.2 * np.sqrt(5))
     assert singular.min() > 0.6 and singular.max() < 1.3
@@ -271,3 +273,39 @@ def test_muon_makes_the_steps_of_the_blocks_matrices_orthogonal_and_leaves_the_r
         # Adam's first step is the sign; with Nesterov's momentum, which Optax's Muon gives to both, a little longer
         length = 0.9 * 0.1 / (1 - 0.9**2) + 0.1 / (1 - 0.9)
         np.testing.assert_allclose(found / rate, -length * jnp.sign(sign), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (Optax(name="adabelief", arguments=(("eps", 1e-8),)), lambda rate: optax.adabelief(rate, eps=1e-8)),
+        (Optax(name="contrib.schedule_free_adamw"), lambda rate: optax.contrib.schedule_free_adamw(rate)),
+        (Optax(name="scale_by_rms"), lambda rate: optax.chain(optax.scale_by_rms(), optax.scale(-rate))),
+    ],
+)
+def test_any_optax_optimizer_can_be_named(ours, theirs):
+    """With a constant rate, ten steps equal those of Optax's own."""
+    ours = dataclasses.replace(ours, clip_norm=None, peak_lr=0.01, schedule=Constant(warmup=0.0))
+    params = {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3)}
+    found = []
+    for transformation in (ours.build(10), theirs(0.01)):
+        state, now = transformation.init(params), params
+        for step in range(10):
+            gradient = jax.tree.map(lambda p, step=step: jnp.sin(p + step), now)
+            updates, state = transformation.update(gradient, state, now)
+            now = optax.apply_updates(now, updates)
+        found.append(now)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *found)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "adabelif"}, "adabelif.*did you mean adabelief"),
+        ({"name": "adam", "arguments": (("betas", 1),)}, "adam has no argument 'betas'"),
+        ({"name": "adam", "arguments": (("learning_rate", 1.0),)}, "peak_lr"),
+    ],
+)
+def test_unknown_optax_names_and_arguments_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Optax(**settings)

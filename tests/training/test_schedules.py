@@ -29,29 +29,29 @@ QUARTER_WAY = (1 + np.cos(np.pi / 4)) / 2
     ids=lambda each: str(each) if not isinstance(each, dict) else "",
 )
 def test_values_at_key_steps(schedule, values):
-    rate = schedule.make(2.0, 100)
+    rate = schedule.build(2.0, 100)
     np.testing.assert_allclose([rate(step) for step in values], list(values.values()), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("schedule", [Cosine, OneCycle, Constant, Milestones, InverseSquareRoot])
-def test_every_schedule_scales_with_the_peak_and_serves_a_run_of_one_step(schedule):
+def test_schedules_scale_with_the_peak_and_serve_a_run_of_one_step(schedule):
     steps = np.arange(40)
-    ones, threes = (np.array([schedule().make(peak, 40)(step) for step in steps]) for peak in (1.0, 3.0))
+    ones, threes = (np.array([schedule().build(peak, 40)(step) for step in steps]) for peak in (1.0, 3.0))
     np.testing.assert_allclose(threes, 3 * ones, rtol=1e-6)
     assert (ones > 0).all() and ones.max() == pytest.approx(1, rel=1e-3)
-    assert np.isfinite(schedule().make(1.0, 1)(0))
+    assert np.isfinite(schedule().build(1.0, 1)(0))
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"warmup": 0.6, "cooldown": 0.5}, "together at most 1"),
-        ({"warmup": -0.1}, "shares of the run"),
-        ({"milestones": (0.5, 0.5)}, "rising shares"),
-        ({"milestones": (0.75, 0.5)}, "rising shares"),
-        ({"milestones": (0.05,)}, "after its warm-up"),
+        ({"warmup": 0.6, "cooldown": 0.5}, "warmup is 0.6 and cooldown 0.5"),
+        ({"warmup": -0.1}, "warmup is -0.1"),
+        ({"milestones": (0.5, 0.5)}, "rising"),
+        ({"milestones": (0.75, 0.5)}, "rising"),
+        ({"milestones": (0.05,)}, "milestones"),
     ],
 )
-def test_shares_that_make_no_schedule_are_refused(settings, message):
+def test_invalid_fractions_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Milestones(**settings)

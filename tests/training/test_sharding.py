@@ -30,11 +30,11 @@ def state_of(name: str, optimizer=AdamW()) -> dict:  # noqa: B008  settings are 
     model = VARIANTS[name]
     clip = getattr(model, "clip", (8, 64, 64))
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *clip, 3)))["params"]
-    return {"params": params, "optimizer": jax.eval_shape(optimizer.make(10).init, params)}
+    return {"params": params, "optimizer": jax.eval_shape(optimizer.build(10).init, params)}
 
 
-def share_held(state: dict, mesh: AbstractMesh) -> float:
-    """The share of all numbers that one device holds."""
+def fraction_held(state: dict, mesh: AbstractMesh) -> float:
+    """Returns the fraction of all numbers that one device holds."""
     shardings = jax.tree.leaves(state_shardings(state, mesh))
     leaves = jax.tree.leaves(state)
     held = sum(np.prod(each.shard_shape(leaf.shape)) for leaf, each in zip(leaves, shardings, strict=True))
@@ -44,25 +44,27 @@ def share_held(state: dict, mesh: AbstractMesh) -> float:
 @pytest.mark.parametrize(
     "name", ["vivit_b_16x2", "vivit_b_16x2_fe", "vivit_ti_16x4_avg", "vivit_b_16x2_fsa", "timesformer_b_16_divided"]
 )
-def test_rules_account_for_every_array_and_split_it(name):
+def test_every_large_array_is_split(name):
     state = state_of(name)
-    assert share_held(state, abstract(2, 4, 1, 1)) == pytest.approx(1 / 4, rel=0.02)
-    assert share_held(state, abstract(1, 64, 1, 1)) == pytest.approx(1 / 64, abs=0.006)  # vectors are on every device
+    assert fraction_held(state, abstract(2, 4, 1, 1)) == pytest.approx(1 / 4, rel=0.02)
+    assert fraction_held(state, abstract(1, 64, 1, 1)) == pytest.approx(
+        1 / 64, abs=0.006
+    )  # vectors are on every device
     # heads split all of the blocks but their norms; embeddings and the classifier are on every device
     sizes = {jax.tree_util.keystr(path): leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
     blocks = sum(size for path, size in sizes.items() if "block_" in path and "dense" not in path) / sum(sizes.values())
     heads = 3 if "_ti_" in name else 4
-    assert share_held(state, abstract(1, 1, heads, 1)) == pytest.approx(1 - blocks + blocks / heads, abs=0.003)
-    assert share_held(state, abstract(1, 2, heads, 1)) < 0.51 * share_held(state, abstract(1, 1, heads, 1))
+    assert fraction_held(state, abstract(1, 1, heads, 1)) == pytest.approx(1 - blocks + blocks / heads, abs=0.003)
+    assert fraction_held(state, abstract(1, 2, heads, 1)) < 0.51 * fraction_held(state, abstract(1, 1, heads, 1))
 
 
-def test_convolutional_kernels_are_split_over_fsdp_and_the_same_on_every_device_of_tensor():
+def test_convolution_kernels_are_split_over_fsdp_and_replicated_over_tensor():
     state = state_of("slow_r50")
-    assert share_held(state, abstract(1, 4, 1, 1)) == pytest.approx(1 / 4, rel=0.02)
-    assert share_held(state, abstract(1, 1, 4, 1)) == 1
+    assert fraction_held(state, abstract(1, 4, 1, 1)) == pytest.approx(1 / 4, rel=0.02)
+    assert fraction_held(state, abstract(1, 1, 4, 1)) == 1
 
 
-def test_heads_stay_whole_and_products_end_where_they_began():
+def test_tensor_splits_whole_heads():
     params = state_of("vivit_b_16x2_fe")["params"]
     specs = jax.tree.map(lambda sharding: sharding.spec, state_shardings(params, abstract(1, 1, 4, 1)))
     block = specs["spatial_encoder"]["block_0"]
@@ -73,13 +75,15 @@ def test_heads_stay_whole_and_products_end_where_they_began():
         assert out["kernel"][0] == "tensor" and out["bias"][0] is None
 
 
-def test_optimisers_that_keep_less_than_a_parameter_have_a_place_too():
-    assert share_held(state_of("vivit_ti_16x4_avg", Adafactor()), abstract(1, 4, 3, 1)) < 0.2
+def test_factored_optimizer_state_is_sharded():
+    assert fraction_held(state_of("vivit_ti_16x4_avg", Adafactor()), abstract(1, 4, 3, 1)) < 0.2
 
 
-def test_a_parameter_without_a_rule_is_an_error():
-    with pytest.raises(ValueError, match="no sharding rule accounts for the parameter /params/mystery"):
-        state_shardings({"params": {"mystery": jax.ShapeDtypeStruct((3,), jnp.float32)}}, abstract(1, 1, 1, 1))
+def test_unknown_parameters_are_split_if_they_are_matrices_and_replicated_otherwise():
+    shapes = {"mask_token": (1, 1, 64), "rel_pos_h": (31, 64), "gate": (), "odd": (3, 5)}
+    state = {"params": {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}}
+    specs = {name: tuple(s.spec) for name, s in state_shardings(state, abstract(1, 4, 1, 1))["params"].items()}
+    assert specs == {"mask_token": (None,) * 3, "rel_pos_h": (None, "fsdp"), "gate": (), "odd": (None, None)}
 
 
 EIGHT = [SimpleNamespace(id=i, platform="cpu", device_kind="cpu", process_index=0) for i in range(8)]
@@ -89,9 +93,9 @@ HALVES = JOINT.clone(layouts=("time_and_space",), pooling="mean")
 
 @pytest.mark.parametrize("axes", [(3,), (0,), (-1, -1), (2, 2), (-1, 0), (-2,), (16,)])
 @pytest.mark.smoke
-def test_a_mesh_that_does_not_cover_the_devices_is_told(axes):
-    with pytest.raises(UserError, match="does not cover 8 devices; the product of the axes must be that number"):
-        Mesh(*axes).make(8, devices=EIGHT)
+def test_mesh_that_does_not_cover_the_devices_is_refused(axes):
+    with pytest.raises(UserError, match="8 devices"):
+        Mesh(*axes).build(8, devices=EIGHT)
 
 
 @pytest.mark.parametrize(
@@ -107,15 +111,15 @@ def test_a_mesh_that_does_not_cover_the_devices_is_told(axes):
         (Mesh(tensor=8), 3, FactorisedEncoder(num_heads=4, hidden_size=64), "tensor=8", "tensor=2 frames=4"),
     ],
 )
-def test_a_mesh_that_does_not_do_is_told_with_those_that_do(mesh, batch, model, found, would):
+def test_invalid_mesh_is_refused_with_valid_ones(mesh, batch, model, found, would):
     with pytest.raises(UserError, match=found) as error:
-        mesh.make(batch, model, EIGHT)
-    assert "meshes that do: " in str(error.value) and would in str(error.value)
+        mesh.build(batch, model, EIGHT)
+    assert "valid meshes: " in str(error.value) and would in str(error.value)
 
 
-def test_where_no_mesh_does_that_is_said():
-    with pytest.raises(UserError, match=r"a batch of 3 does not divide.*no mesh over these devices does"):
-        Mesh().make(3, JOINT.clone(num_heads=1, hidden_size=64), EIGHT)
+def test_impossible_batch_is_refused():
+    with pytest.raises(UserError, match=r"a batch of 3 .*no mesh"):
+        Mesh().build(3, JOINT.clone(num_heads=1, hidden_size=64), EIGHT)
 
 
 def slices(number: int) -> list[SimpleNamespace]:
@@ -126,7 +130,7 @@ def slices(number: int) -> list[SimpleNamespace]:
 
 
 @pytest.mark.parametrize("sizes", [(4, 1, 2, 1), (2, 2, 2, 1), (1, 4, 2, 1), (1, 2, 4, 1)])
-def test_slices_of_a_pod_share_the_batch_alone(sizes):
+def test_slices_of_a_pod_share_only_the_batch(sizes):
     devices = device_array(sizes, slices(2))
     number = np.vectorize(lambda device: device.slice_index)(devices).reshape(-1, sizes[2])
     assert {*number.flat} == {0, 1}
@@ -137,11 +141,11 @@ def test_slices_of_a_pod_share_the_batch_alone(sizes):
 
 def test_slices_that_would_share_heads_are_refused():
     with pytest.raises(UserError, match="2 slices do not divide data x fsdp = 1 x 1"):
-        Mesh(1, 1, 8).make(8, devices=slices(2))
+        Mesh(1, 1, 8).build(8, devices=slices(2))
 
 
-def test_shards_of_a_video_hold_whole_times():
-    rows = batch_sharding(Mesh().make(8, devices=jax.devices()))
+def test_video_shards_hold_whole_frames():
+    rows = batch_sharding(Mesh().build(8, devices=jax.devices()))
     assert entry_sharding("video", 5, rows).spec == PartitionSpec(("data", "fsdp"), "frames")
     assert entry_sharding("video", 6, rows).spec == PartitionSpec(("data", "fsdp"), None, "frames")
     assert entry_sharding("weight", 1, rows).spec == PartitionSpec(("data", "fsdp"))
@@ -178,7 +182,7 @@ def test_meshes_of_eight_devices_compute_what_one_does(tmp_path):
     assert meshes["2,4,1,1"]["collectives"]["all-gather"] > 10
 
 
-def test_attention_along_time_exchanges_shards_of_time_for_shards_of_space(tmp_path):
+def test_time_attention_exchanges_time_shards_for_space_shards(tmp_path):
     report = on_meshes("divided_mean", tmp_path, "none", ["1,1,1,1", "1,1,1,4"])
     check_agreement(report)
     # to space and back, forward and backward
@@ -186,7 +190,7 @@ def test_attention_along_time_exchanges_shards_of_time_for_shards_of_space(tmp_p
 
 
 @pytest.mark.parametrize("model", ["frame_convolutions", pytest.param("convolutions", marks=pytest.mark.slow)])
-def test_batch_statistics_are_of_the_whole_batch_on_any_mesh(model, tmp_path):
+def test_batch_statistics_cover_the_whole_batch_on_any_mesh(model, tmp_path):
     check_agreement(on_meshes(model, tmp_path, "none", ["1,1,1,1", "2,2,1,1"]))
 
 
@@ -205,7 +209,7 @@ def test_any_mesh_computes_what_one_device_does(model, meshes, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_any_mesh_goes_on_on_any_other(tmp_path):
+def test_checkpoint_of_any_mesh_resumes_on_any_other(tmp_path):
     report = on_meshes("two_encoders", tmp_path, "all", ALL)
     assert len(report["continued"]) == 64
     check_agreement(report)

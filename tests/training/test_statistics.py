@@ -10,10 +10,8 @@ import pytest
 import vitx
 from vitx.layers.convolution import BatchNorm
 from vitx.layers.partition import to_devices
-from vitx.runs import load_run, train_run
+from vitx.run import load_run, train
 from vitx.tasks.classification import Classification
-from vitx.training import loop
-from vitx.training.statistics import precise
 
 
 def batches(number):
@@ -23,7 +21,7 @@ def batches(number):
     return [{"video": jnp.asarray(clip // (i + 1)), **shared} for i, clip in enumerate(clips)]  # ever darker
 
 
-def test_the_first_layers_statistics_are_those_of_all_batches_together():
+def test_precise_statistics_equal_those_of_all_batches_together():
     task, many = Classification(), batches(5)
     model = vitx.create_model("cnn_small", width=4, num_classes=2)
     variables = task.init(model, jax.random.key(0), many[0])
@@ -54,9 +52,9 @@ def runs(small, tmp_path_factory):
         }
     )
     found = {name: folder / name for name in ("plain", "precise", "stopped")}
-    train_run(plain, found["plain"])
+    train(plain, found["plain"])
     precisely = plain.override({"training.precise_bn_batches": 3})
-    train_run(precisely, found["precise"])
+    train(precisely, found["precise"])
     given = iter(range(5))  # two steps and one evaluation
 
     def dies(batch, rows):
@@ -65,14 +63,14 @@ def runs(small, tmp_path_factory):
         return to_devices(batch, rows)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "to_devices", dies)
+        patch.setattr(trainer, "to_devices", dies)
         with pytest.raises(KeyboardInterrupt):
-            train_run(precisely, found["stopped"])
-    train_run(precisely, found["stopped"])
+            train(precisely, found["stopped"])
+    train(precisely, found["stopped"])
     return found
 
 
-def test_parameters_never_see_them_and_a_run_goes_on_bit_for_bit(runs):
+def test_precise_statistics_leave_parameters_and_resume_unchanged(runs):
     plain, precisely, stopped = (load_run(runs[name], "last").variables for name in ("plain", "precise", "stopped"))
     jax.tree.map(np.testing.assert_array_equal, plain["params"], precisely["params"])
     jax.tree.map(np.testing.assert_array_equal, precisely, stopped)
@@ -87,15 +85,13 @@ def test_parameters_never_see_them_and_a_run_goes_on_bit_for_bit(runs):
     assert training[0] == training[1] and losses("plain") != losses("precise")
 
 
-def test_a_model_without_batch_normalisation_is_told(small, tmp_path):
-    with pytest.raises(
-        vitx.UserError, match="precise_bn_batches is 3 and FactorisedEncoder has no batch normalisation"
-    ):
-        train_run(small.override({"training.precise_bn_batches": 3}), tmp_path / "run")
+def test_model_without_batch_normalisation_is_refused(small, tmp_path):
+    with pytest.raises(vitx.UserError, match=r"precise_bn_batches is 3 .*FactorisedEncoder"):
+        train(small.override({"training.precise_bn_batches": 3}), tmp_path / "run")
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3])
-def test_groups_of_a_batch_are_normalised_as_on_devices_of_their_own(groups):
+def test_norm_groups_normalise_as_separate_devices_do(groups):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((6, 2, 3, 3, 4)) + np.arange(6).reshape(6, 1, 1, 1, 1))
     variables = BatchNorm().init(jax.random.key(0), x, train=False)
     found, after = BatchNorm(groups=groups).apply(variables, x, train=True, mutable=["batch_stats", "moments"])

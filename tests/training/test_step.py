@@ -67,7 +67,7 @@ def gradients_of(name, **fields):
 
 @functools.cache
 def update_of(optimizer):
-    transformation = OPTIMIZERS[optimizer].make(5)
+    transformation = OPTIMIZERS[optimizer].build(5)
     return transformation.init, jax.jit(transformation.update)
 
 

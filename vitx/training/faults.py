@@ -1,4 +1,4 @@
-"""What happens to long runs: notices to stop, losses that leap, steps that hang."""
+"""What happens to long runs: requests to stop, loss spikes, steps that hang."""
 
 import collections
 import contextlib
@@ -17,98 +17,99 @@ from jax.experimental import multihost_utils
 from vitx.errors import Preempted
 
 
-class Notices:
-    """Notices to stop: SIGTERM, and Ctrl-C.
+class PreemptionGuard:
+    """Turns SIGTERM and Ctrl-C into requests to stop.
 
-    While it is entered SIGTERM raises `Preempted`, at once. Inside `deferred` it is noted instead, and so is the first
-    Ctrl-C: there is something to save, and `came` tells when. A second Ctrl-C interrupts as ever. What was ignored
-    before stays ignored, as Ctrl-C is in the background of a script. Of many processes all must stop after the same
-    step: there JAX takes the notice, and agrees on one.
+    Inside the guard SIGTERM raises `Preempted` at once. Inside `defer` the request is remembered instead, and so is the
+    first Ctrl-C: there is something to save, and `requested` says when to do so. A second Ctrl-C interrupts as usual.
     """
 
     def __init__(self) -> None:
-        self._noted = self._deferring = False
-        self._before: dict[int, Any] = {}
+        self._requested = self._deferring = False
+        self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> "Notices":
+    def __enter__(self) -> "PreemptionGuard":
+        # All processes of a run must stop after the same step; JAX's own handler makes them agree on one.
         if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
-            heard = (each for each in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(each) != signal.SIG_IGN)
-            self._before = {each: signal.signal(each, self._take) for each in heard}
+            # A shell ignores Ctrl-C for what it runs in the background, and so does the run.
+            handled = [s for s in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(s) != signal.SIG_IGN]
+            self._previous = {number: signal.signal(number, self._handle) for number in handled}
         return self
 
     def __exit__(self, *_: Any) -> None:
-        for each, handler in self._before.items():
-            signal.signal(each, handler)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
-    def came(self, step: int) -> bool:
-        """Whether to stop after this step; to be asked after every one."""
-        return self._noted if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)
+    def requested(self, step: int) -> bool:
+        """Returns whether to stop after this step; must be asked after every step."""
+        return self._requested if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)
 
     @contextlib.contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Notices are noted, and raise when all inside is done."""
-        with self._set(True):
+    def defer(self) -> Iterator[None]:
+        """Remembers requests inside the `with`, and raises `Preempted` at its end if there was one."""
+        with self._set_deferring(True):
             yield
-        if self._noted:
+        if self._requested:
             raise Preempted
 
     @contextlib.contextmanager
-    def heeded(self) -> Iterator[None]:
-        """Inside `deferred`, notices raise again, one that was noted before too."""
-        with self._set(False):
-            if self._noted:
+    def allow(self) -> Iterator[None]:
+        """Lets requests raise inside `defer` again, one that was remembered before too."""
+        with self._set_deferring(False):
+            if self._requested:
                 raise Preempted
             yield
 
     @contextlib.contextmanager
-    def _set(self, deferring: bool) -> Iterator[None]:
-        before, self._deferring = self._deferring, deferring
+    def _set_deferring(self, deferring: bool) -> Iterator[None]:
+        previous, self._deferring = self._deferring, deferring
         try:
             yield
         finally:
-            self._deferring = before
+            self._deferring = previous
 
-    def _take(self, number: int, _: FrameType | None) -> None:
-        again, self._noted = self._noted, True
-        if number == signal.SIGINT and (again or not self._deferring):
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        repeated, self._requested = self._requested, True
+        if number == signal.SIGINT and (repeated or not self._deferring):
             raise KeyboardInterrupt
         if not self._deferring:
             raise Preempted
 
 
-class Spikes:
-    """Tells losses that leap out of the last ones.
+class LossSpikeDetector:
+    """Finds losses far above the recent ones.
 
-    A spike is a loss above their median by more than `deviations` times the median of their distances from it.
+    A spike is a loss above the median of the last `WINDOW` by more than `deviations` times their median absolute
+    deviation.
 
     Attributes:
-        losses: the last ones, spikes too.
+        losses: recent losses, spikes included.
     """
 
-    WINDOW, ENOUGH = 100, 20
+    WINDOW, MIN_HISTORY = 100, 20
 
     def __init__(self, deviations: float | None, losses: Iterable[float] = ()) -> None:
         self.losses = collections.deque(losses, self.WINDOW)
         self._deviations = deviations
 
-    def judge(self, loss: float) -> float | None:
-        """Returns the median that this loss leaps out of, or None if it does not; and remembers it."""
+    def update(self, loss: float) -> float | None:
+        """Adds a loss; returns the median that it exceeds as a spike, or None."""
         median = None
-        if self._deviations is not None and len(self.losses) >= self.ENOUGH:
+        if self._deviations is not None and len(self.losses) >= self.MIN_HISTORY:
             median = statistics.median(self.losses)
-            distance = statistics.median(abs(each - median) for each in self.losses)
-            # losses that hardly differ at all are no measure
-            if loss <= median + self._deviations * max(distance, 1e-3 * abs(median)):
+            deviation = statistics.median(abs(other - median) for other in self.losses)
+            # Losses that are nearly equal have a deviation near zero; without a floor every rounding would be a spike.
+            if loss <= median + self._deviations * max(deviation, 1e-3 * abs(median)):
                 median = None
         self.losses.append(loss)
         return median
 
 
 @contextlib.contextmanager
-def ended_after(minutes: float | None) -> Iterator[None]:
-    """Ends the process with status 1 if what is inside takes longer, and prints where every thread is.
+def exit_after(minutes: float | None) -> Iterator[None]:
+    """Ends the process with status 1 if the `with` takes longer, and prints the stack of every thread.
 
-    A step that hangs in a device or in another process hears no exception.
+    A step that hangs in a device or in a collective never returns to Python, so no exception could end it.
     """
     if minutes is not None:
         faulthandler.dump_traceback_later(60 * minutes, exit=True, file=sys.__stderr__)

@@ -1,8 +1,8 @@
-"""How the gradient of a step is taken: in one piece, in micro-batches, sharpness-aware, past frozen parameters.
+"""How the gradient of a step is taken: at once, in micro-batches, sharpness-aware, skipping frozen parameters.
 
-Each is a function of (loss, params, batch, key) -> ((loss, aux), gradient by the parameters), and those that take
-another one are made of it: sharpness_aware(accumulated(plain, 4), 0.05). A loss is a function of (params, batch, key),
-additive over the examples of the batch: what it divides by is the whole batch's.
+Each is a function of (loss, params, batch, key) -> ((loss, aux), gradient by the parameters), and compose:
+sharpness_aware(accumulate(plain, 4), 0.05). A loss is a function of (params, batch, key) that is additive over the
+examples of the batch: what it divides by is the whole batch's.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,70 +17,80 @@ from vitx.tasks.task import LossOutput
 
 Batch = Mapping[str, Any]
 Loss = Callable[[Any, Batch, Array], tuple[Float[Array, ""], LossOutput]]
-Gradients = Callable[[Loss, Any, Batch, Array], tuple[tuple[Float[Array, ""], LossOutput], Any]]
+ValueAndGradient = tuple[tuple[Float[Array, ""], LossOutput], Any]
+Gradients = Callable[[Loss, Any, Batch, Array], ValueAndGradient]
 
 
-def plain(loss: Loss, params: Any, batch: Batch, key: Array) -> tuple[tuple[Float[Array, ""], LossOutput], Any]:
-    """The gradient of the whole batch at once."""
+def plain(loss: Loss, params: Any, batch: Batch, key: Array) -> ValueAndGradient:
+    """Returns the gradient of the whole batch at once."""
     return jax.value_and_grad(loss, has_aux=True)(params, batch, key)
 
 
-def accumulated(gradients: Gradients, parts: int) -> Gradients:
-    """The sum of the gradients of so many micro-batches, one after the other: as much less memory for activations.
+def accumulate(gradients: Gradients, parts: int) -> Gradients:
+    """Sums the gradients of micro-batches, one after the other, to save the memory of their activations.
 
-    It equals the gradient of the one batch, but for what is drawn, and what a model makes of a batch as a whole. Each
-    micro-batch draws its own dropout, drop path, mixup and cutmix, from fold_in(key, its number). Batch norm normalises
-    by the statistics of the micro-batch; its running ones move once in a step, towards the mean of those of the
-    micro-batches: of means that is the one batch's, of variances it lacks that of the means.
+    The sum equals the gradient of the whole batch, except for what is drawn at random and for what a model computes
+    over a batch. Each micro-batch draws its own dropout, drop path, mixup and cutmix, from fold_in(key, its number).
+    Batch norm normalises by the statistics of the micro-batch; its running statistics move once in a step, towards the
+    mean of those of the micro-batches. For means that is the whole batch's; variances lack that of the means.
 
-    Examples are dealt out in turn, so that every device has its share of each micro-batch.
+    Args:
+        gradients: takes the gradient of a micro-batch.
+        parts: number of micro-batches.
     """
 
-    def summed(loss: Loss, params: Any, batch: Batch, key: Array) -> tuple[tuple[Float[Array, ""], LossOutput], Any]:
-        dealt = jax.tree.map(lambda rows: rows.reshape(-1, parts, *rows.shape[1:]).swapaxes(0, 1), batch)
+    def accumulated(loss: Loss, params: Any, batch: Batch, key: Array) -> ValueAndGradient:
+        # Micro-batch i has rows i, i + parts, ...: so every device holds its part of each micro-batch already.
+        micro_batches = jax.tree.map(lambda rows: rows.reshape(-1, parts, *rows.shape[1:]).swapaxes(0, 1), batch)
 
         def add(total: Any, part: tuple[Array, Batch]) -> tuple[Any, Any]:
             number, rows = part
             (value, aux), gradient = gradients(loss, params, rows, jax.random.fold_in(key, number))
             return jax.tree.map(jnp.add, total, gradient), ((value, aux.metric_sums), aux.collections)
 
-        zero = jax.tree.map(jnp.zeros_like, params)
-        gradient, (figures, collections) = jax.lax.scan(add, zero, (jnp.arange(parts), dealt))
-        value, sums = jax.tree.map(lambda each: each.sum(0), figures)
-        return (value, LossOutput(sums, jax.tree.map(lambda each: each.mean(0), collections))), gradient
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        gradient, (metrics, collections) = jax.lax.scan(add, zeros, (jnp.arange(parts), micro_batches))
+        value, sums = jax.tree.map(lambda per_part: per_part.sum(0), metrics)
+        return (value, LossOutput(sums, jax.tree.map(lambda per_part: per_part.mean(0), collections))), gradient
 
-    return summed
+    return accumulated
 
 
 def sharpness_aware(gradients: Gradients, rho: float) -> Gradients:
-    """The gradient at params + rho g / |g|, where g is that at params (Foret et al. 2021, algorithm 1).
+    """Takes the gradient at params + rho g / |g|, where g is that at params (Foret et al. 2021, algorithm 1).
 
-    Loss, figures and batch statistics are those at params; both gradients see the same dropout.
-    """
-
-    def ahead(loss: Loss, params: Any, batch: Batch, key: Array) -> tuple[tuple[Float[Array, ""], LossOutput], Any]:
-        figures, uphill = gradients(loss, params, batch, key)
-        length = rho / (optax.tree.norm(uphill) + 1e-12)
-        _, gradient = gradients(loss, jax.tree.map(lambda p, g: p + length * g, params, uphill), batch, key)
-        return figures, gradient
-
-    return ahead
-
-
-def past_frozen(gradients: Gradients, frozen: Callable[[Any], Any]) -> Gradients:
-    """Gradients that are zero for frozen parameters, and cost nothing there.
+    Loss, metrics and batch statistics are those at params; both gradients see the same dropout. `optax.contrib.sam`
+    makes two optimiser steps of it and keeps the parameters in its state; here it composes with accumulation.
 
     Args:
-        frozen: from parameters to which of them are.
+        gradients: takes both gradients.
+        rho: distance of the perturbation.
     """
 
-    def moving(loss: Loss, params: Any, batch: Batch, key: Array) -> tuple[tuple[Float[Array, ""], LossOutput], Any]:
-        stays = frozen(params)
+    def perturbed(loss: Loss, params: Any, batch: Batch, key: Array) -> ValueAndGradient:
+        value_and_aux, ascent = gradients(loss, params, batch, key)
+        scale = rho / (optax.tree.norm(ascent) + 1e-12)
+        _, gradient = gradients(loss, jax.tree.map(lambda p, g: p + scale * g, params, ascent), batch, key)
+        return value_and_aux, gradient
+
+    return perturbed
+
+
+def skip_frozen(gradients: Gradients, frozen: Callable[[Any], Any]) -> Gradients:
+    """Takes gradients that are zero for frozen parameters, and costs nothing there.
+
+    Args:
+        gradients: takes the gradient.
+        frozen: from parameters to which of them are frozen.
+    """
+
+    def trained_only(loss: Loss, params: Any, batch: Batch, key: Array) -> ValueAndGradient:
+        is_frozen = frozen(params)
 
         def stopped(params: Any, batch: Batch, key: Array) -> tuple[Float[Array, ""], LossOutput]:
-            halted = jax.tree.map(lambda p, stay: jax.lax.stop_gradient(p) if stay else p, params, stays)
-            return loss(halted, batch, key)
+            params = jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, is_frozen)
+            return loss(params, batch, key)
 
         return gradients(stopped, params, batch, key)
 
-    return moving
+    return trained_only

@@ -1,10 +1,10 @@
-"""What a run writes while it goes: metrics.jsonl, TensorBoard events, the terminal, and where its time went."""
+"""What a run writes while it trains: metrics.jsonl, TensorBoard, Weights & Biases, profiles, phase times."""
 
 import collections
 import contextlib
+import hashlib
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,37 +12,45 @@ from typing import Any
 
 import jax
 from tensorboardX import SummaryWriter
-from tqdm import tqdm
 
+from vitx.console import print_message
 from vitx.errors import UserError
 from vitx.storage import report_io_errors
-from vitx.training.processes import first
+from vitx.training.processes import is_first_process
+
+Row = dict[str, Any]
 
 
-def say(message: str) -> None:
-    """Prints a line for people, on standard error, above a progress bar where there is one.
-
-    Of many processes the first alone speaks.
-    """
-    if first():
-        tqdm.write(message, file=sys.stderr)
+def log_info(message: str) -> None:
+    """Prints a line for people on standard error; of several processes only the first prints."""
+    if is_first_process():
+        print_message(message)
 
 
 class MetricsLog:
-    """metrics.jsonl, the one record of a run's figures, and TensorBoard's view of it.
+    """metrics.jsonl, the record of a run's metrics, and what mirrors it: TensorBoard and Weights & Biases.
 
-    Both are rewritten when the log is opened, without the rows that are no longer true: those of steps that a
-    resumed run will take again. Of many processes the first alone writes.
+    metrics.jsonl and TensorBoard's events are rewritten when the log is opened, without rows that are no longer true:
+    those of steps that a resumed run takes again. Of several processes only the first writes.
 
     Attributes:
-        path: of metrics.jsonl.
+        path: path of metrics.jsonl.
     """
 
-    def __init__(self, workdir: Path, keep: Callable[[dict[str, Any]], bool]):
+    def __init__(self, workdir: Path, keep: Callable[[Row], bool], wandb_project: str | None = None) -> None:
+        """Opens the log.
+
+        Args:
+            workdir: the run's folder.
+            keep: whether an existing row stays.
+            wandb_project: project of Weights & Biases that gets new rows too; None for none.
+        """
         self.path = workdir / "metrics.jsonl"
-        self._file = self._events = None
-        if not first():
+        self._file = self._events = self._wandb = None
+        if not is_first_process():
             return
+        if wandb_project is not None:
+            self._wandb = _start_wandb(wandb_project, workdir)
         rows = [row for row in read_metrics(workdir) if keep(row)]
         old_events = list(workdir.glob("events.out.tfevents.*"))
         draft = self.path.with_suffix(".tmp")
@@ -64,32 +72,60 @@ class MetricsLog:
             with report_io_errors(self.path):
                 self._file.close()
                 self._events.close()
+        if self._wandb is not None:
+            self._wandb.finish()
 
-    def write(self, step: int, split: str, figures: Mapping[str, Any]) -> None:
-        """Adds one row; figures are by name, accuracies in percent. What is no number is in metrics.jsonl alone."""
-        row = {"step": step, "split": split, **figures}
+    def write(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
+        """Adds one row. Values that are not numbers go to metrics.jsonl alone."""
         if self._file is None:
             return
+        row = {"step": step, "split": split, **metrics}
         with report_io_errors(self.path):
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
             self._add_events(row)
+        if self._wandb is not None:
+            self._wandb.log({f"{split}/{name}": value for name, value in _numbers(row).items()}, step=step)
 
     def sync(self) -> None:
         """Returns when all rows are on disk: a checkpoint must never be newer than the log."""
-        if self._file is None:
-            return
-        with report_io_errors(self.path):
-            os.fsync(self._file.fileno())
+        if self._file is not None:
+            with report_io_errors(self.path):
+                os.fsync(self._file.fileno())
 
-    def _add_events(self, row: dict[str, Any]) -> None:
-        for name, value in row.items():
-            if name not in ("step", "split") and isinstance(value, int | float):
-                self._events.add_scalar(f"{row['split']}/{name}", value, row["step"])
+    def _add_events(self, row: Row) -> None:
+        for name, value in _numbers(row).items():
+            self._events.add_scalar(f"{row['split']}/{name}", value, row["step"])
 
 
-def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """Returns the rows of a run's metrics.jsonl; a last line cut short by a kill is left out.
+def _numbers(row: Row) -> dict[str, float]:
+    return {name: value for name, value in row.items() if name != "step" and isinstance(value, int | float)}
+
+
+def _start_wandb(project: str, workdir: Path) -> Any:
+    """Returns a run of Weights & Biases that belongs to the folder: a resumed run goes on in the same one."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(
+            f"training.wandb is {project!r} and the package wandb is not installed; pip install 'vitx[wandb]'"
+        ) from error
+    identity = hashlib.sha256(str(workdir.absolute()).encode()).hexdigest()[:16]
+    settings = wandb.Settings(console="off", silent=True)
+    config = json.loads((workdir / "config.json").read_text())
+    return wandb.init(
+        project=project,
+        name=workdir.absolute().name,
+        id=identity,
+        resume="allow",
+        dir=str(workdir),
+        config=config,
+        settings=settings,
+    )
+
+
+def read_metrics(workdir: Path) -> list[Row]:
+    """Returns the rows of a run's metrics.jsonl; a last line that a kill cut short is left out.
 
     Raises:
         UserError: another line is not a row.
@@ -110,14 +146,15 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 class Profiler:
-    """A trace of some steps by `jax.profiler`, for TensorBoard (with xprof) or Perfetto.
+    """Traces some steps with `jax.profiler`, for TensorBoard (with xprof) or Perfetto."""
 
-    Args:
-        folder: that it goes to.
-        steps: the first and the last of them, or None for no trace.
-    """
+    def __init__(self, folder: Path, steps: tuple[int, int] | None) -> None:
+        """Prepares a trace.
 
-    def __init__(self, folder: Path, steps: tuple[int, int] | None):
+        Args:
+            folder: folder that the trace is written to.
+            steps: first and last step of the trace; None for no trace.
+        """
         self._folder, self._steps, self._running = folder, steps or (0, 0), False
 
     def __enter__(self) -> "Profiler":
@@ -127,10 +164,10 @@ class Profiler:
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
-            say(f"a trace is in {self._folder}")
+            log_info(f"wrote a profile to {self._folder}")
 
-    def ends(self, step: int) -> bool:
-        """Whether this is the last step of the trace, after which the devices must be waited for."""
+    def ends_at(self, step: int) -> bool:
+        """Returns whether the trace ends with this step; the devices must have finished it before it does."""
         return self._running and step == self._steps[1]
 
     @contextlib.contextmanager
@@ -141,12 +178,12 @@ class Profiler:
             self._running = True
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             yield
-        if self.ends(step):
+        if self.ends_at(step):
             self.__exit__()
 
 
 class Stopwatch:
-    """Splits wall time into named phases; a phase inside another stops the outer one's clock."""
+    """Splits wall time into named phases; a phase inside another one stops the outer one's clock."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = collections.defaultdict(float)

@@ -1,7 +1,9 @@
 """Optimisers as typed settings; Optax does the work."""
 
 import dataclasses
+import inspect
 import math
+import operator
 import re
 from typing import Any, Literal
 
@@ -11,7 +13,8 @@ import optax.contrib
 
 from vitx.configuration import register
 from vitx.errors import UserError, closest
-from vitx.training.gradients import Gradients, accumulated, past_frozen, plain, sharpness_aware
+from vitx.parameters import is_block_matrix, kernel_mask, layer_numbers, matches_any, path_name
+from vitx.training.gradients import Gradients, accumulate, plain, sharpness_aware, skip_frozen
 from vitx.training.schedules import Cosine, Schedule
 
 
@@ -22,17 +25,18 @@ class Optimizer:
     Attributes:
         peak_lr: learning rate after the warm-up.
         schedule: how the learning rate changes over the run.
-        weight_decay: decoupled; applied to kernels only, never to biases, norms, positions and class tokens.
+        weight_decay: decoupled weight decay; applied to kernels only, never to biases, norms, positions and class
+            tokens.
         clip_norm: largest global norm of the gradient; None does not clip.
         layer_decay: factor on the learning rate from each layer to the one before it, for fine-tuning (Clark et al.
             2020; 0.75 is usual); None for the same rate everywhere.
         freeze: regular expressions; parameters whose path begins with a match of one ("embedding/",
-            "spatial_encoder/block_[0-3]/") stay as they are, and have no optimiser state. Batch statistics still
+            "spatial_encoder/block_[0-3]/") keep their values and have no optimiser state. Batch statistics still
             follow the data.
-        sam_rho: distance up the gradient at which sharpness-aware minimisation takes the gradient to go down by
-            (Foret et al. 2021; 0.05 is usual), for twice the work; None takes it where the parameters are.
-        state_dtype: of the first moments, the means of gradients. Second moments stay float32: bfloat16 has 8 bits, and
-            a mean that moves by a thousandth of its distance would never move.
+        sam_rho: radius of sharpness-aware minimisation: the gradient is taken at this distance up the gradient (Foret
+            et al. 2021; 0.05 is usual), for twice the work; None takes it at the parameters.
+        state_dtype: type of the first moments, the means of gradients. Second moments stay float32: bfloat16 has 8
+            significant bits, and a mean that moves by a thousandth of its distance would never move.
     """
 
     peak_lr: float = 1e-3
@@ -47,7 +51,7 @@ class Optimizer:
     def __post_init__(self):
         for name in ("peak_lr", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a number, none below 0")
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a number from 0")
         for name in ("clip_norm", "sam_rho"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a length above 0, or None for none")
@@ -59,54 +63,116 @@ class Optimizer:
             except re.error as error:
                 raise ValueError(f"freeze has {pattern!r}, which is no regular expression: {error}") from error
 
-    def make(self, steps: int) -> optax.GradientTransformation:
+    def build(self, steps: int) -> optax.GradientTransformation:
         """Returns the Optax transformation for a run of that many steps.
 
         Its `init` raises UserError where a pattern of `freeze` matches no parameter.
         """
         clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
-        decay = [optax.add_decayed_weights(self.weight_decay, mask=decayed)] if self.weight_decay else []
+        decay = [optax.add_decayed_weights(self.weight_decay, mask=kernel_mask)] if self.weight_decay else []
         layers = [] if self.layer_decay is None else [_scale_by_layer(self.layer_decay)]
-        rate = self.schedule.make(self.peak_lr, steps)
-        moving = [*clip, *self.direction(decay)]
+        rate = self.schedule.build(self.peak_lr, steps)
+        trained = [*clip, *self.updates(decay, rate)]
         if self.freeze:
-            kinds = {"frozen": optax.set_to_zero(), "moving": optax.chain(*moving)}
-            moving = [optax.partition(kinds, self._kinds)]
-        return optax.chain(*moving, *layers, optax.scale_by_learning_rate(rate))
+            transformations = {"frozen": optax.set_to_zero(), "trained": optax.chain(*trained)}
+            trained = [optax.partition(transformations, self._labels)]
+        return optax.chain(*trained, *layers)
+
+    def learning_rates(self, params: Any, steps: int, updates: int) -> dict[str, float]:
+        """Returns {"learning_rate": ...} after so many updates, and one for each layer where layers differ.
+
+        Args:
+            params: parameters, or their shapes.
+            steps: steps of the run.
+            updates: number of updates so far; the next one takes these rates.
+        """
+        rate = float(self.schedule.build(self.peak_lr, steps)(updates))
+        if self.layer_decay is None:
+            return {"learning_rate": rate}
+        layers = sorted(set(jax.tree.leaves(layer_numbers(params))))
+        by_layer = {f"learning_rate/layer_{i}": rate * self.layer_decay ** (layers[-1] - i) for i in layers}
+        return {"learning_rate": rate} | by_layer
 
     def gradients(self, parts: int) -> Gradients:
-        """Returns how gradients are taken, in that many micro-batches."""
-        gradients = past_frozen(plain, self.frozen) if self.freeze else plain
-        gradients = accumulated(gradients, parts) if parts > 1 else gradients
+        """Returns the function that takes gradients, in that many micro-batches."""
+        gradients = skip_frozen(plain, self.frozen) if self.freeze else plain
+        gradients = accumulate(gradients, parts) if parts > 1 else gradients
         return gradients if self.sam_rho is None else sharpness_aware(gradients, self.sam_rho)
 
-    def direction(self, decay: list[optax.GradientTransformation]) -> list[optax.GradientTransformation]:
-        """Returns what turns a gradient into a step of unit learning rate, `decay` in its place among it."""
+    def scale_gradients(self, decay: list[optax.GradientTransformation]) -> list[optax.GradientTransformation]:
+        """Returns the transformations from a gradient to a step of unit learning rate, `decay` among them."""
         raise NotImplementedError
 
+    def updates(
+        self, decay: list[optax.GradientTransformation], rate: optax.Schedule
+    ) -> list[optax.GradientTransformation]:
+        """Returns the transformations from a gradient to an update."""
+        return [*self.scale_gradients(decay), optax.scale_by_learning_rate(rate)]
+
     def frozen(self, params: Any) -> Any:
-        """Returns which parameters stay as they are.
+        """Returns which parameters are frozen.
 
         Raises:
-            UserError: a pattern of `freeze` matches no parameter, or together they match all.
+            UserError: a pattern of `freeze` matches no parameter, or all patterns together match every one.
         """
-        names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
         for pattern in self.freeze:
             if not any(re.match(pattern, name) for name in names):
                 parts = dict.fromkeys(name[: slash.end()] for name in names for slash in re.finditer("/|$", name))
                 raise UserError(
-                    f"optimizer.freeze has {pattern!r}, with which no parameter's path begins{closest(pattern, parts)} "
+                    f"optimizer.freeze has {pattern!r}, and no parameter's path begins so{closest(pattern, parts)} "
                     f"Paths begin with {', '.join(dict.fromkeys(name.split('/')[0] + '/' for name in names))}"
                 )
-        frozen = jax.tree_util.tree_map_with_path(
-            lambda path, _: any(re.match(pattern, _name(path)) for pattern in self.freeze), params
-        )
+        frozen = jax.tree_util.tree_map_with_path(lambda path, _: matches_any(path, self.freeze), params)
         if all(jax.tree.leaves(frozen)):
-            raise UserError(f"optimizer.freeze is {self.freeze}, which leaves no parameter to learn; name fewer")
+            raise UserError(f"optimizer.freeze is {self.freeze}, which leaves no parameter to train; name fewer")
         return frozen
 
-    def _kinds(self, params: Any) -> Any:
-        return jax.tree.map(lambda frozen: "frozen" if frozen else "moving", self.frozen(params))
+    def _labels(self, params: Any) -> Any:
+        return jax.tree.map(lambda frozen: "frozen" if frozen else "trained", self.frozen(params))
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Optax(Optimizer):
+    """Any optimiser or transformation of Optax, by its name.
+
+    Optax(name="adabelief", arguments=(("eps", 1e-14),), peak_lr=3e-4)
+
+    Attributes:
+        name: name inside `optax`, such as "adabelief", "contrib.prodigy" or "scale_by_rms".
+        arguments: its arguments by name; the learning rate comes from `peak_lr` and `schedule`.
+        See `Optimizer` for inherited fields.
+    """
+
+    name: str = "adam"
+    arguments: tuple[tuple[str, float | int | bool | str | None], ...] = ()
+
+    def __post_init__(self):
+        super().__post_init__()
+        factory = self._factory()
+        known = inspect.signature(factory).parameters
+        if self.weight_decay and "learning_rate" in known:
+            raise ValueError(f"weight_decay is {self.weight_decay}; optax.{self.name} takes its own, in arguments")
+        for argument, _ in self.arguments:
+            if argument == "learning_rate":
+                raise ValueError("arguments has learning_rate; set peak_lr and schedule instead")
+            if argument not in known:
+                raise ValueError(f"optax.{self.name} has no argument {argument!r}{closest(argument, known)}")
+
+    def _factory(self) -> Any:
+        try:
+            return operator.attrgetter(self.name)(optax)
+        except AttributeError:
+            raise ValueError(f"optax has no {self.name!r}{closest(self.name, dir(optax))}") from None
+
+    def updates(
+        self, decay: list[optax.GradientTransformation], rate: optax.Schedule
+    ) -> list[optax.GradientTransformation]:
+        factory, arguments = self._factory(), dict(self.arguments)
+        if "learning_rate" in inspect.signature(factory).parameters:  # a whole optimiser
+            return [factory(learning_rate=rate, **arguments)]
+        return [factory(**arguments), *decay, optax.scale_by_learning_rate(rate)]
 
 
 @register
@@ -117,8 +183,8 @@ class AdamW(Optimizer):
     Attributes:
         b1: decay of the mean of gradients.
         b2: decay of the mean of squared gradients.
-        eps: added to the root of the latter.
-        Others: as `Optimizer`.
+        eps: added to the root of the mean of squared gradients.
+        See `Optimizer` for inherited fields.
     """
 
     weight_decay: float = 0.05
@@ -126,7 +192,7 @@ class AdamW(Optimizer):
     b2: float = 0.999
     eps: float = 1e-8
 
-    def direction(self, decay: list[optax.GradientTransformation]) -> list[optax.GradientTransformation]:
+    def scale_gradients(self, decay: list[optax.GradientTransformation]) -> list[optax.GradientTransformation]:
         return [optax.scale_by_adam(self.b1, self.b2, self.eps, mu_dtype=self.state_dtype), *decay]
 
 
@@ -138,8 +204,8 @@ class LAMB(Optimizer):
     Attributes:
         b1: decay of the mean of gradients.
         b2: decay of the mean of squared gradients.
-        eps: added to the root of the latter.
-        Others: as `Optimizer`.
+        eps: added to the root of the mean of squared gradients.
+        See `Optimizer` for inherited fields.
     """
 
     weight_decay: float = 0.01
@@ -147,7 +213,7 @@ class LAMB(Optimizer):
     b2: float = 0.999
     eps: float = 1e-6
 
-    def direction(self, decay: list[optax.GradientTransformation]) -> list[optax.GradientTransformation]:
+    def scale_gradients(self, decay: list[optax.GradientTransformation]) -> list[optax.GradientTransformation]:
         adam = optax.scale_by_adam(self.b1, self.b2, self.eps, mu_dtype=self.state_dtype)
         return [adam, *decay, optax.scale_by_trust_ratio()]
 
@@ -158,29 +224,30 @@ class SGD(Optimizer):
     """Stochastic gradient descent with momentum; its weight decay too is decoupled.
 
     Attributes:
-        momentum: decay of the trace of gradients.
-        nesterov: whether to look ahead.
-        Others: as `Optimizer`.
+        momentum: decay of the sum of past gradients.
+        nesterov: whether the gradient is taken after the momentum step (Nesterov 1983).
+        See `Optimizer` for inherited fields.
     """
 
     peak_lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
 
-    def direction(self, decay: list[optax.GradientTransformation]) -> list[optax.GradientTransformation]:
+    def scale_gradients(self, decay: list[optax.GradientTransformation]) -> list[optax.GradientTransformation]:
         return [optax.trace(self.momentum, self.nesterov, self.state_dtype), *decay]
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class Lion(Optimizer):
-    """The sign of a mean of gradients (Chen et al. 2023): its learning rate is 3 to 10 times smaller than AdamW's, and
-    its weight decay as many times larger.
+    """The sign of a mean of gradients (Chen et al. 2023).
+
+    Its learning rate is 3 to 10 times smaller than AdamW's, and its weight decay as many times larger.
 
     Attributes:
-        b1: share of the mean of gradients in what the sign is taken of.
+        b1: weight of the mean against the current gradient, where the sign is taken.
         b2: decay of the mean of gradients.
-        Others: as `Optimizer`.
+        See `Optimizer` for inherited fields.
     """
 
     peak_lr: float = 1e-4
@@ -188,7 +255,7 @@ class Lion(Optimizer):
     b1: float = 0.9
     b2: float = 0.99
 
-    def direction(self, decay: list[optax.GradientTransformation]) -> list[optax.GradientTransformation]:
+    def scale_gradients(self, decay: list[optax.GradientTransformation]) -> list[optax.GradientTransformation]:
         return [optax.scale_by_lion(self.b1, self.b2, mu_dtype=self.state_dtype), *decay]
 
 
@@ -202,8 +269,8 @@ class Adafactor(Optimizer):
         factored_from: arrays of which two axes have at least this size are kept as rows and columns.
         clip_rms: largest root mean square of an array's step before the learning rate.
         relative: whether a step is scaled by the root mean square of its array, at least 0.001.
-        momentum: decay of the mean of steps; None keeps none. It is what `state_dtype` is about.
-        Others: as `Optimizer`.
+        momentum: decay of the mean of steps, which `state_dtype` applies to; None keeps none.
+        See `Optimizer` for inherited fields.
     """
 
     peak_lr: float = 1e-2
@@ -214,7 +281,7 @@ class Adafactor(Optimizer):
     relative: bool = True
     momentum: float | None = None
 
-    def direction(self, decay: list[optax.GradientTransformation]) -> list[optax.GradientTransformation]:
+    def scale_gradients(self, decay: list[optax.GradientTransformation]) -> list[optax.GradientTransformation]:
         factored = optax.scale_by_factored_rms(
             decay_rate=self.decay_exponent, min_dim_size_to_factor=self.factored_from
         )
@@ -226,17 +293,17 @@ class Adafactor(Optimizer):
 @register
 @dataclasses.dataclass(frozen=True)
 class Muon(Optimizer):
-    """Momentum made orthogonal for the blocks' matrices, Adam for all else (Jordan 2024); both Nesterov's.
+    """Orthogonalised momentum for the blocks' matrices, Adam for everything else (Jordan 2024); both Nesterov's.
 
     Steps of matrices are scaled to Adam's usual size (0.2 of root mean square, Liu et al. 2025), so that one learning
     rate serves both.
 
     Attributes:
         momentum: decay of the mean of the matrices' gradients.
-        newton_schulz_steps: iterations that make it orthogonal.
+        newton_schulz_steps: iterations of the orthogonalisation.
         b1: Adam's decay of the mean of gradients.
         b2: Adam's decay of the mean of squared gradients.
-        Others: as `Optimizer`.
+        See `Optimizer` for inherited fields.
     """
 
     weight_decay: float = 0.05
@@ -245,70 +312,31 @@ class Muon(Optimizer):
     b1: float = 0.9
     b2: float = 0.999
 
-    def direction(self, decay: list[optax.GradientTransformation]) -> list[optax.GradientTransformation]:
+    def scale_gradients(self, decay: list[optax.GradientTransformation]) -> list[optax.GradientTransformation]:
         muon = optax.contrib.muon(
-            -1.0,  # Optax's Muon goes down; here the learning rate comes last, and turns the sign
+            -1.0,  # Optax's Muon goes down the gradient; here the learning rate comes last, and turns the sign
             ns_steps=self.newton_schulz_steps,
             beta=self.momentum,
             mu_dtype=self.state_dtype,
             adam_b1=self.b1,
             adam_b2=self.b2,
             consistent_rms=0.2,
-            muon_weight_dimension_numbers=_matrices_of_blocks,
+            muon_weight_dimension_numbers=_block_matrices,
         )
         return [muon, *decay]
 
 
-def decayed(params: Any) -> Any:
-    """Returns which parameters weight decay applies to: kernels."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
-
-
-def layer_numbers(params: Any) -> Any:
-    """Returns the layer of every parameter: 0 for embedding, stem and positions, then the blocks, then all behind them.
-
-    The blocks of several encoders are counted on, in the order of the encoders' names; positions of a later encoder
-    belong to the block before it, and so does the norm of an earlier one.
-    """
-    leaves = {_name(path): path for path, _ in jax.tree_util.tree_leaves_with_path(params)}
-    blocks = sorted({(found[1], int(found[2])) for name in leaves if (found := BLOCK.match(name))})
-    number = {block: i for i, block in enumerate(blocks, 1)}
-
-    def layer(path: Any, _: Any) -> int:
-        name = _name(path)
-        if found := BLOCK.match(name):
-            return number[found[1], int(found[2])]
-        if found := NORM.match(name):
-            last = max((layer for (encoder, _), layer in number.items() if encoder == found[1]), default=len(blocks))
-            return last if last < len(blocks) else last + 1
-        if found := EMBEDDING.match(name):
-            return number.get((f"{found[1] or ''}encoder", 0), 1) - 1
-        return len(blocks) + 1
-
-    return jax.tree_util.tree_map_with_path(layer, params)
-
-
-BLOCK = re.compile(r"(.*)/block_(\d+)/")
-NORM = re.compile(r"(\w*encoder)/norm/")
-EMBEDDING = re.compile(r"(?:embedding|stem\w*|(\w+_)?positions)/")
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
 def _scale_by_layer(decay: float) -> optax.GradientTransformation:
-    def scaled(updates: Any, _: Any) -> Any:
+    def scale(updates: Any, _: Any) -> Any:
         layers = layer_numbers(updates)
         last = max(jax.tree.leaves(layers))
         return jax.tree.map(lambda update, layer: update * decay ** (last - layer), updates, layers)
 
-    return optax.stateless(scaled)
+    return optax.stateless(scale)
 
 
-def _matrices_of_blocks(params: Any) -> Any:
+def _block_matrices(params: Any) -> Any:
     def numbers(path: Any, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
-        matrix = leaf.ndim == 2 and path[-1].key == "kernel" and BLOCK.match(_name(path))
-        return optax.contrib.MuonDimensionNumbers(0, 1) if matrix else None
+        return optax.contrib.MuonDimensionNumbers(0, 1) if is_block_matrix(path, leaf) else None
 
     return jax.tree_util.tree_map_with_path(numbers, params)

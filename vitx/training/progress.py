@@ -1,4 +1,4 @@
-"""What a run knows beside its arrays: sums of figures, time, the best; it travels with checkpoints."""
+"""What a run knows beside its arrays: sums of metrics, time, the best checkpoint. It travels with checkpoints."""
 
 import collections
 import dataclasses
@@ -15,16 +15,16 @@ from vitx.analysis.cost import macs_of, reference
 from vitx.analysis.devices import peak_flops
 from vitx.errors import UserError, closest
 from vitx.tasks.task import Task
-from vitx.training.faults import Spikes
+from vitx.training.faults import LossSpikeDetector
 
-NORMS = ("loss", "gradient_norm", "parameter_norm")  # figures of a whole step
+WHOLE_STEP_METRICS = ("loss", "gradient_norm", "parameter_norm")  # one value a step, not a sum over examples
 
 
 class Meter:
-    """Sums of figures and of time over some steps.
+    """Sums of metrics and of time over some steps.
 
     Attributes:
-        sums: of the steps' figures; with "looks", how many steps they are of. A checkpoint keeps them.
+        sums: summed metrics; "collected" is the number of steps that they come from. A checkpoint keeps them.
     """
 
     def __init__(self, sums: Mapping[str, float] | None = None) -> None:
@@ -32,17 +32,17 @@ class Meter:
         self.steps = 0
         self.seconds = self.waited = self.decoded = 0.0
 
-    def took(self, seconds: float, waited: float, decoded: float) -> None:
-        """Adds the time of one step, that it waited for input, and that processors decoded for it."""
+    def add_time(self, seconds: float, waited: float, decoded: float) -> None:
+        """Adds one step's time, the part of it spent waiting for input, and the processor time of its decoding."""
         self.steps += 1
         self.seconds, self.waited, self.decoded = self.seconds + seconds, self.waited + waited, self.decoded + decoded
 
-    def add(self, figures: Mapping[str, float]) -> None:
-        """Adds the figures of one step."""
-        self.sums.update({**figures, "looks": 1})
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Adds one step's metrics."""
+        self.sums.update({**metrics, "collected": 1})
 
-    def shares(self) -> dict[str, float]:
-        """Returns what share of the time went into waiting for input, and of the cores' into decoding, in percent."""
+    def time_fractions(self) -> dict[str, float]:
+        """Returns the percentages of the time spent waiting for input, and of the cores' time spent decoding."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         seconds = max(self.seconds, 1e-9)
         return {
@@ -50,17 +50,47 @@ class Meter:
             "decode_core_percent": 100 * self.decoded / seconds / cores,
         }
 
-    def figures(self) -> dict[str, float]:
-        """Returns means over steps and over weights; none of steps that were all skipped."""
-        if not self.sums["looks"]:
+    def means(self) -> dict[str, float]:
+        """Returns means over steps and over example weights; nothing if all steps were skipped."""
+        if not self.sums["collected"]:
             return {}
-        per_step = {name: self.sums[name] / self.sums["looks"] for name in NORMS}
-        means = {
+        per_step = {name: self.sums[name] / self.sums["collected"] for name in WHOLE_STEP_METRICS}
+        per_example = {
             name: total / max(self.sums.get(f"{name.split('/')[0]}/weight", self.sums["weight"]), 1e-9)
             for name, total in self.sums.items()
-            if name not in (*per_step, "looks") and name.split("/")[-1] != "weight"
+            if name not in (*per_step, "collected") and name.split("/")[-1] != "weight"
         }
-        return per_step | means
+        return per_step | per_example
+
+
+class BestCheckpoint:
+    """The best evaluation so far, and for how long there was no better one.
+
+    Attributes:
+        best: {"step", "metric", "value"} of the best evaluation; None before the first.
+        stale: evaluations since then.
+    """
+
+    def __init__(self, best: dict[str, Any] | None = None, stale: int = 0) -> None:
+        self.best, self.stale = best, stale
+
+    @property
+    def step(self) -> int | None:
+        """Step of the best checkpoint; None before the first evaluation."""
+        return self.best and self.best["step"]
+
+    def update(self, step: int, metric: str, value: float, is_better: Callable[[str, float, float], bool]) -> bool:
+        """Adds an evaluation; returns whether it is the best so far."""
+        previous = self.best if self.best and self.best["metric"] == metric else None
+        if previous is not None and not is_better(metric, value, previous["value"]):
+            self.stale += 1
+            return False
+        self.best, self.stale = {"step": step, "metric": metric, "value": value}, 0
+        return True
+
+    def exhausts(self, patience: int | None) -> bool:
+        """Returns whether so many evaluations brought nothing better."""
+        return patience is not None and self.stale >= patience
 
 
 @dataclasses.dataclass
@@ -68,102 +98,97 @@ class Progress:
     """What a run knows beside its arrays.
 
     Attributes:
-        best: {"step", "metric", "value"} of the best checkpoint, or None.
-        stale: evaluations since then.
-        evaluated: whether the step was evaluated, if it is to be; else the run was stopped before it could be.
+        best: best checkpoint so far.
+        evaluated: whether the current step was evaluated, if it is due; a run can be stopped before it was.
         counters: "replaced" clips and "skipped" steps.
-        unreadable: numbers of the training examples that could not be read.
-        meter: figures since the last row of training figures.
-        spikes: the last losses.
-        began: when the run did, in seconds of Unix time.
-        counted: seconds in steps that count; those that a restart takes again are counted once.
+        unreadable: indices of the training examples that could not be read.
+        meter: metrics since the last logged training row.
+        spikes: detector of loss spikes, with the recent losses.
+        began: when the run began, in seconds of Unix time.
+        productive_seconds: time in steps that count; steps that a restart takes again are counted once.
     """
 
-    best: dict[str, Any] | None
-    stale: int
+    best: BestCheckpoint
     evaluated: bool
     counters: collections.Counter[str]
     unreadable: set[int]
     meter: Meter
-    spikes: Spikes
+    spikes: LossSpikeDetector
     began: float
-    counted: float
+    productive_seconds: float
 
     @classmethod
-    def of(cls, record: Mapping[str, Any], deviations: float | None) -> "Progress":
-        """Returns what a checkpoint's record tells; that of a run which begins, for an empty one."""
+    def from_record(cls, record: Mapping[str, Any], spike_deviations: float | None) -> "Progress":
+        """Returns the progress in a checkpoint's record; an empty record is a run that begins."""
         return cls(
-            best=record.get("best"),
-            stale=record.get("stale", 0),
+            best=BestCheckpoint(record.get("best"), record.get("stale", 0)),
             evaluated=record.get("evaluated", True),
             counters=collections.Counter(record.get("counters", {})),
             unreadable=set(record.get("unreadable", ())),
             meter=Meter(record.get("window")),
-            spikes=Spikes(deviations, record.get("losses", ())),
+            spikes=LossSpikeDetector(spike_deviations, record.get("losses", ())),
             began=record.get("began", time.time()),
-            counted=record.get("counted", 0.0),
+            productive_seconds=record.get("productive_seconds", 0.0),
         )
 
-    def record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, Any]:
         """Returns JSON data for a checkpoint's record."""
         return {
-            "best": self.best,
-            "stale": self.stale,
+            "best": self.best.best,
+            "stale": self.best.stale,
             "evaluated": self.evaluated,
             "counters": dict(self.counters),
             "unreadable": sorted(self.unreadable),
             "window": dict(self.meter.sums),
             "losses": list(self.spikes.losses),
             "began": self.began,
-            "counted": self.counted,
+            "productive_seconds": self.productive_seconds,
         }
 
-    def judge(self, step: int, metric: str, value: float, better: Callable[[str, float, float], bool]) -> bool:
-        """Returns whether a validation figure is the best so far, and remembers it."""
-        old = self.best if self.best and self.best["metric"] == metric else None
-        if old is not None and not better(metric, value, old["value"]):
-            self.stale += 1
-            return False
-        self.best, self.stale = {"step": step, "metric": metric, "value": value}, 0
-        return True
-
-    def row(self, batch_size: int, peak_steps: float | None) -> dict[str, float]:
-        """Returns a row of training figures, and begins the next.
+    def next_row(self, batch_size: int, peak_steps: float | None) -> dict[str, float]:
+        """Returns a row of training metrics, and begins the next one.
 
         Args:
-            peak_steps: steps per second that the devices' peak would be; None where it is not known.
+            batch_size: clips of a batch.
+            peak_steps: steps per second at the devices' peak; None where it is not known.
         """
         meter, self.meter = self.meter, Meter()
         speed = meter.steps / max(meter.seconds, 1e-9)
-        figures = meter.figures() | {"clips_per_second": batch_size * speed} | meter.shares()
+        row = meter.means() | {
+            "clips_per_second": batch_size * speed,
+            "seconds_per_step": meter.seconds / max(meter.steps, 1),
+            **meter.time_fractions(),
+        }
         if peak_steps is not None:
-            figures["mfu_percent"] = 100 * speed / peak_steps
-        figures["goodput_percent"] = 100 * self.counted / max(time.time() - self.began, self.counted)
-        return (
-            figures
-            | {name: self.counters[name] for name in ("replaced", "skipped")}
-            | {"unreadable": len(self.unreadable)}
-        )
+            row["mfu_percent"] = 100 * speed / peak_steps
+        elapsed = max(time.time() - self.began, self.productive_seconds, 1e-9)
+        row["goodput_percent"] = 100 * self.productive_seconds / elapsed
+        row |= {name: self.counters[name] for name in ("replaced", "skipped")}
+        return row | {"unreadable": len(self.unreadable)}
 
 
-def check_monitor(monitor: str, figures: Iterable[str]) -> None:
-    """Raises UserError unless the monitored figure is one of the validation split's."""
-    if monitor not in figures:
+def check_monitor(monitor: str, metrics: Iterable[str]) -> None:
+    """Raises UserError unless the monitored metric is one of the validation split's."""
+    metrics = tuple(metrics)
+    if monitor not in metrics:
         raise UserError(
-            f"training.monitor is {monitor!r}{closest(monitor, figures)} "
-            f"The figures of the validation split are {', '.join(figures)}"
+            f"training.monitor is {monitor!r}{closest(monitor, metrics)} "
+            f"The metrics of the validation split are {', '.join(metrics)}"
         )
 
 
-def peak_steps(model: nn.Module, task: Task, variables: Any, batch: Any, devices: list[Any]) -> float | None:
-    """Returns the training steps per second that devices at their peak would take, or None where it is not known.
+def peak_steps_per_second(model: nn.Module, task: Task, variables: Any, batch: Any, devices: list[Any]) -> float | None:
+    """Returns the training steps per second of devices at their peak, or None where that is not known.
 
     A step is three times the multiply-accumulates of its forward pass, two operations each; what is computed twice to
     save memory does not count (Chowdhery et al. 2022, appendix B: model FLOPs utilisation).
 
     Args:
-        variables: abstract.
-        batch: abstract.
+        model: the model that is trained.
+        task: its task.
+        variables: shapes of the model's variables.
+        batch: shapes of a batch.
+        devices: all devices of the mesh.
     """
     peak = peak_flops(devices[0].device_kind)
     if peak is None:

@@ -1,4 +1,4 @@
-"""The mesh of devices, and where parameters live on it; activations are `vitx.layers.partition`'s."""
+"""The mesh of devices, and where parameters live on it; `vitx.layers.partition` places activations."""
 
 import dataclasses
 import itertools
@@ -16,10 +16,11 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from vitx.configuration import register
 from vitx.errors import UserError
 from vitx.layers.partition import BATCH, HEADS, TIME, Divisible
+from vitx.parameters import path_name
 
 AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
 AXES = (*BATCH, HEADS, TIME)
-SHOWN = 8  # meshes that would do, told to who asked for one that does not
+MAX_SUGGESTIONS = 8  # valid meshes named in the error about an invalid one
 
 
 @register
@@ -30,8 +31,8 @@ class Mesh:
     Attributes:
         data: devices that each take a part of the batch and hold all parameters; -1 takes all that are left.
         fsdp: devices that each take a part of the batch and hold a part of every large parameter.
-        tensor: devices that share the heads of each attention and the hidden layer of each MLP; convolutional networks
-            do the same work on each.
+        tensor: devices that share the heads of each attention and the hidden layer of each MLP; for convolutional
+            networks each does the same work.
         frames: devices that share the time indices of each clip, where attention is factorised in time.
     """
 
@@ -40,46 +41,36 @@ class Mesh:
     tensor: int = 1
     frames: int = 1
 
-    def make(
+    def build(
         self, batch_size: int, model: nn.Module | None = None, devices: Sequence[Any] | None = None
     ) -> jax.sharding.Mesh:
-        """Returns the mesh over all devices; between slices of a pod, the batch alone is shared.
+        """Returns the mesh over all devices; slices of a pod share only the batch.
 
         Args:
             batch_size: clips of a batch.
-            model: that shall train on it; None for parameters alone.
-            devices: those of the mesh; None takes all.
+            model: model to train on the mesh; None for parameters alone.
+            devices: devices of the mesh; None takes all.
 
         Raises:
-            UserError: the axes do not divide the devices, or batch, heads or frames do not divide over them.
+            UserError: the axes do not multiply to the number of devices, or batch, heads or frames do not divide.
         """
         devices = jax.devices() if devices is None else devices
-        # parameters alone, without a model, can be anywhere; layers of other models see neighbouring frames
+        # Without a model, parameters can be anywhere. Layers of models that do not say see neighbouring frames.
         divisible = None if model is None else getattr(model, "divisible", Divisible({}))
         sizes = self._sizes(len(devices))
         if problem := _problem(sizes, len(devices), batch_size, divisible):
-            shapes = [
-                shape
-                for shape in itertools.product(_divisors(len(devices)), repeat=len(AXES))
-                if not _problem(shape, len(devices), batch_size, divisible)
-            ]
-            shapes.sort(key=lambda shape: math.dist(np.log2(shape), np.log2(np.maximum(sizes, 1))))
-            meant = [" ".join(f"{axis}={n}" for axis, n in zip(AXES, shape, strict=True) if n > 1) for shape in shapes]
-            would = "; ".join(each or "data=1" for each in meant[:SHOWN])
-            more = f" and {len(meant) - SHOWN} more" if len(meant) > SHOWN else ""
-            hint = f"meshes that do: {would}{more}" if meant else "no mesh over these devices does"
-            raise UserError(f"{problem}; {hint} (training.mesh)")
+            raise UserError(f"{problem}; {_suggest_meshes(sizes, len(devices), batch_size, divisible)} (training.mesh)")
         return jax.sharding.Mesh(device_array(sizes, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
     def _sizes(self, devices: int) -> tuple[int, ...]:
         sizes = [getattr(self, axis) for axis in AXES]
-        rest, left = divmod(devices, max(math.prod(size for size in sizes if size > 0), 1))
-        fits = rest and not left and sizes.count(-1) == 1
+        rest, remainder = divmod(devices, max(math.prod(size for size in sizes if size > 0), 1))
+        fits = rest and not remainder and sizes.count(-1) == 1
         return tuple(rest if size == -1 and fits else size for size in sizes)
 
 
 def _problem(sizes: Sequence[int], devices: int, batch_size: int, divisible: Divisible | None) -> str | None:
-    """Why a mesh of these sizes will not do."""
+    """Returns why a mesh of these sizes is invalid, or None if it is not."""
     shape = dict(zip(AXES, sizes, strict=True))
     if min(sizes) < 1 or math.prod(sizes) != devices:
         asked = ", ".join(f"{axis}={size}" for axis, size in shape.items())
@@ -97,7 +88,7 @@ def _problem(sizes: Sequence[int], devices: int, batch_size: int, divisible: Div
 
 
 def _limit(axis: str, divisible: Divisible) -> str:
-    """What a model permits of an axis of the mesh, for a message."""
+    """Returns what a model permits of an axis of the mesh, for a message."""
     if axis == HEADS:
         return f"{HEADS} must divide " + " and ".join(f"{name} ({n})" for name, n in divisible.widths.items())
     if divisible.whole_clip:
@@ -106,6 +97,21 @@ def _limit(axis: str, divisible: Divisible) -> str:
     if divisible.times > 1:
         return f"{TIME} must divide the {divisible.times} time indices of a clip"
     return "its layers see neighbouring frames and need whole clips"
+
+
+def _suggest_meshes(sizes: tuple[int, ...], devices: int, batch_size: int, divisible: Divisible | None) -> str:
+    """Returns a phrase that lists valid meshes, the most similar first."""
+    shapes = [
+        shape
+        for shape in itertools.product(_divisors(devices), repeat=len(AXES))
+        if not _problem(shape, devices, batch_size, divisible)
+    ]
+    shapes.sort(key=lambda shape: math.dist(np.log2(shape), np.log2(np.maximum(sizes, 1))))
+    names = [" ".join(f"{axis}={n}" for axis, n in zip(AXES, shape, strict=True) if n > 1) for shape in shapes]
+    if not names:
+        return "no mesh over these devices is valid"
+    more = f" and {len(names) - MAX_SUGGESTIONS} more" if len(names) > MAX_SUGGESTIONS else ""
+    return f"valid meshes: {'; '.join(name or 'data=1' for name in names[:MAX_SUGGESTIONS])}{more}"
 
 
 def _divisors(number: int) -> list[int]:
@@ -133,60 +139,55 @@ def device_array(sizes: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
-    """Where parameters of certain names live.
+class ShardingRule:
+    """Which axis of a parameter `tensor` splits.
 
     Attributes:
-        pattern: of their path.
-        tensor: the axis that `tensor` splits, counted from the last, -1; None for none.
-        fsdp: whether `fsdp` splits the largest of the other axes that it divides.
+        pattern: regular expression for the parameter's whole path.
+        axis: the axis, counted from the last, -1.
     """
 
     pattern: str
-    tensor: int | None = None
-    fsdp: bool = True
+    axis: int
 
 
-PARAMETER_RULES = (
-    Rule(r".*(attention/(query|key|value)|mlp/hidden)/kernel", tensor=-1),  # heads
-    Rule(r".*(attention/(query|key|value)|mlp/hidden)/bias", tensor=-1, fsdp=False),
-    Rule(r".*(attention|mlp)/out/kernel", tensor=-2),
-    Rule(r".*/(kernel|positions|time_positions)"),
-    Rule(r".*/(bias|scale|mean|var|class_token|peepholes|ns_coeffs)", fsdp=False),
+TENSOR_RULES = (
+    ShardingRule(r".*(attention/(query|key|value)|mlp/hidden)/(kernel|bias)", axis=-1),  # heads, hidden units
+    ShardingRule(r".*(attention|mlp)/out/kernel", axis=-2),
 )
 
 
-def state_shardings(state: Any, mesh: AnyMesh, rules: tuple[Rule, ...] = PARAMETER_RULES) -> Any:
-    """Returns a sharding for every array of a training state, by rules on the paths of parameters.
+def state_shardings(state: Any, mesh: AnyMesh, rules: tuple[ShardingRule, ...] = TENSOR_RULES) -> Any:
+    """Returns a sharding for every array of a training state.
 
-    Optimiser state and averages mirror the parameters' paths and follow the same rules; scalars are replicated.
+    `tensor` splits the axis that a rule names. `fsdp` splits the largest other axis that it divides, of arrays that are
+    matrices or more; vectors and scalars are replicated, whatever their names. Optimiser state and averages mirror the
+    parameters' paths, so the same rules place them.
 
-    Raises:
-        ValueError: an array has a path for which there is no rule.
+    Args:
+        state: the state's shapes.
+        mesh: the mesh.
+        rules: the first rule whose pattern matches a path counts.
     """
 
     def sharding(path: Any, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-        name = "/" + jax.tree_util.keystr(path, simple=True, separator="/")
-        if leaf.ndim == 0:
-            return NamedSharding(mesh, PartitionSpec())
-        rule = next((rule for rule in rules if re.fullmatch(rule.pattern, name)), None)
-        if rule is None:
-            known = [rule.pattern for rule in rules]
-            raise ValueError(f"no sharding rule accounts for the parameter {name}; known: {known}")
+        name = "/" + path_name(path)
         spec: list[str | None] = [None] * leaf.ndim
-        # an optimiser may keep less than a parameter's axes (Adafactor's rows and columns)
-        if rule.tensor is not None and leaf.ndim >= -rule.tensor and leaf.shape[rule.tensor] % mesh.shape[HEADS] == 0:
-            spec[rule.tensor] = HEADS
-        free = [i for i in range(leaf.ndim) if spec[i] is None and leaf.shape[i] % mesh.shape["fsdp"] == 0]
-        if rule.fsdp and free:
-            spec[max(free, key=lambda axis: leaf.shape[axis])] = "fsdp"
+        axis = next((rule.axis for rule in rules if re.fullmatch(rule.pattern, name)), None)
+        # An optimiser may keep fewer axes than the parameter has (Adafactor's rows and columns).
+        if axis is not None and leaf.ndim >= -axis and leaf.shape[axis] % mesh.shape[HEADS] == 0:
+            spec[axis] = HEADS
+        is_vector = sum(size > 1 for size in leaf.shape) <= 1  # class tokens are [1, 1, width]
+        divisible = [i for i in range(leaf.ndim) if spec[i] is None and leaf.shape[i] % mesh.shape["fsdp"] == 0]
+        if divisible and not is_vector:
+            spec[max(divisible, key=lambda axis: leaf.shape[axis])] = "fsdp"
         return NamedSharding(mesh, PartitionSpec(*spec))
 
     return jax.tree_util.tree_map_with_path(sharding, state)
 
 
 def bytes_per_device(state: Any) -> int:
-    """Returns how many bytes of a state's arrays lie on one device: the most of any."""
+    """Returns the bytes of a state's arrays on the device that holds the most."""
     held: dict[Any, int] = {}
     for leaf in jax.tree.leaves(state):
         for shard in leaf.addressable_shards:

@@ -1,7 +1,7 @@
 """Precise batch normalisation (Wu & Johnson 2021, arXiv:2105.07576, section 3): statistics that are true averages.
 
-Running statistics lag behind the parameters and remember the last batches most. Before an evaluation these are taken
-anew: the mean and the variance of all values in many training batches, under the parameters as they are.
+Running statistics lag behind the parameters and weight the last batches most. Before an evaluation they are computed
+anew: the mean and the variance of all values in many training batches, with the parameters as they are.
 """
 
 import functools
@@ -17,7 +17,7 @@ from jaxtyping import Array, Int
 from vitx.tasks.task import Task
 
 
-def precise(
+def precise_statistics(
     variables: Mapping[str, Any],
     batches: Iterable[Any],
     *,
@@ -26,20 +26,22 @@ def precise(
     seed: int,
     step: Int[Array, ""],
 ) -> dict[str, Any]:
-    """Returns the variables with batch statistics of the population that the batches are.
+    """Returns the variables with batch statistics over all of the batches.
 
     Every batch is normalised by its own statistics, as in training. A pure function of its arguments.
 
     Args:
-        variables: of the model, on the devices; nothing but the statistics changes.
-        batches: on the devices, all of one size.
-        seed: of the run.
-        step: finished steps.
+        variables: the model's variables, on the devices; nothing but the statistics changes.
+        batches: batches on the devices, all of one size.
+        model: the model.
+        task: its task.
+        seed: the run's seed.
+        step: number of finished steps.
     """
     average = None
     for number, batch in zip(map(jnp.int32, itertools.count()), batches, strict=False):
         moments = batch_moments(variables, batch, number, step, model=model, task=task, seed=seed)
-        average = moments if average is None else merged(average, moments, number)
+        average = moments if average is None else merge_moments(average, moments, number)
     return {**variables, "batch_stats": average}
 
 
@@ -61,11 +63,11 @@ def batch_moments(
 
 
 @jax.jit
-def merged(average: Any, moments: Any, number: Int[Array, ""]) -> Any:
+def merge_moments(average: Any, moments: Any, number: Int[Array, ""]) -> Any:
     """Returns the mean and the variance of the values in `number` equal batches and one more (Chan et al. 1979)."""
     if "mean" not in average:
-        return {name: merged(average[name], moments[name], number) for name in average}
-    share = 1 / (number + 1)
-    apart = moments["mean"] - average["mean"]
-    var = average["var"] + share * (moments["var"] - average["var"]) + share * (1 - share) * jnp.square(apart)
-    return {"mean": average["mean"] + share * apart, "var": var}
+        return {name: merge_moments(average[name], moments[name], number) for name in average}
+    weight = 1 / (number + 1)
+    distance = moments["mean"] - average["mean"]
+    var = average["var"] + weight * (moments["var"] - average["var"]) + weight * (1 - weight) * jnp.square(distance)
+    return {"mean": average["mean"] + weight * distance, "var": var}

@@ -1,5 +1,9 @@
 """One step of training, and the state that it changes."""
 
+import contextlib
+import functools
+import statistics
+import time
 from typing import Any
 
 import flax.struct
@@ -9,6 +13,8 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from vitx.data.sources import Source
+from vitx.models import on_device
 from vitx.tasks.task import LossOutput, Task
 from vitx.training.gradients import Batch, Gradients, plain
 
@@ -18,9 +24,9 @@ class TrainState:
     """All that training changes; with the seed, all that a run is.
 
     Attributes:
-        step: finished steps, int32.
+        step: number of finished steps, int32.
         variables: {"params": ..., and collections such as batch statistics}.
-        optimizer: Optax's state.
+        optimizer: state of the Optax transformation.
         ema: exponential moving average of the variables, or {} without one. Batch statistics are averaged beside the
             parameters: the last ones are those of the last parameters, and would not fit the average.
     """
@@ -35,6 +41,17 @@ class TrainState:
         """The variables to evaluate: the average where there is one."""
         return self.ema or self.variables
 
+    def to_parts(self) -> dict[str, Any]:
+        """Returns the state as checkpoints hold it: in parts that can be restored apart."""
+        optimizer = {"step": self.step, "state": self.optimizer}
+        return {"variables": self.variables, "optimizer": optimizer} | ({"ema": self.ema} if self.ema else {})
+
+    @classmethod
+    def from_parts(cls, parts: dict[str, Any]) -> "TrainState":
+        """Inverse of `to_parts`."""
+        optimizer = parts["optimizer"]
+        return cls(optimizer["step"], parts["variables"], optimizer["state"], parts.get("ema", {}))
+
     def with_averaged(self, variables: dict[str, Any]) -> "TrainState":
         """Returns the state with other variables to evaluate."""
         return self.replace(ema=variables) if self.ema else self.replace(variables=variables)
@@ -45,7 +62,7 @@ def init_state(
 ) -> TrainState:
     """Returns the state before the first step: a pure function of the seed."""
     variables = dict(task.init(model, jax.random.fold_in(jax.random.key(seed), 0xFFFFFFFF), batch))
-    # a copy, because the step donates the state's buffers and none may be given twice
+    # The step donates the state's buffers, and XLA rejects one that is donated twice: the average gets copies.
     ema = jax.tree.map(jnp.copy, variables) if with_ema else {}
     return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]), ema)
 
@@ -62,11 +79,11 @@ def train_step(
     ema_warmup: bool = False,
     gradients: Gradients = plain,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """Returns (next state, figures of this step).
+    """Returns (next state, metrics of this step).
 
-    The key of a step is fold_in(key(seed), step). Figures are the weighted sums of the task, "weight", the mean
-    "loss", the "gradient_norm" before clipping and the "parameter_norm" after the step. Where the loss or the gradient
-    is not finite the step is "skipped", 1 instead of 0: it counts, and changes nothing else.
+    The key of a step is fold_in(key(seed), step). Metrics are the task's weighted sums, "weight", the mean "loss", the
+    "gradient_norm" before clipping and the "parameter_norm" after the step. A step whose loss or gradient is not finite
+    is skipped: "skipped" is 1, the step is counted, and nothing else changes.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     collections = {name: value for name, value in state.variables.items() if name != "params"}
@@ -80,15 +97,39 @@ def train_step(
     params = state.variables["params"]
     (value, aux), gradient = gradients(loss, params, batch, key)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, params)
-    figures = {**aux.metric_sums, "loss": value, "gradient_norm": optax.tree.norm(gradient)}
+    metrics = {**aux.metric_sums, "loss": value, "gradient_norm": optax.tree.norm(gradient)}
     variables = {"params": optax.apply_updates(params, updates), **collections, **aux.collections}
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step)) if ema_warmup else ema_decay
     ema = optax.incremental_update(variables, state.ema, 1 - decay) if state.ema else state.ema
-    finite = jnp.isfinite(value) & jnp.isfinite(figures["gradient_norm"])
+    finite = jnp.isfinite(value) & jnp.isfinite(metrics["gradient_norm"])
     variables, optimizer_state, ema = jax.tree.map(
         lambda new, old: jnp.where(finite, new, old),
         (variables, optimizer_state, ema),
         (state.variables, state.optimizer, state.ema),
     )
-    figures |= {"parameter_norm": optax.tree.norm(variables["params"]), "skipped": 1.0 - finite}
-    return TrainState(state.step + 1, variables, optimizer_state, ema), figures
+    metrics |= {"parameter_norm": optax.tree.norm(variables["params"]), "skipped": 1.0 - finite}
+    return TrainState(state.step + 1, variables, optimizer_state, ema), metrics
+
+
+def measure_step_seconds(experiment: Any, source: Source, *, steps: int = 5) -> float:
+    """Returns the median time of a compiled training step on one device, its batch already there.
+
+    Args:
+        experiment: `vitx.experiment.Experiment`.
+        source: training split.
+        steps: steps to measure.
+    """
+    settings, task = experiment.training, experiment.task.fit(source)
+    model = on_device(experiment.model, jax.devices()[0])
+    parts = {"model": model, "task": task, "optimizer": experiment.optimizer.build(settings.steps)}
+    with contextlib.closing(experiment.data.train_batches(source, settings.seed, range(1))) as batches:
+        batch = jax.device_put({name: x for name, x in next(batches).items() if name != "decode_seconds"})
+    with_ema = settings.ema_decay is not None
+    state = jax.jit(lambda: init_state(*parts.values(), batch, settings.seed, with_ema=with_ema))()
+    step = functools.partial(train_step, **parts, seed=settings.seed, ema_decay=settings.ema_decay)
+    step, seconds = jax.jit(step, donate_argnums=0), []
+    for _ in range(steps + 1):
+        began = time.perf_counter()
+        state, _ = jax.block_until_ready(step(state, batch))
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])  # the first one compiles

@@ -1,0 +1,28 @@
+"""Several validation sets, each with its own cadence."""
+
+import pytest
+
+from vitx.errors import UserError
+from vitx.run import train
+from vitx.training.logs import read_metrics
+from vitx.training.validation import ValidationSet
+
+
+def test_each_validation_set_is_evaluated_at_its_own_cadence(small, digits, tmp_path):
+    sets = (ValidationSet("seen", split="train", every=6), ValidationSet("other", dataset=digits))
+    train(small.override({"training.validation_sets": sets}), tmp_path)
+    steps = {name: [] for name in ("validation", "seen", "other")}
+    for row in read_metrics(tmp_path):
+        if row["split"] in steps:
+            steps[row["split"]].append((row["step"], row["examples"]))
+    assert steps == {
+        "validation": [(4, 21), (8, 21), (12, 21)],
+        "seen": [(6, 52), (12, 52)],
+        "other": [(12, 19)],
+    }
+
+
+@pytest.mark.parametrize("names", [("test",), ("same", "same"), ("",)])
+def test_names_that_are_taken_are_refused(names, small):
+    with pytest.raises((ValueError, UserError)):
+        small.override({"training.validation_sets": tuple(map(ValidationSet, names))})

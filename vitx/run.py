@@ -1,0 +1,310 @@
+"""Run: one training run, in memory and on disk. Train or resume it, evaluate it, predict with it."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from vitx import configuration
+from vitx.checkpoints import Checkpoints, abstract_state
+from vitx.data.decoding import VideoError
+from vitx.data.sources import Source
+from vitx.errors import UserError
+from vitx.evaluation import report
+from vitx.evaluation.evaluate import evaluate, predict
+from vitx.evaluation.presentation import presenter_for
+from vitx.experiment import Experiment, load_config, save_config
+from vitx.interop.load import initialise
+from vitx.layers.partition import batch_sharding
+from vitx.models import on_device
+from vitx.run_folder import check_may_train, is_run, lock_run, open_checkpoints
+from vitx.training import loop
+from vitx.training.faults import PreemptionGuard
+from vitx.training.logs import MetricsLog, Stopwatch, log_info, read_metrics
+from vitx.training.processes import check_same_settings, first_process_first, is_first_process
+from vitx.training.progress import check_monitor
+from vitx.training.sharding import Mesh, state_shardings
+
+Which = Literal["best", "last"]
+MAX_CLIPS = 8  # clips in the report's pictures
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Run:
+    """One training run.
+
+    Attributes:
+        experiment: its settings; the task is fitted to the training split.
+        workdir: its folder.
+        step: checkpoint that the variables come from.
+        variables: the model's variables, on the devices; averaged ones where the run keeps an average.
+        outputs: {label: names of its classes or values} of what the model predicts.
+        sharding: sharding of a batch.
+    """
+
+    experiment: Experiment
+    workdir: Path
+    step: int
+    variables: Mapping[str, Any]
+    outputs: Mapping[str, tuple[str, ...]]
+    sharding: jax.sharding.NamedSharding
+
+    def __repr__(self) -> str:
+        steps, model = self.experiment.training.steps, type(self.experiment.model).__name__
+        return f"Run({str(self.workdir)!r}, {model}, step {self.step} of {steps})"
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Returns the rows of metrics.jsonl: step, split, and metrics by name."""
+        return read_metrics(self.workdir)
+
+    def evaluate(self, split: str = "test") -> dict[str, Any]:
+        """Evaluates the run on a split, adds the metrics to metrics.jsonl and writes the report.
+
+        Args:
+            split: "train", "validation" or "test". Metrics of "train" are not added: the log has those of training.
+
+        Returns:
+            {"step": checkpoint, "views": clips x crops, metrics by name (accuracies in percent)}, and tables of the
+            task, such as "per_class" and "confusion".
+        """
+        with lock_run(self.workdir):
+            return evaluate_and_report(self, split, Stopwatch())
+
+    def predict(self, videos: Sequence[str | Path], *, top: int = 5) -> dict[str, dict[str, dict[str, float]]]:
+        """Returns {file: {label: {class: probability}}} of the `top` classes, most probable first.
+
+        Raises:
+            UserError: files cannot be read as video; the message names all of them.
+        """
+        task, data = self.experiment.task, self.experiment.data
+        model = on_device(self.experiment.model, self.sharding.mesh.devices.flat[0])
+        presenter, answers, unreadable = presenter_for(task), {}, []
+        for file in map(str, videos):
+            try:
+                views = data.read_views({"video": file})
+            except (VideoError, OSError) as error:
+                unreadable.append(str(error))
+                continue
+            batch = jax.device_put((views[None], np.array([len(views)], np.int32)))
+            logits = predict(self.variables, *batch, model=model, task=task)
+            outputs = {label: np.asarray(row[0]) for label, row in task.named(logits, self.outputs).items()}
+            answers[file] = presenter.answer(outputs, self.outputs, top)
+        if unreadable:
+            raise UserError("these files cannot be read as video:\n" + "\n".join(unreadable))
+        return answers
+
+
+def train(experiment: Experiment, workdir: str | Path, *, extend: bool = False) -> Run:
+    """Trains an experiment in a folder, or resumes it there; then tests it and writes the report.
+
+    Args:
+        experiment: model, data, task, optimizer and training settings.
+        workdir: the run's folder; created if need be. One that holds another experiment is refused.
+        extend: whether a run may get more `training.steps` than it began with.
+
+    Returns:
+        The run, with the variables of its best checkpoint.
+
+    Raises:
+        UserError: a mistake in the settings, or a folder that belongs to another experiment.
+        RunError: too many losses are not finite, or too many videos cannot be read.
+        Preempted: a request to stop came, and what was learnt is saved.
+    """
+    workdir, clock = Path(workdir), Stopwatch()
+    if (cache := experiment.training.compilation_cache) is not None:
+        jax.config.update("jax_compilation_cache_dir", str(Path(cache).expanduser()))
+    with PreemptionGuard() as guard:
+        # What is wrong with the settings is said before datasets are built.
+        check_same_settings(experiment, workdir)
+        experiment.training.mesh.build(experiment.data.batch_size, experiment.model)
+        if is_first_process():
+            check_may_train(workdir, experiment, extend=extend)
+        with clock("build"), first_process_first("build"):
+            sources = open_sources(experiment)
+        fitted = dataclasses.replace(experiment, task=experiment.task.fit(sources["train"]))
+        label_names = dict(sources["train"].label_names)
+        outputs = fitted.task.outputs(fitted.model, label_names)
+        check_monitor(experiment.training.monitor, fitted.task.metric_names(outputs))
+        with lock_run(workdir):
+            start = _starting_weights(experiment, workdir)
+            if is_first_process():
+                save_config(experiment, workdir / "config.json")
+            record = {
+                "config": configuration.to_dict(experiment),
+                "task": configuration.to_dict(fitted.task),
+                "label_names": label_names,
+            }
+            trained = loop.train(fitted, sources, workdir, guard=guard, clock=clock, record=record, initialise=start)
+            run = _best_run(fitted, workdir, outputs, trained)
+            if not _is_tested(run, trained):
+                evaluate_and_report(run, "test", clock)
+    if trained.time_fractions:
+        log_info(
+            "after its first steps training waited for input {input_wait_percent:.1f} % of the time; "
+            "decoding took {decode_core_percent:.0f} % of the cores".format(**trained.time_fractions)
+        )
+    log_info(f"time: {clock}")
+    return run
+
+
+def load_run(workdir: str | Path, which: Which = "best") -> Run:
+    """Returns a run from its folder, on the mesh of its training where that fits the devices here.
+
+    Args:
+        workdir: the run's folder.
+        which: the best checkpoint by the monitored metric, or the last one.
+
+    Raises:
+        UserError: not a run's folder, or no checkpoint in it that can be read.
+    """
+    workdir = Path(workdir)
+    experiment = load_config(workdir)
+    mesh = _fitting_mesh(experiment)
+    with open_checkpoints(workdir) as checkpoints:
+        steps = checkpoints.steps()
+        _, record = checkpoints.restore(steps[-1], {})
+        best = (record["best"] or {}).get("step")
+        step = best if which == "best" and best in steps else steps[-1]
+        variables = restore_variables(checkpoints, step, experiment, mesh)
+    if "task" in record:
+        task = configuration.from_dict(record["task"], str(workdir))
+        experiment = dataclasses.replace(experiment, task=task)
+    label_names = {label: tuple(names) for label, names in record["label_names"].items()}
+    outputs = experiment.task.outputs(experiment.model, label_names)
+    return Run(experiment, workdir, step, variables, outputs, batch_sharding(mesh))
+
+
+def open_sources(experiment: Experiment) -> dict[str, Source]:
+    """Returns {split: its examples} of all that training reads; opening a dataset may build it."""
+    data, settings = experiment.data, experiment.training
+    sources = {split: data.dataset.open(split) for split in ("train", "validation")}
+    return sources | {extra.name: extra.open(data.dataset) for extra in settings.validation_sets}
+
+
+def restore_variables(
+    checkpoints: Checkpoints, step: int, experiment: Experiment, mesh: jax.sharding.Mesh
+) -> dict[str, Any]:
+    """Returns the variables of one checkpoint, averaged ones where the run keeps an average."""
+    video = jax.ShapeDtypeStruct((1, experiment.data.num_frames, *experiment.data.image_size, 3), np.uint8)
+    init = functools.partial(experiment.task.init, experiment.model, batch={"video": video})
+    shapes = dict(jax.eval_shape(init, jax.random.key(0)))
+    part = "ema" if experiment.training.ema_decay is not None else "variables"
+    state, _ = checkpoints.restore(step, {part: abstract_state(shapes, state_shardings(shapes, mesh))})
+    return state[part]
+
+
+def evaluate_and_report(run: Run, split: str, clock: Stopwatch) -> dict[str, Any]:
+    """Evaluates a run, reports and logs; see `Run.evaluate`. The folder is locked."""
+    task, mesh = run.experiment.task, run.sharding.mesh
+    model = on_device(run.experiment.model, mesh.devices.flat[0])
+    data = run.experiment.data.for_devices(mesh.size)
+    with clock("evaluate"):
+        source = data.dataset.open(split)
+        predictions = evaluate(model, task, run.variables, data, source, run.sharding, split=split)
+        metrics = task.metrics(predictions)
+    if predictions.unreadable:
+        log_info(predictions.complaint())
+    presenter = presenter_for(task)
+    log_info(f"step {run.step}: {split} split ({predictions.over}) {presenter.headline(metrics)}")
+    with clock("report"):
+        shown = np.linspace(0, len(predictions.index) - 1, min(MAX_CLIPS, len(predictions.index))).astype(int)
+        # Views that evaluation has read: others may lie where a video is damaged. Copies, not whole videos.
+        clips = np.stack([data.read_views(source[int(index)])[0].copy() for index in predictions.index[shown]])
+        results = report.Results(model, run.variables, split, predictions, run.outputs, clips, shown)
+        sections = presenter.sections(results)  # in every process: pictures may need the devices
+        if is_first_process():
+            path = report.write(
+                run.workdir,
+                title=run.workdir.absolute().name,
+                facts=_facts(run),
+                figures=metrics,
+                rows=[*read_metrics(run.workdir), {"step": run.step, "split": split, **metrics}],
+                curves=presenter.curves,
+                results=results,
+                problems=predictions.problems(),
+                sections=sections,
+            )
+            log_info(f"see {path}")
+        # Last, so that a row says that the report is there.
+        if split != "train":
+            with MetricsLog(run.workdir, lambda row: (row["step"], row["split"]) != (run.step, split)) as log:
+                log.write(run.step, split, {"views": predictions.views, **metrics})
+    tables = presenter.tables(predictions, run.outputs)
+    return {"step": run.step, "views": predictions.views, **metrics, **tables}
+
+
+def _facts(run: Run) -> list[str]:
+    """Returns the lines of the report about the run as a whole."""
+    data, training = run.experiment.data, run.experiment.training
+    trained = next((row for row in reversed(read_metrics(run.workdir)) if row["split"] == "train"), {})
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
+    height, width = data.image_size
+    return [
+        f"Model: {type(run.experiment.model).__name__}, {parameters:,} parameters, clips of {data.num_frames} frames "
+        f"of {height}x{width} pixels",
+        f"Checkpoint: step {run.step} of {training.steps}; seed {training.seed}",
+        f"Devices: {run.sharding.mesh.size} x {jax.devices()[0].device_kind}; jax {jax.__version__}",
+        f"Training: {trained.get('replaced', 0)} clips of {trained.get('unreadable', 0)} unreadable videos were "
+        f"replaced; {trained.get('skipped', 0)} steps were skipped",
+        "Settings: [config.json](config.json); metrics: [metrics.jsonl](metrics.jsonl)",
+    ]
+
+
+def _best_run(experiment: Experiment, workdir: Path, outputs: Mapping[str, Any], trained: loop.Trained) -> Run:
+    """Returns the run at its best checkpoint; that is read from disk unless it is what training ended with."""
+    step, variables, mesh = int(trained.state.step), trained.state.averaged, trained.sharding.mesh
+    if trained.best_step not in (None, step):
+        step = trained.best_step
+        with open_checkpoints(workdir) as checkpoints:
+            variables = restore_variables(checkpoints, step, experiment, mesh)
+    return Run(experiment, workdir, step, variables, outputs, trained.sharding)
+
+
+def _is_tested(run: Run, trained: loop.Trained) -> bool:
+    """Returns whether a run that took no step now was tested before; reports that it is finished."""
+    done, steps = int(trained.state.step), run.experiment.training.steps
+    if trained.resumed_at != done:
+        return False
+    reason = "patience ended it; a higher --training.patience resumes it"
+    if done == steps:
+        reason = f"all {done} steps are done; --training.steps N --extend resumes it"
+    log_info(f"{run.workdir} is finished: {reason}")
+    return any((row["step"], row["split"]) == (run.step, "test") for row in run.metrics())
+
+
+def _fitting_mesh(experiment: Experiment) -> jax.sharding.Mesh:
+    """Returns the mesh of the training where it fits the devices here.
+
+    Otherwise these share the batch, and the parameters if those of the training did.
+    """
+    mesh, batch = experiment.training.mesh, jax.device_count()  # a batch that divides over any of them
+    try:
+        return mesh.build(batch, experiment.model)
+    except UserError:
+        return (Mesh() if mesh.fsdp == 1 else Mesh(data=1, fsdp=-1)).build(batch)
+
+
+def _starting_weights(experiment: Experiment, workdir: Path) -> Callable[[Any], Any] | None:
+    """Returns what creates the variables that a new run starts from, or None where the seed draws them."""
+    source = experiment.training.initialise_from
+    if source is None or any(workdir.glob("checkpoints/*")):
+        return None
+    path = Path(source)
+    if not path.exists():
+        raise UserError(f"training.initialise_from is {source}; there is no such file or folder")
+    return functools.partial(_initial_variables, path, experiment.model)
+
+
+def _initial_variables(path: Path, model: Any, abstract: Mapping[str, Any]) -> dict[str, Any]:
+    if not is_run(path):
+        variables = initialise(path, model)
+        return jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), variables, abstract)
+    averaged = load_config(path).training.ema_decay is not None
+    with open_checkpoints(path) as checkpoints:
+        part = "ema" if averaged else "variables"
+        state, _ = checkpoints.restore(checkpoints.steps()[-1], {part: abstract})
+        return state[part]

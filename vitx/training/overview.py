@@ -1,0 +1,67 @@
+"""What a run is about to do: parameters by module, mesh, cost of the model and of the whole run."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vitx.analysis.cost import macs_of, reference
+from vitx.storage import report_io_errors
+from vitx.training.logs import log_info
+from vitx.training.processes import is_first_process
+
+
+def write_overview(path: Path, experiment: Any, variables: Any, mesh: jax.sharding.Mesh, num_examples: int) -> None:
+    """Prints the overview, and keeps it in the run's folder.
+
+    Args:
+        path: path of the file.
+        experiment: model, task, data and training settings.
+        variables: shapes of the model's variables.
+        mesh: mesh that the run trains on.
+        num_examples: examples of the training split.
+    """
+    overview = describe_run(experiment, variables, mesh, num_examples)
+    log_info(overview)
+    if is_first_process():
+        with report_io_errors(path):
+            path.write_text(f"```\n{overview}\n```\n")
+
+
+def describe_run(experiment: Any, variables: Any, mesh: jax.sharding.Mesh, num_examples: int) -> str:
+    """Returns the overview as text; see `write_overview` for the arguments."""
+    data, settings = experiment.data, experiment.training
+    counts = count_parameters(variables["params"])
+    width = max(map(len, [*counts, "parameters"]))
+    lines = [f"{'parameters':{width}}  {sum(counts.values()):>15,}"]
+    lines += [f"{name:{width}}  {count:>15,}" for name, count in counts.items()]
+    axes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1) or "one device"
+    lines += [f"mesh: {axes}; {mesh.size} x {mesh.devices.flat[0].device_kind}"]
+    epochs = settings.steps * data.batch_size / max(num_examples * data.repeats, 1)
+    lines += [
+        f"data: {num_examples:,} training examples, batches of {data.batch_size} clips of {data.num_frames} x "
+        f"{data.image_size[0]} x {data.image_size[1]}; {settings.steps:,} steps are {epochs:.1f} epochs"
+    ]
+    macs = count_macs(experiment.model, experiment.task, variables, data)
+    if macs is not None:
+        # The backward pass takes two products for each of the forward pass.
+        total = 3 * macs * data.batch_size * settings.steps
+        lines += [f"cost: {macs / 1e9:.3f} GMACs per clip; about {total / 1e15:.4g} PMACs for the whole run"]
+    return "\n".join(lines)
+
+
+def count_parameters(params: Any) -> dict[str, int]:
+    """Returns {top-level module: number of its parameters}."""
+    return {name: sum(leaf.size for leaf in jax.tree.leaves(branch)) for name, branch in params.items()}
+
+
+def count_macs(model: Any, task: Any, variables: Any, data: Any) -> int | None:
+    """Returns the multiply-accumulates of one prediction, or None where a loop has no known length."""
+    video = jax.ShapeDtypeStruct((1, data.num_frames, *data.image_size, 3), jnp.uint8)
+    plain = reference(model)
+    try:
+        predict = jax.make_jaxpr(lambda variables, video: task.predict(plain, variables, video))
+        return macs_of(predict(variables, video).jaxpr)
+    except ValueError:
+        return None

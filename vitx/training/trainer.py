@@ -1,0 +1,257 @@
+"""A run while it trains: its state on the devices, and what one does with it at each step."""
+
+import contextlib
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding
+
+from vitx.checkpoints import Checkpoints
+from vitx.console import progress_bar
+from vitx.data.sources import Source
+from vitx.errors import DivergedError, Preempted
+from vitx.layers.partition import process_shard, to_devices
+from vitx.training.faults import PreemptionGuard, exit_after
+from vitx.training.logs import MetricsLog, Profiler, Stopwatch, log_info
+from vitx.training.progress import Meter, Progress, check_monitor, peak_steps_per_second
+from vitx.training.results import StepResults
+from vitx.training.statistics import precise_statistics
+from vitx.training.step import TrainState
+from vitx.training.validation import Evaluator
+
+MAX_IN_FLIGHT = 2  # steps handed to the devices before the metrics of the first are waited for
+WARM_UP_STEPS = 20  # left out of a run's overall fraction of time spent waiting for input
+MESSAGE_SECONDS = 30.0  # between lines of progress where there is no progress bar
+
+
+class Trainer:
+    """What changes while a run trains, and what is written of it; a context manager.
+
+    Attributes:
+        state: parameters, optimiser state and step, on the devices.
+        progress: what the run knows beside arrays.
+        results: steps in flight.
+        evaluator: evaluates on the validation sets.
+        overall: time of all steps after the first few.
+    """
+
+    def __init__(
+        self,
+        experiment: Any,
+        sources: Mapping[str, Source],
+        workdir: Path,
+        *,
+        state: TrainState,
+        progress: Progress,
+        compiled_step: Callable[[TrainState, Any], tuple[TrainState, Any, Any]] | None,
+        batch_shapes: Mapping[str, Any],
+        rows: NamedSharding,
+        checkpoints: Checkpoints,
+        record: Mapping[str, Any],
+        guard: PreemptionGuard,
+        clock: Stopwatch,
+    ) -> None:
+        """Prepares training from `state` on.
+
+        Args:
+            experiment: model, task, data, optimizer and training settings; `model` and `data` fit the devices.
+            sources: {split: its examples}.
+            workdir: the run's folder.
+            state: where training stands.
+            progress: likewise.
+            compiled_step: from (state, batch) to (state, metrics, examples), on the devices; None takes no step.
+            batch_shapes: shapes of a batch on the devices.
+            rows: sharding of a batch.
+            checkpoints: where the run is saved.
+            record: JSON data that travels with every checkpoint beside the progress.
+            guard: requests to stop.
+            clock: gets the time of each phase.
+        """
+        self.state, self.progress, self.overall = state, progress, Meter()
+        self._experiment, self._sources = experiment, sources
+        self._compiled_step, self._batch_shapes, self._rows = compiled_step, batch_shapes, rows
+        self._checkpoints, self._record, self._guard, self._clock = checkpoints, record, guard, clock
+        self._first_step, self._stack = int(state.step), contextlib.ExitStack()
+        self._messages = Throttle(MESSAGE_SECONDS)
+        model, task, data, settings = experiment.model, experiment.task, experiment.data, experiment.training
+        params = abstract_shapes(state.variables["params"])
+        self._learning_rates = functools.partial(experiment.optimizer.learning_rates, params, settings.steps)
+        variables, devices = abstract_shapes(state.variables), [*rows.mesh.devices.flat]
+        self._peak_steps = peak_steps_per_second(model, task, variables, batch_shapes, devices)
+        self._log = MetricsLog(workdir, lambda row: row["step"] <= self._first_step, settings.wandb)
+        self._profiler = Profiler(workdir / "profile", settings.profile_steps)
+        self.results = StepResults(
+            progress,
+            self._log,
+            num_examples=len(sources["train"]),
+            max_unreadable=data.max_unreadable,
+            max_skipped=settings.max_skipped,
+        )
+        cadence = {"validation": settings.evaluate_every} | {s.name: s.every for s in settings.validation_sets}
+        self.evaluator = Evaluator(
+            model=model, task=task, data=data, sources=sources, cadence=cadence, sharding=rows, log=self._log
+        )
+
+    def __enter__(self) -> "Trainer":
+        data, settings = self._experiment.data, self._experiment.training
+        steps = range(self._first_step, settings.steps)
+        batches = data.train_batches(self._sources["train"], settings.seed, steps, **process_shard(self._rows))
+        self._batches = self._stack.enter_context(contextlib.closing(batches))
+        self._stack.enter_context(self._log)
+        self._stack.enter_context(self._profiler)
+        bar = progress_bar(desc="training", total=settings.steps, initial=self._first_step, unit=" steps")
+        self._bar = self._stack.enter_context(bar)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._stack.__exit__(*exception)
+
+    def take_step(self, step: int, *, wait: bool) -> bool:
+        """Hands one step to the devices; returns whether the run was asked to stop after it.
+
+        Args:
+            step: number of the step, from 1.
+            wait: whether to collect all steps in flight, because something is due after this one.
+        """
+        progress = self.progress
+        with self._clock("train"), self._profiler.step(step), exit_after(self._experiment.training.hang_minutes):
+            began = time.perf_counter()
+            batch = next(self._batches)
+            waited, decoded = time.perf_counter() - began, float(batch.pop("decode_seconds").sum())
+            on_devices = to_devices(batch, self._rows)
+            with jax.transfer_guard("disallow"):  # a transfer that is not asked for would stall every step
+                self.state, metrics, examples = self._compiled_step(self.state, on_devices)
+            self.results.add(step, metrics, examples)
+            stopping = self._guard.requested(step)
+            self.results.collect(0 if wait or stopping or self._profiler.ends_at(step) else MAX_IN_FLIGHT)
+            seconds = time.perf_counter() - began
+        progress.productive_seconds += seconds
+        progress.meter.add_time(seconds, waited, decoded)
+        self.overall.add_time(seconds, waited, decoded)
+        if step == self._first_step + WARM_UP_STEPS:
+            self.overall = Meter()
+        self._bar.update()
+        return stopping
+
+    def log_metrics(self, step: int) -> None:
+        """Writes a row of training metrics."""
+        data = self._experiment.data
+        row = self.progress.next_row(data.batch_size, self._peak_steps)
+        row["epoch"] = step * data.batch_size / (data.repeats * max(len(self._sources["train"]), 1))
+        # A skipped step leaves the optimiser's own count of updates behind the number of the step.
+        row |= self._learning_rates(step - 1 - self.progress.counters["skipped"])
+        self._log.write(step, "train", row)
+        summary = f"loss {row.get('loss', math.nan):.3f}, {row['clips_per_second']:.0f} clips/s"
+        self._bar.set_postfix_str(summary)
+        if self._bar.disable and self._messages.ready():
+            steps = self._experiment.training.steps
+            left = (steps - step) * row["seconds_per_step"]
+            log_info(f"step {step} of {steps}: {summary}, about {format_seconds(left)} left")
+
+    def evaluate(self, step: int, names: tuple[str, ...]) -> bool:
+        """Evaluates on some validation sets; returns whether the monitored metric is the best so far.
+
+        Raises:
+            Preempted: a request to stop came; the step is saved, and is evaluated when the run resumes.
+        """
+        settings, task = self._experiment.training, self._experiment.task
+        self.progress.evaluated = False
+        try:
+            with self._clock("evaluate"), self._guard.allow():
+                self._bar.clear()
+                if settings.precise_bn_batches:
+                    self.state = self.with_precise_statistics(step)
+                found = {name: self.evaluator(name, step, self.state.averaged) for name in names}
+                if "validation" in found:
+                    check_monitor(settings.monitor, found["validation"].metrics)
+        except Preempted:
+            self.stop(step)
+        self.progress.evaluated = True
+        for evaluation in found.values():
+            self.evaluator.record(evaluation)
+        if "validation" not in found:
+            return False
+        value = found["validation"].metrics[settings.monitor]
+        return self.progress.best.update(step, settings.monitor, value, task.is_better)
+
+    def with_precise_statistics(self, step: int) -> TrainState:
+        """Returns the state with statistics of batch normalisation averaged over the next training batches."""
+        settings, data = self._experiment.training, self._experiment.data
+        steps = range(step, step + settings.precise_bn_batches)
+        batches = data.train_batches(self._sources["train"], settings.seed, steps, **process_shard(self._rows))
+        state = self.state
+        with contextlib.closing(batches), jax.set_mesh(self._rows.mesh):
+            on_devices = (to_devices({name: b[name] for name in self._batch_shapes}, self._rows) for b in batches)
+            parts = {"model": self._experiment.model, "task": self._experiment.task, "seed": settings.seed}
+            found = precise_statistics(state.averaged, on_devices, step=state.step, **parts)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state.averaged)
+        return state.with_averaged(jax.device_put(found, shardings))
+
+    def save(self, step: int) -> None:
+        """Saves a checkpoint in the background."""
+        with self._clock("checkpoint"):
+            self._log.sync()  # first, because a checkpoint must never be newer than the log
+            self._checkpoints.best_step = self.progress.best.step
+            self._checkpoints.save(step, self.state.to_parts(), {**self._record, **self.progress.to_record()})
+
+    def stop(self, step: int) -> None:
+        """Saves, waits until everything is on disk, and raises `Preempted`."""
+        self.save(step)
+        self._checkpoints.wait()
+        raise Preempted(f"stopped after step {step}, which is saved; the same command resumes from there")
+
+    @contextlib.contextmanager
+    def explain_divergence(self) -> Iterator[None]:
+        """Adds to a `DivergedError` which checkpoint remains, and how to continue."""
+        try:
+            yield
+        except DivergedError as error:
+            self._checkpoints.wait()
+            raise DivergedError(f"{error}. {_advice(self._checkpoints)}") from error
+
+
+class Throttle:
+    """Lets something happen at most once in so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._last = seconds, time.monotonic()
+
+    def ready(self) -> bool:
+        """Returns whether enough time has passed since the last time."""
+        now = time.monotonic()
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True
+
+
+def abstract_shapes(tree: Any) -> Any:
+    """Returns shapes and types in the place of arrays."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def format_seconds(seconds: float) -> str:
+    """Returns a duration as people write it: 45 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _advice(checkpoints: Checkpoints) -> str:
+    steps = checkpoints.steps()
+    if not steps:
+        return (
+            "Training stopped before the first checkpoint; start again in a new folder with a lower "
+            "--optimizer.peak_lr, a longer warm-up or a --optimizer.clip_norm"
+        )
+    return (
+        f"Training stopped; the last checkpoint is {checkpoints.directory / str(steps[-1])}. The same command resumes "
+        "from there and meets the same steps; to get past them, start in a new folder with "
+        f"--training.initialise_from {checkpoints.directory.parent} and a lower --optimizer.peak_lr or a "
+        "--optimizer.clip_norm"
+    )
