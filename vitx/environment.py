@@ -63,7 +63,7 @@ def _missing(error: BaseException) -> tuple[str, str] | None:
     missing = [name for name in _requirement_tree() if not _is_installed(name)]
     if not missing:
         return None
-    return f"{', '.join(missing)} not found; vitx needs it", _pip("install", *map(_required, missing))
+    return f"{', '.join(missing)} not found; vitx needs every one", _pip("install", *map(_required, missing))
 
 
 def _outside_bounds() -> tuple[str, str] | None:
@@ -157,10 +157,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _module_of(file: str) -> str | None:
     """Returns the top-level module of a file below site-packages or another entry of sys.path."""
-    for entry in sys.path:
-        if entry and Path(file).is_relative_to(entry):
-            return Path(file).relative_to(entry).parts[0].split(".")[0]
-    return None
+    entries = [entry for entry in sys.path if entry and Path(file).is_relative_to(entry)]
+    # the longest entry: an environment often lies inside the working directory
+    return Path(file).relative_to(max(entries, key=len)).parts[0].split(".")[0] if entries else None
 
 
 def _modules(distribution: Distribution) -> set[str]:
@@ -183,14 +182,18 @@ def _requirement_tree() -> dict[str, str]:
 
 
 def _requirements(owner: str) -> Iterator[tuple[str, str]]:
-    """Yields name and bounds of what an installed package needs; markers would take a library to evaluate."""
+    """Yields name and bounds of what an installed package needs, without extras.
+
+    Other markers would take a library to evaluate: those of vitx are true wherever it runs, those of others are passed
+    over.
+    """
     try:
         lines = importlib.metadata.requires(owner) or []
     except PackageNotFoundError:
         return
     for line in lines:
         match = _REQUIREMENT.fullmatch(line)
-        if match and not match[3]:
+        if match and (not match[3] or (owner == "vitx" and "extra" not in match[3])):
             yield _normalise(match[1]), match[2].replace(" ", "")
 
 
