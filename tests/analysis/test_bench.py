@@ -104,7 +104,6 @@ def test_without_pytorch_the_extra_is_named(library, monkeypatch, capsys):
     assert f"--against {library} needs PyTorch" in (told := capsys.readouterr().err) and "vitx[peers]" in told
 
 
-@pytest.mark.smoke
 def test_the_command_prints_one_object(capsys):
     small = ["--clip", "1", "16", "16", "--width", "4", "--batch", "1", "--repeats", "1"]
     assert cli.main(["bench", "cnn_small", "--json", *small]) == 0

@@ -99,7 +99,6 @@ def test_a_stream_is_the_clip(frames, rows, columns, batch, heads):
 
 
 @pytest.mark.parametrize("model", FORECASTERS)
-@pytest.mark.smoke
 def test_a_stream_of_forecasts_is_the_forecast_of_the_clip(model):
     video, variables = some(2, 4, 6, 4, model.channels), variables_for(model, model.channels)
     step, call = jax.jit(lambda *given: model.apply(*given, method="step")), jax.jit(model.apply)

@@ -115,7 +115,6 @@ def test_the_average_pool_baseline_is_blind_to_the_order_of_tubelets():
     assert not np.allclose(factorised.apply(variables, clip), factorised.apply(variables, swapped), atol=1e-3)
 
 
-@pytest.mark.smoke
 def test_heads_by_name_and_features():
     model = small(num_classes=(("verb", 3), ("noun", 4)))
     logits = model.apply(random_variables(model), video())

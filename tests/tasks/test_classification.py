@@ -10,8 +10,6 @@ import pytest
 import vitx
 from vitx.tasks.classification import Classification
 
-pytestmark = pytest.mark.smoke
-
 FIELDS = {
     "num_frames": 2,
     "image_size": 8,
@@ -78,6 +76,7 @@ def test_one_head_learns_the_label_that_is_named():
         ((("adverb", 3),), None, "the model predicts adverb"),
     ],
 )
+@pytest.mark.smoke
 def test_heads_that_are_not_labels_are_told(num_classes, label, message):
     model = vitx.create_model("vivit_b_16x2_fe", num_classes=num_classes, **FIELDS)
     with pytest.raises(vitx.UserError) as error:
@@ -85,6 +84,7 @@ def test_heads_that_are_not_labels_are_told(num_classes, label, message):
     assert message in str(error.value)
 
 
+@pytest.mark.smoke
 def test_pixels_are_normalised():
     task = Classification(mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
     np.testing.assert_allclose(task.normalise(jnp.full((1, 3), 255, jnp.uint8)), [[1, 1, 0]], atol=1e-6)
