@@ -1,54 +1,156 @@
-"""The README's words are true: its code runs, its files are there."""
+"""README and docs are true: their code runs, their commands parse, their links lead somewhere."""
 
+import fnmatch
+import operator
 import re
+import shlex
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+import vitx
+from vitx.cli import _parser
 from vitx.data.encoding import encode_video
-from vitx.data.moving_digits import ClipConfig, render_clip
 from vitx.run import train
 
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
+STEPS = {"training.steps": 2, "training.evaluate_every": 0, "training.checkpoint_every": 2}
 
-@pytest.fixture
-def readme(pytestconfig) -> str:
-    return (pytestconfig.rootpath / "README.md").read_text()
+
+@pytest.fixture(scope="module")
+def sandbox(small_file, tmp_path_factory):
+    """A folder with what the pages speak of: experiment files, videos, a list, weights and a run."""
+    folder = tmp_path_factory.mktemp("sandbox")
+    (folder / "experiments").mkdir()
+    # The quickstart under its own name, but so small that it trains in seconds.
+    changes = {"model.num_classes": 8, "task.label": "motion", **STEPS}
+    (folder / "experiments" / "quickstart.py").write_text(
+        f"from vitx import load_experiment\nexperiment = load_experiment({small_file!r}).override({changes!r})\n"
+    )
+    shutil.copy(ROOT / "experiments" / "folder.py", folder / "experiments")
+    rows = ["path,verb,noun"]
+    for label, brightness in (("fall", 40), ("walk", 200)):
+        (folder / "videos" / label).mkdir(parents=True)
+        for i in range(6):
+            noise = np.random.default_rng(i).integers(brightness, brightness + 50, (9, 24, 24, 3), np.uint8)
+            (folder / "videos" / label / f"{i}.mp4").write_bytes(encode_video(noise))
+            rows.append(f"videos/{label}/{i}.mp4,{label},{('adult', 'child')[i % 2]}")
+    (folder / "list.csv").write_text("\n".join(rows) + "\n")
+    shutil.copy(folder / "videos" / "fall" / "0.mp4", folder / "clip.mp4")
+    shutil.copytree(ROOT / "tests" / "interop" / "golden" / "vivit", folder / "vivit-b-16x2-kinetics400")
+    train(vitx.load_experiment(folder / "experiments" / "quickstart.py"), folder / "runs" / "quickstart")
+    return folder
 
 
-@pytest.mark.smoke
-def test_the_first_two_commands_stand_as_promised(readme):
-    commands = [line.strip() for line in readme.splitlines() if line.startswith("    ")]
-    assert commands[:2] == [
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Returns the arguments of the indented lines of a page that call vitx."""
+    lines = re.findall(r"^    (vitx .*)$", page.read_text(), re.MULTILINE)
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+@pytest.mark.parametrize("name", [name for name, page in zip(NAMES, PAGES, strict=True) if python_blocks(page)])
+def test_python_blocks_run_in_order(name, sandbox, monkeypatch, capsys):
+    monkeypatch.chdir(sandbox)
+    names = {"__name__": __name__}
+    for block in python_blocks(ROOT / name):
+        exec(compile(block, name, "exec"), names)
+    if name.endswith("models.md"):
+        assert names["logits"].shape == (1, 8) and names["state"][1].frames == 12
+    if name.endswith("evaluation.md"):
+        assert names["metrics"]["views"] == "1x1" and 0 <= names["metrics"]["motion/top1"] <= 100
+
+
+def test_the_dataset_class_of_the_docs_trains(sandbox, small, tmp_path, monkeypatch):
+    monkeypatch.chdir(sandbox)
+    names = {"__name__": __name__}
+    for block in python_blocks(ROOT / "docs" / "datasets.md"):
+        exec(compile(block, "datasets.md", "exec"), names)
+    changes = {"data.dataset": names["Falls"](), "model.num_classes": 2, **STEPS}
+    run = train(small.override(changes), tmp_path / "run")
+    assert (tmp_path / "run" / "report.md").exists()
+    assert next(iter(run.predict([sandbox / "clip.mp4"]).values())).keys() == {"action"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_parse_and_settings_exist(name):
+    for words in commands(ROOT / name):
+        if {"--help", "--version"} & set(words):
+            continue
+        options, settings = _parser().parse_known_args(words)
+        if words[0] == "train":
+            file = ROOT / (options.experiment or "none.py")
+            experiment = vitx.load_experiment(file if file.exists() else ROOT / "experiments" / "quickstart.py")
+            for word in settings:
+                if word.startswith("--"):
+                    operator.attrgetter(word[2:].split("=")[0])(experiment)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_in_sentences_exist(name):
+    choices = _parser()._subparsers._group_actions[0].choices
+    for words in map(str.split, re.findall(r"`vitx ([a-z][^`]*)`", (ROOT / name).read_text())):
+        assert words[0] in choices, words
+        if words[0] == "data" and len(words) > 1:
+            assert words[1] in choices["data"]._subparsers._group_actions[0].choices, words
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_to_files(name):
+    for target in re.findall(r"\]\(([^)]+)\)", (ROOT / name).read_text()):
+        if not target.startswith(("http", "#")):
+            assert (ROOT / name).parent.joinpath(target.split("#")[0]).exists(), target
+
+
+def test_the_readme_begins_with_the_two_promised_commands():
+    readme = (ROOT / "README.md").read_text().splitlines()
+    indented = [line.strip() for line in readme if line.startswith("    ")]
+    assert indented[:2] == [
         "pip install -e . && vitx train experiments/quickstart.py --workdir runs/quickstart",
         "pip install -e '.[test]' && pytest",
     ]
+    assert len(readme) <= 130
 
 
-def test_links_and_the_map_of_the_house(readme, pytestconfig):
-    for target in re.findall(r"\]\(([^)]+)\)", readme):
-        assert (pytestconfig.rootpath / target).exists(), target
-    house = readme.split("## The house")[1].split("##")[0]
-    for name in re.findall(r"^      (\S+)", house, re.MULTILINE):
-        assert (pytestconfig.rootpath / "vitx" / name).exists(), name
+def test_the_layout_in_the_readme_is_the_trees():
+    layout = (ROOT / "README.md").read_text().split("## Repository")[1].split("Python 3")[0]
+    inside = set(re.findall(r"(?:^      |  )(\w+(?:\.py|/))  ", layout.split("experiments/")[0], re.MULTILINE))
+    folders = {f"{path.name}/" for path in (ROOT / "vitx").iterdir() if (path / "__init__.py").exists()}
+    assert folders <= inside
+    assert all((ROOT / "vitx" / name).exists() for name in inside), inside
+    assert all((ROOT / name).is_dir() for name in re.findall(r"^    (\w+)/", layout, re.MULTILINE))
 
 
-def test_a_stream_as_the_readme_shows_it(readme):
-    code = next(block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "init_state" in block)
-    names = {}
-    exec(code, names)
-    assert names["logits"].shape == (1, 8) and names["state"][1].frames == 12
+def test_every_page_is_listed():
+    listed = re.findall(r"\]\((\w+\.md)\)", (ROOT / "docs" / "README.md").read_text())
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"} <= set(listed)
 
 
-def test_a_dataset_of_ones_own_as_the_readme_shows_it(readme, small, tmp_path):
-    """The README's classes, with the body that it leaves to the reader."""
-    code = next(block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "class Clips" in block)
-    code = re.sub(r"^        \.\.\. .*$", "        return Clips(FILES, LABELS)", code, flags=re.MULTILINE)
-    files = []
-    for index in range(8):
-        files.append(str(tmp_path / f"{index}.mp4"))
-        frames, _, _ = render_clip(ClipConfig(num_frames=6, side=24, size=(8.0, 14.0)), "train", index)
-        (tmp_path / f"{index}.mp4").write_bytes(encode_video(frames))
-    names = {"FILES": tuple(files), "LABELS": (0, 1) * 4, "__name__": __name__}
-    exec(code, names)
-    changes = {"data.dataset": names["Falls"](), "model.num_classes": 2, "training.steps": 2}
-    train(small.override(changes), tmp_path / "run")
-    assert (tmp_path / "run" / "report.md").exists()
+def test_the_tables_of_models_cover_all_names():
+    text = (ROOT / "docs" / "models.md").read_text()
+    patterns = [
+        name for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for name in re.findall(r"`(.*?)`", row)
+    ]
+    uncovered = [name for name in vitx.list_models() if not any(fnmatch.fnmatch(name, each) for each in patterns)]
+    assert not uncovered
+    assert all(fnmatch.filter(vitx.list_models(), pattern) for pattern in patterns)
+
+
+def test_the_picture_of_layouts_shows_what_they_attend_to(pytestconfig, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import draw_layouts
+
+    masks = {name: draw_layouts.attended(name) for name in draw_layouts.PANELS}
+    t, h, w = draw_layouts.QUERY
+    assert masks["joint"].all() and masks["space"][t].all() and masks["space"].sum() == 16
+    assert masks["time"][:, h, w].all() and masks["time"].sum() == 4
+    assert (masks["time_and_space"] == (masks["time"] | masks["space"])).all()
+    draw_layouts.draw(tmp_path / "layouts.png")
+    assert (tmp_path / "layouts.png").stat().st_size > 10_000

@@ -15,7 +15,6 @@ from vitx.experiment import load_experiment
 from vitx.models.timesformer import ATTENTIONS, TimeSformer, TimeSformerSpace
 from vitx.models.vivit import FactorisedEncoder, ViViT
 from vitx.run import train
-from vitx.training.logs import read_metrics
 
 MODELS = {
     "ViViT 1, joint": ViViT(pooling="mean"),
@@ -48,8 +47,8 @@ def main(folder: Path) -> None:
         for frames in (1, 4):
             workdir = folder / f"{name.replace(',', '').replace(' ', '_').lower()}_{frames}x16x16"
             sized = override(model, {**SIZE, "tubelet_size": (frames, 16, 16)})
-            train(short.override({"model": sized}), workdir)
-            (test,) = (row for row in read_metrics(workdir) if row["split"] == "test")
+            run = train(short.override({"model": sized}), workdir)
+            (test,) = (row for row in run.metrics() if row["split"] == "test")
             cells += [f"{test['motion/top1']:.1f} %", f"{test['appearance/top1']:.1f} %"]
         lines.append(f"| {' | '.join(cells)} |")
         (folder / "layouts.md").write_text("\n".join(lines) + "\n")

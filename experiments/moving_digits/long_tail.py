@@ -18,7 +18,7 @@ from vitx.configuration import register
 from vitx.data.moving_digits import MOTIONS
 from vitx.data.sources import Dataset, MovingDigits, Source, label_columns
 from vitx.experiment import load_experiment
-from vitx.run import load_run, train
+from vitx.run import train
 
 REMEDIES = {
     "none": {},
@@ -94,10 +94,9 @@ def main(folder: Path) -> None:
     lines += [f"| training clips | {' | '.join(map(str, counts))} | {sum(counts) / len(counts):.0f} |"]
     for name, changes in REMEDIES.items():
         workdir = folder / name.split(" (")[0].replace(",", "").replace(" ", "_").replace("-", "_")
-        train(short.override(changes), workdir)
-        figures = load_run(workdir).evaluate()
-        recalls = [row["recall"] for row in figures["per_class"]["motion"].values()]
-        lines.append(f"| {name} | {' | '.join(f'{x:.0f}' for x in [*recalls, figures['motion/macro_recall']])} |")
+        metrics = train(short.override(changes), workdir).evaluate()
+        recalls = [row["recall"] for row in metrics["per_class"]["motion"].values()]
+        lines.append(f"| {name} | {' | '.join(f'{x:.0f}' for x in [*recalls, metrics['motion/macro_recall']])} |")
         (folder / "long_tail.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

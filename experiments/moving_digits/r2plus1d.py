@@ -4,7 +4,7 @@
 
 The recipe of two_labels.py with a higher learning rate and frames of half the size. Two cores of an AMD EPYC, shared
 with other jobs, JAX 0.10.2, 2026-11-24, seed 0, 7 min 15 s: compile 28 s, train 377 s, evaluate 21 s. Test split, 1,000
-clips, 1x1 views: motion top-1 99.9 %, appearance top-1 18.8 %. Half as wide and for 800 steps it reached 89.9 %, in
+clips, 1x1 views: motion top-1 99.9 % and appearance top-1 18.8 %. Half as wide and for 800 steps it reached 89.9 %, in
 training too: too small and not converged.
 """
 
