@@ -215,14 +215,16 @@ def evaluate_and_report(run: Run, split: str, clock: Stopwatch) -> dict[str, Any
         # Views that evaluation has read: others may lie where a video is damaged. Copies, not whole videos.
         clips = np.stack([data.read_views(source[int(index)])[0].copy() for index in predictions.index[shown]])
         results = report.Results(model, run.variables, split, predictions, run.outputs, clips, shown)
+        row = {"views": predictions.views, **metrics}
         sections = presenter.sections(results)  # in every process: pictures may need the devices
         if is_first_process():
-            path = report.write(
+            path = report.write_report(
                 run.workdir,
                 title=run.workdir.absolute().name,
                 facts=_facts(run),
-                figures=metrics,
-                rows=[*read_metrics(run.workdir), {"step": run.step, "split": split, **metrics}],
+                checkpoint=f"step {run.step} of {run.experiment.training.steps}",
+                metrics=metrics,
+                rows=[*read_metrics(run.workdir), {"step": run.step, "split": split, **row}],
                 curves=presenter.curves,
                 results=results,
                 problems=predictions.problems(),
@@ -232,7 +234,7 @@ def evaluate_and_report(run: Run, split: str, clock: Stopwatch) -> dict[str, Any
         # Last, so that a row says that the report is there.
         if split != "train":
             with MetricsLog(run.workdir, lambda row: (row["step"], row["split"]) != (run.step, split)) as log:
-                log.write(run.step, split, {"views": predictions.views, **metrics})
+                log.write(run.step, split, row)
     tables = presenter.tables(predictions, run.outputs)
     return {"step": run.step, "views": predictions.views, **metrics, **tables}
 

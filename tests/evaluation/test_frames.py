@@ -1,4 +1,4 @@
-"""Figures of forecast frames: written out in numpy, SSIM by SciPy and by scikit-image (peers), the two baselines."""
+"""Metrics of predicted frames against NumPy, SSIM against SciPy and scikit-image (peers), the two baselines."""
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,11 @@ from scipy.ndimage import uniform_filter
 from vitx.evaluation.frames import extrapolate_linearly, frame_metrics, repeat_last_frame, ssim
 
 
-def some(channels, seed=0):
+def random_frames(channels, seed=0):
     random = np.random.default_rng(seed)
     truth = random.uniform(0, 1, (2, 3, 9, 12, channels))
-    forecast = truth + 0.3 * random.standard_normal(truth.shape)  # some of it below 0 and above 1
-    return forecast, truth
+    predicted = truth + 0.3 * random.standard_normal(truth.shape)  # some of it below 0 and above 1
+    return predicted, truth
 
 
 def ssim_of_image(x, y, data_range):
@@ -29,11 +29,11 @@ def ssim_of_image(x, y, data_range):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_figures_are_what_the_tables_mean_by_them(channels):
-    forecast, truth = some(channels)
-    found = jax.jit(frame_metrics)(jnp.float32(forecast), jnp.float32(truth))
+def test_frame_metrics_match_the_definitions_of_the_published_tables(channels):
+    predicted, truth = random_frames(channels)
+    found = jax.jit(frame_metrics)(jnp.float32(predicted), jnp.float32(truth))
     for b, t in np.ndindex(2, 3):
-        x, y = forecast[b, t], truth[b, t]
+        x, y = predicted[b, t], truth[b, t]
         clipped, p = np.clip(x, 0, 1), np.clip(x, 2**-20, 1 - 2**-20)
         expected = {
             "mse": ((x - y) ** 2).sum(),
@@ -48,8 +48,8 @@ def test_figures_are_what_the_tables_mean_by_them(channels):
             np.testing.assert_allclose(found[name][b, t], value, rtol=1e-4, err_msg=name)
 
 
-def test_a_perfect_forecast():
-    truth = jnp.float32(some(1)[1].round())
+def test_perfect_prediction_has_the_best_value_of_every_metric():
+    truth = jnp.float32(random_frames(1)[1].round())
     found = jax.jit(frame_metrics)(truth, truth)
     np.testing.assert_allclose(found["mse"], 0)
     np.testing.assert_allclose(found["psnr"], 100)
@@ -57,24 +57,24 @@ def test_a_perfect_forecast():
     assert found["cross_entropy"].max() < 1e-3
 
 
-def test_baselines():
-    seen = jnp.asarray([0.9, 0.5, 0.3]).reshape(1, 3, 1, 1, 1)
-    np.testing.assert_allclose(repeat_last_frame(seen, 3).ravel(), [0.3, 0.3, 0.3])
-    np.testing.assert_allclose(extrapolate_linearly(seen, 3).ravel(), [0.1, 0, 0], atol=1e-6)
-    np.testing.assert_allclose(extrapolate_linearly(1 - seen, 3).ravel(), [0.9, 1, 1], atol=1e-6)
+def test_baselines_repeat_or_extrapolate_the_last_frames():
+    context = jnp.asarray([0.9, 0.5, 0.3]).reshape(1, 3, 1, 1, 1)
+    np.testing.assert_allclose(repeat_last_frame(context, 3).ravel(), [0.3, 0.3, 0.3])
+    np.testing.assert_allclose(extrapolate_linearly(context, 3).ravel(), [0.1, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(extrapolate_linearly(1 - context, 3).ravel(), [0.9, 1, 1], atol=1e-6)
 
 
 @pytest.mark.peers
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("data_range", "images"), [(1.0, "noise"), (2.0, "noise"), (1.0, "ink")])
-def test_ssim_is_scikit_images(channels, data_range, images):
+def test_ssim_matches_scikit_image(channels, data_range, images):
     from skimage.metrics import structural_similarity
 
-    forecast, truth = some(channels)
-    forecast = np.clip(forecast, 0, 1)
+    predicted, truth = random_frames(channels)
+    predicted = np.clip(predicted, 0, 1)
     if images == "ink":  # flat windows, where rounding shows
-        forecast, truth = forecast * (forecast > 0.9), truth * (truth > 0.9)
-    found = ssim(jnp.float32(forecast), jnp.float32(truth), data_range=data_range)
+        predicted, truth = predicted * (predicted > 0.9), truth * (truth > 0.9)
+    found = ssim(jnp.float32(predicted), jnp.float32(truth), data_range=data_range)
     for b, t in np.ndindex(2, 3):
-        expected = structural_similarity(forecast[b, t], truth[b, t], data_range=data_range, channel_axis=-1)
+        expected = structural_similarity(predicted[b, t], truth[b, t], data_range=data_range, channel_axis=-1)
         np.testing.assert_allclose(found[b, t], expected, atol=2e-5)

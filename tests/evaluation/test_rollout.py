@@ -1,4 +1,4 @@
-"""Pictures of forecasts: which colour is which error, and what stands where."""
+"""Pictures of forecasts: colours of errors and places of frames."""
 
 import io
 
@@ -7,7 +7,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from vitx.evaluation.rollout import GAP, MADE, SEEN, animation, error, strip, to_rgb
+from vitx.evaluation.rollout import CONTEXT_BORDER, GAP, PREDICTED_BORDER, animation, error_map, strip, to_rgb
 
 pytestmark = pytest.mark.smoke
 
@@ -17,9 +17,9 @@ HEIGHT, WIDTH, INPUT, HORIZON = 4, 6, 6, 3
 
 @pytest.fixture(scope="module")
 def clips():
-    """Two clips and their forecasts; no two frames are alike, nor is one its own mirror image."""
+    """Two clips and their forecasts; all frames differ, and no frame is symmetric."""
     frames = np.random.default_rng(0).uniform(0, 1, (2, INPUT + 2 * HORIZON, HEIGHT, WIDTH, 1))
-    return [(to_rgb(each[: INPUT + HORIZON]), to_rgb(each[INPUT + HORIZON :])) for each in frames]
+    return [(to_rgb(clip[: INPUT + HORIZON]), to_rgb(clip[INPUT + HORIZON :])) for clip in frames]
 
 
 @pytest.mark.parametrize(
@@ -30,22 +30,22 @@ def clips():
         (0.3, 0.3, (1, 1, 1)),
         (0.75, 0.25, np.add(1, RED) / 2),
         (0.25, 0.75, np.add(1, BLUE) / 2),
-        (7.0, 0.0, RED),  # as bright as a pixel can be shown
+        (7.0, 0.0, RED),  # clipped to the brightest pixel
         (-7.0, 0.0, (1, 1, 1)),
     ],
 )
-def test_an_error_is_red_where_too_bright_and_blue_where_too_dark(forecast, truth, colour):
+def test_error_is_red_where_too_bright_and_blue_where_too_dark(forecast, truth, colour):
     shape = (1, 1, 1, 3)
-    np.testing.assert_allclose(error(np.full(shape, forecast), np.full(shape, truth))[0, 0, 0], colour, atol=1e-12)
+    np.testing.assert_allclose(error_map(np.full(shape, forecast), np.full(shape, truth))[0, 0, 0], colour, atol=1e-12)
 
 
-def test_grey_is_shown_alike_in_all_colours_and_what_no_pixel_can_be_is_cut():
+def test_to_rgb_repeats_grey_and_clips_to_the_unit_interval():
     np.testing.assert_array_equal(to_rgb(np.array([[-1.0], [0.5], [2.0]])), [[0.0] * 3, [0.5] * 3, [1.0] * 3])
     np.testing.assert_array_equal(to_rgb(np.array([[0.1, 0.2, 0.3]])), [[0.1, 0.2, 0.3]])
 
 
-def test_a_strip_has_truth_forecast_and_error_of_the_same_frame_below_one_another(clips):
-    figure = strip(clips, INPUT, most_seen=4)
+def test_strip_aligns_truth_forecast_and_error_of_a_frame(clips):
+    figure = strip(clips, INPUT, max_context=4)
     assert len(figure.axes) == 2
     for axes, (truth, forecast) in zip(figure.axes, clips, strict=True):
         picture = np.asarray(axes.images[0].get_array())
@@ -58,35 +58,37 @@ def test_a_strip_has_truth_forecast_and_error_of_the_same_frame_below_one_anothe
         for column in range(4 + HORIZON):
             frame = INPUT - 4 + column
             np.testing.assert_array_equal(tile(0, column), truth[frame])
-            made = frame - INPUT
-            below = (forecast[made], error(forecast, truth[INPUT:])[made]) if made >= 0 else (1, 1)
+            i = frame - INPUT  # index of the predicted frame
+            below = (forecast[i], error_map(forecast, truth[INPUT:])[i]) if i >= 0 else (1, 1)
             np.testing.assert_array_equal(tile(1, column), np.broadcast_to(below[0], (HEIGHT, WIDTH, 3)))
             np.testing.assert_array_equal(tile(2, column), np.broadcast_to(below[1], (HEIGHT, WIDTH, 3)))
         assert [label.get_text() for label in axes.get_yticklabels()] == ["truth", "forecast", "error"]
         assert [label.get_text() for label in axes.get_xticklabels()] == ["-3", "-2", "-1", "0", "+1", "+2", "+3"]
-        (line,) = axes.lines  # between what is given and what is made
+        (line,) = axes.lines  # between context and prediction
         assert 4 * (WIDTH + GAP) - GAP <= line.get_xdata()[0] <= 4 * (WIDTH + GAP)
-    FigureCanvasAgg(figure).draw()  # no text is too large for its place, which would warn
+    FigureCanvasAgg(figure).draw()  # matplotlib would warn about text that does not fit
 
 
-def test_a_strip_of_a_short_input_begins_with_it(clips):
+def test_strip_of_a_short_context_begins_with_its_first_frame(clips):
     short = [(truth[INPUT - 2 :], forecast) for truth, forecast in clips[:1]]
     (axes,) = strip(short, 2).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["-1", "0", "+1", "+2", "+3"]
     np.testing.assert_array_equal(axes.images[0].get_array()[:HEIGHT, :WIDTH], short[0][0][0])
 
 
-def test_an_animation_goes_from_the_input_to_the_forecast_beside_the_truth(clips):
-    with Image.open(io.BytesIO(animation(clips, INPUT, scale=2, milliseconds=100))) as gif:
+def test_animation_shows_context_then_forecast_beside_the_truth(clips):
+    with Image.open(io.BytesIO(animation(clips, INPUT, scale=2, frame_milliseconds=100))) as gif:
         assert gif.n_frames == INPUT + HORIZON and gif.info["duration"] == 100 and gif.info["loop"] == 0
         for number in (0, INPUT - 1, INPUT, INPUT + HORIZON - 1):
             gif.seek(number)
             picture = np.asarray(gif.convert("RGB"))[::2, ::2] / 255
             assert picture.shape == (2 * (HEIGHT + 2 + GAP), 2 * (WIDTH + 2 + GAP), 3)
             for row, (truth, forecast) in enumerate(clips):
-                made = number >= INPUT
-                right = forecast[number - INPUT] if made else truth[number]
-                for column, (frame, border) in enumerate([(truth[number], SEEN), (right, MADE if made else SEEN)]):
+                predicted = number >= INPUT
+                right = forecast[number - INPUT] if predicted else truth[number]
+                right_border = PREDICTED_BORDER if predicted else CONTEXT_BORDER
+                tiles = [(truth[number], CONTEXT_BORDER), (right, right_border)]
+                for column, (frame, border) in enumerate(tiles):
                     top, left = row * (HEIGHT + 2 + GAP), column * (WIDTH + 2 + GAP)
                     framed = picture[top : top + HEIGHT + 2, left : left + WIDTH + 2]
                     np.testing.assert_allclose(framed[1:-1, 1:-1], frame, atol=1.01 / 255)

@@ -1,4 +1,4 @@
-"""Frame prediction: losses by hand, scheduled sampling, figures beside the baselines, a run and its pictures."""
+"""Frame prediction: losses by hand, scheduled sampling, metrics beside the baselines, a run and its pictures."""
 
 import functools
 import io
@@ -31,22 +31,23 @@ def batch_of(frames=5, size=8):
     return {"video": jnp.asarray(video), "weight": jnp.array([1.0, 1.0, 0.0])}
 
 
-def started(model, task, batch):
+def init(model, task, batch):
     variables = jax.jit(task.init, static_argnums=0)(model, jax.random.key(0), batch)
     return jax.tree.map(lambda leaf: leaf + 0.1 * jnp.sin(jnp.arange(leaf.size)).reshape(leaf.shape), variables)
 
 
 def loss_of(model, task, variables, batch, *, step=0, train=False, seed=0):
     loss = functools.partial(task.loss, model, train=train)
-    return jax.jit(loss)(variables, batch, key=jax.random.key(seed), step=jnp.int32(step))
+    losses, aux = jax.jit(loss)(variables, batch, key=jax.random.key(seed), step=jnp.int32(step))
+    return np.asarray(losses), aux.metric_sums
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_loss_is_the_weighted_sum(channels):
+def test_loss_is_the_weighted_sum(channels):
     model, batch = MODEL.copy(channels=channels), batch_of()
     task = FramePrediction(mse=2.0, cross_entropy=0.5, ssim=0.25)
-    variables = started(model, task, batch)
-    losses, aux = loss_of(model, task, variables, batch)
+    variables = init(model, task, batch)
+    losses, sums = loss_of(model, task, variables, batch)
     frames = np.asarray(batch["video"]) / 255
     if channels == 1:
         frames = frames @ np.array([[0.299], [0.587], [0.114]])
@@ -57,24 +58,24 @@ def test_the_loss_is_the_weighted_sum(channels):
     expected += 0.25 * (1 - np.asarray(ssim(jnp.float32(found), jnp.float32(truth))).mean(1))
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     mse = ((found - truth) ** 2).sum((2, 3, 4)).mean(1)
-    assert aux.metric_sums["weight"] == 2
-    np.testing.assert_allclose(aux.metric_sums["mse"], mse[:2].sum(), rtol=1e-5)
+    assert sums["weight"] == 2
+    np.testing.assert_allclose(sums["mse"], mse[:2].sum(), rtol=1e-5)
 
 
 @pytest.mark.smoke
-def test_scheduled_sampling_falls_linearly_from_the_truth_to_the_models_own():
+def test_scheduled_sampling_falls_linearly_from_true_frames_to_predicted_ones():
     batch, task = batch_of(), FramePrediction(sampling_steps=100)
-    shares = [
+    fractions = [
         task.teacher_forcing((2000, 4), jax.random.key(1), jnp.int32(step)).mean() for step in (0, 25, 75, 100, 1000)
     ]
-    np.testing.assert_allclose(shares, [1, 0.75, 0.25, 0, 0], atol=0.02)
+    np.testing.assert_allclose(fractions, [1, 0.75, 0.25, 0, 0], atol=0.02)
 
-    variables = started(MODEL, task, batch)
+    variables = init(MODEL, task, batch)
     run = functools.partial(loss_of, MODEL, task, variables, batch)
     own, _ = run(train=False)
     assert not np.allclose(run(train=True)[0], own)
     np.testing.assert_allclose(run(train=True, step=100)[0], own, rtol=1e-6)
-    # the second frame is made from the true first one
+    # with teacher forcing the second frame is predicted from the true first one
     frames = task.normalise(batch["video"]) @ jnp.array([[0.299], [0.587], [0.114]])
     again = jax.jit(MODEL.apply)(variables, frames[:, :4])[:, 0]
     first = jax.jit(MODEL.apply)(variables, frames[:, :3])[:, 0]
@@ -82,19 +83,19 @@ def test_scheduled_sampling_falls_linearly_from_the_truth_to_the_models_own():
     np.testing.assert_allclose(run(train=True)[0], expected, rtol=1e-5)
 
 
-def test_predictions_are_figures_of_forecast_and_baselines():
+def test_predictions_are_metrics_of_forecast_and_baselines():
     batch, task = batch_of(), FramePrediction()
-    variables = started(MODEL, task, batch)
+    variables = init(MODEL, task, batch)
     found = jax.jit(functools.partial(task.predict, MODEL))(variables, batch["video"])
-    seen, truth = task.split_clip(MODEL, batch["video"])
+    context, truth = task.split_clip(MODEL, batch["video"])
     for who, forecast in {
-        "": jax.jit(MODEL.apply)(variables, seen),
-        **{f"/{name}": baseline(seen, 2) for name, baseline in BASELINES.items()},
+        "": jax.jit(MODEL.apply)(variables, context),
+        **{f"/{name}": baseline(context, 2) for name, baseline in BASELINES.items()},
     }.items():
         for name, expected in frame_metrics(forecast, truth).items():
             np.testing.assert_allclose(found[name + who], expected, rtol=1e-5, atol=1e-6)
     names = task.outputs(MODEL, {})
-    assert {name: each.shape[1] for name, each in found.items()} == {name: len(each) for name, each in names.items()}
+    assert {name: values.shape[1] for name, values in found.items()} == {name: len(n) for name, n in names.items()}
     assert task.is_better("sequence_mse", 1.0, 2.0) and task.is_better("ssim", 2.0, 1.0)
     metrics = task.metrics(Predictions(jax.device_get(found), {}, np.arange(3), (), "1x1"))
     assert set(task.metric_names(names)) == metrics.keys()
@@ -117,7 +118,7 @@ def test_predictions_are_figures_of_forecast_and_baselines():
         (MODEL, {}, {"size": 10}, "10 x 10"),
     ],
 )
-def test_what_does_not_fit_is_told(model, task, batch, message):
+def test_model_or_clips_that_do_not_fit_are_an_error(model, task, batch, message):
     task = FramePrediction(**task)
     with pytest.raises(vitx.UserError) as error:
         task.outputs(model, {})
@@ -125,7 +126,7 @@ def test_what_does_not_fit_is_told(model, task, batch, message):
     assert message in str(error.value)
 
 
-def test_a_forecaster_wants_this_task():
+def test_classification_of_a_forecaster_suggests_frame_prediction():
     with pytest.raises(vitx.UserError, match=r"NextFrameForecaster has no num_classes.*FramePrediction"):
         Classification().outputs(MODEL, {"action": ("fall", "walk")})
 
@@ -139,38 +140,38 @@ def test_a_forecaster_wants_this_task():
         ({"mean": (0.5, 0.5, 0.5)}, r"mean is \(0\.5"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(task, message):
+def test_invalid_settings_are_refused(task, message):
     with pytest.raises(ValueError, match=message):
         FramePrediction(**task)
 
 
-def test_a_run_forecasts_reports_and_moves(small, tmp_path, capsys, monkeypatch):
-    settled, sections = [], FramePredictionPresenter.sections
+def test_a_run_reports_forecasts_with_pictures(small, tmp_path, capsys, monkeypatch):
+    implementations, sections = [], FramePredictionPresenter.sections
 
-    def noted(presenter, results):
-        settled.append(results.model.implementation)
+    def spy(presenter, results):
+        implementations.append(results.model.implementation)
         return sections(presenter, results)
 
-    monkeypatch.setattr(FramePredictionPresenter, "sections", noted)
+    monkeypatch.setattr(FramePredictionPresenter, "sections", spy)
     task = FramePrediction(cross_entropy=1.0, sampling_steps=2)
     changes = {"training.steps": 2, "data.num_frames": 6, "training.monitor": "mse", "training.checkpoint_every": 1}
     run = tmp_path / "run"
     train(small.override({"model": MODEL, "task": task, **changes}), run)
-    assert settled == ["cpu"]  # "auto" is settled for what the report computes, too
+    assert implementations == ["cpu"]  # "auto" is resolved for the report's pictures, too
     (test,) = (row for row in read_metrics(run) if row["split"] == "test")
     assert {f"{measure}{who}" for measure in FRAME_METRICS for who in ("", "/copy", "/linear")} < test.keys()
     assert test["sequence_mse"] == pytest.approx(2 * test["mse"], rel=1e-6)
-    figures = load_run(run).evaluate("validation")
-    assert np.mean(figures["per_frame"]["mse/copy"]) == pytest.approx(figures["mse/copy"], rel=1e-6)
+    metrics = load_run(run).evaluate("validation")
+    assert np.mean(metrics["per_frame"]["mse/copy"]) == pytest.approx(metrics["mse/copy"], rel=1e-6)
     report = (run / "report.md").read_text()
-    assert "![forecasts beside the truth](rollout.png)" in report and "linear extrapolation" in report
-    with Image.open(io.BytesIO((run / "rollout.gif").read_bytes())) as gif:
+    assert "![forecasts beside the truth](test_rollout.png)" in report and "linear extrapolation" in report
+    with Image.open(io.BytesIO((run / "test_rollout.gif").read_bytes())) as gif:
         assert gif.n_frames == 6
     assert main(["evaluate", str(run)]) == 0
     assert "ssim/linear" in capsys.readouterr().out
 
 
-def test_a_run_answers_for_a_file_how_well_its_end_was_foretold(small, tmp_path, capsys):
+def test_predict_of_a_run_scores_the_forecast_of_a_files_last_frames(small, tmp_path, capsys):
     run, video = tmp_path / "run", tmp_path / "clip.mp4"
     changes = {"training.steps": 1, "data.num_frames": 6}
     train(small.override({"model": MODEL, "task": FramePrediction(), **changes}), run)
@@ -180,4 +181,4 @@ def test_a_run_answers_for_a_file_how_well_its_end_was_foretold(small, tmp_path,
     (answer,) = json.loads(capsys.readouterr().out).values()
     assert answer.keys() == {"forecast", "copy", "linear"} and answer["copy"]["mse"] > 0
     assert main(["convert", str(run), str(tmp_path / "own.safetensors")]) == 2
-    assert "is a run of NextFrameForecaster; load_pretrained and convert give away" in capsys.readouterr().err
+    assert "NextFrameForecaster" in capsys.readouterr().err

@@ -113,9 +113,9 @@ def test_run_folder_holds_the_promised_files(undisturbed):
         "checkpoints",
         "report.md",
         "curves.png",
-        "confusion_motion.png",
-        "confusion_appearance.png",
-        "predictions.png",
+        "test_confusion_motion.png",
+        "test_confusion_appearance.png",
+        "test_predictions.png",
     }
     assert len(list(undisturbed.glob("events.out.tfevents.*"))) == 1
     rows = read_metrics(undisturbed)

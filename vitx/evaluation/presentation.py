@@ -20,7 +20,7 @@ from scipy.special import expit, softmax
 from vitx.evaluation.evaluate import Predictions
 from vitx.evaluation.frames import FRAME_METRICS
 from vitx.evaluation.metrics import average_precisions, confusion, per_class
-from vitx.evaluation.report import Results, Section, bars, clip_strip, confusion_matrix, scatter, table
+from vitx.evaluation.report import Picture, Results, Section, bars, clip_strip, confusion_matrix, scatter, table
 from vitx.evaluation.rollout import animation, strip, to_rgb
 from vitx.tasks.classification import Classification
 from vitx.tasks.frame_prediction import SOURCES, FramePrediction
@@ -87,16 +87,16 @@ class ClassificationPresenter(Presenter):
 
     def _head_section(self, results: Results, label: str) -> Section:
         logits, labels = _labelled(self.task, results.predictions, label)
-        names, picture = results.names[label], f"confusion_{label}.png"
+        names = results.names[label]
         figure = confusion_matrix(confusion(logits, labels), names, f"{label}, {results.split} split")
         columns = per_class(logits, labels)
         rows = [
             (name, *(f"{columns[metric][i]:.1f}" for metric in ("precision", "recall", "f1")), columns["support"][i])
             for i, name in enumerate(names)
         ]
-        lines = [f"![confusion matrix]({picture})", "", *_absent_classes(names, columns["support"])]
-        lines += table(("class", "precision %", "recall %", "F1 %", "videos"), rows)
-        return Section(label.capitalize(), lines, {picture: figure})
+        picture = Picture(f"confusion_{label}.png", "confusion matrix", figure)
+        classes = table(("class", "precision %", "recall %", "F1 %", "videos"), rows)
+        return Section(label.capitalize(), [picture, *_absent_classes(names, columns["support"].tolist()), classes])
 
     def _clips_section(self, results: Results) -> Section:
         predictions = results.predictions
@@ -107,9 +107,8 @@ class ClassificationPresenter(Presenter):
             ]
             for row in results.shown
         ]
-        lines = ["Decoded clips with predicted classes; wrong ones are red.", ""]
-        lines += ["![clips with predictions](predictions.png)"]
-        return Section("Predictions", lines, {"predictions.png": clip_strip(results.clips, captions)})
+        picture = Picture("predictions.png", "clips with predictions", clip_strip(results.clips, captions))
+        return Section("Predictions", ["Decoded clips with predicted classes; wrong ones are red.", picture])
 
     def tables(self, predictions: Predictions, names: Names) -> dict[str, Any]:
         classes, counts = {}, {}
@@ -140,16 +139,15 @@ class MultiLabelPresenter(Presenter):
         sections = []
         for label, classes in self.tables(results.predictions, results.names)["per_class"].items():
             precisions = {name: row["average_precision"] for name, row in classes.items()}
-            picture = f"precision_{label}.png"
             figure = bars(precisions, "average precision (%)", f"{label}, {results.split} split")
             support = [row["support"] for row in classes.values()]
             rows = [
                 (name, "" if precision is None else f"{precision:.1f}", videos)
                 for (name, precision), videos in zip(precisions.items(), support, strict=True)
             ]
-            lines = [f"![average precision of every class]({picture})", "", *_absent_classes(list(classes), support)]
-            lines += table(("class", "average precision %", "videos"), rows)
-            sections.append(Section(label.capitalize(), lines, {picture: figure}))
+            picture = Picture(f"precision_{label}.png", "average precision of every class", figure)
+            rows = table(("class", "average precision %", "videos"), rows)
+            sections.append(Section(label.capitalize(), [picture, *_absent_classes(list(classes), support), rows]))
         return sections
 
     def tables(self, predictions: Predictions, names: Names) -> dict[str, Any]:
@@ -184,9 +182,9 @@ class RegressionPresenter(Presenter):
         sections = []
         for label in results.predictions.outputs:
             values, labels = _labelled(self.task, results.predictions, label)
-            picture = f"values_{label}.png"
             figure = scatter(values, labels, results.names[label], f"{label}, {results.split} split")
-            sections.append(Section(label, [f"![predicted against true values]({picture})"], {picture: figure}))
+            picture = Picture(f"values_{label}.png", "predicted against true values", figure)
+            sections.append(Section(label.capitalize(), [picture]))
         return sections
 
 
@@ -205,17 +203,19 @@ class FramePredictionPresenter(Presenter):
             (name, *(f"{outputs[f'mse{source}'][:, i].mean():.1f}" for source in SOURCES))
             for i, name in enumerate(results.names["mse"])
         ]
-        lines = ["Means over frames and sequences; mse, mae and cross_entropy are summed over the pixels of a frame."]
-        lines += ["", *table(("metric", *self.columns), means), "", "mse of each frame:", ""]
-        lines += table(("frame", *self.columns), frames)
-        shown = ["Truth, forecast and its error: red where too bright, blue where too dark.", ""]
-        shown += ["![forecasts beside the truth](rollout.png)", "", "![the same as an animation](rollout.gif)"]
+        comparison = [
+            "Means over frames and sequences; mse, mae and cross_entropy are summed over the pixels of a frame.",
+            table(("metric", *self.columns), means),
+            "mse of each frame:",
+            table(("frame", *self.columns), frames),
+        ]
+        legend = "Truth, forecast and its error: red where too bright, blue where too dark."
         return [
-            Section("Forecast and baselines", lines, {}),
-            Section("Forecasts", shown, self._pictures(results)),
+            Section("Forecast and baselines", comparison),
+            Section("Forecasts", [legend, *self._pictures(results)]),
         ]
 
-    def _pictures(self, results: Results) -> dict[str, Any]:
+    def _pictures(self, results: Results) -> list[Picture]:
         context, truth = self.task.split_clip(results.model, jnp.asarray(results.clips[:MAX_ROLLOUTS]))
         # Replicated, since a process can read the shards of its own devices alone.
         mesh = jax.tree.leaves(results.variables)[0].sharding.mesh
@@ -225,7 +225,10 @@ class FramePredictionPresenter(Presenter):
         whole = to_rgb(np.concatenate([context, truth], axis=1))
         pairs = list(zip(whole, predicted, strict=True))
         num_context = context.shape[1]
-        return {"rollout.png": strip(pairs, num_context), "rollout.gif": animation(pairs, num_context)}
+        return [
+            Picture("rollout.png", "forecasts beside the truth", strip(pairs, num_context)),
+            Picture("rollout.gif", "the same as an animation", animation(pairs, num_context)),
+        ]
 
     def tables(self, predictions: Predictions, names: Names) -> dict[str, Any]:
         """Returns {"per_frame": {metric: mean over examples for every predicted frame}}."""
@@ -267,7 +270,7 @@ def _absent_classes(names: Sequence[str], support: Sequence[int] | np.ndarray) -
     absent = [name for name, videos in zip(names, support, strict=True) if not videos]
     if not absent:
         return []
-    return [f"{len(absent)} of {len(names)} classes have no video and count in no mean: {', '.join(absent)}.", ""]
+    return [f"{len(absent)} of {len(names)} classes have no video and count in no mean: {', '.join(absent)}."]
 
 
 def _top(probabilities: Float[np.ndarray, "k"], names: Sequence[str], top: int) -> dict[str, float]:

@@ -1,8 +1,13 @@
-"""report.md: what a run learnt, in figures, tables and pictures."""
+"""report.md: what a run learnt, in metrics, tables and pictures; each evaluated split has a part of its own.
+
+Letters in shapes: n examples, k classes or values, t frames, h height, w width.
+"""
 
 import dataclasses
+import io
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -10,24 +15,29 @@ from flax import linen as nn
 from jaxtyping import Float, Int, UInt8
 from matplotlib.figure import Figure
 
+from vitx import storage
 from vitx.evaluation.evaluate import Predictions
-from vitx.storage import report_io_errors
 
 Rows = Sequence[Mapping[str, Any]]
 BLUE, ORANGE, GREY, GREEN, RED = "#2f6db3", "#d9822b", "#8a8a8a", "#1c6b2a", "#b3261e"
+MARKERS = ((ORANGE, "o"), (GREY, "s"), (GREEN, "^"), (RED, "v"))  # of evaluated splits, in the order of their rows
 
 
 def learning_curves(rows: Rows, curves: Mapping[str, str]) -> Figure:
-    """Returns a picture of figures against steps: training as a line, validation with marks.
+    """Draws metrics against steps: training as a line, evaluated splits with markers.
 
     Args:
-        curves: {last word of a figure's name: its unit} of those to draw; the loss only of all labels together.
+        rows: rows of metrics.jsonl. Those of an evaluation have "views".
+        curves: {last component of a metric's name: unit} of the metrics to draw; of losses only the overall "loss".
     """
     drawn = {name for row in rows for name in row if name.split("/")[-1] in curves and not name.endswith("/loss")}
-    names = sorted(drawn, key=_loss_first)
-    figure = Figure(figsize=(4.2 * len(names), 3.2), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        for split, colour, marker in (("train", BLUE, ""), ("val", ORANGE, "o"), ("test", GREY, "s")):
+    names = sorted(drawn, key=lambda name: (name != "loss", name))
+    splits = list(dict.fromkeys(row["split"] for row in rows if "views" in row))
+    styles = [("train", BLUE, "")]
+    styles += [(split, *MARKERS[i % len(MARKERS)]) for i, split in enumerate(splits)]
+    figure = Figure(figsize=(4.2 * max(len(names), 1), 3.2), layout="constrained")
+    for axes, name in zip(figure.subplots(1, max(len(names), 1), squeeze=False)[0], names, strict=False):
+        for split, colour, marker in styles:
             points = sorted((row["step"], row[name]) for row in rows if row["split"] == split and name in row)
             if points:
                 axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4, label=split)
@@ -37,33 +47,33 @@ def learning_curves(rows: Rows, curves: Mapping[str, str]) -> Figure:
     return figure
 
 
-def confusion_matrix(counts: Int[np.ndarray, "classes classes"], names: Sequence[str], title: str) -> Figure:
-    """Returns a picture of how often each class (row) was taken for each (column), in percent of the row."""
-    share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+def confusion_matrix(counts: Int[np.ndarray, "k k"], names: Sequence[str], title: str) -> Figure:
+    """Draws how often each true class (row) was predicted as each class (column), in percent of the row."""
+    percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(1.6 + 0.5 * len(names), 14)
     figure = Figure(figsize=(side + 0.6, side), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
     ticks = range(len(names))
     axes.set_xticks(ticks, names, rotation=45, ha="right")
     axes.set_yticks(ticks, names)
     axes.set(xlabel="predicted", ylabel="true", title=title)
     if len(names) <= 25:
-        for row, column in np.ndindex(share.shape):
+        for row, column in np.ndindex(percent.shape):
             if counts[row, column]:
-                colour = "white" if share[row, column] > 55 else "black"
-                axes.text(column, row, f"{share[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=8)
+                colour = "white" if percent[row, column] > 55 else "black"
+                text = f"{percent[row, column]:.0f}"
+                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
     figure.colorbar(image, ax=axes, shrink=0.8, label="% of the true class")
     return figure
 
 
-def clip_strip(
-    clips: UInt8[np.ndarray, "clips frames height width 3"], captions: Sequence[Sequence[tuple[str, bool]]]
-) -> Figure:
-    """Returns a picture of decoded clips, one a row, at most eight frames of each, with what was predicted.
+def clip_strip(clips: UInt8[np.ndarray, "n t h w 3"], captions: Sequence[Sequence[tuple[str, bool]]]) -> Figure:
+    """Draws decoded clips, one a row with at most eight frames, and captions beside them.
 
     Args:
-        captions: for each clip its lines of text, and whether what each says is right.
+        clips: decoded clips.
+        captions: (text, whether it is correct) of each line beside each clip.
     """
     shown = np.linspace(0, clips.shape[1] - 1, min(clips.shape[1], 8)).round().astype(int)
     figure = Figure(figsize=(1.1 * len(shown) + 2.6, 1.15 * len(clips)), layout="constrained")
@@ -73,21 +83,18 @@ def clip_strip(
             axes.imshow(frame)
         for axes in row:
             axes.set_axis_off()
-        for i, (line, right) in enumerate(lines):
+        for i, (line, correct) in enumerate(lines):
             height = 0.5 + 0.22 * ((len(lines) - 1) / 2 - i)
-            row[-1].text(0, height, line, va="center", fontsize=9, color=GREEN if right else RED)
+            row[-1].text(0, height, line, va="center", fontsize=9, color=GREEN if correct else RED)
     for axes, index in zip(grid[0], shown, strict=False):
         axes.set_title(f"frame {index}", fontsize=8)
     return figure
 
 
 def scatter(
-    values: Float[np.ndarray, "examples values"],
-    labels: Float[np.ndarray, "examples values"],
-    names: Sequence[str],
-    title: str,
+    values: Float[np.ndarray, "n k"], labels: Float[np.ndarray, "n k"], names: Sequence[str], title: str
 ) -> Figure:
-    """Returns a picture of predicted against true values, one panel for each name; right is on the diagonal."""
+    """Draws predicted against true values, one panel for each name; correct predictions are on the diagonal."""
     figure = Figure(figsize=(4.2 * len(names), 4.2), layout="constrained")
     figure.suptitle(title)
     for i, (axes, name) in enumerate(zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True)):
@@ -100,7 +107,7 @@ def scatter(
 
 
 def bars(heights: Mapping[str, float | None], unit: str, title: str) -> Figure:
-    """Returns a picture of one number for each class, the greatest on top; classes without one (None) are left out."""
+    """Draws one bar for each class, the longest on top; classes without a value (None) are left out."""
     known = sorted((height, name) for name, height in heights.items() if height is not None)
     figure = Figure(figsize=(6.0, min(1.2 + 0.22 * max(len(known), 1), 40)), layout="constrained")
     axes = figure.subplots()
@@ -112,32 +119,45 @@ def bars(heights: Mapping[str, float | None], unit: str, title: str) -> Figure:
 
 
 @dataclasses.dataclass(frozen=True)
-class Section:
-    """A part of the report.
+class Picture:
+    """A picture in the report.
 
     Attributes:
-        title: its heading.
-        lines: of Markdown.
-        pictures: {file that the lines show: what is drawn in it, or its bytes}.
+        file: name of its file; the split's name is put before it.
+        caption: what it shows, for those who cannot see it.
+        content: a figure, or the bytes of the file.
+    """
+
+    file: str
+    caption: str
+    content: Figure | bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of the report on one split.
+
+    Attributes:
+        title: heading.
+        blocks: paragraphs, tables (lists of lines) and pictures, in order.
     """
 
     title: str
-    lines: Sequence[str]
-    pictures: Mapping[str, Figure | bytes]
+    blocks: Sequence[str | list[str] | Picture]
 
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """A split through a model: what a report tells of.
+    """Everything about an evaluated split from which a presenter writes its sections.
 
     Attributes:
-        model: that was evaluated.
-        variables: of it, on the devices.
-        split: whose predictions they are.
-        predictions: of every example.
+        model: evaluated model.
+        variables: variables of the model, on the devices.
+        split: name of the evaluated split.
+        predictions: predictions of every example.
         names: {label: names of its classes or values}.
-        clips: some examples, and `shown` their rows in the predictions.
-        shown: rows in the predictions.
+        clips: some decoded examples.
+        shown: rows of `clips` in the predictions.
     """
 
     model: nn.Module
@@ -145,71 +165,96 @@ class Results:
     split: str
     predictions: Predictions
     names: Mapping[str, tuple[str, ...]]
-    clips: UInt8[np.ndarray, "clips frames height width 3"]
-    shown: Int[np.ndarray, "clips"]
+    clips: UInt8[np.ndarray, "n t h w 3"]
+    shown: Int[np.ndarray, "n"]
 
 
-def write(
-    workdir: Path,
+def write_report(
+    workdir: PurePath,
     *,
     title: str,
     facts: Sequence[str],
-    figures: Mapping[str, float],
     rows: Rows,
     curves: Mapping[str, str],
     results: Results,
+    checkpoint: str,
+    metrics: Mapping[str, float | int],
     problems: Sequence[str],
     sections: Sequence[Section],
-) -> Path:
-    """Writes report.md and its pictures into a run's folder; returns its path.
+) -> PurePath:
+    """Writes report.md and its pictures into a work directory, and keeps what it says of other splits.
 
     Args:
-        facts: lines on the run as a whole.
-        figures: of the split.
-        rows: of metrics.jsonl.
-        curves: of figures that are drawn against steps, as in `learning_curves`.
-        results: of the split.
-        problems: what is wrong with the videos that could not be read.
-        sections: what the task tells.
+        workdir: work directory of the run.
+        title: heading of the report.
+        facts: lines about the run as a whole.
+        rows: rows of metrics.jsonl.
+        curves: metrics to draw against steps, as in `learning_curves`.
+        results: results of the split.
+        checkpoint: the evaluated checkpoint, such as "step 40 of 40".
+        metrics: metrics of the split.
+        problems: reasons why videos could not be read, a line each.
+        sections: sections of the task's presenter.
+
+    Returns:
+        The path of report.md.
     """
-    predictions = results.predictions
-    lines = [f"# {title}", "", *(f"- {fact}" for fact in facts), ""]
-    read, missing = len(predictions.index), len(predictions.unreadable)
-    lines += [f"## {results.split.capitalize()} split, {predictions.views} views", ""]
-    lines += [f"Over {read} of {read + missing} videos" + ("; these cannot be read:" if missing else ".")]
-    lines += ["", *(f"- {problem}" for problem in problems)] if problems else []
-    lines += [
-        "",
-        *table(
-            ("figure", "value"),
-            [(name, f"{value:.2f}" if isinstance(value, float) else value) for name, value in figures.items()],
-        ),
-        "",
-    ]
-    drawn = Section(
-        "Learning curves", ["![learning curves](curves.png)"], {"curves.png": learning_curves(rows, curves)}
-    )
-    for section in (drawn, *sections):
-        lines += [f"## {section.title}", "", *section.lines, ""]
-        for file, picture in section.pictures.items():
-            with report_io_errors(workdir / file):
-                if isinstance(picture, bytes):
-                    (workdir / file).write_bytes(picture)
-                else:
-                    picture.savefig(workdir / file, dpi=110)
-    path = workdir / "report.md"
-    with report_io_errors(path):
-        draft = path.with_suffix(".tmp")
-        draft.write_text("\n".join(lines))
-        draft.replace(path)
+    path, split = workdir / "report.md", results.split
+    curve = Picture("curves.png", "learning curves", learning_curves(rows, curves))
+    lines = [f"# {title}", "", *(f"- {fact}" for fact in facts), "", "## Learning curves", ""]
+    lines += _blocks([curve], workdir, "")
+    parts = _parts(storage.read_text(path) if storage.exists(path) else "")
+    part = _split_lines(results, checkpoint, metrics, problems)
+    for section in sections:
+        part += [f"### {section.title}", "", *_blocks(section.blocks, workdir, f"{split}_")]
+    parts[split] = "\n".join(part)
+    for name, part in parts.items():
+        lines += [f"<!-- split {name} -->", part.strip("\n"), f"<!-- end {name} -->", ""]
+    storage.write_text(path, "\n".join(lines))
     return path
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    """Returns a Markdown table, its first column text and the others numbers."""
+    """Returns the lines of a Markdown table: text in the first column, numbers in the others."""
     ruler = ["---"] + ["---:"] * (len(header) - 1)
-    return [f"| {' | '.join(map(str, cells))} |" for cells in (header, ruler, *rows)]
+    lines = [[str(cell).replace("|", r"\|") for cell in cells] for cells in (header, ruler, *rows)]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
-def _loss_first(name: str) -> tuple[bool, str]:
-    return name != "loss", name
+def _split_lines(
+    results: Results, checkpoint: str, metrics: Mapping[str, float | int], problems: Sequence[str]
+) -> list[str]:
+    predictions = results.predictions
+    read, unreadable = len(predictions.index), len(predictions.unreadable)
+    lines = [f"## {results.split.capitalize()} split, {predictions.views} views", "", f"Checkpoint: {checkpoint}.", ""]
+    lines += [f"Over {read} of {read + unreadable} videos" + ("; these cannot be read:" if unreadable else ".")]
+    lines += ["", *(f"- {problem}" for problem in problems)] if problems else []
+    values = [(name, f"{value:.2f}" if isinstance(value, float) else value) for name, value in metrics.items()]
+    return [*lines, "", *table(("metric", "value"), values), ""]
+
+
+def _blocks(blocks: Sequence[str | list[str] | Picture], workdir: PurePath, prefix: str) -> list[str]:
+    """Returns blocks as lines of Markdown, and writes their pictures."""
+    lines = []
+    for block in blocks:
+        if isinstance(block, Picture):
+            file = prefix + block.file
+            _save(block.content, workdir / file)
+            lines += [f"![{block.caption}]({file})", ""]
+        else:
+            lines += [*([block] if isinstance(block, str) else block), ""]
+    return lines
+
+
+def _save(content: Figure | bytes, path: PurePath) -> None:
+    if isinstance(content, Figure):
+        file = io.BytesIO()
+        content.savefig(file, dpi=110)
+        content = file.getvalue()
+    storage.write_bytes(path, content)
+
+
+def _parts(report: str) -> dict[str, str]:
+    """Returns {split: Markdown} of the splits that a report has already."""
+    found = re.findall(r"^<!-- split (.*?) -->\n(.*?)^<!-- end \1 -->$", report, re.MULTILINE | re.DOTALL)
+    return dict(found)
