@@ -125,7 +125,7 @@ def _matching_names(patterns: list[str]) -> list[str]:
 
 def _create_models(patterns: list[str], changes: dict[str, str], frames: int | str | None) -> dict[str, Any]:
     """Returns models by name with fields replaced; --clip and --num_frames set the shape of their clips."""
-    from vitx.analysis.growth import of_length
+    from vitx.analysis.growth import with_num_frames
     from vitx.configuration import override, settings
     from vitx.models import VARIANTS
 
@@ -137,7 +137,7 @@ def _create_models(patterns: list[str], changes: dict[str, str], frames: int | s
         if clip:
             shape = {"clip": clip} if "clip" in settings(model) else {"num_frames": clip[0], "image_size": clip[1:]}
             return override(model, changes | shape)
-        return override(model, changes) if frames is None else of_length(model, frames, changes)
+        return override(model, changes) if frames is None else with_num_frames(model, frames, changes)
 
     models = {}
     for name in _matching_names(patterns):
@@ -165,11 +165,11 @@ def _cost(options: argparse.Namespace, settings: list[str]) -> None:
     if options.published:
         if settings or options.plot:
             raise UserError("--published compares models as papers describe them; leave out --plot and settings")
-        rows = list(published.printed(_matching_names(options.names or ["*"])))
+        rows = list(published.published_costs(_matching_names(options.names or ["*"])))
         if not rows:
             raise UserError(f"no published numbers are known for {' '.join(options.names)}")
         bar = progress_bar(rows, desc="counting", unit=" models")
-        print_rows([published.compared(row) for row in bar], options.json)
+        print_rows([published.compare(row) for row in bar], options.json)
         return
     if not options.names:
         raise UserError("vitx cost needs the NAME of a model (`vitx models` lists them), or --published")
@@ -183,14 +183,14 @@ def _cost(options: argparse.Namespace, settings: list[str]) -> None:
     for name, model in progress_bar(models.items(), desc="counting"):
         with as_user_error(of=name):
             counted[name] = count_cost(model, clip_of(model))
-    print_rows([{"model": name} | cost.figures() for name, cost in counted.items()], options.json)
+    print_rows([{"model": name} | cost.counts() for name, cost in counted.items()], options.json)
 
 
 def _bench(options: argparse.Namespace, settings: list[str]) -> None:
     for name in ("batch", "repeats"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name} is {getattr(options, name)}; expected at least 1")
-    from vitx.analysis.bench import bench, described, machine
+    from vitx.analysis.bench import bench, describe_machine, format_row
     from vitx.analysis.cost import abstract, clip_of
 
     models = _create_models(options.names, parse_settings(settings), options.num_frames)
@@ -199,13 +199,13 @@ def _bench(options: argparse.Namespace, settings: list[str]) -> None:
             abstract(model, clip_of(model))
     how = {name: getattr(options, name) for name in ("batch", "repeats", "against", "compiled")}
     rows = [bench(name, model, **how) for name, model in models.items()]
-    about = machine(options.against)
+    about = describe_machine(options.against)
     if options.json:
         print(json.dumps({"machine": about, "models": rows}))
         return
     print(about, file=sys.stderr)
     for row in rows:
-        print(described(row))
+        print(format_row(row))
 
 
 def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:

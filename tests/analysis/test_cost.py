@@ -1,4 +1,4 @@
-"""Cost: exact counts of every published row, loops, convolutions, and how it grows with frames."""
+"""Cost: exact counts of published rows, loops, convolutions, and growth with the number of frames."""
 
 import jax
 import jax.numpy as jnp
@@ -39,34 +39,34 @@ def test_divided_attention_differs_from_the_original_by_the_class_token_alone():
     model = vitx.create_model("timesformer_b_16_divided")
     cost = count_cost(model, clip_of(model))
     assert cost.params == 121_566_352
-    again = (model.num_frames - 1) * 4 * model.hidden_size**2 * model.num_layers
-    assert (cost.macs + again) / 1e9 == pytest.approx(195.830, rel=3e-6)
+    difference = (model.num_frames - 1) * 4 * model.hidden_size**2 * model.num_layers
+    assert (cost.macs + difference) / 1e9 == pytest.approx(195.830, rel=3e-6)
 
 
-def test_what_xla_counts_is_twice_that_and_the_elementwise_operations():
+def test_flops_of_xla_are_twice_the_macs_plus_elementwise_operations():
     model = vitx.create_model("vivit_ti_16x2_fe", num_frames=8, image_size=64)
     cost = count_cost(model, (8, 64, 64, 3))
     assert 2 * cost.macs < cost.flops_xla < 2.1 * cost.macs
 
 
-def test_printed_figures_are_met_within_one_percent():
-    rows = list(published.printed(["vivit_b_*_fdp", "timesformer_b_16_[da]*"]))
+def test_published_costs_are_matched_within_one_percent():
+    rows = list(published.published_costs(["vivit_b_*_fdp", "timesformer_b_16_[da]*"]))
     assert len(rows) == 3
-    for row in map(published.compared, rows):
+    for row in map(published.compare, rows):
         for name in ("params_deviation_%", "macs_deviation_%"):
             assert row[name] is None or abs(row[name]) < 1, row
 
 
 @pytest.mark.smoke
-def test_every_printed_row_names_a_model_and_its_source():
-    rows = list(published.printed())
+def test_every_published_row_names_a_model_and_its_source():
+    rows = list(published.published_costs())
     assert all(row.model in vitx.list_models() and row.source for row in rows)
     assert all(row.params_m or row.gmacs for row in rows)
 
 
 @pytest.mark.slow
-def test_all_printed_figures_are_met_within_one_percent():
-    for row in map(published.compared, published.printed()):
+def test_all_published_costs_are_matched_within_one_percent():
+    for row in map(published.compare, published.published_costs()):
         for name in ("params_deviation_%", "macs_deviation_%"):
             assert row[name] is None or abs(row[name]) < 1, row
 
@@ -74,18 +74,18 @@ def test_all_printed_figures_are_met_within_one_percent():
 def test_factorised_attention_grows_linearly_in_frames_and_joint_does_not():
     names = ["vivit_ti_16x2", "vivit_ti_16x2_fe", "vivit_ti_16x2_fsa", "vivit_ti_16x2_fdp"]
     names += [name for name in vitx.list_models("timesformer_b_16_*") if not name.endswith("joint")]
-    # space and heads made large beside time, as in real models
+    # large images keep the spatial part dominant, as in real models
     models = {name: vitx.create_model(name, image_size=112, num_layers=1) for name in names}
     rows = growth.growth(models, frames=(16, 32))
     ratio = {name: np.divide(*[row["macs"] for row in rows if row["model"] == name][::-1]) for name in names}
     assert ratio.pop("vivit_ti_16x2") > 2.2
-    # attention along time, over sixteen frames, is the small part that is quadratic
-    assert all(1.98 < each < 2.03 for name, each in ratio.items() if "local_global" not in name), ratio
+    # only temporal attention is quadratic, a small part at these lengths
+    assert all(1.98 < value < 2.03 for name, value in ratio.items() if "local_global" not in name), ratio
     assert ratio["timesformer_b_16_local_global"] > 2.0
 
 
 @pytest.mark.smoke
-def test_loops_convolutions_and_inner_functions():
+def test_macs_of_scans_grouped_convolutions_and_inner_functions():
     def looped(x, w):
         def body(x, _):
             return jax.checkpoint(lambda x: nn.relu(x @ w))(x), None
@@ -119,16 +119,16 @@ def test_a_loop_of_unknown_length_is_an_error_that_names_it(primitive):
 def test_cost_does_not_depend_on_scanning_and_memory_falls_with_rematerialisation():
     fields = {"num_frames": 8, "image_size": 64, "num_layers": 4}
     plain = count_cost(vitx.create_model("vivit_ti_16x2", **fields), (8, 64, 64, 3))
-    kept = {}
+    residuals = {}
     for policy in ("all_but_products", "all_but_projections", "all"):
         for scan in (False, True):
             model = vitx.create_model("vivit_ti_16x2", rematerialise=policy, scan_layers=scan, **fields)
             cost = count_cost(model, (8, 64, 64, 3))
             assert (cost.params, cost.macs) == (plain.params, plain.macs)
-            kept[policy, scan] = cost.activation_bytes
-    assert plain.activation_bytes > kept["all_but_products", False] > kept["all_but_projections", False]
-    # the stack of the blocks' parameters is kept too while scanning
-    assert kept["all_but_projections", False] > kept["all", False] < kept["all", True]
+            residuals[policy, scan] = cost.activation_bytes
+    assert plain.activation_bytes > residuals["all_but_products", False] > residuals["all_but_projections", False]
+    # a scan also keeps the stacked parameters of the blocks
+    assert residuals["all_but_projections", False] > residuals["all", False] < residuals["all", True]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_cost_does_not_depend_on_scanning_and_memory_falls_with_rematerialisatio
         ("convlstm_small", {"clip": (16, 16, 8), "widths": (4,)}),
     ],
 )
-def test_a_network_that_takes_any_clip_grows_with_its_own(name, fields):
+def test_cost_of_a_model_for_any_clip_grows_with_its_default_clip(name, fields):
     model = vitx.create_model(name, **fields)
     rows = growth.growth({"small": model}, frames=(16, 32))
     assert rows[1]["macs"] == pytest.approx(2 * rows[0]["macs"], rel=1e-3)

@@ -13,6 +13,8 @@ from scipy.special import log_softmax
 import vitx
 from vitx.tasks.classification import Classification
 
+pytestmark = pytest.mark.smoke
+
 NAMES = {"verb": ("a", "b", "c"), "noun": tuple("pqrs")}
 LABELS = {"verb": np.array([0, 1, 2]), "noun": np.array([3, 0, 1])}
 HEADS = (("verb", 3), ("noun", 4))

@@ -1,6 +1,7 @@
-"""How fast a model is here: forward, training step, latency of a stream, memory; alone or beside its original.
+"""Speed of a model on this machine: forward pass, training step, streaming latency, memory; alone or beside a peer.
 
-All is measured in one process. Whatever is compared takes turns, so that a machine whose speed drifts drifts for both.
+Everything is measured in one process. Implementations that are compared take turns, so that a drift of the machine's
+speed affects both.
 """
 
 import functools
@@ -24,7 +25,7 @@ from vitx.errors import RunError, UserError, as_user_error
 from vitx.models import on_device
 from vitx.models.streaming import StreamingModel
 
-WARM_UP = 2  # calls before the first that is timed
+WARM_UP = 2  # untimed calls before the first timed one
 AGREEMENT = {"float32": 1e-3, "bfloat16": 0.1}  # between ours and the peer's, relative to the peer's
 OPTIMIZER = optax.sgd(peers.LEARNING_RATE, peers.MOMENTUM)
 
@@ -38,34 +39,31 @@ def bench(
     against: str | None = None,
     compiled: bool = False,
 ) -> dict[str, Any]:
-    """Returns figures of one model on the clip that it was made for, on the first device that JAX sees.
+    """Measures one model at its default input shape on the first device that JAX sees.
 
-    Weights and pixels are random, dropout and stochastic depth are off. A training step is the cross-entropy (of
-    outputs that are no logits the mean square), gradients, and SGD with momentum.
+    Weights and pixels are random, dropout and stochastic depth are off. A training step is the cross-entropy (the mean
+    square of outputs that are not logits), gradients, and SGD with momentum.
 
     Args:
-        name: of the variant.
-        model: the variant, with whatever fields.
+        name: name of the variant.
+        model: the variant, with any fields.
         batch: clips of a forward pass and of a training step; a stream is one video.
-        repeats: how often each is timed, after two calls that are not.
-        against: "huggingface", "torchvision" or "pytorchvideo": the original runs with the same weights on the same
-            clips, in turns with ours. First its logits, its losses of two training steps, and the norm of what these
-            leave of gradients in the optimiser must be ours.
-        compiled: whether the original goes through `torch.compile`, channels last.
+        repeats: number of timed calls, after two untimed ones.
+        against: "huggingface", "torchvision" or "pytorchvideo": run the original with the same weights on the same
+            clips, in turns with ours. Before that its logits, the losses of two training steps and the norm of the
+            momentum after them must match ours.
+        compiled: compile the original with `torch.compile`, channels last.
 
     Returns:
-        Milliseconds are medians, with the quartiles beside them. "forward_ratio" and "train_step_ratio" are the
-        original's time over ours. "forward_memory_bytes" and "train_step_memory_bytes" are what the compiled program
-        asks for: arguments, results and all between.
+        A row of results. Milliseconds are medians, with the quartiles beside them. "forward_ratio" and
+        "train_step_ratio" are the original's time over ours. "forward_memory_bytes" and "train_step_memory_bytes" are
+        the needs of the compiled program: arguments, results and temporaries.
 
     Raises:
-        UserError: PyTorch is not there, the library has no such model, or the batch is none that the model takes.
-        RunError: the two do not compute the same.
+        UserError: PyTorch is missing, the library has no such model, or the model does not accept the batch size.
+        RunError: the two implementations do not agree.
     """
-    if compiled and against is None:
-        raise UserError("--compiled is about the original that --against names; add --against, or leave it out")
-    if batch % (groups := getattr(model, "norm_groups", 1)):
-        raise UserError(f"--batch is {batch}; expected a multiple of norm_groups, {groups}")
+    _check_options(model, batch, against, compiled)
     device = jax.devices()[0]
     quiet = {field: 0.0 for field in ("dropout_rate", "drop_path_rate") if hasattr(model, field)}
     model = on_device(model.copy(**quiet), device)
@@ -76,12 +74,12 @@ def bench(
 
     peer = None
     if against is not None:
-        where = {"threads": cores(), "cuda": device.platform == "gpu"}
-        peer = peers.make_peer(against, name, model, jax.device_get(variables), video, **where)
+        resources = {"threads": cores(), "cuda": device.platform == "gpu"}
+        peer = peers.make_peer(against, name, model, jax.device_get(variables), video, **resources)
         if compiled:
             peer.compile()
     forward = jax.jit(model.apply).lower(variables, clips).compile()
-    # a copy, because the step overwrites its state
+    # The step donates its state; `variables` are needed again for the forward pass.
     state = jax.tree.map(jnp.copy, (variables, OPTIMIZER.init(variables["params"])))
     with as_user_error(of=name):
         step = jax.jit(functools.partial(train_step, model), donate_argnums=0).lower(state, clips).compile()
@@ -92,30 +90,44 @@ def bench(
         return loss.block_until_ready()
 
     calls: dict[str, Callable[[], Any]] = {"forward": lambda: jax.block_until_ready(forward(variables, clips))}
-    figures: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     if peer is not None:
         trained = one_step(), one_step()
         gradient_norm = float(optax.tree.norm(optax.tree.get(state, "trace")))
         ours = {"logits": forward(variables, clips), "loss": trained, "gradient": gradient_norm}
-        figures |= _compared(peer, ours, getattr(model, "dtype", "float32"))
+        results |= _check_agreement(peer, ours, getattr(model, "dtype", "float32"))
         calls["peer_forward"] = peer.forward
-    _time(calls, repeats, f"{name}: forward", figures)
+    _time(calls, repeats, f"{name}: forward", results)
     calls = {"train_step": one_step} | ({} if peer is None else {"peer_train_step": peer.train_step})
-    _time(calls, repeats, f"{name}: training", figures)
+    _time(calls, repeats, f"{name}: training", results)
     if isinstance(model, StreamingModel):
-        _time({"frame": _stream(model, variables, clips)}, repeats * clip[0], f"{name}: stream", figures)
-    for what in ("forward", "train_step"):
-        if peer is not None:
-            figures[f"{what}_ratio"] = figures[f"peer_{what}_ms"] / figures[f"{what}_ms"]
-        figures[f"{what}_clips_per_second"] = 1e3 * batch / figures[f"{what}_ms"]
+        _time({"frame": _stream(model, variables, clips)}, repeats * clip[0], f"{name}: stream", results)
+    results |= _ratios(results, batch)
     shape = dict(zip(("frames", "height", "width"), clip, strict=False))
-    how = {"dtype": getattr(model, "dtype", "float32"), "implementation": getattr(model, "implementation", None)}
+    settings = {"dtype": getattr(model, "dtype", "float32"), "implementation": getattr(model, "implementation", None)}
     memory = {"forward_memory_bytes": _memory(forward), "train_step_memory_bytes": _memory(step)}
-    return {"model": name, **shape, "batch": batch, **how, **figures, **memory}
+    return {"model": name, **shape, "batch": batch, **settings, **results, **memory}
 
 
-def described(row: Mapping[str, Any]) -> str:
-    """Returns the figures of one model in lines: medians with their quartiles."""
+def _ratios(results: Mapping[str, Any], batch: int) -> dict[str, float]:
+    """Returns clips per second, and the peer's time over ours where there is a peer."""
+    ratios = {}
+    for call in ("forward", "train_step"):
+        if f"peer_{call}_ms" in results:
+            ratios[f"{call}_ratio"] = results[f"peer_{call}_ms"] / results[f"{call}_ms"]
+        ratios[f"{call}_clips_per_second"] = 1e3 * batch / results[f"{call}_ms"]
+    return ratios
+
+
+def _check_options(model: nn.Module, batch: int, against: str | None, compiled: bool) -> None:
+    if compiled and against is None:
+        raise UserError("--compiled compiles the original named by --against; add --against, or leave --compiled out")
+    if batch % (groups := getattr(model, "norm_groups", 1)):
+        raise UserError(f"--batch is {batch}; expected a multiple of norm_groups, {groups}")
+
+
+def format_row(row: Mapping[str, Any]) -> str:
+    """Returns the results of one model as lines: medians with their quartiles."""
     lines = [row["model"]]
     for name, value in row.items():
         if name == "model" or name.endswith("_quartiles_ms"):
@@ -126,8 +138,8 @@ def described(row: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def machine(against: str | None = None) -> dict[str, Any]:
-    """Returns what the figures were measured on and with: device, cores, threads, versions, date."""
+def describe_machine(against: str | None = None) -> dict[str, Any]:
+    """Returns the conditions of a measurement: device, processor, threads, load, versions and date."""
     device = jax.devices()[0]
     versions = {"python": platform.python_version(), "jax": jax.__version__}
     if against is not None:
@@ -136,19 +148,19 @@ def machine(against: str | None = None) -> dict[str, Any]:
         "device": " ".join(dict.fromkeys((device.platform, device.device_kind))),
         "processor": _processor(),
         "threads": cores(),
-        "load": os.getloadavg()[0],  # over the last minute; much above the threads, others were computing too
+        "load": os.getloadavg()[0],  # over the last minute; much above the number of threads, other processes were busy
         "versions": versions,
         "date": time.strftime("%Y-%m-%d"),
     }
 
 
 def cores() -> int:
-    """Returns how many cores this process may use: threads of XLA, and of PyTorch beside it."""
+    """Returns the number of cores that this process may use, which is the number of threads of XLA and of the peer."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def random_variables(model: nn.Module, video: jax.Array) -> dict[str, Any]:
-    """Returns initial variables with noise on vectors and on what starts as zero: no branch, nor the head, is mute."""
+    """Returns initial variables with noise on vectors and zero arrays, so that no branch and no head outputs zero."""
     variables = jax.jit(model.init)(jax.random.key(0), video)
     random = np.random.default_rng(1)
 
@@ -159,13 +171,12 @@ def random_variables(model: nn.Module, video: jax.Array) -> dict[str, Any]:
 
 
 def train_step(model: nn.Module, state: Any, video: jax.Array) -> tuple[Any, jax.Array]:
-    """Returns (variables and the optimiser's state after a step, the loss before it). The labels are 0, 1, 2, ..."""
+    """Returns ((variables, optimiser state) after a step, loss before it). The labels are 0, 1, 2, ..."""
     variables, optimizer_state = state
     collections = {name: value for name, value in variables.items() if name != "params"}
 
     def loss(params: Any) -> tuple[jax.Array, Any]:
-        given = {"params": params, **collections}
-        outputs, after = model.apply(given, video, train=True, mutable=list(collections))
+        outputs, after = model.apply({"params": params, **collections}, video, train=True, mutable=list(collections))
         return sum(map(_loss, jax.tree.leaves(outputs))), after
 
     (value, after), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"])
@@ -181,28 +192,28 @@ def _loss(outputs: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(outputs, labels).mean()
 
 
-def _compared(peer: Peer, ours: Mapping[str, Any], dtype: str) -> dict[str, float]:
-    """Returns how far ours is from the peer's; both have made two training steps afterwards."""
+def _check_agreement(peer: Peer, ours: Mapping[str, Any], dtype: str) -> dict[str, float]:
+    """Returns the deviations of ours from the peer's, after running the two training steps that ours has run."""
     theirs = {
         "logits": peer.forward(),
         "loss": (peer.train_step(), peer.train_step()),
         "gradient": peer.momentum_norm(),
     }
-    figures = {}
-    for what, found in ours.items():
-        mine, its = np.asarray(found, np.float32), np.asarray(theirs[what], np.float32)
-        figures[f"{what}_apart"] = float(np.abs(mine - its).max() / np.abs(its).max())
-    # so that NaN does not pass
-    if not all(apart <= AGREEMENT.get(dtype, AGREEMENT["float32"]) for apart in figures.values()):
+    deviations = {}
+    for name, value in ours.items():
+        ours_, peers_ = np.asarray(value, np.float32), np.asarray(theirs[name], np.float32)
+        deviations[f"{name}_deviation"] = float(np.abs(ours_ - peers_).max() / np.abs(peers_).max())
+    # `not all(<=)` and not `any(>)`, so that NaN fails
+    if not all(deviation <= AGREEMENT.get(dtype, AGREEMENT["float32"]) for deviation in deviations.values()):
         raise RunError(
-            f"ours and the peer's do not compute the same ({figures}, relative), so that comparing their speed would "
-            "say nothing; leave out --against"
+            f"ours and the peer's results differ (relative deviations {deviations}), so their speed cannot be "
+            "compared; leave out --against"
         )
-    return figures
+    return deviations
 
 
-def _time(calls: dict[str, Callable[[], Any]], repeats: int, description: str, figures: dict[str, Any]) -> None:
-    """Adds the median and the quartiles of each call's milliseconds to the figures; calls take turns."""
+def _time(calls: dict[str, Callable[[], Any]], repeats: int, description: str, results: dict[str, Any]) -> None:
+    """Adds the median and the quartiles of each call's milliseconds to the results; calls take turns."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for i in tqdm(range(WARM_UP + repeats), desc=description, unit=" rounds", leave=False):
         for name, call in calls.items():
@@ -210,9 +221,9 @@ def _time(calls: dict[str, Callable[[], Any]], repeats: int, description: str, f
             call()
             if i >= WARM_UP:
                 seconds[name].append(time.perf_counter() - began)
-    for name, each in seconds.items():
-        low, median, high = np.percentile(1e3 * np.array(each), (25, 50, 75)).tolist()
-        figures |= {f"{name}_ms": median, f"{name}_quartiles_ms": [low, high]}
+    for name, times in seconds.items():
+        low, median, high = np.percentile(1e3 * np.array(times), (25, 50, 75)).tolist()
+        results |= {f"{name}_ms": median, f"{name}_quartiles_ms": [low, high]}
 
 
 def _stream(model: StreamingModel, variables: Any, video: jax.Array) -> Callable[[], Any]:
@@ -228,9 +239,10 @@ def _stream(model: StreamingModel, variables: Any, video: jax.Array) -> Callable
 
 
 def _memory(program: jax.stages.Compiled) -> int:
-    asked = program.memory_analysis()
-    there = asked.argument_size_in_bytes + asked.output_size_in_bytes - asked.alias_size_in_bytes
-    return int(asked.temp_size_in_bytes + there)
+    needs = program.memory_analysis()
+    # donated arguments are counted among the outputs, too
+    arrays = needs.argument_size_in_bytes + needs.output_size_in_bytes - needs.alias_size_in_bytes
+    return int(needs.temp_size_in_bytes + arrays)
 
 
 def _processor() -> str:

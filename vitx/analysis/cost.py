@@ -1,7 +1,7 @@
-"""What a model costs: parameters, multiply-accumulates, XLA's operations, activation memory; no array is ever made.
+"""Cost of a model: parameters, multiply-accumulates, XLA's operations and activation memory; no array is allocated.
 
-Multiply-accumulates (MACs) are what the literature prints as "FLOPs" or "GFLOPs". Counted are matrix products and
-convolutions of one view, batch 1, in evaluation mode, on the reference implementation.
+Multiply-accumulates (MACs) are what the literature prints as "FLOPs" or "GFLOPs". They are counted over the matrix
+products and convolutions of one view: batch 1, evaluation mode, reference implementation.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ LOOPS_OF_UNKNOWN_LENGTH = ("while", "cond")
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What one view costs.
+    """Cost of one view.
 
     Attributes:
         params: number of parameters.
         macs: multiply-accumulates of matrix products and convolutions, a count (not giga).
-        model: that was counted.
-        clip: (frames, height, width, channels) of the view.
+        model: the model.
+        clip: shape of the view, (frames, height, width, channels).
     """
 
     params: int
@@ -35,8 +35,8 @@ class Cost:
     model: nn.Module = dataclasses.field(repr=False)
     clip: Shape
 
-    def figures(self) -> dict[str, int | None]:
-        """Returns all figures, with the clip that they are of."""
+    def counts(self) -> dict[str, int | None]:
+        """Returns all counts with the shape of the view."""
         frames, height, width, _ = self.clip
         return {
             "frames": frames,
@@ -50,9 +50,9 @@ class Cost:
 
     @functools.cached_property
     def flops_xla(self) -> int | None:
-        """Operations as XLA counts them before it optimises: two for a MAC, and all elementwise ones.
+        """Operations as XLA counts them before optimisation: two for a MAC, and all elementwise ones.
 
-        None of a recurrent model: XLA counts what a loop does once.
+        None for a recurrent model, since XLA counts the body of a loop once.
         """
         plain = reference(self.model)
         if _has_scan(jax.make_jaxpr(_forward(plain))(*abstract(plain, self.clip)).jaxpr):
@@ -62,34 +62,35 @@ class Cost:
 
     @functools.cached_property
     def activation_bytes(self) -> int:
-        """Bytes that one clip keeps from the forward for the backward pass, parameters left out, without dropout.
+        """Bytes of residuals between forward and backward pass of one clip, without parameters and dropout.
 
-        As the model is set (`rematerialise`, `scan_layers`, `dtype`; copies of parameters that these make are counted),
-        before XLA's own optimisations.
+        They depend on `rematerialise`, `scan_layers` and `dtype` of the model (copies of parameters that these cause
+        are counted), and are those before XLA's own optimisations.
         """
         variables, video = abstract(self.model, self.clip)
         forward = _forward(self.model)
         sizes = []
 
-        def kept(variables: Any, video: Any) -> None:
+        def record_residuals(variables: Any, video: Any) -> None:
             _, backward = jax.vjp(forward, variables, video)
-            given = {id(leaf) for leaf in jax.tree.leaves((variables, video))}
-            leaves = {id(leaf): leaf for leaf in jax.tree.leaves(backward) if id(leaf) not in given}
+            # The backward function is a pytree that holds the residuals; some are the inputs themselves.
+            inputs = {id(leaf) for leaf in jax.tree.leaves((variables, video))}
+            leaves = {id(leaf): leaf for leaf in jax.tree.leaves(backward) if id(leaf) not in inputs}
             sizes.extend(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
 
-        jax.eval_shape(kept, variables, video)
+        jax.eval_shape(record_residuals, variables, video)
         return sum(sizes)
 
 
 def count_cost(model: nn.Module, clip: Shape) -> Cost:
-    """Returns the cost of one view.
+    """Counts the cost of one view.
 
     Args:
-        model: of any family.
-        clip: (frames, height, width, channels), the shape that the model was made for.
+        model: a model of any family.
+        clip: input shape of the model, (frames, height, width, channels).
 
     Raises:
-        ValueError: the model does not take such a clip, or has a loop whose length is not known (`while`, `cond`).
+        ValueError: the model does not accept such a clip, or has a loop of unknown length (`while`, `cond`).
     """
     plain = reference(model)
     variables, video = abstract(plain, clip)
@@ -99,17 +100,19 @@ def count_cost(model: nn.Module, clip: Shape) -> Cost:
 
 
 def clip_of(model: nn.Module) -> Shape:
-    """Returns the (frames, height, width, channels) that a model was made for."""
+    """Returns the default input shape of a model, (frames, height, width, channels)."""
     return *model.clip, getattr(model, "channels", 3)
 
 
 def macs_of(jaxpr: Jaxpr) -> int:
-    """Returns the multiply-accumulates of all matrix products and convolutions, those of inner functions too."""
+    """Counts the multiply-accumulates of all matrix products and convolutions, inner functions included."""
     total = 0
     for equation in jaxpr.eqns:
         name = equation.primitive.name
         if name in LOOPS_OF_UNKNOWN_LENGTH:
-            raise ValueError(f"the cost of the primitive {name} cannot be counted: how often it runs is not known")
+            raise ValueError(
+                f"the cost of the primitive {name} cannot be counted, since the number of its iterations is unknown"
+            )
         if name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             left = equation.invars[0].aval.shape
@@ -120,28 +123,28 @@ def macs_of(jaxpr: Jaxpr) -> int:
             per_output = math.prod(kernel) // kernel[numbers.rhs_spec[0]]
             total += math.prod(equation.outvars[0].aval.shape) * per_output
         else:
-            inner = sum(macs_of(each) for each in _inner(equation.params))
+            inner = sum(map(macs_of, _inner(equation.params)))
             total += inner * (equation.params["length"] if name == "scan" else 1)
     return total
 
 
 def reference(model: nn.Module) -> nn.Module:
-    """The same function without loops, without anything computed twice and in the plainest form."""
+    """Returns the model that computes the same function unscanned, without rematerialisation or special kernels."""
     plain = {"scan_layers": False, "rematerialise": None, "implementation": "reference"}
     return model.copy(**{name: value for name, value in plain.items() if hasattr(model, name)})
 
 
 def _has_scan(jaxpr: Jaxpr) -> bool:
-    return any(each.primitive.name == "scan" or any(map(_has_scan, _inner(each.params))) for each in jaxpr.eqns)
+    return any(eqn.primitive.name == "scan" or any(map(_has_scan, _inner(eqn.params))) for eqn in jaxpr.eqns)
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
     for value in params.values():
-        for each in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(each, ClosedJaxpr):
-                yield each.jaxpr
-            elif isinstance(each, Jaxpr):
-                yield each
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, Jaxpr):
+                yield item
 
 
 def _forward(model: nn.Module) -> Any:
@@ -152,7 +155,7 @@ def abstract(model: nn.Module, clip: Shape) -> tuple[Any, jax.ShapeDtypeStruct]:
     """Returns the shapes and types of a model's variables and of one clip.
 
     Raises:
-        ValueError: the model does not take such a clip.
+        ValueError: the model does not accept such a clip.
     """
     video = jax.ShapeDtypeStruct((1, *clip), jnp.float32)
     return jax.eval_shape(model.init, jax.random.key(0), video), video

@@ -1,4 +1,4 @@
-"""Peaks of accelerators, as their makers print them."""
+"""Peak operations per second of accelerators, as published by their makers."""
 
 import re
 
@@ -6,7 +6,7 @@ import re
 # v3 and v7 that is one core of two on a chip. First match of the lower-case device_kind counts.
 # TPUs: cloud.google.com/tpu/docs, "System architecture", a page for each version: v2 45, v3 123, v4 275, v5e 197,
 # v5p 459, v6e 918, Ironwood 2307 TFLOP/s a chip. NVIDIA: data sheets of V100, T4, A100, L4, L40S, H100, H200, B200;
-# where they print figures with sparsity, half of them.
+# where they print numbers with sparsity, half of those.
 PEAKS = (
     (r"tpu v2", 22.5e12),
     (r"tpu v3", 61.5e12),
@@ -27,9 +27,9 @@ PEAKS = (
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Returns the dense bfloat16 operations per second of one JAX device, or None for one that is not known.
+    """Returns the dense bfloat16 operations per second of one JAX device, or None for an unknown one.
 
     Args:
-        device_kind: as `jax.devices()[0].device_kind` says.
+        device_kind: `device_kind` of the JAX device.
     """
     return next((peak for pattern, peak in PEAKS if re.match(pattern, device_kind.lower())), None)

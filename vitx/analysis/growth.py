@@ -1,4 +1,4 @@
-"""How a model's cost grows with the frames of a clip, in numbers and as a picture."""
+"""How the cost of models grows with the number of frames, as rows and as a figure."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,32 +17,45 @@ FRAMES = (8, 16, 32, 64, 128)
 
 
 def growth(models: Mapping[str, nn.Module], frames: Sequence[int] = FRAMES) -> list[dict[str, Any]]:
-    """Returns {"model": ..., "frames": ..., "macs": ..., "activation_bytes": ...} of each model at each length.
+    """Counts each model at each number of frames; returns rows of "model", "frames", "macs", "activation_bytes".
 
     Raises:
-        UserError: a model cannot be made for so many frames.
+        UserError: a model cannot be created for so many frames.
     """
     rows = []
     for name, number in tqdm([(name, number) for name in models for number in frames], desc="counting", unit=" models"):
         with as_user_error(of=name):
-            model = of_length(models[name], number)
+            model = with_num_frames(models[name], number)
             cost = count_cost(model, clip_of(model))
-        figures = {"frames": number, "macs": cost.macs, "activation_bytes": cost.activation_bytes}
-        rows.append({"model": name, **figures})
+        counts = {"frames": number, "macs": cost.macs, "activation_bytes": cost.activation_bytes}
+        rows.append({"model": name, **counts})
     return rows
 
 
-def of_length(model: nn.Module, frames: int | str, fields: Mapping[str, Any] | None = None) -> nn.Module:
-    """Returns the model for clips of so many frames, and with other fields; one that takes any is counted on them."""
+def with_num_frames(model: nn.Module, frames: int | str, fields: Mapping[str, Any] | None = None) -> nn.Module:
+    """Returns the model with another number of frames, and with other fields.
+
+    Args:
+        model: the model. Where it has a `clip` (it accepts any length), the default input shape is changed.
+        frames: number of frames, or text that says it.
+        fields: other fields to change.
+
+    Raises:
+        UserError: there is no such field, or a value is not of its type.
+    """
     fields = fields or {}
     if "clip" not in settings(model):
         return override(model, {**fields, "num_frames": frames})
+    try:
+        number = int(frames)
+    except ValueError as error:
+        raise UserError(f"num_frames is {frames!r}; expected a whole number") from error
     model = override(model, fields)
-    return override(model, {"clip": "({}, {}, {})".format(frames, *model.clip[1:])})
+    return override(model, {"clip": (number, *model.clip[1:])})
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Writes a picture: GMACs and activation memory against frames, a line for each model, both axes logarithmic."""
+    """Draws GMACs and activation memory against frames, a line for each model, both axes logarithmic."""
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     panels = {
         "macs": ("GMACs of one view", 1e9),
@@ -55,8 +68,8 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         for i, name in enumerate(names):
             colour, line = styles[i % len(styles)]
             points = [(row["frames"], row[column] / unit) for row in rows if row["model"] == name]
-            look = {"color": f"C{colour}", "linestyle": line, "marker": "o", "markersize": 4}
-            axes.plot(*zip(*points, strict=True), label=name, **look)
+            style = {"color": f"C{colour}", "linestyle": line, "marker": "o", "markersize": 4}
+            axes.plot(*zip(*points, strict=True), label=name, **style)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(ticks, [str(tick) for tick in ticks])

@@ -1,4 +1,4 @@
-"""Originals in PyTorch of models that are here, with the same weights: what `vitx bench --against` runs beside ours."""
+"""PyTorch originals of our models with the same weights, for `vitx bench --against`."""
 
 import dataclasses
 import functools
@@ -22,10 +22,10 @@ from vitx.interop.names import to_theirs
 from vitx.models.slowfast import SlowFast, slow_frames
 from vitx.models.transformer import VideoTransformer
 
-# of what is timed: so low that a step, of random weights, leaves losses that can be compared
+# low enough that losses after a step from random weights can be compared
 LEARNING_RATE, MOMENTUM = 1e-6, 0.9
 TORCHVISION = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d")
-# home and name of PyTorchVideo's function, and its settings where they are not those of our name
+# module and name of PyTorchVideo's function, and settings that differ from its defaults
 PYTORCHVIDEO: dict[str, tuple[str, str, dict[str, Any]]] = {
     **{name: ("hub", name, {}) for name in ("c2d_r50", "i3d_r50", "slow_r50", "csn_r101", "r2plus1d_r50")},
     **{name: ("hub", name, {}) for name in ("x3d_xs", "x3d_s", "x3d_m", "x3d_l")},
@@ -41,13 +41,13 @@ PYTORCHVIDEO: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 @dataclasses.dataclass
 class Peer:
-    """A model of PyTorch and a batch for it.
+    """A PyTorch model and a batch for it.
 
     Attributes:
         module: the model, on its device.
-        video: the batch as the model takes it.
-        logits: from what the model returns.
-        half: whether it computes in bfloat16 where PyTorch's autocast deems that right.
+        video: the batch in the model's layout.
+        logits: function from the model's return value to logits.
+        half: compute in bfloat16 under PyTorch's autocast.
     """
 
     module: Any
@@ -56,20 +56,20 @@ class Peer:
     half: bool
 
     def compile(self) -> None:
-        """Has PyTorch compile the model, channels last."""
+        """Compiles the model with `torch.compile`, channels last."""
         import torch
 
         self.module = torch.compile(self.module.to(memory_format=torch.channels_last_3d))
 
     def forward(self) -> np.ndarray:
-        """Returns the logits in evaluation mode, when they are there."""
+        """Returns the logits in evaluation mode; waits for them."""
         import torch
 
         with torch.no_grad():
             return self._outputs(train=False).cpu().numpy()
 
     def train_step(self) -> float:
-        """Makes one step of SGD with momentum; returns the loss before it."""
+        """Takes one step of SGD with momentum; returns the loss before it."""
         import torch
 
         self.optimizer.zero_grad(set_to_none=True)
@@ -81,13 +81,13 @@ class Peer:
         return loss.item()
 
     def momentum_norm(self) -> float:
-        """Returns the norm of what the steps so far have left in the optimiser: of gradients, decayed and summed."""
-        kept = [state["momentum_buffer"].double().square().sum() for state in self.optimizer.state.values()]
-        return float(sum(kept)) ** 0.5
+        """Returns the norm of the optimiser's momentum."""
+        squares = [state["momentum_buffer"].double().square().sum() for state in self.optimizer.state.values()]
+        return float(sum(squares)) ** 0.5
 
     @functools.cached_property
     def optimizer(self) -> Any:
-        """The same as ours, see `bench.OPTIMIZER`."""
+        """The equivalent of `bench.OPTIMIZER`."""
         import torch
 
         return torch.optim.SGD(self.module.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
@@ -97,7 +97,7 @@ class Peer:
 
         kind = next(self.module.parameters()).device.type
         with torch.autocast(kind, torch.bfloat16, enabled=self.half):
-            # a list of its own each time: PyTorchVideo writes over the pathways in the one that it is given
+            # A copy, since PyTorchVideo 0.1.5 overwrites the pathways in the list that it receives.
             video = list(self.video) if isinstance(self.video, list) else self.video
             return self.logits(self.module.train(train)(video)).float()
 
@@ -107,7 +107,7 @@ def make_peer(
     name: str,
     model: nn.Module,
     variables: Mapping[str, Any],
-    video: Float[np.ndarray, "batch frames height width 3"],
+    video: Float[np.ndarray, "b t h w 3"],
     *,
     threads: int,
     cuda: bool = False,
@@ -116,12 +116,12 @@ def make_peer(
 
     Args:
         library: a key of `LIBRARIES`.
-        name: of the variant.
-        model: the variant, perhaps with other fields; what they change must not be a shape of the original's weights.
-        variables: of the model, on the host.
-        video: the batch.
-        threads: of PyTorch.
-        cuda: whether it runs on PyTorch's GPU.
+        name: name of the variant.
+        model: the variant; fields that change shapes of the original's weights are not supported.
+        variables: variables of the model, on the host.
+        video: the batch, [batch, frames, height, width, 3].
+        threads: number of threads of PyTorch.
+        cuda: run on PyTorch's GPU.
 
     Raises:
         UserError: PyTorch or the library is not installed, has no such model, or its weights are of other shapes.
@@ -130,30 +130,30 @@ def make_peer(
         import torch
 
         torch.set_num_threads(threads)
-        module, given, logits = LIBRARIES[library](name, model, variables, video)
+        module, inputs, logits = LIBRARIES[library](name, model, variables, video)
     except ImportError as error:
         raise UserError(f"--against {library} needs PyTorch and more ({error}); pip install 'vitx[peers]'") from error
     for part in module.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0
         if isinstance(part, torch.nn.AvgPool3d):
-            part.forward = functools.partial(_cut_average, part.kernel_size)
+            part.forward = functools.partial(_clipped_average, part.kernel_size)
     device = torch.device("cuda" if cuda else "cpu")
-    on_device = jax.tree.map(lambda x: torch.tensor(np.ascontiguousarray(x), device=device), given)
+    on_device = jax.tree.map(lambda x: torch.tensor(np.ascontiguousarray(x), device=device), inputs)
     return Peer(module.to(device), on_device, logits, half=model.dtype == "bfloat16")
 
 
 def versions(library: str) -> dict[str, str]:
     """Returns the versions of PyTorch and of the library."""
-    there = {"huggingface": "transformers"}.get(library, library)
-    return {name: importlib.metadata.version(name) for name in ("torch", there)}
+    package = {"huggingface": "transformers"}.get(library, library)
+    return {name: importlib.metadata.version(name) for name in ("torch", package)}
 
 
-def _cut_average(window: Sequence[Any], x: Any) -> Any:
-    """The average that ends the original, cut to maps that are smaller than its window, as ours is."""
+def _clipped_average(window: Sequence[Any], x: Any) -> Any:
+    """Average pooling with the window clipped to maps that are smaller than it, as in our models."""
     import torch
 
-    sizes = [min(size, there) for size, there in zip(window, x.shape[2:], strict=True)]
+    sizes = [min(size, side) for size, side in zip(window, x.shape[2:], strict=True)]
     return torch.nn.functional.avg_pool3d(x, sizes, stride=1)
 
 
@@ -162,24 +162,24 @@ def _torchvision(name: str, model: nn.Module, variables: Mapping[str, Any], vide
 
     _check_name("torchvision", name, TORCHVISION)
     module = getattr(originals, name)(num_classes=model.num_classes)
-    return _filled(module, model, variables), video.transpose(0, 4, 1, 2, 3), _same
+    return _load_weights(module, model, variables), video.transpose(0, 4, 1, 2, 3), _identity
 
 
 def _pytorchvideo(name: str, model: nn.Module, variables: Mapping[str, Any], video: np.ndarray) -> tuple[Any, Any, Any]:
     _check_name("pytorchvideo", name, PYTORCHVIDEO)
-    home, function, settings = PYTORCHVIDEO[name]
-    make = getattr(importlib.import_module(f"pytorchvideo.models.{home}"), function)
-    module = _filled(make(model_num_class=model.num_classes, **settings), model, variables)
+    submodule, function, settings = PYTORCHVIDEO[name]
+    create = getattr(importlib.import_module(f"pytorchvideo.models.{submodule}"), function)
+    module = _load_weights(create(model_num_class=model.num_classes, **settings), model, variables)
     if hasattr(module.blocks[-1], "activation"):
-        module.blocks[-1].activation = None  # X3D and R(2+1)D end in a softmax there
+        module.blocks[-1].activation = None  # PyTorchVideo's X3D and R(2+1)D end in a softmax
     planes = video.transpose(0, 4, 1, 2, 3)
     if isinstance(model, SlowFast):
         return (
             module,
             [np.asarray(slow_frames(jnp.asarray(video), model.alpha)).transpose(0, 4, 1, 2, 3), planes],
-            _same,
+            _identity,
         )
-    return module, planes, _same
+    return module, planes, _identity
 
 
 def _huggingface(name: str, model: nn.Module, variables: Mapping[str, Any], video: np.ndarray) -> tuple[Any, Any, Any]:
@@ -194,7 +194,7 @@ def _huggingface(name: str, model: nn.Module, variables: Mapping[str, Any], vide
     return module, video.transpose(0, 1, 4, 2, 3), lambda outputs: outputs.logits
 
 
-def _filled(module: Any, model: nn.Module, variables: Mapping[str, Any]) -> Any:
+def _load_weights(module: Any, model: nn.Module, variables: Mapping[str, Any]) -> Any:
     import torch
 
     theirs = to_theirs(flattened(variables), tuple(cnn.LAYOUTS[type(model)][0].rules(model)))
@@ -212,7 +212,7 @@ def _check_name(library: str, name: str, known: Iterable[str]) -> None:
         raise UserError(f"{library} has no {name}; it has {', '.join(known)}")
 
 
-def _same(logits: Any) -> Any:
+def _identity(logits: Any) -> Any:
     return logits
 
 

@@ -1,4 +1,4 @@
-"""What papers print of a model's cost, beside what is counted here."""
+"""Costs of models as papers print them, and how ours compare."""
 
 import csv
 import dataclasses
@@ -12,16 +12,16 @@ from vitx.models import create_model
 
 
 @dataclasses.dataclass(frozen=True)
-class Printed:
-    """One row of `published.csv`, which names the source of each.
+class PublishedCost:
+    """One row of `published.csv`, which names the source of every number.
 
     Attributes:
-        model: its name here.
-        fields: settings of the model that was printed, where they are not the named one's.
+        model: name of our variant.
+        fields: settings of the published model that differ from the variant's.
         params_m: parameters in millions, or None.
         gmacs: multiply-accumulates of one view in units of 10⁹ (printed as "GFLOPs"), or None.
         source: paper and table.
-        note: what one must know to compare.
+        note: what to know before comparing.
     """
 
     model: str
@@ -32,20 +32,20 @@ class Printed:
     note: str
 
 
-def printed(patterns: Sequence[str] = ("*",)) -> Iterator[Printed]:
+def published_costs(patterns: Sequence[str] = ("*",)) -> Iterator[PublishedCost]:
     """Yields the rows of models whose names match a shell pattern."""
     with resources.files("vitx.analysis").joinpath("published.csv").open() as file:
         for row in csv.DictReader(file):
             if any(fnmatch.fnmatch(row["model"], pattern) for pattern in patterns):
                 settings = {name: int(value) for name, value in (field.split("=") for field in row["fields"].split())}
                 settings |= {"num_frames": int(row["frames"]), "image_size": int(row["size"])}
-                figures = (row["printed_params_M"], row["printed_gmacs"])
-                params_m, gmacs = (float(figure) if figure else None for figure in figures)
-                yield Printed(row["model"], settings, params_m, gmacs, row["source"], row["note"])
+                values = (row["printed_params_M"], row["printed_gmacs"])
+                params_m, gmacs = (float(value) if value else None for value in values)
+                yield PublishedCost(row["model"], settings, params_m, gmacs, row["source"], row["note"])
 
 
-def compared(row: Printed) -> dict[str, Any]:
-    """Returns what is counted here beside what is printed, and by how many percent of the latter it differs."""
+def compare(row: PublishedCost) -> dict[str, Any]:
+    """Returns our counts beside the published ones, with the deviation in percent of the latter."""
     model = create_model(row.model, **row.fields)
     cost = count_cost(model, clip_of(model))
 
