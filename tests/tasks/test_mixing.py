@@ -21,7 +21,8 @@ ALL = np.ones(6, bool)
 def mix(mixing, num_draws=200, may_mix=ALL):
     """Returns an iterator over (video, own ratio) of so many draws, computed in one program."""
     keys = jax.random.split(jax.random.key(0), num_draws)
-    return zip(*jax.device_get(jax.jit(jax.vmap(lambda key: mixing(key, VIDEO, may_mix)))(keys)), strict=True)
+    draw = jax.jit(jax.vmap(lambda key: mixing(key, jnp.asarray(VIDEO), jnp.asarray(may_mix))))
+    return zip(*jax.device_get(draw(keys)), strict=True)
 
 
 def test_mixup_blends_every_pixel_by_the_ratio():
@@ -93,7 +94,8 @@ def mixed_outputs(task, may_mix, seed=0):
 
     @jax.jit
     def run(key):
-        video, own = task.mixing(jax.random.fold_in(key, 2), task.normalise(PIXELS), may_mix)
+        pixels = task.normalise(jnp.asarray(PIXELS))
+        video, own = task.mixing(jax.random.fold_in(key, 2), pixels, jnp.asarray(may_mix))
         return Pixels()(video, train=True), own
 
     return jax.device_get(run(jax.random.key(seed)))
