@@ -207,9 +207,9 @@ def evaluate_and_report(run: Run, split: str, clock: Stopwatch) -> dict[str, Any
         predictions = evaluate(model, task, run.variables, data, source, run.sharding, split=split)
         metrics = task.metrics(predictions)
     if predictions.unreadable:
-        log_info(predictions.complaint())
+        log_info(predictions.describe_errors())
     presenter = presenter_for(task)
-    log_info(f"step {run.step}: {split} split ({predictions.over}) {presenter.headline(metrics)}")
+    log_info(f"step {run.step}: {split} split ({predictions.coverage}) {presenter.headline(metrics)}")
     with clock("report"):
         shown = np.linspace(0, len(predictions.index) - 1, min(MAX_CLIPS, len(predictions.index))).astype(int)
         # Views that evaluation has read: others may lie where a video is damaged. Copies, not whole videos.
@@ -227,7 +227,6 @@ def evaluate_and_report(run: Run, split: str, clock: Stopwatch) -> dict[str, Any
                 rows=[*read_metrics(run.workdir), {"step": run.step, "split": split, **row}],
                 curves=presenter.curves,
                 results=results,
-                problems=predictions.problems(),
                 sections=sections,
             )
             log_info(f"see {path}")
@@ -248,7 +247,7 @@ def _facts(run: Run) -> list[str]:
     return [
         f"Model: {type(run.experiment.model).__name__}, {parameters:,} parameters, clips of {data.num_frames} frames "
         f"of {height}x{width} pixels",
-        f"Checkpoint: step {run.step} of {training.steps}; seed {training.seed}",
+        f"Seed: {training.seed}",
         f"Devices: {run.sharding.mesh.size} x {jax.devices()[0].device_kind}; jax {jax.__version__}",
         f"Training: {trained.get('replaced', 0)} clips of {trained.get('unreadable', 0)} unreadable videos were "
         f"replaced; {trained.get('skipped', 0)} steps were skipped",

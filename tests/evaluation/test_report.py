@@ -20,7 +20,7 @@ ROWS = [
 
 
 def write(workdir, split, text, **changes):
-    predictions = Predictions({}, {}, np.arange(3), (7,), "1x1")
+    predictions = Predictions({}, {}, np.arange(3), (7,), "1x1", ("clip.mp4: Invalid data",))
     results = Results(nn.Dense(1), {}, split, predictions, {}, np.zeros((0, 1, 1, 1, 3), np.uint8), np.arange(0))
     picture = Picture("some.png", "a caption", Figure())
     arguments = {
@@ -31,7 +31,6 @@ def write(workdir, split, text, **changes):
         "results": results,
         "checkpoint": "step 2 of 2",
         "metrics": {"loss": 1.5, "examples": 3},
-        "problems": ["clip.mp4: Invalid data"],
         "sections": [Section("Classes", [text, picture, table(("class", "videos"), [("a|b", 3)])])],
     }
     return write_report(workdir, **(arguments | changes)).read_text()

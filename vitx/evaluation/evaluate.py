@@ -1,8 +1,12 @@
-"""Every example of a split once, whatever the batch size and the number of devices."""
+"""Evaluation: predictions for every example of a split once, whatever the batch size and the number of devices.
+
+Letters in shapes: b batch, n examples, v views, t frames, h height, w width; _ classes or values of a head.
+"""
 
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Shaped, UInt8
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from vitx.data.pipeline import Data, decode_error
 from vitx.data.sources import Source
@@ -18,64 +22,43 @@ from vitx.errors import RunError
 from vitx.layers.partition import process_shard, to_devices
 from vitx.models import on_device
 
-SHOWN = 20  # unreadable videos that are told one by one
+MAX_ERRORS = 20  # unreadable videos that are listed by name
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What a model says of a split, example by example.
+    """Predictions of a model for the examples of a split.
 
     Attributes:
-        outputs: {label: logits [examples, classes]} or what else the task predicts, averaged over views.
+        outputs: {label: logits, or what else the task predicts, [examples, ...]}, averaged over views.
         labels: {label: true classes [examples], or values [examples, k]}.
-        index: each example's number in the split.
-        unreadable: numbers of the examples that could not be read; they are in none of the above.
+        index: index of each example in the split.
+        unreadable: indices of the examples that could not be read; the arrays above leave them out.
         views: "clips x crops" of each video, as every printed accuracy names them.
-        errors: what is wrong with each unreadable example.
+        errors: why each unreadable example could not be read.
     """
 
-    outputs: dict[str, Float[np.ndarray, "examples _"]]
-    labels: dict[str, Shaped[np.ndarray, "examples ..."]]
-    index: Int[np.ndarray, "examples"]
+    outputs: dict[str, Float[np.ndarray, "n _"]]
+    labels: dict[str, Shaped[np.ndarray, "n ..."]]
+    index: Int[np.ndarray, "n"]
     unreadable: tuple[int, ...]
     views: str
     errors: tuple[str, ...] = ()
 
     @property
-    def over(self) -> str:
-        """What its figures are over, as every line that prints them says."""
+    def coverage(self) -> str:
+        """Views and number of videos, which every printed line of metrics names."""
         return f"{self.views} views, {len(self.index)} of {len(self.index) + len(self.unreadable)} videos"
 
-    def problems(self) -> list[str]:
-        """Returns what is wrong with the first of the videos that could not be read."""
-        more = len(self.unreadable) - SHOWN
-        return [*self.errors[:SHOWN], *([f"and {more} more"] if more > 0 else [])]
+    def list_errors(self) -> list[str]:
+        """Returns why the first unreadable videos could not be read, a line each."""
+        more = len(self.unreadable) - MAX_ERRORS
+        return [*self.errors[:MAX_ERRORS], *([f"and {more} more"] if more > 0 else [])]
 
-    def complaint(self) -> str:
-        """Returns `problems` as lines for the terminal."""
-        return "\n  ".join([f"{len(self.unreadable)} videos cannot be read and count in no metric:", *self.problems()])
-
-
-@functools.partial(jax.jit, static_argnames=("model", "task"))
-def predict(
-    variables: Any,
-    video: UInt8[Array, "batch views frames height width 3"],
-    views: Int[Array, "batch"],
-    *,
-    model: nn.Module,
-    task: Any,
-) -> dict[str, Float[Array, "batch _"]] | Float[Array, "batch _"]:
-    """Returns logits averaged, as the task does, over the first so many views of each video; the model sees one view of
-    the batch at a time, and stops after the last that any video has."""
-
-    def add(number: Int[Array, ""], sums: Any) -> Any:
-        there = (number < views)[:, None]
-        outputs = task.predict(model, variables, jax.lax.dynamic_index_in_dim(video, number, axis=1, keepdims=False))
-        return jax.tree.map(lambda total, each: total + jnp.where(there, task.to_average(each), 0), sums, outputs)
-
-    shapes = jax.eval_shape(functools.partial(task.predict, model), variables, video[:, 0])
-    sums = jax.lax.fori_loop(0, views.max(), add, jax.tree.map(lambda each: jnp.zeros(each.shape, each.dtype), shapes))
-    return jax.tree.map(lambda total: task.from_average(total / views[:, None]), sums)
+    def describe_errors(self) -> str:
+        """Returns `list_errors` as a text for the terminal."""
+        head = f"{len(self.unreadable)} videos cannot be read and count in no metric:"
+        return "\n  ".join([head, *self.list_errors()])
 
 
 def evaluate(
@@ -88,42 +71,81 @@ def evaluate(
     *,
     split: str = "validation",
 ) -> Predictions:
-    """Returns the model's predictions for every example of the source.
+    """Predicts every example of a source.
 
     Args:
-        variables: of the model, on the devices of `sharding`.
-        sharding: of a batch.
-        split: its name, for people.
+        model: the model.
+        task: the task that it has learnt.
+        variables: variables of the model, on the devices of `sharding`.
+        data: settings of decoding and views.
+        source: examples to evaluate.
+        sharding: sharding of a batch.
+        split: name of the split in messages.
 
     Raises:
-        RunError: not one of the videos can be read.
+        RunError: none of the videos can be read.
     """
     model = on_device(model, sharding.mesh.devices.flat[0])
-    replicated = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
     batches = data.eval_batches(source, **process_shard(sharding))
-    columns: list[dict[str, Any]] = []
-    with contextlib.closing(batches), tqdm(desc=f"{split} split", total=len(source), unit=" clips", leave=False) as bar:
+    bar = tqdm(desc=f"{split} split", total=len(source), unit=" clips", leave=False, disable=None)
+    results = []
+    with contextlib.closing(batches), bar:
         for batch in batches:
-            del batch["decode_seconds"], batch["failed"]
-            rows = to_devices(batch, sharding)
-            views = rows.pop("video"), rows.pop("views")
-            with jax.set_mesh(sharding.mesh):
-                logits = task.named(predict(variables, *views, model=model, task=task), rows["labels"])
-            columns.append(jax.device_get(jax.device_put({"outputs": logits, **rows}, replicated)))
-            bar.update(int((columns[-1]["index"] < len(source)).sum()))
-    table = jax.tree.map(lambda *column: np.concatenate(column), *columns)
-    table = jax.tree.map(lambda column: column[: len(source)], table)
+            results.append(_predict_batch(model, task, variables, batch, sharding))
+            bar.update(int((results[-1]["index"] < len(source)).sum()))
+
+    # Rows are in the order of the source; those beyond its length fill the last batch.
+    table = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(source)], *results)
     read = table["weight"] > 0
     errors = tuple(map(decode_error, table["error"][~read]))
     if not read.any():
         raise RunError(f"none of the {len(source)} videos of the {split} split can be read: {errors[0]}")
-    whole = jax.tree.map(lambda column: column[read], table)
-    averaged = getattr(task, "average", None)
+    readable = jax.tree.map(lambda column: column[read], table)
+    averaged = " probability-averaged" if task.average == "probabilities" and data.max_views > 1 else ""
     return Predictions(
-        outputs=whole["outputs"],
-        labels={name: label for name, label in whole["labels"].items() if name in whole["outputs"]},
-        index=whole["index"],
-        unreadable=tuple(int(index) for index in table["index"][~read]),
+        outputs=readable["outputs"],
+        labels={name: label for name, label in readable["labels"].items() if name in readable["outputs"]},
+        index=readable["index"],
+        unreadable=tuple(table["index"][~read].tolist()),
         errors=errors,
-        views=data.views + (" probability-averaged" if averaged == "probabilities" and data.max_views > 1 else ""),
+        views=data.views + averaged,
     )
+
+
+def _predict_batch(
+    model: nn.Module, task: Any, variables: Any, batch: Mapping[str, Any], sharding: jax.sharding.NamedSharding
+) -> dict[str, Any]:
+    """Returns the rows of a global batch without its videos, with "outputs" added, on every host."""
+    rows = to_devices({name: batch[name] for name in batch if name not in ("decode_seconds", "failed")}, sharding)
+    video, views = rows.pop("video"), rows.pop("views")
+    with jax.set_mesh(sharding.mesh):
+        outputs = task.named(predict(variables, video, views, model=model, task=task), rows["labels"])
+    # Replicated first, since a process can read the shards of its own devices alone.
+    replicated = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    return jax.device_get(jax.device_put({"outputs": outputs, **rows}, replicated))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "task"))
+def predict(
+    variables: Any, video: UInt8[Array, "b v t h w 3"], views: Int[Array, "b"], *, model: nn.Module, task: Any
+) -> dict[str, Float[Array, "b _"]] | Float[Array, "b _"]:
+    """Returns the task's outputs for each video, averaged over its views.
+
+    Args:
+        variables: variables of the model.
+        video: views of each video, padded to a common number.
+        views: number of views of each video; the others are ignored.
+        model: the model.
+        task: the task, which chooses what is averaged.
+    """
+
+    # One view of the batch at a time, so that memory does not grow with the number of views.
+    def add_view(number: Int[Array, ""], sums: Any) -> Any:
+        valid = (number < views)[:, None]
+        outputs = task.predict(model, variables, jax.lax.dynamic_index_in_dim(video, number, axis=1, keepdims=False))
+        return jax.tree.map(lambda total, x: total + jnp.where(valid, task.to_average(x), 0), sums, outputs)
+
+    shapes = jax.eval_shape(functools.partial(task.predict, model), variables, video[:, 0])
+    zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+    sums = jax.lax.fori_loop(0, views.max(), add_view, zeros)
+    return jax.tree.map(lambda total: task.from_average(total / views[:, None]), sums)

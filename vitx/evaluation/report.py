@@ -179,7 +179,6 @@ def write_report(
     results: Results,
     checkpoint: str,
     metrics: Mapping[str, float | int],
-    problems: Sequence[str],
     sections: Sequence[Section],
 ) -> PurePath:
     """Writes report.md and its pictures into a work directory, and keeps what it says of other splits.
@@ -193,7 +192,6 @@ def write_report(
         results: results of the split.
         checkpoint: the evaluated checkpoint, such as "step 40 of 40".
         metrics: metrics of the split.
-        problems: reasons why videos could not be read, a line each.
         sections: sections of the task's presenter.
 
     Returns:
@@ -204,7 +202,7 @@ def write_report(
     lines = [f"# {title}", "", *(f"- {fact}" for fact in facts), "", "## Learning curves", ""]
     lines += _blocks([curve], workdir, "")
     parts = _parts(storage.read_text(path) if storage.exists(path) else "")
-    part = _split_lines(results, checkpoint, metrics, problems)
+    part = _split_lines(results, checkpoint, metrics)
     for section in sections:
         part += [f"### {section.title}", "", *_blocks(section.blocks, workdir, f"{split}_")]
     parts[split] = "\n".join(part)
@@ -221,14 +219,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
-def _split_lines(
-    results: Results, checkpoint: str, metrics: Mapping[str, float | int], problems: Sequence[str]
-) -> list[str]:
+def _split_lines(results: Results, checkpoint: str, metrics: Mapping[str, float | int]) -> list[str]:
     predictions = results.predictions
     read, unreadable = len(predictions.index), len(predictions.unreadable)
     lines = [f"## {results.split.capitalize()} split, {predictions.views} views", "", f"Checkpoint: {checkpoint}.", ""]
     lines += [f"Over {read} of {read + unreadable} videos" + ("; these cannot be read:" if unreadable else ".")]
-    lines += ["", *(f"- {problem}" for problem in problems)] if problems else []
+    lines += ["", *(f"- {problem}" for problem in predictions.list_errors())] if unreadable else []
     values = [(name, f"{value:.2f}" if isinstance(value, float) else value) for name, value in metrics.items()]
     return [*lines, "", *table(("metric", "value"), values), ""]
 

@@ -62,6 +62,8 @@ class Task:
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
+    average: ClassVar[str] = "outputs"
+    """What is averaged over the views of a video, see `to_average`."""
     lower_is_better: ClassVar[tuple[str, ...]] = ("loss",)
     """Last components of the names of metrics that improve by falling."""
 

@@ -62,7 +62,7 @@ class Evaluation:
     step: int
     views: str
     metrics: dict[str, float | int]
-    over: str
+    coverage: str
 
 
 class Evaluator:
@@ -113,12 +113,12 @@ class Evaluator:
         metrics = self._task.metrics(predictions)
         if predictions.unreadable != self._reported.get(name, ()):
             self._reported[name] = predictions.unreadable
-            log_info(predictions.complaint())
-        return Evaluation(name, step, predictions.views, metrics, predictions.over)
+            log_info(predictions.describe_errors())
+        return Evaluation(name, step, predictions.views, metrics, predictions.coverage)
 
     def record(self, evaluation: Evaluation) -> None:
         """Writes an evaluation to metrics.jsonl and to the terminal."""
         row = {"views": evaluation.views, **evaluation.metrics}
         self._log.write(evaluation.step, evaluation.name, row)
         headline = presenter_for(self._task).headline(evaluation.metrics)
-        log_info(f"step {evaluation.step}: {evaluation.name} ({evaluation.over}) {headline}")
+        log_info(f"step {evaluation.step}: {evaluation.name} ({evaluation.coverage}) {headline}")
