@@ -55,7 +55,7 @@ class Evaluation:
         step: step that was evaluated.
         views: clips x crops of each video.
         metrics: metrics by name.
-        over: how many videos of how many they are of, for people.
+        coverage: views and number of videos of the evaluation, for people.
     """
 
     name: str
