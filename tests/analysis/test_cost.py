@@ -146,5 +146,5 @@ def test_cost_of_a_model_for_any_clip_grows_with_its_default_clip(name, fields):
 
 
 def test_a_clip_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match="this model was made for"):
+    with pytest.raises(ValueError, match="16"):
         count_cost(vitx.create_model("vivit_ti_16x2"), (16, 224, 224, 3))
