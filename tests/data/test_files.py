@@ -1,6 +1,5 @@
 """Folders and tables of videos: every file found, splits that hold, mistakes told by file and line."""
 
-import dataclasses
 import json
 from collections import Counter
 
@@ -10,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitx.configuration import from_dict, to_dict
-from vitx.data.files import Folder, Table, _Row, _splits
+from vitx.data.files import Folder, Table, _assign_splits, _Row
 from vitx.data.sources import label_columns
 from vitx.errors import UserError
 
@@ -93,61 +92,61 @@ def test_a_table_has_sets_of_classes_and_numbers(tmp_path):
     np.testing.assert_array_equal(label_columns(jsonl)["actions"], columns["actions"][:2])
     many = table(tmp_path, "path,actions", *(f"{i or 'a'}.mp4,{i};{i + 1}" for i in range(100)))
     drawn = Table(many, labels=(), multi_label=("actions",)).splits()
-    assert len(drawn["train"]) == 70 and sum(map(len, drawn.values())) == 100
+    assert 65 <= len(drawn["train"]) <= 80 and sum(map(len, drawn.values())) == 100
 
 
 ROWS = st.lists(st.tuples(st.integers(0, 9), st.sampled_from("abc"), st.sampled_from("xyz")), min_size=1, max_size=60)
 
 
 @given(ROWS, st.integers(0, 5))
-def test_a_group_is_never_torn_apart_and_shares_are_near_what_was_asked(rows, seed):
+def test_a_group_is_never_torn_apart_and_no_class_is_missing_in_training(rows, seed):
     settings = Table("list.csv", validation=0.2, test=0.3, seed=seed)
     listed = [_Row(str(i), tuple(labels), None, f"group {group}") for i, (group, *labels) in enumerate(rows)]
-    splits = _splits(listed, settings)
-    members = Counter(row.group for row in listed)
-    assert len({(row.group, split) for row, split in zip(listed, splits, strict=True)}) == len(members)
-    held, half = Counter(splits), max(members.values()) / 2
-    assert held["train"]
-    if len(members) > 2:
-        for name in ("validation", "test"):
-            share = getattr(settings, name) * len(rows)
-            assert held[name] and share - half <= held[name] <= max(share + half, 2 * half)
+    splits = _assign_splits(listed, settings)
+    assert len({(row.group, split) for row, split in zip(listed, splits, strict=True)}) == len(
+        {r.group for r in listed}
+    )
+    training = [row for row, split in zip(listed, splits, strict=True) if split == "train"]
+    assert {row.labels[0] for row in training} == {row.labels[0] for row in listed}
     order = np.random.default_rng(seed).permutation(len(listed))
-    assert _splits([listed[i] for i in order], settings) == [splits[i] for i in order]
+    assert _assign_splits([listed[i] for i in order], settings) == [splits[i] for i in order]
 
 
-@given(st.lists(st.sampled_from("abc"), min_size=3, max_size=60), st.integers(0, 5))
-def test_of_videos_of_one_class_each_no_share_is_exceeded(labels, seed):
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=60), st.integers(0, 5))
+def test_the_fractions_hold_in_every_class(labels, seed):
     settings = Table("list.csv", validation=0.2, test=0.3, seed=seed)
-    splits = _splits([_Row(str(i), (label,), None, str(i)) for i, label in enumerate(labels)], settings)
+    splits = _assign_splits([_Row(str(i), (label,), None, str(i)) for i, label in enumerate(labels)], settings)
     for label, size in Counter(labels).items():
-        held = Counter(split for each, split in zip(labels, splits, strict=True) if each == label)
-        for name in ("validation", "test"):
-            asked = max(getattr(settings, name) * size, size > 2)
-            assert held[name] <= max(asked + 0.5, 1) and (size < 5 or held[name] >= asked - 0.5)
+        counts = Counter(split for name, split in zip(labels, splits, strict=True) if name == label)
+        assert counts["train"]
+        for name in ("validation", "test") if size > 2 else ():
+            assert abs(counts[name] - max(getattr(settings, name) * size, 1)) < 1 + 1e-9
+    if max(Counter(labels).values()) > 2:
+        assert set(splits) == set(SPLITS)
 
 
-def test_shares_hold_with_several_labels_and_with_groups():
+def test_fractions_hold_with_several_labels_and_with_groups():
     rng = np.random.default_rng(0)
     several = [
         _Row(str(i), (f"{v}", f"{n}", f"{v} {n}"), None, str(i))
         for i, (v, n) in enumerate(zip(rng.integers(50, size=1000), rng.integers(100, size=1000), strict=True))
     ]
+    rare = [_Row(str(i), (f"{i // 2}",), None, str(i)) for i in range(1000)]
     patients = [_Row(str(i), ("ill" if i % 40 < 20 else "well",), None, f"patient {i // 20}") for i in range(200)]
-    for rows, near in (
-        (several, 1),
-        ([dataclasses.replace(row, labels=row.labels[:2]) for row in several], 1),
-        (patients, 10),
-    ):
-        held = Counter(_splits(rows, Table("list.csv")))
+    for rows, near in ((several, 10), (rare, 10), (patients, 10)):
+        counts = Counter(_assign_splits(rows, Table("list.csv")))
         for name in ("validation", "test"):
-            assert abs(held[name] - 0.15 * len(rows)) <= near, held
-    verbs = Counter(
-        row.labels[0]
-        for row, split in zip(several, _splits(several, Table("list.csv")), strict=True)
-        if split == "test"
-    )
-    assert len(verbs) >= 45 and max(verbs.values()) <= 7
+            assert abs(counts[name] - 0.15 * len(rows)) <= near, counts
+    splits = _assign_splits(several, Table("list.csv"))
+    verbs = Counter(row.labels[0] for row, split in zip(several, splits, strict=True) if split == "test")
+    assert len(verbs) == 50 and max(verbs.values()) <= 6
+
+
+def test_videos_that_are_added_move_few_others():
+    rows = [_Row(str(i), ("ab"[i % 2],), None, str(i)) for i in range(100)]
+    before = _assign_splits(rows, Table("list.csv"))
+    after = _assign_splits([*rows, _Row("new", ("a",), None, "new")], Table("list.csv"))
+    assert sum(one != other for one, other in zip(before, after, strict=False)) <= 2
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -285,7 +285,7 @@ def _videos(
             raise UserError(f"{settings.path}: no row names a class in {label}")
     numbers = {label: {name: i for i, name in enumerate(names[label])} for label in names}
     members: dict[str, list[_Row]] = defaultdict(list)
-    for row, split in zip(rows, _splits(rows, settings), strict=True):
+    for row, split in zip(rows, _assign_splits(rows, settings), strict=True):
         members[split].append(row)
 
     def columns(chosen: Sequence[_Row]) -> dict[str, tuple[int, ...] | np.ndarray]:
@@ -318,63 +318,80 @@ def _natural(name: str) -> tuple[bool, int, str]:
     return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)
 
 
-def _splits(rows: Sequence[_Row], settings: Folder | Table) -> list[str]:
+def _assign_splits(rows: Sequence[_Row], settings: Folder | Table) -> list[str]:
     """Returns the split of every row: its own, or one drawn for its group.
 
-    Groups come in an order drawn from the seed and their names. Each is held out where that brings its classes, the
-    rarer the weightier, nearer to their shares, or else to at least one video of a class of three or more: for videos
-    of one class each, that is a plain stratified draw. Where examples have several classes or groups several examples,
-    what then lacks of the share of all is drawn with ever less regard for classes (after the iterative stratification
-    of Sechidis et al. 2011). One group is held out at least, of three or more.
+    The groups of each class stand on a line from 0 to 1 at even distances, in the order of a hash of their names. Those
+    below `test` are held out for the test, the next below `test` + `validation` for validation. A video that is added
+    later shifts the others of its class a little, so that few change their split.
     """
-    given = {row.split for row in rows}
-    shares = {name: getattr(settings, name) for name in ("test", "validation") if name not in given}
-    shares = {name: share for name, share in shares.items() if share}
-    members: dict[str, list[int]] = defaultdict(list)
-    for i, row in enumerate(rows):
+    present = {row.split for row in rows}
+    fractions = {name: getattr(settings, name) for name in ("test", "validation") if name not in present}
+    groups: dict[str, list[_Row]] = defaultdict(list)
+    for row in rows:
         if row.split in (None, "train"):
-            members[row.group].append(i)
-    taken = {group: Counter(kind for i in there for kind in _kinds(rows[i])) for group, there in members.items()}
-    sizes = Counter()
-    for counts in taken.values():
-        sizes.update(counts)
-    plain = all(counts.total() == 1 for counts in taken.values())
-    left = {name: {kind: max(share * n, float(n > 2)) for kind, n in sizes.items()} for name, share in shares.items()}
-    room = {name: share * sum(map(len, members.values())) for name, share in shares.items()}
-    train = sorted(members, key=lambda group: hashlib.sha256(f"{settings.seed} {group}".encode()).digest())
-    split_of: dict[str, str] = {}
-    empty = set(shares) if len(train) > 2 else set()
-
-    def lack(group: str, name: str) -> float:
-        """How many examples nearer to its shares a split comes with a group, on the average over its classes."""
-        weights = {kind: n / sizes[kind] for kind, n in taken[group].items()}
-        nearer = sum(weight * (2 * left[name][kind] - taken[group][kind]) for kind, weight in weights.items())
-        return nearer / sum(weights.values())
-
-    def hold(group: str, name: str) -> None:
-        split_of[group] = name
-        empty.discard(name)
-        room[name] -= len(members[group])
-        for kind, n in taken[group].items():
-            left[name][kind] -= n
-
-    for slack in (1e-9,) if plain else (1e-9, 1.0, 4.0, 16.0, math.inf):
-        for group in (group for group in train if group not in split_of):
-            for name in shares:
-                kept = 1 + len(empty - {name})  # groups for training and for splits that have none yet
-                fits = plain or len(members[group]) <= 2 * room[name]
-                if fits and len(train) - len(split_of) > kept and lack(group, name) >= -slack:
-                    hold(group, name)
-                    break
-    for name in sorted(empty):
-        hold(max((group for group in train if group not in split_of), key=lambda group: lack(group, name)), name)
-    return [split_of.get(row.group, "train") if row.split in (None, "train") else row.split for row in rows]
+            groups[row.group].append(row)
+    split_of = dict.fromkeys(sorted(groups, key=lambda group: _unit_hash(settings.seed, group)), "train")
+    for name, line in _stratify(groups, split_of).items():
+        # Classes start at different places, so that rounding does not always favour the same split.
+        start = _unit_hash(settings.seed, name, "start")
+        # Of three groups one at least is held out for each split.
+        least = 1 / len(line) if len(line) > 2 else 0.0
+        for i, group in enumerate(line):
+            bound = 0.0
+            for split, fraction in fractions.items():
+                bound += max(fraction, least) if fraction else 0.0
+                if split_of[group] == "train" and (i + start) / len(line) < bound:
+                    split_of[group] = split
+    _keep_classes_in_training(groups, split_of)
+    return [split_of[row.group] if row.split in (None, "train") else row.split for row in rows]
 
 
-def _kinds(row: _Row) -> list[tuple]:
-    """The classes of a row, each with its label's number; one for all where it has none."""
-    classes = list(enumerate(row.labels))
-    return classes + [(-i, name) for i, names in enumerate(row.sets, 1) for name in sorted(names)] or [()]
+def _stratify(groups: Mapping[str, list[_Row]], order: Iterable[str]) -> dict[str, list[str]]:
+    """Returns the groups of each class of the first label, in an order; "" has those of all classes of one or two.
+
+    A group of several classes counts as of the most frequent one.
+    """
+    class_of = {}
+    for group, rows in groups.items():
+        counts = Counter(name for row in rows for label, name in _classes_of(row) if label == 0)
+        class_of[group] = min(counts, key=lambda name: (-counts[name], name), default="")
+    sizes, seen = Counter(class_of.values()), Counter()
+    lines: dict[str, list[str]] = defaultdict(list)
+    occurrence = {}
+    for group in order:
+        name = class_of[group]
+        occurrence[group], seen[name] = seen[name], seen[name] + 1
+        lines[name if sizes[name] > 2 else ""].append(group)
+    # Those that are held out come first: the second groups of their classes, because the first are left for training.
+    lines[""].sort(key=lambda group: -occurrence[group])
+    return {name: line for name, line in lines.items() if line}
+
+
+def _keep_classes_in_training(groups: Mapping[str, list[_Row]], split_of: dict[str, str]) -> None:
+    """Moves the last group of each class that training lacks there.
+
+    Classes of further labels that one group alone has, such as rare actions of a verb and a noun, may be missing.
+    """
+    members: dict[tuple[int, str], list[str]] = defaultdict(list)
+    for group in split_of:
+        for kind in dict.fromkeys(kind for row in groups[group] for kind in _classes_of(row)):
+            members[kind].append(group)
+    for (label, _), those in sorted(members.items()):
+        if (label == 0 or len(those) > 1) and all(split_of[group] != "train" for group in those):
+            split_of[those[-1]] = "train"
+
+
+def _classes_of(row: _Row) -> list[tuple[int, str]]:
+    """Returns the classes of a row, each with the number of its label."""
+    labels = [(name,) for name in row.labels] + [sorted(names) for names in row.sets]
+    return [(label, name) for label, names in enumerate(labels) for name in names]
+
+
+def _unit_hash(*parts: int | str) -> float:
+    """Returns a number in [0, 1) that is a function of the parts alone."""
+    digest = hashlib.sha256(" ".join(map(str, parts)).encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:6]) / 2**48
 
 
 def _check_shares(settings: Folder | Table) -> None:
