@@ -125,24 +125,19 @@ def _matching_names(patterns: list[str]) -> list[str]:
 
 def _create_models(patterns: list[str], changes: dict[str, str], frames: int | str | None) -> dict[str, Any]:
     """Returns models by name with fields replaced; --clip and --num_frames set the shape of their clips."""
-    from vitx.analysis.growth import with_num_frames
-    from vitx.configuration import override, settings
     from vitx.models import VARIANTS
 
     clip = _parse_clip(changes.pop("clip")) if "clip" in changes else None
     if clip and (frames is not None or "image_size" in changes):
         raise UserError("--clip sets frames, height and width; leave out --num_frames and --image_size")
 
-    def create(model: Any) -> Any:
-        if clip:
-            shape = {"clip": clip} if "clip" in settings(model) else {"num_frames": clip[0], "image_size": clip[1:]}
-            return override(model, changes | shape)
-        return override(model, changes) if frames is None else with_num_frames(model, frames, changes)
-
+    if isinstance(frames, str) and not frames.isdecimal():
+        raise UserError(f"num_frames is {frames!r}; expected a whole number")
+    shape = (clip[0], clip[1:]) if clip else (None if frames is None else int(frames), None)
     models = {}
     for name in _matching_names(patterns):
         with as_user_error(of=name):
-            models[name] = create(VARIANTS[name])
+            models[name] = VARIANTS[name].with_input_shape(*shape, **changes)
     return models
 
 
@@ -156,7 +151,7 @@ def _parse_clip(clip: str) -> tuple[int, int, int]:
 
 def _cost(options: argparse.Namespace, settings: list[str]) -> None:
     from vitx.analysis import growth, published
-    from vitx.analysis.cost import clip_of, count_cost
+    from vitx.analysis.cost import count_cost
     from vitx.console import progress_bar
 
     changes = parse_settings(settings)
@@ -182,7 +177,7 @@ def _cost(options: argparse.Namespace, settings: list[str]) -> None:
     counted = {}
     for name, model in progress_bar(models.items(), desc="counting"):
         with as_user_error(of=name):
-            counted[name] = count_cost(model, clip_of(model))
+            counted[name] = count_cost(model, model.input_shape)
     print_rows([{"model": name} | cost.counts() for name, cost in counted.items()], options.json)
 
 
@@ -191,12 +186,12 @@ def _bench(options: argparse.Namespace, settings: list[str]) -> None:
         if getattr(options, name) < 1:
             raise UserError(f"--{name} is {getattr(options, name)}; expected at least 1")
     from vitx.analysis.bench import bench, describe_machine, format_row
-    from vitx.analysis.cost import abstract, clip_of
+    from vitx.analysis.cost import abstract
 
     models = _create_models(options.names, parse_settings(settings), options.num_frames)
     for name, model in models.items():  # all models are checked before the first is measured
         with as_user_error(of=name):
-            abstract(model, clip_of(model))
+            abstract(model, model.input_shape)
     how = {name: getattr(options, name) for name in ("batch", "repeats", "against", "compiled")}
     rows = [bench(name, model, **how) for name, model in models.items()]
     about = describe_machine(options.against)

@@ -17,7 +17,7 @@ from vitx import configuration
 from vitx.configuration import register
 from vitx.data.pipeline import Data
 from vitx.errors import UserError
-from vitx.layers.embeddings import height_and_width
+from vitx.models.base import VideoModel
 from vitx.storage import read_json, write_json
 from vitx.tasks.classification import Classification
 from vitx.tasks.task import Task
@@ -48,13 +48,12 @@ class Experiment:
     training: Training = Training()
 
     def __post_init__(self):
-        if not hasattr(self.model, "num_frames"):
-            return  # a network that takes clips of any shape
-        clip = (self.data.num_frames, *self.data.image_size)
-        wanted = (self.model.num_frames, *height_and_width(self.model.image_size))
-        if clip != wanted:
+        if not isinstance(self.model, VideoModel) or not self.model.needs_input_shape:
+            return
+        clip, expected = (self.data.num_frames, *self.data.image_size), self.model.input_shape[:3]
+        if clip != expected:
             raise ValueError(
-                f"the data gives clips of {clip} (frames, height, width) and the model takes {wanted}; "
+                f"the data gives clips of {clip} (frames, height, width) and the model takes {expected}; "
                 "set data.num_frames and data.image_size, or model.num_frames and model.image_size"
             )
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from vitx.configuration import settings
 from vitx.errors import UserError
 from vitx.interop.fill import Source, VideoModel, flattened
 from vitx.interop.huggingface import save_huggingface
@@ -112,8 +111,8 @@ def _source_of_run(path: Path) -> Source:
             f"{path} is a run of {type(model).__name__}; load_pretrained and convert give away models of vitx that "
             "classify, neither forecasters nor your own. `vitx predict` and `vitx evaluate` take the run itself"
         )
-    if "clip" in settings(model):  # of a model that takes any
-        model = model.copy(clip=(data.num_frames, *data.image_size))
+    if not model.needs_input_shape:
+        model = model.with_input_shape(data.num_frames, data.image_size)
     tensors = {key: np.asarray(x) for key, x in flattened(run.variables).items()}
     preprocessing = Preprocessing(task.mean, task.std, data.image_size, None, data.num_frames, data.frame_stride)
     return Source(tensors, {}, (), model, preprocessing=preprocessing, labels=run.outputs)

@@ -20,7 +20,7 @@ from vitx.evaluation.presentation import presenter_for
 from vitx.experiment import Experiment, load_config, save_config
 from vitx.interop.load import initialise
 from vitx.layers.partition import batch_sharding
-from vitx.models import on_device
+from vitx.models import resolve_implementation
 from vitx.run_folder import check_may_train, is_run, lock_run, open_checkpoints
 from vitx.training import loop
 from vitx.training.faults import PreemptionGuard
@@ -81,7 +81,7 @@ class Run:
             UserError: files cannot be read as video; the message names all of them.
         """
         task, data = self.experiment.task, self.experiment.data
-        model = on_device(self.experiment.model, self.sharding.mesh.devices.flat[0])
+        model = resolve_implementation(self.experiment.model, self.sharding.mesh.devices.flat[0])
         presenter, answers, unreadable = presenter_for(task), {}, []
         for file in map(str, videos):
             try:
@@ -200,7 +200,7 @@ def restore_variables(
 def evaluate_and_report(run: Run, split: str, clock: Stopwatch) -> dict[str, Any]:
     """Evaluates a run, reports and logs; see `Run.evaluate`. The folder is locked."""
     task, mesh = run.experiment.task, run.sharding.mesh
-    model = on_device(run.experiment.model, mesh.devices.flat[0])
+    model = resolve_implementation(run.experiment.model, mesh.devices.flat[0])
     data = run.experiment.data.for_devices(mesh.size)
     with clock("evaluate"):
         source = data.dataset.open(split)

@@ -26,7 +26,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import vitx
 from vitx.checkpoints import abstract_state
 from vitx.layers.partition import batch_sharding, entry_sharding
-from vitx.models import on_device
+from vitx.models import resolve_implementation
 from vitx.tasks.classification import Classification
 from vitx.training.optimizers import SGD
 from vitx.training.sharding import AXES, Mesh, state_shardings
@@ -42,10 +42,10 @@ MIB = 2**20
 def compiled_step(model: Any, shape: tuple[int, ...], batch_size: int, devices: list[Any]) -> Any:
     """Returns the training step of a model, compiled for a mesh of devices that need not exist."""
     mesh = Mesh(*shape).build(batch_size, model, devices)
-    rows, model = batch_sharding(mesh), on_device(model, mesh.devices.flat[0])
+    rows, model = batch_sharding(mesh), resolve_implementation(model, mesh.devices.flat[0])
     task, optimizer = Classification(label="action"), SGD(peak_lr=0.1).build(1000)
     parts = {
-        "video": ((batch_size, *model.clip, 3), np.uint8),
+        "video": ((batch_size, *model.input_shape), np.uint8),
         "weight": ((batch_size,), np.float32),
         "index": ((batch_size,), np.int32),
         "replaced": ((batch_size,), np.bool_),
@@ -154,7 +154,9 @@ def main() -> None:
     fields = {
         name.removeprefix("--"): ast.literal_eval(value) for name, value in zip(words[::2], words[1::2], strict=True)
     }
-    model = vitx.create_model(options.model, dtype="bfloat16", scan_layers=True, rematerialise="all", **fields)
+    model = vitx.create_model(
+        options.model, dtype="bfloat16", scan_layers=True, remat_policy="nothing_saveable", **fields
+    )
     devices = list(topologies.get_topology_desc(options.topology, platform="tpu").devices)
     print(f"| {', '.join(AXES)} | held | work | {' | '.join(KINDS)} | all |")
     print("| --- |" + " ---: |" * (len(KINDS) + 3))

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from vitx.analysis.bench import cores
-from vitx.layers.convolution import fast_on_cpu
+from vitx.layers.convolution_cpu import convolve_on_cpu
 
 BATCH, ROUNDS = 2, 7
 # Seconds before two untimed calls: a short call must find its own library's threads awake, not the other library's.
@@ -41,7 +41,7 @@ def ours(stride, groups, padding, depth):
 
     def forward(x, kernel):
         for _ in range(depth):
-            x = fast_on_cpu(x, kernel, stride, padding, groups)
+            x = convolve_on_cpu(x, kernel, stride, padding, groups)
         return x
 
     def gradients(x, kernel, direction):

@@ -21,15 +21,19 @@ CASES = {
     "training.accumulate 2": (MODEL, AdamW(), 2),
     "training.accumulate 4": (MODEL, AdamW(), 4),
     "training.accumulate 8": (MODEL, AdamW(), 8),
-    "model.rematerialise all": (MODEL.copy(rematerialise="all"), AdamW(), 1),
+    "model.remat_policy nothing_saveable": (MODEL.copy(remat_policy="nothing_saveable"), AdamW(), 1),
     "model.scan_layers True": (SCANNED, AdamW(), 1),
-    "model.scan_layers True, model.rematerialise all_but_products": (
-        SCANNED.copy(rematerialise="all_but_products"),
+    "model.scan_layers True, model.remat_policy dots_saveable": (
+        SCANNED.copy(remat_policy="dots_saveable"),
         AdamW(),
         1,
     ),
-    "model.scan_layers True, model.rematerialise all": (SCANNED.copy(rematerialise="all"), AdamW(), 1),
-    "the same, training.accumulate 4": (SCANNED.copy(rematerialise="all"), AdamW(), 4),
+    "model.scan_layers True, model.remat_policy nothing_saveable": (
+        SCANNED.copy(remat_policy="nothing_saveable"),
+        AdamW(),
+        1,
+    ),
+    "the same, training.accumulate 4": (SCANNED.copy(remat_policy="nothing_saveable"), AdamW(), 4),
     "optimizer.state_dtype bfloat16": (MODEL, AdamW(state_dtype="bfloat16"), 1),
     "Lion": (MODEL, Lion(), 1),
     "Lion, optimizer.state_dtype bfloat16": (MODEL, Lion(state_dtype="bfloat16"), 1),
@@ -41,7 +45,7 @@ CASES = {
 for name, (model, optimizer, parts) in CASES.items():
     task, transformation = Classification(), optimizer.build(100)
     batch = {
-        "video": jax.ShapeDtypeStruct((CLIPS, *model.clip, 3), jnp.uint8),
+        "video": jax.ShapeDtypeStruct((CLIPS, *model.input_shape), jnp.uint8),
         "labels": {"action": jax.ShapeDtypeStruct((CLIPS,), jnp.int32)},
         "weight": jax.ShapeDtypeStruct((CLIPS,), jnp.float32),
     }

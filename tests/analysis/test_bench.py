@@ -14,7 +14,7 @@ import vitx
 from vitx import cli
 from vitx.analysis import bench as benchmark
 from vitx.analysis import peers
-from vitx.models import on_device
+from vitx.models import resolve_implementation
 
 SMALL = {"num_classes": 3, "width": 4, "clip": (2, 16, 16)}
 
@@ -85,13 +85,15 @@ def test_random_variables_have_no_zero_branches():
 def test_implementation_follows_the_platform_of_the_device():
     model = vitx.create_model("r3d_18")
     assert model.implementation == "auto"
-    assert on_device(model, jax.devices()[0]).implementation == "cpu"
+    assert resolve_implementation(model, jax.devices()[0]).implementation == "cpu"
     for platform in ("gpu", "tpu"):
-        assert on_device(model, mock.Mock(spec=jax.Device, platform=platform)).implementation == "reference"
+        assert (
+            resolve_implementation(model, mock.Mock(spec=jax.Device, platform=platform)).implementation == "reference"
+        )
     chosen = model.copy(implementation="reference")
-    assert on_device(chosen, jax.devices()[0]) is chosen
+    assert resolve_implementation(chosen, jax.devices()[0]) is chosen
     transformer = vitx.create_model("vivit_ti_16x2")
-    assert on_device(transformer, jax.devices()[0]) is transformer
+    assert resolve_implementation(transformer, jax.devices()[0]) is transformer
 
 
 @pytest.mark.parametrize("library", ["torchvision", "pytorchvideo", "huggingface"])

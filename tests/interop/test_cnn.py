@@ -400,7 +400,7 @@ def test_a_state_dict_that_does_not_fit_is_told(change, name, message, weights, 
 
 def test_a_state_dict_of_another_variant_is_told_by_its_name_and_its_number_of_classes(tmp_path):
     model = vitx.create_model("r3d_18", num_classes=8)
-    shapes = flattened(jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.clip, 3))))
+    shapes = flattened(jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.input_shape))))
     zeros = {path: np.zeros(x.shape, np.float32) for path, x in shapes.items()}
     write_safetensors(to_theirs(zeros, tuple(cnn.resnet3d_rules(model))), tmp_path / "weights.safetensors", {})
     with pytest.raises(vitx.UserError) as told:
@@ -415,7 +415,7 @@ def test_a_state_dict_of_another_variant_is_told_by_its_name_and_its_number_of_c
 
 def test_files_of_ours_and_variables_without_statistics_of_batches_are_told(tmp_path):
     model = vitx.create_model("mc3_18", width=4, num_classes=3)
-    video = jnp.zeros((1, *model.clip, 3))
+    video = jnp.zeros((1, *model.input_shape))
     shapes = jax.eval_shape(model.init, jax.random.key(0), video)
     params = {"params": jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes["params"])}
     save_own(model, params, tmp_path / "own.safetensors", preprocessing=None, labels=None)

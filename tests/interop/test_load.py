@@ -15,7 +15,7 @@ from vitx.errors import UserError
 from vitx.interop.load import initialise
 from vitx.interop.own import save_own
 from vitx.interop.tensors import read_tensors, write_safetensors
-from vitx.layers.embeddings import resized_positions
+from vitx.layers.embeddings import resize_positions
 
 GOLDEN = Path(__file__).parent / "golden"
 BARE = {
@@ -59,7 +59,7 @@ def test_positions_are_resized_in_time_and_in_space(vivit, capsys):
     # every frame's table is a mixture of the old ones: constant along space stays constant
     table = np.asarray(variables["params"]["positions"]["positions"])
     flat = np.repeat(table[:, 1::4], 4, axis=1)
-    resized = resized_positions(np.concatenate([table[:, :1], flat], 1), 1, (2, 2, 2), (4, 2, 4))
+    resized = resize_positions(np.concatenate([table[:, :1], flat], 1), 1, (2, 2, 2), (4, 2, 4))
     grid = resized[:, 1:].reshape(4, 8, 24)
     np.testing.assert_allclose(grid, np.repeat(grid[:, :1], 8, axis=1), atol=1e-5)
     np.testing.assert_allclose(grid[0, 0], table[0, 1], atol=1e-6)  # the ends stay
@@ -286,7 +286,7 @@ def test_a_name_must_agree_with_what_is_found(vivit):
 
 
 def own_file(path, model):
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.clip, 3)))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.input_shape)))
     save_own(model, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes), path, preprocessing=None, labels=None)
     return path
 

@@ -1,4 +1,4 @@
-"""Convolution, normalisation and pooling against their definitions; every implementation the same."""
+"""Convolution, normalisation and pooling equal their definitions, in every implementation."""
 
 import functools
 
@@ -17,61 +17,69 @@ def normal(*shape, key=0):
     return jnp.asarray(np.random.default_rng(key).standard_normal(shape), jnp.float32)
 
 
-@pytest.mark.parametrize(
-    ("kernel", "stride", "groups", "channels", "width"),
-    [
-        ((3, 3, 3), (1, 1, 1), 1, 6, 5),
-        ((3, 3, 3), (2, 2, 2), 1, 6, 5),
-        ((3, 5, 3), (2, 1, 2), 1, 3, 4),
-        ((1, 3, 3), (1, 2, 2), 1, 3, 3),
-        ((5, 1, 1), (4, 1, 1), 1, 6, 3),
-        ((3, 1, 1), (1, 2, 2), 1, 3, 3),
-        ((1, 1, 1), (2, 2, 2), 1, 6, 7),
-        ((3, 3, 3), (1, 2, 2), 2, 6, 8),
-        ((3, 3, 3), (2, 1, 2), 6, 6, 6),
-        ((5, 1, 1), (1, 1, 1), 6, 6, 6),
-        ((3, 3, 3), (1, 1, 1), 3, 3, 6),  # each channel alone, but two outputs of each
-    ],
-)
-def test_every_implementation_computes_the_same_with_the_same_gradients(kernel, stride, groups, channels, width):
-    same_everywhere((2, 7, 6, 9, channels), kernel, stride, groups, width)
+CASES = [  # kernel, stride, groups, channels, width
+    ((3, 3, 3), (1, 1, 1), 1, 6, 5),
+    ((3, 3, 3), (2, 2, 2), 1, 6, 5),
+    ((3, 5, 3), (2, 1, 2), 1, 3, 4),
+    ((1, 3, 3), (1, 2, 2), 1, 3, 3),
+    ((5, 1, 1), (4, 1, 1), 1, 6, 3),
+    ((3, 1, 1), (1, 2, 2), 1, 3, 3),
+    ((1, 1, 1), (2, 2, 2), 1, 6, 7),
+    ((3, 3, 3), (1, 2, 2), 2, 6, 8),
+    ((3, 3, 3), (2, 1, 2), 6, 6, 6),
+    ((5, 1, 1), (1, 1, 1), 6, 6, 6),
+    ((3, 3, 3), (1, 1, 1), 3, 3, 6),  # each channel alone, but two outputs of each
+]
 
 
-def same_everywhere(shape, kernel, stride, groups, width):
-    """Values and gradients of each form beside XLA's own."""
-    x, weights = normal(*shape), normal(*kernel, shape[-1] // groups, width, key=1)
-    padding = tuple(size // 2 for size in kernel)
+def test_implementations_compute_the_same_with_the_same_gradients():
+    compare_implementations([((2, 7, 6, 9, channels), *case, width) for *case, channels, width in CASES])
+
+
+def compare_implementations(cases):
+    """Compares values and gradients of every form with those of XLA's own convolution, in one program for each."""
+    arguments = [
+        (normal(*shape), normal(*kernel, shape[-1] // groups, width, key=1))
+        for shape, kernel, _, groups, width in cases
+    ]
 
     @functools.partial(jax.jit, static_argnums=0)
-    def results(name, x, weights):
-        convolve = IMPLEMENTATIONS[name]
-        out, back = jax.vjp(lambda x, weights: convolve(x, weights, stride, padding, groups), x, weights)
-        return out, *back(jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape))
+    def results(name, arguments):
+        outputs = []
+        for (x, weights), (_, kernel, stride, groups, _) in zip(arguments, cases, strict=True):
+            padding = tuple(size // 2 for size in kernel)
+            convolve = functools.partial(IMPLEMENTATIONS[name], stride=stride, padding=padding, groups=groups)
+            out, gradients = jax.vjp(convolve, x, weights)
+            cotangent = jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)
+            outputs.append((out, *gradients(cotangent)))
+        return outputs
 
-    expected = results("reference", x, weights)
+    expected = results("reference", arguments)
     for name in set(IMPLEMENTATIONS) - {"auto", "reference"}:
-        for ours, theirs in zip(results(name, x, weights), expected, strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * (1 + np.abs(theirs).max()))
+        for case, ours, theirs in zip(cases, results(name, arguments), expected, strict=True):
+            for our, their in zip(ours, theirs, strict=True):
+                bound = 1e-4 * (1 + np.abs(their).max())
+                np.testing.assert_allclose(our, their, rtol=1e-4, atol=bound, err_msg=f"{name} {case}")
 
 
 @pytest.mark.parametrize(("kernel", "groups"), [((3, 1, 1), 1), ((1, 1, 1), 1), ((3, 3, 3), 1), ((3, 3, 3), 4)])
-def test_half_precision_is_as_exact_on_every_implementation(kernel, groups):
-    """Values and gradients of 32 frames in bfloat16, from those in float32, beside how far off XLA's own are."""
+def test_implementations_are_equally_exact_in_half_precision(kernel, groups):
+    """Errors of values and gradients of 32 frames in bfloat16 are no larger than those of XLA's own convolution."""
     x, weights = normal(2, 32, 6, 6, 4), normal(*kernel, 4 // groups, 4, key=1)
-    padding, gradient = tuple(size // 2 for size in kernel), normal(2, 32, 6, 6, 4, key=2)
+    padding, cotangent = tuple(size // 2 for size in kernel), normal(2, 32, 6, 6, 4, key=2)
 
+    @functools.partial(jax.jit, static_argnums=(0, 1))
     def results(name, dtype):
-        given = [each.astype(jnp.bfloat16).astype(dtype) for each in (x, weights, gradient)]
-        convolve = IMPLEMENTATIONS[name]
-        out, back = jax.vjp(lambda x, weights: convolve(x, weights, (1, 1, 1), padding, groups), *given[:2])
-        return [np.asarray(each, np.float32) for each in (out, *back(given[2]))]
+        *arguments, last = (value.astype(jnp.bfloat16).astype(dtype) for value in (x, weights, cotangent))
+        convolve = functools.partial(IMPLEMENTATIONS[name], stride=(1, 1, 1), padding=padding, groups=groups)
+        out, gradients = jax.vjp(convolve, *arguments)
+        return [value.astype(jnp.float32) for value in (out, *gradients(last))]
 
-    exact = results("reference", jnp.float32)
+    exact = results("reference", "float32")
     for name in set(IMPLEMENTATIONS) - {"auto", "reference"}:
-        for right, ours, theirs in zip(
-            exact, results(name, jnp.bfloat16), results("reference", jnp.bfloat16), strict=True
-        ):
-            assert np.abs(ours - right).max() <= 1.5 * np.abs(theirs - right).max() + 1e-6
+        outputs = zip(exact, results(name, "bfloat16"), results("reference", "bfloat16"), strict=True)
+        for correct, ours, theirs in outputs:
+            assert np.abs(ours - correct).max() <= 1.5 * np.abs(theirs - correct).max() + 1e-6
 
 
 SIZES = st.tuples(*[st.sampled_from((1, 3, 5))] * 3)
@@ -82,12 +90,12 @@ SHAPES = st.tuples(st.integers(1, 2), *[st.integers(1, 9)] * 3)
 @pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(SHAPES, SIZES, STRIDES, st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
-def test_every_implementation_computes_the_same_whatever_the_shape(shape, kernel, stride, groups, inner, outer):
-    same_everywhere((*shape, groups * inner), kernel, stride, groups, groups * outer)
+def test_implementations_compute_the_same_for_any_shape(shape, kernel, stride, groups, inner, outer):
+    compare_implementations([((*shape, groups * inner), kernel, stride, groups, groups * outer)])
 
 
 @pytest.mark.smoke
-def test_a_convolution_is_a_weighted_sum_over_its_window():
+def test_convolution_is_a_weighted_sum_over_its_window():
     x, module = normal(1, 4, 5, 6, 2), Convolution(3, (3, 1, 3), (1, 2, 1))
     variables = module.init(jax.random.key(1), x)
     kernel = variables["params"]["kernel"]
@@ -100,7 +108,7 @@ def test_a_convolution_is_a_weighted_sum_over_its_window():
 
 
 @pytest.mark.smoke
-def test_batch_norm_follows_the_batch_and_remembers_it():
+def test_batch_norm_normalises_by_the_batch_and_updates_running_statistics():
     x, module = 3 + 2 * normal(2, 3, 2, 2, 4), BatchNorm(eps=1e-2, momentum=0.3)
     start = {"mean": jnp.arange(4.0), "var": jnp.arange(1.0, 5.0)}
     params = {"scale": jnp.array([1.0, 2.0, 3.0, 4.0]), "bias": jnp.array([0.0, -1.0, 1.0, 2.0])}
@@ -108,18 +116,20 @@ def test_batch_norm_follows_the_batch_and_remembers_it():
     values = np.asarray(x, np.float64).reshape(-1, 4)
     mean, var = values.mean(0), values.var(0)
 
-    def by(mean, var):
+    def normalise(mean, var):
         return (np.asarray(x) - mean) / np.sqrt(var + 1e-2) * params["scale"] + params["bias"]
 
-    np.testing.assert_allclose(module.apply(variables, x, train=False), by(start["mean"], start["var"]), rtol=1e-4)
+    np.testing.assert_allclose(
+        module.apply(variables, x, train=False), normalise(start["mean"], start["var"]), rtol=1e-4
+    )
     found, after = module.apply(variables, x, train=True, mutable=["batch_stats"])
-    np.testing.assert_allclose(found, by(mean, var), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, normalise(mean, var), rtol=1e-4, atol=1e-5)
     unbiased = values.var(0, ddof=1)
     np.testing.assert_allclose(after["batch_stats"]["mean"], 0.7 * start["mean"] + 0.3 * mean, rtol=1e-5)
     np.testing.assert_allclose(after["batch_stats"]["var"], 0.7 * start["var"] + 0.3 * unbiased, rtol=1e-5)
 
 
-def test_batch_norm_of_half_precision_takes_its_statistics_in_float32():
+def test_batch_norm_takes_statistics_in_float32_in_half_precision():
     x = jnp.asarray(100 + normal(64, 1, 1, 1, 1), jnp.bfloat16)
     variables = BatchNorm().init(jax.random.key(0), x, train=False)
     np.testing.assert_array_equal(variables["batch_stats"]["var"], 1)
@@ -129,14 +139,14 @@ def test_batch_norm_of_half_precision_takes_its_statistics_in_float32():
     np.testing.assert_allclose(after["batch_stats"]["var"], values.var(ddof=1), rtol=1e-5)
 
 
-def test_batch_norm_of_one_value_is_refused():
+def test_batch_norm_of_one_value_raises():
     variables = BatchNorm().init(jax.random.key(0), jnp.zeros((1, 1, 1, 1, 4)), train=False)
     with pytest.raises(ValueError, match="one value for each channel"):
         BatchNorm().apply(variables, jnp.zeros((1, 1, 1, 1, 4)), train=True, mutable=["batch_stats"])
 
 
 @pytest.mark.parametrize("size", [(1, 2, 2), (2, 2, 2), (2, 1, 1), (1, 3, 4)])
-def test_the_maximum_of_windows_side_by_side_is_xlas_own_with_its_gradient(size):
+def test_max_pool_of_adjacent_windows_equals_xlas_with_its_gradient(size):
     x = normal(2, 4, 7, 9, 3)
 
     def own(x):
@@ -150,7 +160,7 @@ def test_the_maximum_of_windows_side_by_side_is_xlas_own_with_its_gradient(size)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_pooling_is_what_its_windows_hold():
+def test_pooling_of_single_windows():
     x = normal(1, 4, 5, 6, 2)
     inside = max_pool(x, (2, 2, 2), (2, 2, 2), padded=False)
     assert inside.shape == (1, 2, 2, 3, 2)
@@ -158,7 +168,7 @@ def test_pooling_is_what_its_windows_hold():
     edges = max_pool(x, (3, 3, 3), (1, 2, 2))
     assert edges.shape == (1, 4, 3, 3, 2)
     np.testing.assert_array_equal(edges[0, 0, 0, 1], x[0, 0:2, 0:2, 1:4].max((0, 1, 2)))
-    averages = average_windows(x, (9, 4, 6))  # cut to the four frames that there are
+    averages = average_windows(x, (9, 4, 6))  # cut to the four frames of the maps
     assert averages.shape == (1, 1, 2, 1, 2)
     np.testing.assert_allclose(averages[0, 0, 1, 0], x[0, :, 1:5].mean((0, 1, 2)), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(average_windows(x, None)[:, 0, 0, 0], x.mean((1, 2, 3)), rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Layers: tubelets are the convolution that they say they are, stochastic depth keeps its expectation."""
+"""Tubelet embedding, attention, stochastic depth."""
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,14 @@ def test_attention_weights_with_bias_and_mask():
     np.testing.assert_allclose(attention.core(q, k, v, bias=bias, mask=mask), expected, atol=1e-5)
 
 
+def test_stochastic_depth_drops_clips_or_single_frames():
+    x, key = jnp.ones((50, 6, 2, 3)), jax.random.key(0)
+    clips = stochastic_depth(x, 0.5, key)
+    assert {int(number) for number in jnp.unique(clips.sum(axis=(1, 2, 3)))} == {0, 2 * 36}
+    frames = stochastic_depth(x, 0.5, key, per_frame=True).sum(axis=(2, 3))
+    assert set(np.unique(frames)) == {0, 12} and len(np.unique(frames.sum(axis=1))) > 2
+
+
 @pytest.mark.parametrize("rate", [0.25, 0.9])
 def test_stochastic_depth_keeps_the_expectation(rate):
     y = stochastic_depth(jnp.ones((4000, 1, 1)), rate, jax.random.key(0))
@@ -46,13 +54,13 @@ def test_stochastic_depth_keeps_the_expectation(rate):
 
 
 def test_stochastic_depth_grows_linearly_over_the_blocks(monkeypatch):
-    seen = []
+    rates = []
 
     def call(self, x, *, drop_path_rate, **_):
-        seen.append((self.name, drop_path_rate))
+        rates.append((self.name, drop_path_rate))
         return x
 
     monkeypatch.setattr(EncoderBlock, "__call__", call)
     encoder = Encoder(5, EncoderBlock(num_heads=1, mlp_dim=1), drop_path_rate=0.4)
     encoder.init(jax.random.key(0), jnp.zeros((1, 1, 2)), grid=(1, 1, 1), train=False)
-    assert seen == [(f"block_{i}", 0.4 * i / 4) for i in range(5)]
+    assert rates == [(f"block_{i}", 0.4 * i / 4) for i in range(5)]

@@ -1,4 +1,4 @@
-"""ConvLSTM networks: cost of every reference row, streams that are the clip, what they refuse."""
+"""ConvLSTM networks: cost of every reference row, streams equal clips, errors."""
 
 import functools
 import importlib.util
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vitx
-from vitx.analysis.cost import clip_of, count_cost
+from vitx.analysis.cost import count_cost
 from vitx.models.convlstm import ConvLSTM
 from vitx.models.forecaster import EncoderForecaster, NextFrameForecaster
 
@@ -52,10 +52,10 @@ def in_patches(kernel, channels, width):
         ("fc_2048_2048", 142_667_776),
     ],
 )
-def test_parameters_are_those_of_table_1(name, params):
+def test_parameters_equal_table_1(name, params):
     """Shi et al., table 1; multiply-accumulates are every weight but peepholes and biases, at every place and step."""
     model = vitx.create_model(f"convlstm_forecaster_{name}")
-    cost = count_cost(model, clip_of(model))
+    cost = count_cost(model, model.input_shape)
     assert cost.params == params
     widths, before = model.widths, (model.patch**2, *model.widths)
     pixels = model.patch**2 * (sum(widths) if model.readout == "all" else widths[0])
@@ -71,7 +71,7 @@ def test_parameters_are_those_of_table_1(name, params):
 def test_cost_of_openstls_network():
     """11.676 M of its 15.084 M parameters are ever used; 19 steps from 10 frames to 10."""
     model = vitx.create_model("convlstm_forecaster_openstl_s")
-    cost = count_cost(model, clip_of(model))
+    cost = count_cost(model, model.input_shape)
     assert cost.params == 11_675_648
     assert cost.macs / 1e9 == pytest.approx(56.79, rel=1e-3)
     assert cost.flops_xla is None  # XLA would count the loop's body once
@@ -85,7 +85,7 @@ def test_cost_of_openstls_network():
     batch=st.integers(1, 2),
     heads=st.sampled_from([4, 0, (("verb", 2), ("noun", 3))]),
 )
-def test_a_stream_is_the_clip(frames, rows, columns, batch, heads):
+def test_stream_equals_clip(frames, rows, columns, batch, heads):
     model = ConvLSTM(num_classes=heads, **SMALL)
     video, variables = some(batch, frames, 2 * rows, 2 * columns, 3), variables_for(model, 3)
     state = model.init_state(batch, video.shape[2:4])
@@ -99,7 +99,7 @@ def test_a_stream_is_the_clip(frames, rows, columns, batch, heads):
 
 
 @pytest.mark.parametrize("model", FORECASTERS)
-def test_a_stream_of_forecasts_is_the_forecast_of_the_clip(model):
+def test_streamed_forecasts_equal_those_of_the_clip(model):
     video, variables = some(2, 4, 6, 4, model.channels), variables_for(model, model.channels)
     step, call = jax.jit(lambda *given: model.apply(*given, method="step")), jax.jit(model.apply)
     state, forecasts = model.init_state(2, (6, 4)), []
@@ -113,16 +113,16 @@ def test_a_stream_of_forecasts_is_the_forecast_of_the_clip(model):
 
 
 @pytest.mark.parametrize("model", FORECASTERS)
-def test_forecasts_are_equation_3_unrolled(model):
-    """In numpy, float64; with scheduled sampling: each example goes on from the true frame where it is given."""
+def test_forecasts_follow_equation_3(model):
+    """Predictions equal numpy in float64, and continue from the true frame where teacher_forcing is True."""
     video, future = np.random.default_rng(3).uniform(0, 1, (2, 2, 3, 4, 6, model.channels))
-    given = np.array([[True, False, True], [False, True, False]])
+    teacher_forcing = np.array([[True, False, True], [False, True, False]])
     params = cells.random_like(
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 2, 4, 4, model.channels)))["params"]
     )
     with jax.enable_x64(True):
         double = jax.jit(model.copy(dtype="float64").apply)
-        found = jax.device_get(double({"params": params}, video, future=future, given=given))
+        found = jax.device_get(double({"params": params}, video, future=future, teacher_forcing=teacher_forcing))
 
     def stepped(name, x, states):
         after = []
@@ -135,25 +135,25 @@ def test_forecasts_are_equation_3_unrolled(model):
         patches = frame.reshape(2, 2, 2, 3, 2, -1).transpose(0, 1, 3, 2, 4, 5)
         return patches.reshape(2, 2, 3, -1)
 
-    encodes = isinstance(model, EncoderForecaster)
+    has_encoder = isinstance(model, EncoderForecaster)
     states = [(np.zeros((2, 2, 3, width)),) * 2 for width in model.widths]
-    for frame in video.swapaxes(0, 1)[: None if encodes else -1]:
-        states = stepped("encoder" if encodes else "cell", maps(frame), states)
-    states = states[::-1] if encodes else states
+    for frame in video.swapaxes(0, 1)[: None if has_encoder else -1]:
+        states = stepped("encoder" if has_encoder else "cell", maps(frame), states)
+    states = states[::-1] if has_encoder else states
     frame = video[:, -1]
     for i in range(3):
         x = maps(frame) if model.feeds_back else None
-        states = stepped("forecaster" if encodes else "cell", x, states)
-        shown = [hidden for hidden, _ in (states if model.readout == "all" else states[-1:])]
-        out = np.concatenate(shown, axis=-1) @ params["to_pixels"]["kernel"] + params["to_pixels"].get("bias", 0)
+        states = stepped("forecaster" if has_encoder else "cell", x, states)
+        hidden = [h for h, _ in (states if model.readout == "all" else states[-1:])]
+        out = np.concatenate(hidden, axis=-1) @ params["to_pixels"]["kernel"] + params["to_pixels"].get("bias", 0)
         out = out.reshape(2, 2, 3, 2, 2, -1).transpose(0, 1, 3, 2, 4, 5).reshape(2, 4, 6, -1)
         out = 1 / (1 + np.exp(-out)) if model.output == "sigmoid" else out
         np.testing.assert_allclose(found[:, i], out, rtol=0, atol=1e-12)
-        frame = np.where(given[:, i, None, None, None], future[:, i], out)
+        frame = np.where(teacher_forcing[:, i, None, None, None], future[:, i], out)
 
 
 @pytest.mark.parametrize("model", [ConvLSTM(num_classes=4, **SMALL), *FORECASTERS[:2]])
-def test_all_implementations_compute_the_same(model):
+def test_implementations_compute_the_same(model):
     channels = getattr(model, "channels", 3)
     video, variables = some(2, 3, 6, 8, channels), variables_for(model, channels)
     expected = jax.jit(model.apply)(variables, video)
@@ -171,7 +171,7 @@ def test_all_implementations_compute_the_same(model):
         ("convlstm_forecaster_openstl_s", (1, 2, 9, 8, 1), "9 x 8 pixels do not divide into patches of 4 x 4"),
     ],
 )
-def test_a_clip_that_a_network_cannot_take_is_refused(name, shape, message):
+def test_unsupported_clip_raises(name, shape, message):
     model = vitx.create_model(name)
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))
@@ -183,23 +183,23 @@ def test_a_clip_that_a_network_cannot_take_is_refused(name, shape, message):
     [
         ((6, 4, 3), r"frame has shape \[6, 4, 3\]; expected \[batch, height, width, 3\]"),
         ((1, 1, 6, 4, 3), r"frame has shape \[1, 1, 6, 4, 3\]; expected"),
-        ((2, 6, 4, 3), r"state is of a batch of 1 and of 6 x 4 pixels; it begins as init_state\(2, \(6, 4\)\)"),
-        ((1, 4, 4, 3), r"begins as init_state\(1, \(4, 4\)\)"),
-        ((1, 6, 2, 3), r"begins as init_state\(1, \(6, 2\)\)"),
+        ((2, 6, 4, 3), r"state is of a batch of 1 and of 6 x 4 pixels; start with init_state\(2, \(6, 4\)\)"),
+        ((1, 4, 4, 3), r"start with init_state\(1, \(4, 4\)\)"),
+        ((1, 6, 2, 3), r"start with init_state\(1, \(6, 2\)\)"),
         ((1, 6, 5, 3), "6 x 5 pixels do not divide into patches of 2 x 2"),
         ((1, 6, 4, 1), r"= \[batch, 1 or more, height, width, 3\]"),
     ],
 )
-def test_a_frame_that_does_not_fit_is_refused(model, shape, message):
+def test_frame_that_does_not_fit_the_state_raises(model, shape, message):
     state = model.init_state(1, (6, 4))
     step = functools.partial(model.apply, method="step")
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(step, variables_for(model, 3), jnp.zeros(shape), state)
 
 
-def test_a_forecast_goes_on_from_true_frames_only_where_it_is_told_which():
+def test_teacher_forcing_needs_true_frames():
     model = FORECASTERS[1]
-    with pytest.raises(ValueError, match="future and given go together"):
+    with pytest.raises(ValueError, match="future and teacher_forcing"):
         jax.eval_shape(model.apply, variables_for(model, 3), some(1, 2, 4, 4, 3), future=some(1, 3, 4, 4, 3))
 
 
@@ -216,7 +216,7 @@ def test_a_forecast_goes_on_from_true_frames_only_where_it_is_told_which():
         ("convlstm_forecaster_5x5_256", {"input_kernel": -1}, "input_kernel is -1"),
     ],
 )
-def test_a_network_that_cannot_be_is_refused_when_made(name, fields, message):
+def test_impossible_settings_raise_at_creation(name, fields, message):
     with pytest.raises(vitx.UserError) as error:
         vitx.create_model(name, **fields)
     assert message in str(error.value)

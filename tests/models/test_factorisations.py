@@ -1,4 +1,6 @@
-"""Models 3 and 4, divided, local-global, axial and the others against plain masked joint attention, numpy, float64."""
+"""Models of one encoder equal their definition by masked joint attention in numpy and float64; tokens and encode."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,6 @@ import pytest
 from scipy.special import erf
 
 import vitx
-from vitx.analysis.cost import clip_of
 
 SMALL = {
     "num_frames": 4,
@@ -65,8 +66,13 @@ def block(x, p, model, prefix, masked_attention, activation, grid):
     return x + dense(hidden, p["mlp"]["out"])
 
 
-def of_random_numbers(model):
-    shape = (2, *clip_of(model))
+def run(model, variables, *inputs, **options):
+    """Applies a model in one compiled program."""
+    return jax.jit(functools.partial(model.apply, **options))(variables, *inputs)
+
+
+def random_inputs(model):
+    shape = (2, *model.input_shape)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape))
     leaves, tree = jax.tree.flatten(shapes)
     rng = np.random.default_rng(0)
@@ -87,11 +93,11 @@ def of_random_numbers(model):
         "timesformer_b_16_axial",
     ],
 )
-def test_a_model_of_one_encoder_is_its_definition(name, pooling, masked_attention):
+def test_model_equals_masked_joint_attention(name, pooling, masked_attention):
     if pooling == "class" and name.endswith(("_fsa", "_fdp")):
         pytest.skip("models 3 and 4 have no class token")
     model = vitx.create_model(name, pooling=pooling, **SMALL)
-    variables, clip = of_random_numbers(model)
+    variables, clip = random_inputs(model)
     p, grid, prefix = jax.tree.map(np.float64, variables["params"]), model.grid, model.prefix
     x = tokens_of(np.float64(clip), p["embedding"], model.tubelet_size)
     positions = p["positions"]["positions"]
@@ -108,28 +114,28 @@ def test_a_model_of_one_encoder_is_its_definition(name, pooling, masked_attentio
     x = norm(x, p["encoder"]["norm"])
     features = x[:, 0] if prefix else x.mean(axis=1)
     expected = dense(features, p["head"]["logits"])
-    np.testing.assert_allclose(model.apply(variables, clip), expected, rtol=2e-4, atol=2e-4)
+    np.testing.assert_allclose(run(model, variables, clip), expected, rtol=2e-4, atol=2e-4)
 
 
-def test_timesformer_space_looks_at_each_frame_alone_and_averages_before_the_norm():
+def test_timesformer_space_sees_frames_alone_and_averages_before_the_norm():
     model = vitx.create_model("timesformer_b_16_space", **SMALL)
-    variables, clip = of_random_numbers(model)
-    shuffled = model.apply(variables, clip[:, jnp.array([2, 0, 3, 1])])
-    np.testing.assert_allclose(model.apply(variables, clip), shuffled, rtol=1e-4, atol=1e-4)
+    variables, clip = random_inputs(model)
+    shuffled = run(model, variables, clip[:, jnp.array([2, 0, 3, 1])])
+    np.testing.assert_allclose(run(model, variables, clip), shuffled, rtol=1e-4, atol=1e-4)
     # one frame repeated is an image model on that frame, which is the joint one on a clip of one frame
     still = jnp.repeat(clip[:, :1], 4, axis=1)
     joint = vitx.create_model("timesformer_b_16_joint", **(SMALL | {"num_frames": 1}))
     positions = variables["params"]["positions"] | {"time_positions": jnp.zeros((1, 1, 12))}
     image = {"params": {**variables["params"], "positions": positions}}
-    np.testing.assert_allclose(model.apply(variables, still), joint.apply(image, still[:, :1]), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(run(model, variables, still), run(joint, image, still[:, :1]), rtol=1e-4, atol=1e-4)
 
 
-def test_zero_initialisation_leaves_the_other_attention_as_it_is():
+def test_zero_initialisation_is_of_the_first_attention_only():
     model = vitx.create_model("vivit_b_16x2_fsa", zero_init=True, **SMALL)
     clip = jax.random.normal(jax.random.key(1), (1, 4, 16, 24, 3))
     p = jax.jit(model.init)(jax.random.key(0), clip)["params"]["encoder"]["block_0"]
-    zero = {name for name, each in p["time_attention"].items() if not each["kernel"].any()}
-    assert zero == {"out"} and all(each["kernel"].any() for each in p["space_attention"].values())
+    zero = {name for name, dense in p["time_attention"].items() if not dense["kernel"].any()}
+    assert zero == {"out"} and all(dense["kernel"].any() for dense in p["space_attention"].values())
     divided = vitx.create_model("timesformer_b_16_divided", **SMALL)
     p = jax.jit(divided.init)(jax.random.key(0), clip)["params"]["encoder"]["block_0"]
     assert not p["time_dense"]["kernel"].any() and p["time_attention"]["out"]["kernel"].any()
@@ -138,35 +144,70 @@ def test_zero_initialisation_leaves_the_other_attention_as_it_is():
 @pytest.mark.parametrize(
     "name", ["vivit_b_16x2", "vivit_b_16x2_fe", "timesformer_b_16_divided", "timesformer_b_16_space"]
 )
-def test_tokens_are_class_tokens_then_the_grid_and_keep_chooses_among_the_latter(name):
+def test_keep_selects_tokens_of_the_grid(name):
     model = vitx.create_model(name, **SMALL)
-    variables, clip = of_random_numbers(model)
+    variables, clip = random_inputs(model)
     t, h, w = model.grid
-    tokens = model.apply(variables, clip, method="tokens")
-    ahead = tokens.shape[1] - t * h * w
-    assert ahead == (t if name.endswith(("_fe", "_space")) else 1)
+    tokens = run(model, variables, clip, method="tokens")
+    prefix = tokens.shape[1] - t * h * w
+    assert prefix == (t if name.endswith(("_fe", "_space")) else 1)
     keep = jnp.array([[5, 0, 7], [1, 2, 3]])
-    kept = model.apply(variables, clip, keep=keep, method="tokens")
-    np.testing.assert_array_equal(kept[:, :ahead], tokens[:, :ahead])
+    kept = run(model, variables, clip, keep=keep, method="tokens")
+    np.testing.assert_array_equal(kept[:, :prefix], tokens[:, :prefix])
     for row in range(2):
-        np.testing.assert_array_equal(kept[row, ahead:], tokens[row, ahead:][keep[row]])
+        np.testing.assert_array_equal(kept[row, prefix:], tokens[row, prefix:][keep[row]])
+
+
+@pytest.mark.parametrize("name", ["vivit_b_16x2", "timesformer_b_16_divided"])
+def test_features_are_pooled_encoded_tokens(name):
+    model = vitx.create_model(name, **SMALL)
+    variables, clip = random_inputs(model)
+    tokens = run(model, variables, clip, method="tokens")
+    encoded = run(model, variables, tokens, method="encode")
+    assert encoded.shape == tokens.shape
+    np.testing.assert_allclose(run(model, variables, clip, method="features"), encoded[:, 0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vivit_b_16x2_avg", "timesformer_b_16_space"])
+def test_encoded_frames_are_those_of_their_image(name):
+    model = vitx.create_model(name, **SMALL)
+    variables, clip = random_inputs(model)
+    encoded = run(model, variables, run(model, variables, clip, method="tokens"), method="encode")
+    image = model.with_input_shape(1)
+    frame = run(image, variables, run(image, variables, clip[:, 2:3], method="tokens"), method="encode")
+    assert encoded.shape == (2, 4 * (1 + 12), 12) and frame.shape == (2, 1 + 12, 12)
+    np.testing.assert_allclose(encoded[:, 2], frame[:, 0], rtol=1e-4, atol=1e-4)  # class token of the third frame
+    np.testing.assert_allclose(encoded[:, 4 + 24 : 4 + 36], frame[:, 1:], rtol=1e-4, atol=1e-4)
+
+
+def test_only_global_layouts_encode_some_of_the_tokens():
+    keep = jnp.array([[5, 0, 7], [1, 2, 3]])
+    for name in ("vivit_b_16x2", "timesformer_b_16_divided", "vivit_b_16x2_fe"):
+        model = vitx.create_model(name, **SMALL)
+        variables, clip = random_inputs(model)
+        tokens = run(model, variables, clip, keep=keep, method="tokens")
+        if name == "vivit_b_16x2":
+            assert run(model, variables, tokens, method="encode").shape == (2, 4, 12)
+        else:
+            with pytest.raises(ValueError, match=r"found \d tokens.*expected all"):
+                run(model, variables, tokens, method="encode")
 
 
 def test_uniform_frame_sampling_embeds_evenly_spaced_frames():
     fields = SMALL | {"num_frames": 8}
     model = vitx.create_model("vivit_b_16x2", sampled_frames=2, **fields)
-    variables, clip = of_random_numbers(model)
+    variables, clip = random_inputs(model)
     alone = vitx.create_model("vivit_b_16x2", **(fields | {"num_frames": 2}))
-    np.testing.assert_array_equal(model.apply(variables, clip), alone.apply(variables, clip[:, jnp.array([2, 6])]))
+    np.testing.assert_array_equal(run(model, variables, clip), run(alone, variables, clip[:, jnp.array([2, 6])]))
 
 
 @pytest.mark.smoke
-def test_sinusoidal_positions_are_fixed_and_tell_tokens_apart():
+def test_sinusoidal_positions_are_fixed_and_distinct():
     model = vitx.create_model("vivit_b_16x2", position_kind="sinusoidal", **SMALL)
-    variables, clip = of_random_numbers(model)
+    variables, clip = random_inputs(model)
     assert set(variables["params"]["positions"]) == {"class_token"}
     still = jnp.zeros_like(clip)
-    tokens = model.apply(variables, still, method="tokens")[0, 1:]
+    tokens = run(model, variables, still, method="tokens")[0, 1:]
     table = tokens - tokens[0] + np.array([0, 1] * 6)  # the first position is sin 0, cos 0, ...
     np.testing.assert_allclose(table[:, 0], np.sin(np.arange(len(table))), atol=1e-5)
     np.testing.assert_allclose(table[:, 3], np.cos(np.arange(len(table)) / 10000 ** (2 / 12)), atol=1e-5)

@@ -54,7 +54,7 @@ def close(found, expected):
 
 @settings(max_examples=12, deadline=None)
 @given(name=st.sampled_from(sorted(MODELS)), frames=st.integers(1, 4), batch=st.integers(1, 2))
-def test_frame_by_frame_gives_the_result_of_the_clip_so_far(name, frames, batch):
+def test_stream_equals_the_clip_so_far(name, frames, batch):
     model, variables, clip = MODELS[name], variables_of(name), video(batch, frames, 8, 9)
     state = model.init_state(batch)
     shapes = [(x.shape, x.dtype) for x in jax.tree.leaves(state)]
@@ -94,7 +94,7 @@ def test_other_precisions_stream_too(name, dtype):
         np.testing.assert_allclose(logits, expected, atol=bound * np.abs(expected).max())
 
 
-def test_the_average_is_the_consensus_of_frames_and_forgets_their_order():
+def test_average_ignores_the_order_of_frames():
     clip, variables = video(2, 5, 8, 9), variables_of("average")
     apply = compiled("average", "__call__")
     found = apply(variables, clip)
@@ -104,7 +104,7 @@ def test_the_average_is_the_consensus_of_frames_and_forgets_their_order():
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru"])
-def test_a_recurrent_network_sees_the_order_of_frames_and_where_things_are(name):
+def test_recurrent_network_sees_order_and_place(name):
     clip, variables = video(2, 5, 8, 9), variables_of(name)
     apply = compiled(name, "__call__")
     found = apply(variables, clip)
@@ -141,7 +141,7 @@ def gru(weights, x, state):
 
 @pytest.mark.parametrize(("name", "cell"), [("lstm", lstm), ("gru", gru)])
 @pytest.mark.parametrize("pooling", ["mean", "last"])
-def test_recurrence_by_its_equations(name, cell, pooling):
+def test_recurrence_follows_its_equations(name, cell, pooling):
     model, variables, clip = MODELS[name].copy(pooling=pooling), variables_of(name), video(2, 4, 8, 9)
     maps = compiled(name, "maps")(variables, clip, train=False)
     inputs = np.asarray(grid_averages(maps, model.grid), np.float64).reshape(2, 4, -1)
@@ -156,7 +156,7 @@ def test_recurrence_by_its_equations(name, cell, pooling):
 
 
 @pytest.mark.parametrize(("size", "grid"), [((4, 6), (2, 3)), ((5, 7), (2, 3)), ((3, 2), (3, 2)), ((7, 4), (1, 1))])
-def test_a_grid_has_the_averages_of_its_parts(size, grid):
+def test_grid_has_the_averages_of_its_parts(size, grid):
     maps = np.random.default_rng(0).standard_normal((2, 3, *size, 4)).astype(np.float32)
     found = grid_averages(jnp.asarray(maps), grid)
     rows, columns = (np.cumsum([0, *(n // k + (i < n % k) for i in range(k))]) for n, k in zip(size, grid, strict=True))
@@ -172,7 +172,7 @@ def test_which_models_stream():
     assert not {"r3d_18", "vivit_b_16x2", "slow_r50"} & streaming
 
 
-def test_resnet_50_has_the_parameters_and_the_cost_of_the_original():
+def test_resnet_50_has_the_parameters_and_cost_of_the_original():
     """torchvision prints 25,557,032 parameters and 4.089 units of 10⁹ multiply-accumulates."""
     cost = count_cost(vitx.create_model("tsn_r50", num_classes=1000), (1, 224, 224, 3))
     assert cost.params == 25_557_032 and round(cost.macs / 1e9, 3) == 4.089
@@ -193,7 +193,7 @@ def test_resnet_50_has_the_parameters_and_the_cost_of_the_original():
         ("lrcn_gru_r50", (1, 2, 31, 32, 3), "LRCN strides over 1 x 32 x 32"),
     ],
 )
-def test_a_clip_that_a_network_cannot_take_is_refused(name, shape, message):
+def test_unsupported_clip_raises(name, shape, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(vitx.create_model(name).init, jax.random.key(0), jnp.zeros(shape))
 
@@ -204,10 +204,10 @@ def test_a_clip_that_a_network_cannot_take_is_refused(name, shape, message):
         ((8, 9, 3), 1, r"frame has shape \[8, 9, 3\]; expected \[batch, height, width, 3\]"),
         ((1, 1, 8, 9, 3), 1, r"frame has shape \[1, 1, 8, 9, 3\]; expected"),
         ((1, 4, 9, 3), 1, "strides over 1 x 8 x 4"),
-        ((2, 8, 9, 3), 1, r"the state is of a batch of 1; it begins as init_state\(2\)"),
+        ((2, 8, 9, 3), 1, r"the state is of a batch of 1; start with init_state\(2\)"),
     ],
 )
-def test_a_frame_that_does_not_fit_is_refused(shape, batch, message):
+def test_frame_that_does_not_fit_the_state_raises(shape, batch, message):
     model = MODELS["lstm"]
     with pytest.raises(ValueError, match=message):
         model.apply(variables_of("lstm"), jnp.zeros(shape), model.init_state(batch), method="step")
@@ -223,13 +223,13 @@ def test_a_frame_that_does_not_fit_is_refused(shape, batch, message):
         ("lrcn_gru_r50", {"recurrence": "rnn"}, "expected one of 'lstm', 'gru'"),
     ],
 )
-def test_a_network_that_cannot_be_is_refused_when_made(name, fields, message):
+def test_impossible_settings_raise_at_creation(name, fields, message):
     with pytest.raises(vitx.UserError) as error:
         vitx.create_model(name, **fields)
     assert message in str(error.value)
 
 
-def test_trunks_say_how_wide_their_maps_are():
+def test_trunks_know_the_width_of_their_maps():
     for trunk, size in ((PlainTrunk(1), 4), (PlainTrunk(3), 8), (ResNetTrunk((1, 1, 1, 1)), 32)):
         model = FrameCNN(width=2, trunk=trunk, num_classes=0)
         assert (model.trunk.stride, size) in ((2, 4), (8, 8), (32, 32))
@@ -240,7 +240,7 @@ def test_trunks_say_how_wide_their_maps_are():
 @pytest.mark.peers
 @pytest.mark.parametrize("recurrence", ["lstm", "gru"])
 @pytest.mark.parametrize("pooling", ["mean", "last"])
-def test_logits_and_gradients_are_those_of_pytorchs_cells(recurrence, pooling):
+def test_logits_and_gradients_equal_those_of_pytorch(recurrence, pooling):
     """A twin of PyTorch's convolutions, norms, pooling, LSTM or GRU, and linear layer; float64, while training."""
     import torch
     from torch import nn

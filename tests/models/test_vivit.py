@@ -1,7 +1,6 @@
-"""ViViT: parameter counts, the factorised encoder against its definition, and what it refuses."""
+"""ViViT: the factorised encoder equals its definition; heads, sown attention, precision, errors."""
 
-import json
-from pathlib import Path
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +11,6 @@ from flax.traverse_util import flatten_dict
 import vitx
 from vitx.layers.embeddings import Positions, TubeletEmbedding
 from vitx.layers.transformer import Encoder, EncoderBlock
-from vitx.models import VARIANTS
-from vitx.models.transformer import VideoTransformer
 
 SMALL = {
     "num_frames": 4,
@@ -30,53 +27,28 @@ SMALL = {
 
 def random_variables(model, key=0):
     """Variables of which no tensor is zero or constant."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, model.num_frames, *_size(model), 3)))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.input_shape)))
     leaves, tree = jax.tree.flatten(shapes)
     keys = jax.random.split(jax.random.key(key), len(leaves))
     return tree.unflatten([0.3 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)])
-
-
-def _size(model):
-    return model.image_size if isinstance(model.image_size, tuple) else (model.image_size,) * 2
 
 
 def small(**fields):
     return vitx.create_model("vivit_b_16x2_fe", **(SMALL | fields))
 
 
+def run(model, variables, *inputs, **options):
+    """Applies a model in one compiled program."""
+    return jax.jit(functools.partial(model.apply, **options))(variables, *inputs)
+
+
 def video(batch=2, frames=4, height=16, width=24):
     return jax.random.normal(jax.random.key(1), (batch, frames, height, width, 3))
 
 
-def test_paths_and_shapes_of_every_variant_are_frozen():
-    """All Transformers, none left out; test_cnn.py has the others. Blocks of an encoder are alike, so two of each stand
-    for all; full depth is counted exactly in tests/analysis/test_cost.py."""
-    found = {name: _frozen(model) for name, model in VARIANTS.items() if isinstance(model, VideoTransformer)}
-    frozen = json.loads((Path(__file__).parent / "parameters.json").read_text())
-    assert found == frozen, "parameter paths or shapes changed: old checkpoints need a migration"
-
-
-def _frozen(model):
-    """{path: shape}; one entry stands for a run of equal blocks: "encoder/block_{0..11}/..."."""
-    depths = {"encoder": model.num_layers, "spatial_encoder": model.num_layers}
-    depths["temporal_encoder"] = getattr(model, "num_temporal_layers", 0)
-    shallow = {"num_layers": 2} | ({"num_temporal_layers": 2} if depths["temporal_encoder"] else {})
-    shape = (1, model.num_frames, *_size(model), 3)
-    shapes = jax.eval_shape(model.copy(**shallow).init, jax.random.key(0), jnp.zeros(shape))
-    flat = {path: list(leaf.shape) for path, leaf in flatten_dict(shapes, sep="/").items()}
-    paths = {}
-    for path, leaf in flat.items():
-        if "/block_1/" in path:
-            assert flat[path.replace("/block_1/", "/block_0/")] == leaf
-            continue
-        encoder = path.split("/")[1]
-        paths[path.replace("/block_0/", f"/block_{{0..{depths.get(encoder, 0) - 1}}}/")] = leaf
-    return paths
-
-
 @pytest.mark.parametrize("pooling", ["class", "mean"])
 @pytest.mark.parametrize("temporal", [0, 2])
-def test_the_factorised_encoder_is_two_plain_encoders(pooling, temporal):
+def test_factorised_encoder_equals_two_plain_encoders(pooling, temporal):
     model = small(pooling=pooling, num_temporal_layers=temporal)
     variables, clip = random_variables(model), video()
     params = variables["params"]
@@ -102,35 +74,33 @@ def test_the_factorised_encoder_is_two_plain_encoders(pooling, temporal):
     else:
         features = features.mean(axis=1)
     head = params["head"]["logits"]
-    np.testing.assert_allclose(model.apply(variables, clip), features @ head["kernel"] + head["bias"], atol=1e-5)
+    np.testing.assert_allclose(run(model, variables, clip), features @ head["kernel"] + head["bias"], atol=1e-5)
 
 
-def test_the_average_pool_baseline_is_blind_to_the_order_of_tubelets():
+def test_average_pool_baseline_ignores_the_order_of_tubelets():
     clip = video()
     swapped = jnp.concatenate([clip[:, 2:], clip[:, :2]], axis=1)
     average, factorised = small(num_temporal_layers=0), small()
     variables = random_variables(average)
-    np.testing.assert_allclose(average.apply(variables, clip), average.apply(variables, swapped), atol=1e-5)
+    np.testing.assert_allclose(run(average, variables, clip), run(average, variables, swapped), atol=1e-5)
     variables = random_variables(factorised)
-    assert not np.allclose(factorised.apply(variables, clip), factorised.apply(variables, swapped), atol=1e-3)
+    assert not np.allclose(run(factorised, variables, clip), run(factorised, variables, swapped), atol=1e-3)
 
 
 def test_heads_by_name_and_features():
     model = small(num_classes=(("verb", 3), ("noun", 4)))
-    logits = model.apply(random_variables(model), video())
+    logits = run(model, random_variables(model), video())
     assert {name: value.shape for name, value in logits.items()} == {"verb": (2, 3), "noun": (2, 4)}
     pooled = small(num_classes=0)
     variables = random_variables(pooled)
-    np.testing.assert_array_equal(
-        pooled.apply(variables, video()), pooled.apply(variables, video(), method=pooled.features)
-    )
+    np.testing.assert_array_equal(run(pooled, variables, video()), run(pooled, variables, video(), method="features"))
 
 
 def test_attention_is_sown_when_asked_for():
     model = small()
     variables = random_variables(model)
-    logits, sown = model.apply(variables, video(), mutable="intermediates")
-    np.testing.assert_array_equal(logits, model.apply(variables, video()))
+    logits, sown = run(model, variables, video(), mutable="intermediates")
+    np.testing.assert_array_equal(logits, run(model, variables, video()))
     maps = flatten_dict(sown["intermediates"], sep="/")
     assert maps["spatial_encoder/block_0/attention/attention"][0].shape == (4, 3, 7, 7)
     assert maps["temporal_encoder/block_1/attention/attention"][0].shape == (2, 3, 3, 3)
@@ -138,21 +108,21 @@ def test_attention_is_sown_when_asked_for():
         np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
 
 
-def test_bfloat16_computes_nearly_the_same_with_float32_parameters_and_logits():
+def test_bfloat16_is_close_with_float32_parameters_and_logits():
     model, half = small(), small(dtype="bfloat16")
     variables = random_variables(model)
-    logits = half.apply(variables, video())
+    logits = run(half, variables, video())
     assert logits.dtype == jnp.float32
-    np.testing.assert_allclose(logits, model.apply(variables, video()), atol=0.2, rtol=0.1)
+    np.testing.assert_allclose(logits, run(model, variables, video()), atol=0.2, rtol=0.1)
 
 
 def test_stochastic_depth_and_dropout_change_training_only():
     model = small(drop_path_rate=0.5, dropout_rate=0.1)
     variables = random_variables(model)
     rngs = {"dropout": jax.random.key(0), "drop_path": jax.random.key(1)}
-    plain = small().apply(variables, video())
-    np.testing.assert_array_equal(model.apply(variables, video()), plain)
-    assert not np.allclose(model.apply(variables, video(), train=True, rngs=rngs), plain, atol=1e-2)
+    plain = run(small(), variables, video())
+    np.testing.assert_array_equal(run(model, variables, video()), plain)
+    assert not np.allclose(run(model, variables, video(), train=True, rngs=rngs), plain, atol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -171,30 +141,30 @@ def test_stochastic_depth_and_dropout_change_training_only():
         ({"layouts": ("time_and_space",)}, "num_heads is 3; the layout time_and_space"),
         ({"hidden_size": 0}, "hidden_size is 0; expected at least 1"),
         ({"mlp_dim": -4}, "mlp_dim is -4"),
-        ({"drop_path_rate": 1.0}, "drop_path_rate is 1.0; expected a share from 0 to less than 1"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate is 1.0; expected a probability in [0, 1)"),
         ({"dropout_rate": -0.1}, "dropout_rate is -0.1"),
         ({"layer_norm_eps": -1.0}, "layer_norm_eps is -1.0"),
         ({"num_classes": -3}, "num_classes is -3"),
         ({"num_classes": (("a", 3), ("a", 4))}, "of different names"),
         ({"num_classes": ()}, "num_classes is ()"),
         ({"sampled_frames": 5}, "sampled_frames is 5; expected 0 to num_frames, 4"),
-        ({"rematerialise": "some"}, "rematerialise is 'some'; expected"),
+        ({"remat_policy": "some"}, "remat_policy is 'some'; expected"),
         ({"num_head": 3}, "did you mean num_heads?"),
         ({"pooling": "max"}, "pooling is 'max'; expected one of 'class', 'mean'"),
     ],
 )
-def test_a_model_that_cannot_be_is_refused_when_made(fields, message):
+def test_impossible_settings_raise_at_creation(fields, message):
     with pytest.raises(vitx.UserError) as error:
         small(**fields)
     assert message in str(error.value)
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 3, 16, 24), (2, 8, 16, 24, 3), (2, 4, 24, 16, 3)])
-def test_a_video_of_another_shape_is_refused(shape):
+def test_video_of_another_shape_raises(shape):
     model = small()
     variables = random_variables(model)
-    with pytest.raises(ValueError, match=r"this model was made for \[batch, frames, height, width, channels\]"):
-        model.apply(variables, jnp.zeros(shape))
+    with pytest.raises(ValueError, match=r"\[batch, 4, 16, 24, 3\]"):
+        run(model, variables, jnp.zeros(shape))
 
 
 @pytest.mark.parametrize("name", ["vivit_b_16x2_fsa", "vivit_b_16x2_fdp"])
@@ -204,12 +174,14 @@ def test_models_3_and_4_have_no_class_token(name):
 
 
 @pytest.mark.smoke
-def test_names():
-    assert vitx.list_models("vivit_b_16x2*") == [f"vivit_b_16x2{each}" for each in ("", "_avg", "_fdp", "_fe", "_fsa")]
+def test_variants_are_listed_by_name():
+    assert vitx.list_models("vivit_b_16x2*") == [
+        f"vivit_b_16x2{suffix}" for suffix in ("", "_avg", "_fdp", "_fe", "_fsa")
+    ]
     assert len(vitx.list_models("vivit_*")) == 13 * 5 and "vivit_h_14x2" in vitx.list_models()
     attentions = ("axial", "divided", "joint", "local_global", "space")
     assert vitx.list_models("timesformer_*") == [
-        *(f"timesformer_b_16_{each}" for each in attentions),
+        *(f"timesformer_b_16_{name}" for name in attentions),
         "timesformer_hr",
         "timesformer_l",
     ]

@@ -28,8 +28,7 @@ def abstract(*sizes: int) -> AbstractMesh:
 
 def state_of(name: str, optimizer=AdamW()) -> dict:  # noqa: B008  settings are frozen
     model = VARIANTS[name]
-    clip = getattr(model, "clip", (8, 64, 64))
-    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *clip, 3)))["params"]
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.input_shape)))["params"]
     return {"params": params, "optimizer": jax.eval_shape(optimizer.build(10).init, params)}
 
 

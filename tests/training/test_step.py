@@ -36,9 +36,9 @@ OPTIMIZERS = {
 
 SPARING = [
     {"scan_layers": True},
-    {"rematerialise": "all"},
-    {"scan_layers": True, "rematerialise": "all_but_products"},
-    {"rematerialise": "all_but_projections"},
+    {"remat_policy": "nothing_saveable"},
+    {"scan_layers": True, "remat_policy": "dots_saveable"},
+    {"remat_policy": "dots_with_no_batch_dims_saveable"},
 ]
 
 

@@ -19,10 +19,9 @@ from flax import linen as nn
 from tqdm import tqdm
 
 from vitx.analysis import peers
-from vitx.analysis.cost import clip_of
 from vitx.analysis.peers import Peer
 from vitx.errors import RunError, UserError, as_user_error
-from vitx.models import on_device
+from vitx.models import resolve_implementation
 from vitx.models.streaming import StreamingModel
 
 WARM_UP = 2  # untimed calls before the first timed one
@@ -66,8 +65,8 @@ def bench(
     _check_options(model, batch, against, compiled)
     device = jax.devices()[0]
     quiet = {field: 0.0 for field in ("dropout_rate", "drop_path_rate") if hasattr(model, field)}
-    model = on_device(model.copy(**quiet), device)
-    clip, random = clip_of(model), np.random.default_rng(0)
+    model = resolve_implementation(model.copy(**quiet), device)
+    clip, random = model.input_shape, np.random.default_rng(0)
     video = random.standard_normal((batch, *clip), np.float32)
     clips = jax.device_put(video, device)
     variables = random_variables(model, clips[:1])

@@ -64,7 +64,7 @@ class Cost:
     def activation_bytes(self) -> int:
         """Bytes of residuals between forward and backward pass of one clip, without parameters and dropout.
 
-        They depend on `rematerialise`, `scan_layers` and `dtype` of the model (copies of parameters that these cause
+        They depend on `remat_policy`, `scan_layers` and `dtype` of the model (copies of parameters that these cause
         are counted), and are those before XLA's own optimisations.
         """
         variables, video = abstract(self.model, self.clip)
@@ -99,11 +99,6 @@ def count_cost(model: nn.Module, clip: Shape) -> Cost:
     return Cost(params, macs_of(jaxpr.jaxpr), model, clip)
 
 
-def clip_of(model: nn.Module) -> Shape:
-    """Returns the default input shape of a model, (frames, height, width, channels)."""
-    return *model.clip, getattr(model, "channels", 3)
-
-
 def macs_of(jaxpr: Jaxpr) -> int:
     """Counts the multiply-accumulates of all matrix products and convolutions, inner functions included."""
     total = 0
@@ -130,7 +125,7 @@ def macs_of(jaxpr: Jaxpr) -> int:
 
 def reference(model: nn.Module) -> nn.Module:
     """Returns the model that computes the same function unscanned, without rematerialisation or special kernels."""
-    plain = {"scan_layers": False, "rematerialise": None, "implementation": "reference"}
+    plain = {"scan_layers": False, "remat_policy": None, "implementation": "reference"}
     return model.copy(**{name: value for name, value in plain.items() if hasattr(model, name)})
 
 

@@ -8,8 +8,7 @@ from flax import linen as nn
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from vitx.analysis.cost import clip_of, count_cost
-from vitx.configuration import override, settings
+from vitx.analysis.cost import count_cost
 from vitx.errors import UserError, as_user_error
 from vitx.storage import report_io_errors
 
@@ -25,33 +24,11 @@ def growth(models: Mapping[str, nn.Module], frames: Sequence[int] = FRAMES) -> l
     rows = []
     for name, number in tqdm([(name, number) for name in models for number in frames], desc="counting", unit=" models"):
         with as_user_error(of=name):
-            model = with_num_frames(models[name], number)
-            cost = count_cost(model, clip_of(model))
+            model = models[name].with_input_shape(number)
+            cost = count_cost(model, model.input_shape)
         counts = {"frames": number, "macs": cost.macs, "activation_bytes": cost.activation_bytes}
         rows.append({"model": name, **counts})
     return rows
-
-
-def with_num_frames(model: nn.Module, frames: int | str, fields: Mapping[str, Any] | None = None) -> nn.Module:
-    """Returns the model with another number of frames, and with other fields.
-
-    Args:
-        model: the model. Where it has a `clip` (it accepts any length), the default input shape is changed.
-        frames: number of frames, or text that says it.
-        fields: other fields to change.
-
-    Raises:
-        UserError: there is no such field, or a value is not of its type.
-    """
-    fields = fields or {}
-    if "clip" not in settings(model):
-        return override(model, {**fields, "num_frames": frames})
-    try:
-        number = int(frames)
-    except ValueError as error:
-        raise UserError(f"num_frames is {frames!r}; expected a whole number") from error
-    model = override(model, fields)
-    return override(model, {"clip": (number, *model.clip[1:])})
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from importlib import resources
 from typing import Any
 
-from vitx.analysis.cost import clip_of, count_cost
+from vitx.analysis.cost import count_cost
 from vitx.models import create_model
 
 
@@ -47,7 +47,7 @@ def published_costs(patterns: Sequence[str] = ("*",)) -> Iterator[PublishedCost]
 def compare(row: PublishedCost) -> dict[str, Any]:
     """Returns our counts beside the published ones, with the deviation in percent of the latter."""
     model = create_model(row.model, **row.fields)
-    cost = count_cost(model, clip_of(model))
+    cost = count_cost(model, model.input_shape)
 
     def deviation(counted: float, printed: float | None) -> float | None:
         return None if printed is None else 100 * (counted - printed) / printed

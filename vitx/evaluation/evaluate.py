@@ -20,7 +20,7 @@ from vitx.data.pipeline import Data, decode_error
 from vitx.data.sources import Source
 from vitx.errors import RunError
 from vitx.layers.partition import process_shard, to_devices
-from vitx.models import on_device
+from vitx.models import resolve_implementation
 
 MAX_ERRORS = 20  # unreadable videos that are listed by name
 
@@ -85,7 +85,7 @@ def evaluate(
     Raises:
         RunError: none of the videos can be read.
     """
-    model = on_device(model, sharding.mesh.devices.flat[0])
+    model = resolve_implementation(model, sharding.mesh.devices.flat[0])
     batches = data.eval_batches(source, **process_shard(sharding))
     bar = tqdm(desc=f"{split} split", total=len(source), unit=" clips", leave=False, disable=None)
     results = []

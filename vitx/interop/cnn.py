@@ -192,7 +192,7 @@ def variants_of(tensors: Tensors, layout: Layout) -> list[str]:
 
     def fits(model: VideoCNN) -> bool:
         found, _, unknown = to_ours(tensors, tuple(layout.rules(model)))
-        clip = jax.ShapeDtypeStruct((1, *model.clip, 3), jnp.float32)
+        clip = jax.ShapeDtypeStruct((1, *model.input_shape), jnp.float32)
         wanted = flattened(jax.eval_shape(model.init, jax.random.key(0), clip))
         shapes = ({path: x.shape for path, x in each.items() if "head/" not in path} for each in (found, wanted))
         return not unknown and operator.eq(*shapes)
@@ -229,7 +229,7 @@ def state_dict_source(path: Path, tensors: Tensors, model: VideoCNN, how: FromIm
             "cannot be evaluated; save the whole state_dict(), not the parameters alone"
         )
     kept = {name: x for name, x in tensors.items() if not name.endswith(".num_batches_tracked")}
-    frames, height, width = model.clip
+    frames, height, width, _ = model.input_shape
     preprocessing = Preprocessing(layout.mean, layout.std, (height, width), None, frames)
     found, theirs, unknown = to_ours(kept, tuple(layout.rules(model)))
     if layout is not IMAGE:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from vitx.errors import UserError, as_user_error
 from vitx.interop.names import Tensors
 from vitx.interop.preprocessing import Preprocessing
-from vitx.layers.embeddings import resized_positions
+from vitx.layers.embeddings import resize_positions
 from vitx.models.cnn import VideoCNN
 from vitx.models.convlstm import ConvLSTM
 from vitx.models.transformer import VideoTransformer
@@ -105,7 +105,7 @@ def fill(
     Raises:
         UserError: tensors are missing, unexpected, of other shapes or not finite; or the target does not take its clip.
     """
-    clip = jax.ShapeDtypeStruct((1, *target.clip, 3), jnp.float32)
+    clip = jax.ShapeDtypeStruct((1, *target.input_shape), jnp.float32)
     with as_user_error():
         shapes = jax.eval_shape(target.init, jax.random.key(0), clip)
     wanted = flattened(shapes)
@@ -125,7 +125,7 @@ def fill(
             (prefix, old), (_, new) = tables[path], here[path]
             if tensor.shape == (1, prefix + math.prod(old), shape[-1]):
                 resized[path] = tensor.shape, shape
-                tensor = resized_positions(tensor, prefix, old, new)
+                tensor = resize_positions(tensor, prefix, old, new)
         if source.inflation and len(shape) == 5 and tensor.shape == (1, *shape[1:]) != shape:
             extended.append(path)
             tensor = inflated_kernel(tensor, shape[0], source.inflation)

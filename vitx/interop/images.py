@@ -12,7 +12,7 @@ from vitx.errors import UserError
 from vitx.interop.fill import Inflation
 from vitx.interop.huggingface import encoder_rules, qkv_apart, renamed
 from vitx.interop.names import CONVOLUTION_2D, NORM, PLAIN, Rule, Tensors
-from vitx.layers.embeddings import resized_positions
+from vitx.layers.embeddings import resize_positions
 from vitx.models.timesformer import TimeSformer, TimeSformerSpace
 from vitx.models.transformer import VideoTransformer
 from vitx.models.vivit import FactorisedEncoder
@@ -144,7 +144,7 @@ def _positions(image: Mapping[str, np.ndarray], model: VideoTransformer, how: Fr
             "image's are, for it is not guessed: from_image=FromImage(grid=(rows, columns)), or --grid on the command "
             "line"
         )
-    space = resized_positions(table[:, ahead:], 0, (1, rows, columns), (1, h, w))
+    space = resize_positions(table[:, ahead:], 0, (1, rows, columns), (1, h, w))
     if not isinstance(model, FactorisedEncoder | TimeSformer | TimeSformerSpace):
         space = np.tile(space, (1, t, 1))
     if not model.prefix:

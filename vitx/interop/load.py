@@ -94,7 +94,7 @@ def load_source(
     print(f"{where}: {report}", file=sys.stderr)
     preprocessing = source.preprocessing
     if preprocessing is not None:
-        preprocessing = preprocessing.resized(target.clip[0], target.clip[1:])
+        preprocessing = preprocessing.resized(target.input_shape[0], target.input_shape[1:3])
         if preprocessing.note:
             print(f"{where}: {preprocessing.note}", file=sys.stderr)
     labels = source.labels if target.num_classes == source.model.num_classes else None

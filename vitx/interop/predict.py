@@ -13,7 +13,7 @@ from vitx.data.decoding import VideoError, open_video
 from vitx.errors import UserError
 from vitx.interop.load import Pretrained
 from vitx.interop.preprocessing import Preprocessing
-from vitx.models import on_device
+from vitx.models import resolve_implementation
 
 HALF = (0.5, 0.5, 0.5)  # pixels in [-1, 1], where weights came without preprocessing
 
@@ -45,9 +45,9 @@ def predict_files(
         print(
             "no preprocessing came with the weights: pixels are taken to [-1, 1], over the whole video", file=sys.stderr
         )
-        frames, *size = model.clip
+        frames, *size, _ = model.input_shape
         preprocessing = Preprocessing(HALF, HALF, tuple(size), None, frames)
-    apply = jax.jit(on_device(model, jax.devices()[0]).apply)
+    apply = jax.jit(resolve_implementation(model, jax.devices()[0]).apply)
     answers, broken = {}, []
     for file in files:
         try:

@@ -4,7 +4,6 @@ In shapes: b batch, n tokens, q queries, k keys, d size of a token or of a head.
 """
 
 import functools
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +12,8 @@ from jaxtyping import Array, Bool, Float
 
 from vitx.layers.layouts import LAYOUTS, Grid
 from vitx.layers.partition import attend, attend_locally
+from vitx.layers.types import DType
 
-# Transformers are compared with float64 references in tests only, so they offer no float64
-DType = Literal["float32", "bfloat16"]
 Bias = Float[Array, "..."] | None
 Mask = Bool[Array, "..."] | None
 
@@ -23,7 +21,7 @@ Mask = Bool[Array, "..."] | None
 def attention_weights(
     q: Float[Array, "b q heads d"], k: Float[Array, "b k heads d"], *, bias: Bias = None, mask: Mask = None
 ) -> Float[Array, "b heads q k"]:
-    """Computes softmax(q kᵀ / sqrt(d) + bias) in float32 (Vaswani et al. 2017, eq. 1).
+    """Computes softmax(q kᵀ / sqrt(d) + bias), in float32 at least (Vaswani et al. 2017, eq. 1).
 
     Args:
         q: queries.
@@ -31,7 +29,8 @@ def attention_weights(
         bias: added to the scores; broadcasts to the result's shape.
         mask: True where a query may attend; broadcasts to the result's shape.
     """
-    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    dtype = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=dtype) * q.shape[-1] ** -0.5
     if bias is not None:
         scores += bias
     if mask is not None:

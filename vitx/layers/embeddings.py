@@ -1,4 +1,7 @@
-"""From video to tokens: tubelets, prefix tokens, positions."""
+"""From video to tokens: tubelets, prefix tokens, positions.
+
+In shapes: b batch, t h w c the video, n tokens (m with prefix tokens), d width.
+"""
 
 import math
 from typing import Literal
@@ -10,8 +13,8 @@ from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from vitx.layers.attention import DType
 from vitx.layers.layouts import Grid
+from vitx.layers.types import DType
 
 Size = int | tuple[int, int]
 
@@ -31,7 +34,7 @@ def token_grid(num_frames: int, image_size: Size, tubelet_size: tuple[int, int, 
     if min(*clip, *tubelet_size) < 1 or any(size % step for size, step in zip(clip, tubelet_size, strict=True)):
         raise ValueError(
             f"a tubelet of {tubelet_size} (frames, height, width) does not divide a clip of {clip}; "
-            "change num_frames, image_size or tubelet_size so that each is a multiple"
+            "set num_frames and image_size to multiples of tubelet_size"
         )
     t, h, w = (size // step for size, step in zip(clip, tubelet_size, strict=True))
     return t, h, w
@@ -42,22 +45,21 @@ def check_video(video: Array, num_frames: int, image_size: Size) -> None:
     expected = (num_frames, *height_and_width(image_size), 3)
     if video.ndim != 5 or video.shape[1:] != expected:
         raise ValueError(
-            f"video has shape {list(video.shape)}; this model was made for [batch, frames, height, width, channels] "
-            f"= [batch, {', '.join(map(str, expected))}]. Other frames and sizes are chosen when it is made: "
-            "num_frames=..., image_size=..."
+            f"video has shape {list(video.shape)}; this model expects [batch, frames, height, width, channels] = "
+            f"[batch, {', '.join(map(str, expected))}]: create it with num_frames and image_size of the video"
         )
 
 
 class TubeletEmbedding(nn.Module):
     """Projects non-overlapping tubelets to tokens (ViViT, section 3.2); a tubelet of one frame is a patch.
 
-    The kernel has the shape of the 3D convolution that this is, [t, h, w, channels, width]; computed as one
-    matrix product, which every platform does fast.
+    The kernel has the shape of a 3D convolution's, [t, h, w, channels, width]; it is computed as one matrix product,
+    which is fast on every platform.
 
     Attributes:
         width: size of a token.
         tubelet_size: (t, h, w) in frames and pixels.
-        dtype: computations' type; parameters are float32.
+        dtype: type of the computations; parameters are float32.
     """
 
     width: int
@@ -65,9 +67,7 @@ class TubeletEmbedding(nn.Module):
     dtype: DType = "float32"
 
     @nn.compact
-    def __call__(
-        self, video: Float[Array, "batch frames height width_px channels"]
-    ) -> Float[Array, "batch tokens width"]:
+    def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b n d"]:
         t, h, w = self.tubelet_size
         channels = video.shape[-1]
         kernel = self.param(
@@ -83,18 +83,18 @@ PositionKind = Literal["learned", "sinusoidal"]
 
 
 class Positions(nn.Module):
-    """Prepends learned prefix (class) tokens and adds positions to all (ViViT, eq. 1).
+    """Prepends learned prefix (class) tokens and adds positions to all tokens (ViViT, eq. 1).
 
     Attributes:
         prefix: number of class tokens, 0 or 1.
-        kind: "learned", one vector for each token; or "sinusoidal", fixed, nothing for the class token.
+        kind: "learned", one vector for each token; or "sinusoidal", fixed, zero for the class token.
     """
 
     prefix: int = 1
     kind: PositionKind = "learned"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch tokens width"]) -> Float[Array, "*batch prefix_and_tokens width"]:
+    def __call__(self, x: Float[Array, "*b n d"]) -> Float[Array, "*b m d"]:
         tokens, width = x.shape[-2:]
         if self.kind == "sinusoidal":
             x = x + jnp.asarray(sinusoids(tokens, width), x.dtype)
@@ -108,7 +108,7 @@ class Positions(nn.Module):
 
 
 class SpaceTimePositions(nn.Module):
-    """Prepends a class token, adds learned positions in space to all and in time to the grid (TimeSformer, eq. 1).
+    """Prepends a class token, adds positions in space to all tokens and in time to the grid (TimeSformer, eq. 1).
 
     Attributes:
         grid: (t, h, w) of the tokens.
@@ -119,7 +119,7 @@ class SpaceTimePositions(nn.Module):
     prefix: int = 1
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch prefix_and_tokens width"]:
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b m d"]:
         (t, h, w), width = self.grid, x.shape[-1]
         space = self.param("positions", nn.initializers.normal(0.02), (1, self.prefix + h * w, width)).astype(x.dtype)
         time = self.param("time_positions", nn.initializers.normal(0.02), (1, t, width)).astype(x.dtype)
@@ -128,67 +128,57 @@ class SpaceTimePositions(nn.Module):
         return prepend(x, None if token is None else token.astype(x.dtype) + space[:, : self.prefix])
 
 
-def prepend(
-    x: Float[Array, "*batch tokens width"], prefix: Float[Array, "1 prefix width"] | None
-) -> Float[Array, "*batch prefix_and_tokens width"]:
-    """Returns the tokens of every clip after the same prefix tokens."""
+def prepend(x: Float[Array, "*b n d"], prefix: Float[Array, "1 prefix d"] | None) -> Float[Array, "*b m d"]:
+    """Returns the same prefix tokens followed by the tokens of every clip."""
     if prefix is None:
         return x
     prefix = jnp.broadcast_to(prefix.astype(x.dtype), (*x.shape[:-2], *prefix.shape[1:]))
     return jnp.concatenate([prefix, x], axis=-2)
 
 
-def sinusoids(tokens: int, width: int) -> Float[np.ndarray, "tokens width"]:
+def sinusoids(tokens: int, width: int) -> Float[np.ndarray, "n d"]:
     """Returns sin and cos of i / 10000^(2j / width), alternating over the width (Vaswani et al. 2017, section 3.5)."""
     angles = np.arange(tokens)[:, None] / 10000 ** (2 * (np.arange(width) // 2) / width)
     return np.where(np.arange(width) % 2, np.cos(angles), np.sin(angles)).astype(np.float32)
 
 
-def sample_uniformly(
-    video: Float[Array, "batch frames height width channels"], num_frames: int
-) -> Float[Array, "batch num_frames height width channels"]:
-    """Returns frames from the middle of as many equal spans of the clip (ViViT, section 3.2)."""
+def sample_uniformly(video: Float[Array, "b t h w c"], num_frames: int) -> Float[Array, "b frames h w c"]:
+    """Returns the middle frames of `num_frames` equal spans of the clip (ViViT, section 3.2)."""
     if num_frames == video.shape[1]:
         return video
     indices = (np.arange(num_frames) + 0.5) * video.shape[1] / num_frames
     return video[:, indices.astype(int)]
 
 
-def frames_apart(
-    x: Float[Array, "batch tokens width"], frames: int, prefix: int
-) -> Float[Array, "batch times tokens_of_time width"]:
-    """Gives time an axis of its own; of the prefix tokens, `prefix` belong to each time index."""
-    ahead, tokens = x[:, : frames * prefix], x[:, frames * prefix :]
-    return jnp.concatenate([rearrange(part, "b (t n) d -> b t n d", t=frames) for part in (ahead, tokens)], axis=2)
+def split_frames(x: Float[Array, "b n d"], frames: int, prefix: int) -> Float[Array, "b t m d"]:
+    """Gives time an axis of its own; `prefix` of the prefix tokens belong to each time index."""
+    parts = x[:, : frames * prefix], x[:, frames * prefix :]
+    return jnp.concatenate([rearrange(part, "b (t n) d -> b t n d", t=frames) for part in parts], axis=2)
 
 
-def frames_together(
-    x: Float[Array, "batch times tokens_of_time width"], prefix: int
-) -> Float[Array, "batch tokens width"]:
-    """Inverse of `frames_apart`: all prefix tokens first, then the grid, time-major."""
-    return jnp.concatenate(
-        [rearrange(part, "b t n d -> b (t n) d") for part in (x[:, :, :prefix], x[:, :, prefix:])], axis=1
-    )
+def merge_frames(x: Float[Array, "b t m d"], prefix: int) -> Float[Array, "b n d"]:
+    """Inverts `split_frames`: all prefix tokens come first, then the grid, time-major."""
+    parts = x[:, :, :prefix], x[:, :, prefix:]
+    return jnp.concatenate([rearrange(part, "b t n d -> b (t n) d") for part in parts], axis=1)
 
 
-def kept(
-    x: Float[Array, "batch tokens width"], keep: Int[Array, "batch visible"] | None, prefix: int
-) -> Float[Array, "batch prefix_and_visible width"]:
-    """Returns the prefix tokens and those of the grid that `keep` numbers; all where it is None."""
+def gather_tokens(x: Float[Array, "b n d"], keep: Int[Array, "b visible"] | None, prefix: int) -> Float[Array, "b m d"]:
+    """Returns the prefix tokens and the tokens of the grid with indices `keep`, or all tokens if it is None."""
     if keep is None:
         return x
     return jnp.concatenate([x[:, :prefix], jnp.take_along_axis(x[:, prefix:], keep[..., None], axis=1)], axis=1)
 
 
-def resized_positions(
-    table: Float[np.ndarray, "1 tokens width"], prefix: int, old: Grid, new: Grid
-) -> Float[np.ndarray, "1 new_tokens width"]:
-    """Interpolates a table of positions from one grid to another, in time (linear) and in space (cubic) apart.
+def resize_positions(
+    table: Float[np.ndarray, "1 n d"], prefix: int, old: Grid, new: Grid
+) -> Float[np.ndarray, "1 m d"]:
+    """Interpolates a table of positions from one grid to another: linearly in time, then cubically in space.
 
     Args:
-        prefix: class tokens ahead, which stay as they are.
+        table: positions of the prefix tokens, then of the grid.
+        prefix: number of prefix tokens, whose positions stay as they are.
         old: (t, h, w) of the table.
-        new: (t, h, w) wanted.
+        new: (t, h, w) of the result.
     """
     width = table.shape[-1]
     grid = jnp.asarray(table[:, prefix:]).reshape(*old, width)

@@ -1,4 +1,4 @@
-"""The last step of every model: pooled features to logits."""
+"""The last step of every model: pooled features to logits. In shapes: b batch, d width."""
 
 from collections.abc import Iterable
 
@@ -14,7 +14,7 @@ def classes_of(num_classes: NumClasses, heads: Iterable[str]) -> dict[str, int]:
 
 
 def check_classes(num_classes: NumClasses) -> None:
-    """Raises ValueError unless a model can have such heads."""
+    """Raises ValueError if no model can have such heads."""
     heads = num_classes if isinstance(num_classes, tuple) else (("", num_classes),)
     least = 1 if isinstance(num_classes, tuple) else 0
     if not heads or len(dict(heads)) < len(heads) or min(classes for _, classes in heads) < least:
@@ -25,7 +25,7 @@ def check_classes(num_classes: NumClasses) -> None:
 
 
 class Head(nn.Module):
-    """A linear classifier, zero at first; or one for each name; or none.
+    """A linear classifier that starts at zero, or one for each name, or none.
 
     Attributes:
         num_classes: an int; 0 for the features themselves; (("verb", 97), ("noun", 300)) for logits by name.
@@ -34,11 +34,9 @@ class Head(nn.Module):
     num_classes: NumClasses
 
     @nn.compact
-    def __call__(
-        self, features: Float[Array, "batch width"]
-    ) -> Float[Array, "batch outputs"] | dict[str, Float[Array, "batch _"]]:
-        def dense(classes: int, name: str) -> Float[Array, "batch outputs"]:
-            # float32 whatever the model computes in: a loss over many classes needs the digits
+    def __call__(self, features: Float[Array, "b d"]) -> Float[Array, "b classes"] | dict[str, Float[Array, "b _"]]:
+        def dense(classes: int, name: str) -> Float[Array, "b classes"]:
+            # float32 whatever the model computes in: a loss over many classes needs the precision
             return nn.Dense(classes, dtype="float32", kernel_init=nn.initializers.zeros, name=name)(features)
 
         if isinstance(self.num_classes, tuple):

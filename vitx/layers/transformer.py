@@ -1,4 +1,7 @@
-"""The pre-norm Transformer encoder: MLP, stochastic depth, block and stack."""
+"""The pre-norm Transformer encoder: MLP, stochastic depth, block and stack.
+
+In shapes: b batch, n tokens, d width.
+"""
 
 import functools
 from collections.abc import Callable
@@ -9,9 +12,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vitx.layers.attention import DType, SelfAttention
+from vitx.layers.attention import SelfAttention
 from vitx.layers.layouts import LAYOUTS, Grid
 from vitx.layers.partition import HEADS, constrain_activations, merge_time, num_time_chunks, split_time
+from vitx.layers.types import DType
 
 Activation = Literal["gelu_tanh", "gelu"]
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -19,25 +23,25 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
 }
 
-
-REMATERIALISATION: dict[str, Callable[..., bool] | None] = {
-    "all": None,
-    "all_but_products": jax.checkpoint_policies.dots_saveable,
-    "all_but_projections": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
+RematPolicy = Literal["nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable"]
 
 
 def stochastic_depth(
-    x: Float[Array, "*batch tokens width"], rate: float | Float[Array, ""], key: Array, rows: int = 1
-) -> Float[Array, "*batch tokens width"]:
-    """Drops whole rows of the batch with probability `rate`, and divides the others by 1 - rate.
-
-    Huang et al. 2016, rescaled so that the expectation stays.
+    x: Float[Array, "*b n d"], rate: float | Float[Array, ""], key: Array, *, per_frame: bool = False
+) -> Float[Array, "*b n d"]:
+    """Drops residual branches at random and rescales the others (Huang et al. 2016).
 
     Args:
-        rows: leading axes whose elements are dropped on their own: 1 drops clips, 2 their times.
+        x: branch output, [batch, tokens, width], or [batch, frames, tokens, width].
+        rate: probability of dropping a branch, in [0, 1).
+        key: PRNG key.
+        per_frame: drop the branch of each frame independently; by default that of a whole clip.
+
+    Returns:
+        An array like `x`. Branches that stay are divided by 1 - rate, so the expectation is unchanged.
     """
-    keep = jax.random.bernoulli(key, 1 - rate, x.shape[:rows] + (1,) * (x.ndim - rows))
+    independent = x.ndim - 2 if per_frame else 1
+    keep = jax.random.bernoulli(key, 1 - rate, x.shape[:independent] + (1,) * (x.ndim - independent))
     return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
 
 
@@ -47,8 +51,8 @@ class MlpBlock(nn.Module):
     Attributes:
         mlp_dim: width of the hidden layer.
         activation: name in `ACTIVATIONS`.
-        dropout_rate: after each layer.
-        dtype: computations' type; parameters are float32.
+        dropout_rate: probability of dropout after each layer.
+        dtype: type of the computations; parameters are float32.
     """
 
     mlp_dim: int
@@ -57,7 +61,7 @@ class MlpBlock(nn.Module):
     dtype: DType = "float32"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch tokens width"], *, train: bool) -> Float[Array, "*batch tokens width"]:
+    def __call__(self, x: Float[Array, "*b n d"], *, train: bool) -> Float[Array, "*b n d"]:
         dense = functools.partial(
             nn.Dense,
             dtype=self.dtype,
@@ -74,20 +78,20 @@ class MlpBlock(nn.Module):
 class EncoderBlock(nn.Module):
     """Pre-norm block: x + attention(norm(x)) for each layout in turn, then x + mlp(norm(x)) (ViViT, eq. 2 and 3).
 
-    With several layouts prefix tokens take part in the last attention only (TimeSformer, section 3). `chunks` of time,
-    where there are several, are an axis after the batch's (`vitx.layers.partition`).
+    With several layouts, prefix tokens take part in the last attention only (TimeSformer, section 3). Several `chunks`
+    of time are an axis after the batch's (`vitx.layers.partition`).
 
     Attributes:
         num_heads: attention heads.
         mlp_dim: width of the MLP's hidden layer.
-        layouts: which tokens attend to which, one attention after the other.
-        dropout_rate: after attention and in the MLP.
+        layouts: names of the layouts, one attention for each.
+        dropout_rate: probability of dropout after attention and in the MLP.
         layer_norm_eps: added to the variance.
-        activation: of the MLP.
+        activation: activation of the MLP; a name in `ACTIVATIONS`.
         qkv_bias: whether query, key and value have a bias.
-        zero_init: whether every attention but the last starts as nothing: its last projection is zero.
+        zero_init: whether the last projection of every attention but the last starts at zero.
         projected: whether a dense layer follows every attention but the last (TimeSformer's temporal_fc).
-        dtype: computations' type; parameters are float32.
+        dtype: type of the computations; parameters are float32.
     """
 
     num_heads: int
@@ -104,44 +108,43 @@ class EncoderBlock(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "*batch tokens width"],
+        x: Float[Array, "*b n d"],
         *,
         grid: Grid,
         prefix: int = 0,
         chunks: int = 1,
         train: bool,
         drop_path_rate: float | Float[Array, ""] = 0.0,
-    ) -> Float[Array, "*batch tokens width"]:
+    ) -> Float[Array, "*b n d"]:
         norm = functools.partial(nn.LayerNorm, epsilon=self.layer_norm_eps, dtype=self.dtype)
 
-        def drop_path(branch: Float[Array, "*batch _ width"]) -> Float[Array, "*batch _ width"]:
+        def drop_path(branch: Float[Array, "*b _ d"]) -> Float[Array, "*b _ d"]:
             if not train or (isinstance(drop_path_rate, float) and drop_path_rate == 0):
                 return branch
-            rows = x.ndim - 2 if chunks == 1 else 1  # chunks are of one clip
-            return stochastic_depth(branch, drop_path_rate, self.make_rng("drop_path"), rows)
+            per_frame = x.ndim == 4 and chunks == 1  # chunks of time belong to one clip
+            return stochastic_depth(branch, drop_path_rate, self.make_rng("drop_path"), per_frame=per_frame)
 
         for layout in self.layouts:
-            last = layout == self.layouts[-1]
+            is_last = layout == self.layouts[-1]
             name = "attention" if len(self.layouts) == 1 else f"{layout}_attention"
-            split = 0 if last else prefix
-            ahead, tokens = x[..., :split, :], x[..., split:, :]
+            num_skipped = 0 if is_last else prefix
+            skipped, tokens = x[..., :num_skipped, :], x[..., num_skipped:, :]
             attention = SelfAttention(
-                num_heads=self.num_heads,
-                layout=layout,
-                qkv_bias=self.qkv_bias,
-                zero_init=self.zero_init and not self.projected and not last,
+                self.num_heads,
+                layout,
+                self.qkv_bias,
+                zero_init=self.zero_init and not self.projected and not is_last,
                 dtype=self.dtype,
                 name=name,
             )
-            seen = {"grid": grid, "prefix": prefix - split, "chunks": chunks}
-            branch = attention(norm(name=f"{name}_norm")(tokens), **seen)
+            normalised = norm(name=f"{name}_norm")(tokens)
+            branch = attention(normalised, grid=grid, prefix=prefix - num_skipped, chunks=chunks)
             branch = drop_path(nn.Dropout(self.dropout_rate, deterministic=not train)(branch))
-            if self.projected and not last:
+            if self.projected and not is_last:
                 kernel_init = nn.initializers.zeros if self.zero_init else nn.initializers.xavier_uniform()
-                branch = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=kernel_init, name=f"{layout}_dense")(
-                    branch
-                )
-            x = constrain_activations(jnp.concatenate([ahead, tokens + branch], axis=-2))
+                project = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=kernel_init, name=f"{layout}_dense")
+                branch = project(branch)
+            x = constrain_activations(jnp.concatenate([skipped, tokens + branch], axis=-2))
 
         mlp = MlpBlock(self.mlp_dim, self.activation, self.dropout_rate, self.dtype, name="mlp")
         return constrain_activations(x + drop_path(mlp(norm(name="mlp_norm")(x), train=train)))
@@ -150,37 +153,43 @@ class EncoderBlock(nn.Module):
 class Encoder(nn.Module):
     """A stack of encoder blocks and a final layer norm.
 
-    Parameters are always those of the blocks one by one, block_0, block_1, ...; to scan over the blocks they are
-    stacked on the way, so that optimisers, checkpoints and averages never see the stack.
+    Parameters are listed by block: block_0, block_1, ... Scanning stacks them inside the call only, so optimisers,
+    checkpoints and averages never see the stack.
 
     Attributes:
         num_layers: number of blocks.
-        block: what every block is like.
+        block: settings of every block.
         drop_path_rate: stochastic depth of the last block, growing linearly from 0.
-        scan_layers: whether the blocks are compiled once and looped over, instead of one after the other.
-        rematerialise: what backward passes compute again instead of keeping: a name in `REMATERIALISATION`.
+        scan_layers: whether the blocks are compiled once and looped over, instead of one by one.
+        remat_policy: name of the policy in `jax.checkpoint_policies` for what the backward pass keeps; None keeps
+            everything.
     """
 
     num_layers: int
     block: EncoderBlock
     drop_path_rate: float = 0.0
     scan_layers: bool = False
-    rematerialise: str | None = None
+    remat_policy: RematPolicy | None = None
 
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "*batch tokens width"],
+        x: Float[Array, "*b n d"],
         *,
         grid: Grid,
         prefix: int = 0,
         train: bool,
         before_norm: Callable[[Array], Array] = lambda x: x,
-    ) -> Float[Array, "*_ width"]:
-        """`before_norm` is applied between the last block and the final norm.
+    ) -> Float[Array, "*_ d"]:
+        """Returns the tokens after all blocks and the final norm.
 
-        Where the times of clips are apart, [batch, times, tokens, width], each is dropped on its own by stochastic
-        depth.
+        Args:
+            x: [batch, tokens, width], or [batch, times, tokens, width] if every time index is encoded alone;
+                stochastic depth then drops each on its own.
+            grid: (t, h, w) of the tokens that attend to one another.
+            prefix: number of prefix tokens.
+            train: whether dropout and stochastic depth apply.
+            before_norm: applied between the last block and the final norm.
         """
         recording = self.is_mutable_collection("intermediates")
         rates = [self.drop_path_rate * i / max(self.num_layers - 1, 1) for i in range(self.num_layers)]
@@ -189,15 +198,15 @@ class Encoder(nn.Module):
             x, grid = split_time(x, chunks, prefix), (grid[0] // chunks, *grid[1:])
         x = constrain_activations(x)
         arguments = {"grid": grid, "prefix": prefix, "chunks": chunks, "train": train}
-        # one by one where parameters are made, or attention is recorded for each block
+        # a scan creates no parameters for single blocks, and sows no attention for each of them
         if self.scan_layers and not self.is_initializing() and not recording:
             x = self._scanned(x, rates, arguments)
         else:
             for i, rate in enumerate(rates):
                 block = self.block.copy(name=f"block_{i}")
                 run = functools.partial(EncoderBlock.__call__, drop_path_rate=rate, **arguments)
-                if self.rematerialise is not None:
-                    run = nn.remat(run, policy=REMATERIALISATION[self.rematerialise])
+                if self.remat_policy is not None:
+                    run = nn.remat(run, policy=getattr(jax.checkpoint_policies, self.remat_policy))
                 x = run(block, x)
         x = merge_time(x, prefix) if chunks > 1 else x
         return nn.LayerNorm(epsilon=self.block.layer_norm_eps, dtype=self.block.dtype, name="norm")(before_norm(x))
@@ -211,10 +220,12 @@ class Encoder(nn.Module):
 
         def body(x: Array, layer: tuple[Any, Any, Any]) -> tuple[Array, None]:
             params, rate, rngs = layer
-            rate = rate if self.drop_path_rate else 0.0
+            rate = rate if self.drop_path_rate else 0.0  # a static zero draws no random numbers
             return block.apply({"params": params}, x, rngs=rngs, drop_path_rate=rate, **arguments), None
 
-        if self.rematerialise is not None:
-            body = jax.checkpoint(body, policy=REMATERIALISATION[self.rematerialise], prevent_cse=False)
+        if self.remat_policy is not None:
+            # a scan needs no barrier against common-subexpression elimination, which would only cost time
+            policy = getattr(jax.checkpoint_policies, self.remat_policy)
+            body = jax.checkpoint(body, policy=policy, prevent_cse=False)
         x, _ = jax.lax.scan(body, x, (stacked, jnp.asarray(rates), keys))
         return x

@@ -1,14 +1,12 @@
-"""Named variants of every family, found and made by name."""
+"""Named variants of every family, found and created by name."""
 
 import fnmatch
 from typing import Any
 
-import jax
 from flax import linen as nn
 
 from vitx.configuration import override
 from vitx.errors import UserError, closest
-from vitx.layers.convolution import FASTEST
 from vitx.layers.head import NumClasses
 from vitx.models import (
     bottleneck,
@@ -22,7 +20,17 @@ from vitx.models import (
     vivit,
     x3d,
 )
+from vitx.models.base import TokenModel, VideoModel, resolve_implementation
 from vitx.plugins import Registry
+
+__all__ = [
+    "VARIANTS",
+    "TokenModel",
+    "VideoModel",
+    "create_model",
+    "list_models",
+    "resolve_implementation",
+]
 
 FAMILIES = (vivit, timesformer, resnet3d, s3d, bottleneck, slowfast, x3d, frames, convlstm, forecaster)
 VARIANTS: Registry[nn.Module] = Registry(
@@ -40,9 +48,9 @@ def create_model(name: str, *, num_classes: NumClasses = 400, **fields: Any) -> 
 
     Args:
         name: one of `list_models()`.
-        num_classes: an int; 0 for pooled features; (("verb", 97), ("noun", 300)) for a dictionary of logits. A model
-            that does not classify has none.
-        fields: num_frames=16, image_size=(180, 320), ...
+        num_classes: an int; 0 for pooled features; (("verb", 97), ("noun", 300)) for a dictionary of logits. Ignored
+            by models that do not classify.
+        fields: settings to replace, such as num_frames=16, image_size=(180, 320).
 
     Raises:
         UserError: no such model or field, a value of the wrong type, or a shape that the model cannot have.
@@ -51,14 +59,3 @@ def create_model(name: str, *, num_classes: NumClasses = 400, **fields: Any) -> 
         raise UserError(f"there is no model {name}{closest(name, VARIANTS)} `vitx models` lists them")
     heads = {"num_classes": num_classes} if hasattr(VARIANTS[name], "num_classes") else {}
     return override(VARIANTS[name], heads | fields)
-
-
-def on_device(model: nn.Module, device: jax.Device) -> nn.Module:
-    """Returns the model with its `implementation` settled, where that is "auto", for the device that it will run on.
-
-    Args:
-        device: one of the mesh: what this process runs on says nothing, for it may compile for others.
-    """
-    if getattr(model, "implementation", None) != "auto":
-        return model
-    return model.copy(implementation=FASTEST.get(device.platform, "reference"))

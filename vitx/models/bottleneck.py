@@ -11,7 +11,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vitx.configuration import register, setting
-from vitx.layers.convolution import ConvolutionUnit, Triple, average_windows, max_pool
+from vitx.layers.convolution import ConvolutionUnit, average_windows, max_pool
+from vitx.layers.types import Triple
 from vitx.models.cnn import Stage, WindowedCNN
 
 R50, R101 = (3, 4, 6, 3), (3, 4, 23, 3)
@@ -24,10 +25,10 @@ class Bottleneck(nn.Module):
     Attributes:
         width: output channels.
         temporal_size: frames that the first convolution extends over.
-        kernel_size: of the middle convolution.
-        stride: of the middle convolution.
-        depthwise: whether the middle convolution sees each channel alone.
-        unit: what all convolutions share.
+        kernel_size: kernel of the middle convolution.
+        stride: stride of the middle convolution.
+        depthwise: whether the middle convolution is depthwise.
+        unit: settings that all convolutions share.
         factorised: whether the middle convolution is two, along time and then over space.
     """
 
@@ -40,9 +41,7 @@ class Bottleneck(nn.Module):
     factorised: bool = False
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch frames height width_px channels"], *, train: bool
-    ) -> Float[Array, "batch frames_out height_out width_px_out width"]:
+    def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b to ho wo o"]:
         inner = self.unit.copy(width=self.width // 4)
         outer = self.unit.copy(width=self.width, relu=False)
         groups = inner.width if self.depthwise else 1
@@ -88,15 +87,15 @@ class BottleneckResNet(WindowedCNN):
 
     Attributes:
         depths: blocks of each stage.
-        stem_frames: that the stem's kernel extends over.
+        stem_frames: frames that the stem's kernel extends over.
         temporal_sizes: for each stage, frames that the first convolutions of its blocks extend over, in turn.
-        kernel_size: of the middle convolutions.
-        depthwise: whether these see each channel alone (CSN, section 3.2, interaction-reduced).
-        factorised: whether these are two, along time and then over space.
+        kernel_size: kernel of the middle convolutions.
+        depthwise: whether the middle convolutions are depthwise (CSN, section 3.2, interaction-reduced).
+        factorised: whether the middle convolutions are two, along time and then over space.
         stem_pooling: whether the stem's maps are pooled; if not, the first stage halves resolution as the others do.
-        temporal_strides: of each stage.
-        pooled_frames: of which the largest is kept after the first stage; 1 keeps all.
-        Others: as `WindowedCNN`.
+        temporal_strides: stride of each stage along time.
+        pooled_frames: size of the max pooling along time after the first stage; 1 pools nothing.
+        See `WindowedCNN` for inherited fields.
     """
 
     depths: tuple[int, int, int, int] = R50
@@ -111,13 +110,11 @@ class BottleneckResNet(WindowedCNN):
 
     @property
     def strides(self) -> Triple:
-        """Frames, rows and columns of the clip for one of the last feature map."""
+        """Frames, rows and columns of the video for one place of the last feature map."""
         return self.pooled_frames * math.prod(self.temporal_strides), 32, 32
 
     @nn.compact
-    def windows(
-        self, video: Float[Array, "batch frames height width 3"], *, train: bool
-    ) -> Float[Array, "batch t h w hidden"]:
+    def windows(self, video: Float[Array, "b t h w 3"], *, train: bool) -> Float[Array, "b to ho wo d"]:
         """Returns the average of the last feature maps in every window."""
         x = stem(self.unit, self.width, self.stem_frames, "stem")(video, train=train)
         if self.stem_pooling:

@@ -1,4 +1,7 @@
-"""Video classification by stacked convolutional LSTMs: a whole clip, or a stream of frames."""
+"""Video classification by stacked convolutional LSTMs: a whole clip, or a stream of frames.
+
+In shapes: b batch, t h w c the video, d width of features.
+"""
 
 from typing import Any
 
@@ -6,10 +9,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vitx.configuration import mutable_on_resume, register, setting
-from vitx.layers.convlstm import ConvLSTMCell, State, advance, blank_states, patched
-from vitx.layers.convolution import DType, Implementation, Triple, at_least_float32
+from vitx.configuration import register, setting
+from vitx.layers.convlstm import ConvLSTMCell, State, step_cells, to_patches, zero_states
+from vitx.layers.convolution import Implementation
 from vitx.layers.head import Head, NumClasses, check_classes
+from vitx.layers.types import DType, Triple, promote_to_float32
+from vitx.models.base import AnyShape, Logits
 from vitx.models.streaming import RunningMean
 
 States = tuple[State, ...]
@@ -17,11 +22,11 @@ ClipState = tuple[States, RunningMean]
 
 
 def check_cells(model: Any) -> None:
-    """Raises ValueError unless stacked cells can have such `widths`, kernels and `patch`."""
+    """Raises ValueError if stacked cells cannot have such `widths`, kernels and `patch`."""
     if not model.widths or min(model.widths) < 1 or model.patch < 1 or min(model.clip) < 1:
         raise ValueError(
             f"widths is {model.widths}, patch {model.patch} and clip {model.clip}; expected at least one cell and "
-            "nothing less than 1"
+            "positive numbers"
         )
     for name in ("input_kernel", "state_kernel"):
         if getattr(model, name) % 2 != 1 or getattr(model, name) < 1:
@@ -29,7 +34,7 @@ def check_cells(model: Any) -> None:
 
 
 def check_frames(video: Array, channels: int, patch: int) -> None:
-    """Raises ValueError unless a video is [batch, frames, height, width, channels] of whole patches."""
+    """Raises ValueError if a video is not [batch, frames, height, width, channels] of whole patches."""
     if video.ndim != 5 or video.shape[-1] != channels or video.shape[1] < 1:
         raise ValueError(
             f"video has shape {list(video.shape)}; expected [batch, frames, height, width, channels] "
@@ -44,7 +49,7 @@ def check_frames(video: Array, channels: int, patch: int) -> None:
 
 
 def check_frame(frame: Array, states: States, channels: int, patch: int) -> None:
-    """Raises ValueError unless a frame of a stream is [batch, height, width, channels] as its states have them."""
+    """Raises ValueError if a frame of a stream is not [batch, height, width, channels] of its states' sizes."""
     if frame.ndim != 4:
         raise ValueError(f"frame has shape {list(frame.shape)}; expected [batch, height, width, {channels}]")
     check_frames(frame[:, None], channels, patch)
@@ -53,16 +58,16 @@ def check_frame(frame: Array, states: States, channels: int, patch: int) -> None
     if (batch, height, width) != (streams, rows * patch, columns * patch):
         raise ValueError(
             f"frame has shape {list(frame.shape)} and the state is of a batch of {streams} and of {rows * patch} x "
-            f"{columns * patch} pixels; it begins as init_state({batch}, ({height}, {width}))"
+            f"{columns * patch} pixels; start with init_state({batch}, ({height}, {width}))"
         )
 
 
 @register
-class ConvLSTM(nn.Module):
-    """Patches of frames, stacked cells, the average over frames and places of what the last cell shows, head.
+class ConvLSTM(AnyShape, nn.Module):
+    """Patches of frames, stacked cells, the average of the last hidden state over frames and places, head.
 
-    Takes clips of any length and of any whole number of patches. As a stream, `step` is one frame and `init_state`
-    what comes before the first; the state's size does not grow.
+    Takes clips of any length and of any whole number of patches. A `StreamingModel`: `step` is one frame, and the
+    state's size does not grow.
 
     Attributes:
         num_classes: an int; 0 for pooled features; (("verb", 97), ("noun", 300)) for a dictionary of logits.
@@ -70,11 +75,11 @@ class ConvLSTM(nn.Module):
         input_kernel: height and width of input-to-state kernels, odd.
         state_kernel: height and width of state-to-state kernels, odd.
         patch: height and width of the patches, in pixels.
-        forget_bias: added to forget gates; above 0, cells remember from the start.
-        dropout_rate: of the pooled features.
-        clip: (frames, height, width) that cost is counted of.
-        implementation: of convolutions, as in `VideoCNN`.
-        dtype: computations' type; parameters, what cells keep and pooled features are float32.
+        forget_bias: constant added to forget gates; above 0, cells remember from the start.
+        dropout_rate: probability of dropout of the pooled features.
+        clip: default input shape, (frames, height, width); used by `vitx cost`.
+        implementation: implementation of convolutions, as in `VideoCNN`.
+        dtype: type of the computations; parameters, cell states and pooled features are float32.
     """
 
     num_classes: NumClasses = setting(400, chosen_by_user=True)
@@ -84,15 +89,15 @@ class ConvLSTM(nn.Module):
     patch: int = 4
     forget_bias: float = setting(1.0, changes_function=True)
     dropout_rate: float = setting(0.0, chosen_by_user=True)
-    clip: Triple = mutable_on_resume((16, 64, 64))
-    implementation: Implementation = mutable_on_resume("auto")
+    clip: Triple = setting((16, 64, 64), mutable_on_resume=True)
+    implementation: Implementation = setting("auto", mutable_on_resume=True)
     dtype: DType = setting("float32", chosen_by_user=True)
 
     def __post_init__(self):
         check_classes(self.num_classes)
         check_cells(self)
         if not 0 <= self.dropout_rate < 1:
-            raise ValueError(f"dropout_rate is {self.dropout_rate}; expected a share from 0 to less than 1")
+            raise ValueError(f"dropout_rate is {self.dropout_rate}; expected a probability in [0, 1)")
         super().__post_init__()
 
     def setup(self):
@@ -102,65 +107,55 @@ class ConvLSTM(nn.Module):
         self.dropout = nn.Dropout(self.dropout_rate)
         self.head = Head(self.num_classes)
 
-    def position_tables(self) -> dict:
-        """Returns {}: a convolution needs no positions, and takes other shapes as it is."""
-        return {}
-
     def init_state(self, batch: int, size: tuple[int, int] | None = None) -> ClipState:
-        """Returns (the cells' states, the average of no features), both of no frame yet.
+        """Returns (the cells' states, the average of the features) before the first frame.
 
         Args:
-            batch: streams side by side.
-            size: (height, width) of frames in pixels; None is that of `clip`.
+            batch: number of streams.
+            size: (height, width) of frames in pixels; None takes that of `clip`.
         """
         height, width = size or self.clip[1:]
-        states = blank_states(self.widths, (batch, height // self.patch, width // self.patch), self.dtype)
-        return states, RunningMean.of_nothing(batch, self.widths[-1], jnp.promote_types(self.dtype, jnp.float32))
+        states = zero_states(self.widths, (batch, height // self.patch, width // self.patch), self.dtype)
+        return states, RunningMean.zeros(batch, self.widths[-1], jnp.promote_types(self.dtype, jnp.float32))
 
-    def step(
-        self, frame: Float[Array, "*batch height width channels"], state: ClipState
-    ) -> tuple[Float[Array, "batch outputs"] | dict[str, Float[Array, "batch _"]], ClipState]:
-        """Returns (logits of all frames so far, the state for the next).
+    def step(self, frame: Float[Array, "*b h w c"], state: ClipState) -> tuple[Logits, ClipState]:
+        """Returns (logits of all frames so far, the state for the next frame).
 
         Raises:
-            ValueError: the frame is no [batch, height, width, 3] of the state's batch and size.
+            ValueError: the frame is not [batch, height, width, 3] of the state's batch and size.
         """
         check_frame(frame, state[0], 3, self.patch)
-        states, mean = self.seen(frame, state)
+        states, mean = self.encode_frame(frame, state)
         return self.head(mean.mean), (states, mean)
 
-    def seen(self, frame: Float[Array, "batch height width 3"], state: ClipState) -> ClipState:
+    def encode_frame(self, frame: Float[Array, "b h w 3"], state: ClipState) -> ClipState:
         """Returns the state after one more frame."""
         states, mean = state
-        states = advance(self.cell, patched(frame, self.patch), states)
-        shown, _ = states[-1]
-        return states, mean.add(jnp.mean(at_least_float32(shown), axis=(1, 2))[:, None])
+        states = step_cells(self.cell, to_patches(frame, self.patch), states)
+        h, _ = states[-1]
+        return states, mean.add(jnp.mean(promote_to_float32(h), axis=(1, 2))[:, None])
 
-    def features(
-        self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
-    ) -> Float[Array, "batch hidden"]:
-        """Returns one vector for each clip: what the head classifies.
+    def features(self, video: Float[Array, "b t h w c"], *, train: bool = False) -> Float[Array, "b d"]:
+        """Returns one vector for each clip, which the head classifies.
 
         Raises:
-            ValueError: the video is no [batch, frames, height, width, 3], or no whole number of patches.
+            ValueError: the video is not [batch, frames, height, width, 3] of a whole number of patches.
         """
         check_frames(video, 3, self.patch)
-        _, mean = over_frames(self, video, self.init_state(len(video), video.shape[2:4]))
+        _, mean = scan_frames(self, video, self.init_state(len(video), video.shape[2:4]))
         return mean.mean
 
-    def __call__(
-        self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
-    ) -> Float[Array, "batch outputs"] | dict[str, Float[Array, "batch _"]]:
+    def __call__(self, video: Float[Array, "b t h w c"], *, train: bool = False) -> Logits:
         return self.head(self.dropout(self.features(video), deterministic=not train))
 
 
-def over_frames(model: Any, video: Float[Array, "batch frames height width channels"], state: Any) -> Any:
-    """Returns the state of a model after it has `seen` a video, one frame after the other."""
+def scan_frames(model: Any, video: Float[Array, "b t h w c"], state: Any) -> Any:
+    """Returns the state of a model after the frames of a video, by its `encode_frame`."""
 
-    def each(model: Any, state: Any, frame: Array) -> tuple[Any, None]:
-        return model.seen(frame, state), None
+    def encode(model: Any, state: Any, frame: Array) -> tuple[Any, None]:
+        return model.encode_frame(frame, state), None
 
-    scan = nn.scan(each, variable_broadcast="params", split_rngs={"params": False}, in_axes=1)
+    scan = nn.scan(encode, variable_broadcast="params", split_rngs={"params": False}, in_axes=1)
     return scan(model, state, video)[0]
 
 

@@ -1,7 +1,9 @@
-"""2D networks that see each frame alone: their average over frames, or a recurrent cell that reads them in order.
+"""2D networks that see every frame alone: their average over frames, or a recurrent cell that reads them in order.
 
 Average: temporal segment networks (TSN), Wang et al. 2016, arXiv:1608.00859, section 3.1. Recurrent: LRCN, Donahue et
 al. 2015, arXiv:1411.4389, section 4. ResNet-50 is torchvision's, whose 3x3 convolutions have the stride.
+
+In shapes: b batch, t h w c the video or maps, d width of features.
 """
 
 import dataclasses
@@ -13,7 +15,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vitx.configuration import register, setting
-from vitx.layers.convolution import ConvolutionUnit, Triple, at_least_float32, max_pool
+from vitx.layers.convolution import ConvolutionUnit, max_pool
+from vitx.layers.types import Triple, promote_to_float32
 from vitx.models.bottleneck import R50, bottlenecks, stem
 from vitx.models.cnn import Stage, VideoCNN
 from vitx.models.streaming import RunningMean, StreamingCNN
@@ -27,27 +30,25 @@ class Trunk:
 
     @property
     def stride(self) -> int:
-        """Rows and columns of a frame for one of the last maps."""
+        """Rows and columns of a frame for one place of the last maps."""
         raise NotImplementedError
 
     def channels(self, width: int) -> int:
         """Returns the channels of the last maps."""
         raise NotImplementedError
 
-    def maps(
-        self, x: Float[Array, "batch frames height width_px 3"], unit: ConvolutionUnit, *, train: bool
-    ) -> Float[Array, "batch frames h w channels"]:
-        """Returns the last maps; its layers, copies of the unit, become those of the module that calls."""
+    def maps(self, x: Float[Array, "b t h w 3"], unit: ConvolutionUnit, *, train: bool) -> Float[Array, "b t ho wo c"]:
+        """Returns the last maps. Called inside a compact module, which gets the layers, copies of the unit."""
         raise NotImplementedError
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class PlainTrunk(Trunk):
-    """In each stage a 3x3 convolution and the largest of 2x2 values; width doubles with each.
+    """In each stage a 3x3 convolution and 2x2 max pooling; width doubles with each stage.
 
     Attributes:
-        stages: how many.
+        stages: number of stages.
     """
 
     stages: int = 3
@@ -63,9 +64,7 @@ class PlainTrunk(Trunk):
     def channels(self, width: int) -> int:
         return width * 2 ** (self.stages - 1)
 
-    def maps(
-        self, x: Float[Array, "batch frames height width_px 3"], unit: ConvolutionUnit, *, train: bool
-    ) -> Float[Array, "batch frames h w channels"]:
+    def maps(self, x: Float[Array, "b t h w 3"], unit: ConvolutionUnit, *, train: bool) -> Float[Array, "b t ho wo c"]:
         for i in range(self.stages):
             block = unit.copy(width=unit.width * 2**i, kernel_size=(1, 3, 3))
             x = Stage((block,), name=f"stage_{i + 1}")(x, train=train)
@@ -79,7 +78,7 @@ class ResNetTrunk(Trunk):
     """A residual network of bottlenecks (He et al. 2016, arXiv:1512.03385, table 1).
 
     Attributes:
-        depths: blocks of each stage.
+        depths: number of blocks of each stage.
     """
 
     depths: tuple[int, int, int, int] = R50
@@ -95,9 +94,7 @@ class ResNetTrunk(Trunk):
     def channels(self, width: int) -> int:
         return 32 * width
 
-    def maps(
-        self, x: Float[Array, "batch frames height width_px 3"], unit: ConvolutionUnit, *, train: bool
-    ) -> Float[Array, "batch frames h w channels"]:
+    def maps(self, x: Float[Array, "b t h w 3"], unit: ConvolutionUnit, *, train: bool) -> Float[Array, "b t ho wo c"]:
         x = max_pool(stem(unit, unit.width, 1, "stem")(x, train=train), (1, 3, 3), (1, 2, 2))
         for i, depth in enumerate(self.depths):
             width, stride = 4 * unit.width * 2**i, (1, 2, 2) if i else (1, 1, 1)
@@ -113,36 +110,34 @@ class FrameCNN(StreamingCNN):
     For TSN itself the data gives one frame of each segment: `Data(temporal="segments")`.
 
     Attributes:
-        trunk: the network that sees the frames.
-        Others: as `VideoCNN`.
+        trunk: network that every frame passes through.
+        See `VideoCNN` for inherited fields.
     """
 
     trunk: Trunk = PlainTrunk()
 
     @property
     def strides(self) -> Triple:
-        """Frames, rows and columns of the clip for one of the last feature map."""
+        """Frames, rows and columns of the video for one place of the last feature map."""
         return 1, self.trunk.stride, self.trunk.stride
 
     @nn.compact
-    def maps(
-        self, video: Float[Array, "batch frames height width 3"], *, train: bool
-    ) -> Float[Array, "batch frames h w channels"]:
+    def maps(self, video: Float[Array, "b t h w 3"], *, train: bool) -> Float[Array, "b t ho wo c"]:
         """Returns the last feature maps of every frame, float32 at least."""
-        return at_least_float32(self.trunk.maps(video, self.unit.copy(width=self.width), train=train))
+        return promote_to_float32(self.trunk.maps(video, self.unit.copy(width=self.width), train=train))
 
     def running_mean(self, batch: int, hidden: int) -> RunningMean:
-        """Returns the average of no features yet."""
-        return RunningMean.of_nothing(batch, hidden, jnp.promote_types(self.dtype, jnp.float32))
+        """Returns the average of features before the first frame."""
+        return RunningMean.zeros(batch, hidden, jnp.promote_types(self.dtype, jnp.float32))
 
     def init_state(self, batch: int) -> RunningMean:
-        """Returns the average of no frames' features."""
+        """Returns the average of features before the first frame."""
         return self.running_mean(batch, self.trunk.channels(self.width))
 
     def advance(
-        self, video: Float[Array, "batch frames height width 3"], state: RunningMean, *, train: bool
-    ) -> tuple[Float[Array, "batch hidden"], RunningMean]:
-        """As `StreamingCNN.advance`."""
+        self, video: Float[Array, "b t h w 3"], state: RunningMean, *, train: bool
+    ) -> tuple[Float[Array, "b d"], RunningMean]:
+        """See `StreamingCNN.advance`."""
         state = state.add(jnp.mean(self.maps(video, train=train), axis=(2, 3)))
         return state.mean, state
 
@@ -156,11 +151,11 @@ class LRCN(FrameCNN):
     Attributes:
         recurrence: "lstm" (Hochreiter & Schmidhuber 1997, with a forget gate) or "gru" (Cho et al. 2014), as PyTorch
             defines them.
-        hidden_size: of the cell.
+        hidden_size: width of the cell's state.
         pooling: "mean" of the outputs of all time steps, or the "last".
-        grid: (rows, columns) of parts into which every map is divided; the cell reads the averages of all of them, and
-            so where something is. (1, 1) is the average over the whole frame.
-        Others: as `FrameCNN`.
+        grid: (rows, columns) of parts into which every map is divided. The cell reads the averages of all parts, and so
+            sees where something is; (1, 1) averages whole frames.
+        See `FrameCNN` for inherited fields.
     """
 
     recurrence: Literal["lstm", "gru"] = "lstm"
@@ -175,27 +170,27 @@ class LRCN(FrameCNN):
 
     @property
     def strides(self) -> Triple:
-        """Frames, rows and columns that a clip must have, for every part of the grid to have a value of its own."""
+        """Smallest (frames, rows, columns) of a clip, at which every part of the grid has a value of its own."""
         t, h, w = super().strides
         rows, columns = self.grid
         return t, rows * h, columns * w
 
     @property
     def cell(self) -> nn.RNNCellBase:
-        """What reads the features of one frame after the other."""
+        """The cell that reads the features frame by frame."""
         return CELLS[self.recurrence](self.hidden_size, dtype=self.dtype, parent=None)
 
     def init_state(self, batch: int) -> tuple[Any, RunningMean]:
-        """Returns (the cell's carry, the average of its outputs), both of no frame yet."""
+        """Returns (the cell's carry, the average of its outputs) before the first frame."""
         mean = self.running_mean(batch, self.hidden_size)
         cell = self.cell.copy(param_dtype=mean.mean.dtype, parent=None)
         carry = cell.initialize_carry(jax.random.key(0), mean.mean.shape)  # zeros, whatever the key
         return carry, mean
 
     def advance(
-        self, video: Float[Array, "batch frames height width 3"], state: tuple[Any, RunningMean], *, train: bool
-    ) -> tuple[Float[Array, "batch hidden"], tuple[Any, RunningMean]]:
-        """As `StreamingCNN.advance`."""
+        self, video: Float[Array, "b t h w 3"], state: tuple[Any, RunningMean], *, train: bool
+    ) -> tuple[Float[Array, "b d"], tuple[Any, RunningMean]]:
+        """See `StreamingCNN.advance`."""
         carry, mean = state
         parts = grid_averages(self.maps(video, train=train), self.grid)
         carry, outputs = self.recurrent(parts.reshape(*parts.shape[:2], -1), initial_carry=carry)
@@ -207,10 +202,8 @@ class LRCN(FrameCNN):
         self.recurrent = nn.RNN(self.cell, return_carry=True)
 
 
-def grid_averages(
-    x: Float[Array, "batch frames height width channels"], grid: tuple[int, int]
-) -> Float[Array, "batch frames rows columns channels"]:
-    """Averages of the parts into which maps are divided; the first are larger by one where a rest is left."""
+def grid_averages(x: Float[Array, "b t h w c"], grid: tuple[int, int]) -> Float[Array, "b t rows columns c"]:
+    """Returns averages over equal parts of maps; the first parts are larger by one if the division leaves a rest."""
     for axis, parts in zip((2, 3), grid, strict=True):
         x = jnp.stack([jnp.mean(part, axis) for part in jnp.array_split(x, parts, axis)], axis)
     return x

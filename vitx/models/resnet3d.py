@@ -6,7 +6,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vitx.configuration import register
-from vitx.layers.convolution import ConvolutionUnit, Triple, average_windows
+from vitx.layers.convolution import ConvolutionUnit, average_windows
+from vitx.layers.types import Triple
 from vitx.models.cnn import Stage, WindowedCNN
 
 Kernels = tuple[Triple, ...]  # one after the other; each strides along the axes that it extends over
@@ -17,9 +18,9 @@ class BasicBlock(nn.Module):
 
     Attributes:
         width: output channels.
-        kernels: of each of the two convolutions.
-        stride: of the first convolution.
-        unit: what all convolutions share.
+        kernels: kernels of each of the two convolutions.
+        stride: stride of the first convolution.
+        unit: settings that all convolutions share.
     """
 
     width: int
@@ -28,9 +29,7 @@ class BasicBlock(nn.Module):
     unit: ConvolutionUnit
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch frames height width_px channels"], *, train: bool
-    ) -> Float[Array, "batch frames_out height_out width_px_out width"]:
+    def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b to ho wo o"]:
         channels, shortcut = x.shape[-1], x
         # as many parameters as a kernel of 3 x 3 x 3 (section 3.5); the original takes the same for both convolutions
         between = 27 * channels * self.width // (9 * channels + 3 * self.width)
@@ -40,19 +39,19 @@ class BasicBlock(nn.Module):
                 x = self.unit.copy(
                     width=self.width if last else between,
                     kernel_size=kernel,
-                    stride=strided(kernel, stride),
+                    stride=strides_of(kernel, stride),
                     relu=not (last and number == 2),
                     name=f"conv_{number}{'abc'[part]}",
                 )(x, train=train)
         if self.stride > 1 or channels != self.width:
-            steps = (math.prod(each) for each in zip(*(strided(k, self.stride) for k in self.kernels), strict=True))
+            steps = (math.prod(axis) for axis in zip(*(strides_of(k, self.stride) for k in self.kernels), strict=True))
             shortcut = self.unit.copy(width=self.width, stride=tuple(steps), relu=False, name="shortcut")(
                 shortcut, train=train
             )
         return nn.relu(x + shortcut)
 
 
-def strided(kernel: Triple, stride: int) -> Triple:
+def strides_of(kernel: Triple, stride: int) -> Triple:
     """Returns the stride along each axis that the kernel extends over, and 1 along others."""
     t, h, w = (stride if size > 1 else 1 for size in kernel)
     return t, h, w
@@ -63,11 +62,12 @@ class ResNet3D(WindowedCNN):
     """A residual network of basic blocks.
 
     Attributes:
-        stem_kernels: of the stem.
-        stem_width: channels between the stem's kernels, where there are two.
-        kernels: of the convolutions in each stage; width doubles and, but for the first, resolution halves with each.
+        stem_kernels: kernels of the stem.
+        stem_width: channels between the stem's kernels if there are two.
+        kernels: kernels of the convolutions in each stage. Width doubles with each stage, and resolution halves with
+            each but the first.
         depths: blocks of each stage.
-        Others: as `WindowedCNN`.
+        See `WindowedCNN` for inherited fields.
     """
 
     stem_kernels: Kernels = ((3, 7, 7),)
@@ -78,22 +78,20 @@ class ResNet3D(WindowedCNN):
     def __post_init__(self):
         if not self.depths or len(self.depths) != len(self.kernels) or min(self.depths) < 1:
             raise ValueError(
-                f"depths is {self.depths} and kernels {self.kernels}; expected one of each for every stage, and at "
-                "least one block"
+                f"depths is {self.depths} and kernels {self.kernels}; expected a depth of at "
+                "least 1 and kernels for every stage"
             )
         super().__post_init__()
 
     @property
     def strides(self) -> Triple:
-        """Frames, rows and columns of the clip for one of the last feature map."""
+        """Frames, rows and columns of the video for one place of the last feature map."""
         later = self.kernels[1:]
         t = math.prod(2 for kernels in later if any(kernel[0] > 1 for kernel in kernels))
         return t, 2 * 2 ** len(later), 2 * 2 ** len(later)
 
     @nn.compact
-    def windows(
-        self, video: Float[Array, "batch frames height width 3"], *, train: bool
-    ) -> Float[Array, "batch t h w hidden"]:
+    def windows(self, video: Float[Array, "b t h w 3"], *, train: bool) -> Float[Array, "b to ho wo d"]:
         """Returns the average of the last feature maps in every window."""
         x = video
         for part, kernel in enumerate(self.stem_kernels):
@@ -101,7 +99,7 @@ class ResNet3D(WindowedCNN):
             x = self.unit.copy(
                 width=self.width if last else self.stem_width,
                 kernel_size=kernel,
-                stride=(1, *strided(kernel, 2)[1:]),
+                stride=(1, *strides_of(kernel, 2)[1:]),
                 name=f"stem_{'abc'[part]}",
             )(x, train=train)
         for stage, (depth, kernels) in enumerate(zip(self.depths, self.kernels, strict=True)):

@@ -5,7 +5,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vitx.configuration import register
-from vitx.layers.convolution import ConvolutionUnit, Triple, average_windows, max_pool
+from vitx.layers.convolution import ConvolutionUnit, average_windows, max_pool
+from vitx.layers.types import Triple
 from vitx.models.cnn import Stage, WindowedCNN
 
 
@@ -14,9 +15,9 @@ class Separable(nn.Module):
 
     Attributes:
         width: output channels of both.
-        size: of both kernels, along each axis that they extend over.
-        stride: along all axes.
-        unit: what all convolutions share.
+        size: size of both kernels along the axes that they extend over.
+        stride: stride along all axes.
+        unit: settings that all convolutions share.
     """
 
     width: int
@@ -25,9 +26,7 @@ class Separable(nn.Module):
     unit: ConvolutionUnit
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch frames height width_px channels"], *, train: bool
-    ) -> Float[Array, "batch frames_out height_out width_px_out width"]:
+    def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b to ho wo o"]:
         k, s = self.size, self.stride
         unit = self.unit.copy(width=self.width)
         x = unit.copy(kernel_size=(1, k, k), stride=(1, s, s), name="space")(x, train=train)
@@ -41,18 +40,16 @@ class Inception(nn.Module):
     """Four branches side by side, their channels one after the other (figure 7).
 
     Attributes:
-        widths: of the plain branch, of the first separable one before and after, of the second likewise, and of the
-            pooled one.
-        unit: what all convolutions share.
+        widths: channels of the plain branch, of the first separable branch before and after, of the second one before
+            and after, and of the pooled branch.
+        unit: settings that all convolutions share.
     """
 
     widths: Branches
     unit: ConvolutionUnit
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch frames height width_px channels"], *, train: bool
-    ) -> Float[Array, "batch frames height width_px width"]:
+    def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b t h w o"]:
         plain, before_1, after_1, before_2, after_2, pooled = self.widths
 
         def point(x: Array, width: int, name: str) -> Array:
@@ -76,8 +73,8 @@ class S3D(WindowedCNN):
     """Two separable convolutions, then Inception blocks in three stages with pooling between.
 
     Attributes:
-        stages: widths of the blocks' branches for a `width` of 64, in proportion for others; see `Inception`.
-        Others: as `WindowedCNN`.
+        stages: widths of the blocks' branches for a `width` of 64, scaled for others; see `Inception`.
+        See `WindowedCNN` for inherited fields.
     """
 
     stages: tuple[tuple[Branches, ...], tuple[Branches, ...], tuple[Branches, ...]] = (
@@ -101,22 +98,20 @@ class S3D(WindowedCNN):
 
     @property
     def strides(self) -> Triple:
-        """Frames, rows and columns of the clip for one of the last feature map."""
+        """Frames, rows and columns of the video for one place of the last feature map."""
         return 8, 32, 32
 
     @property
     def unit(self) -> ConvolutionUnit:
-        """What all convolutions share; the eps and momentum are the original's."""
+        """Settings that all convolutions share; eps and momentum are the original's."""
         return super().unit.copy(eps=1e-3, momentum=1e-3)
 
     def block(self, widths: Branches) -> Inception:
         """Returns a block in proportion to the model's width."""
-        return Inception(tuple(each * self.width // 64 for each in widths), self.unit, parent=None)
+        return Inception(tuple(width * self.width // 64 for width in widths), self.unit, parent=None)
 
     @nn.compact
-    def windows(
-        self, video: Float[Array, "batch frames height width 3"], *, train: bool
-    ) -> Float[Array, "batch t h w hidden"]:
+    def windows(self, video: Float[Array, "b t h w 3"], *, train: bool) -> Float[Array, "b to ho wo d"]:
         """Returns the average of the last feature maps in every window."""
         x = Separable(self.width, 7, 2, self.unit, name="stem_a")(video, train=train)
         x = max_pool(x, (1, 3, 3), (1, 2, 2))

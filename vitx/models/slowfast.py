@@ -6,7 +6,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vitx.configuration import register, setting
-from vitx.layers.convolution import Triple, average_windows, max_pool
+from vitx.layers.convolution import average_windows, max_pool
+from vitx.layers.types import Triple
 from vitx.models.bottleneck import R50, R101, bottlenecks, stem
 from vitx.models.cnn import WindowedCNN
 
@@ -21,7 +22,7 @@ class SlowFast(WindowedCNN):
         beta: channels of the slow pathway for one of the fast.
         fusion_size: frames that the lateral convolutions extend over.
         window: of the average over the slow pathway's maps; the fast one's has alpha times the frames.
-        Others: as `WindowedCNN`; width is the slow pathway's.
+        See `WindowedCNN` for inherited fields; width is the slow pathway's.
     """
 
     depths: tuple[int, int, int, int] = R50
@@ -32,7 +33,7 @@ class SlowFast(WindowedCNN):
     def __post_init__(self):
         if self.width % self.beta:
             raise ValueError(
-                f"width is {self.width}; expected a multiple of beta, {self.beta}: the fast pathway's share"
+                f"width is {self.width}; expected a multiple of beta, {self.beta}, for the width of the fast pathway"
             )
         super().__post_init__()
 
@@ -42,18 +43,16 @@ class SlowFast(WindowedCNN):
         return self.alpha, 32, 32
 
     def check_video(self, video: Array) -> None:
-        """Raises ValueError unless the network can take the video."""
+        """Raises ValueError if the network cannot take the video."""
         super().check_video(video)
         if video.shape[1] % self.alpha:
             raise ValueError(
-                f"video has shape {list(video.shape)}; a clip's frames, here {video.shape[1]}, must be a multiple of "
-                f"{self.alpha}, so that the slow pathway takes one out of each {self.alpha}"
+                f"video has shape {list(video.shape)}; expected frames, here {video.shape[1]}, to be a multiple of "
+                f"{self.alpha}, since the slow pathway takes one in {self.alpha}"
             )
 
     @nn.compact
-    def windows(
-        self, video: Float[Array, "batch frames height width 3"], *, train: bool
-    ) -> Float[Array, "batch 1 1 1 hidden"]:
+    def windows(self, video: Float[Array, "b t h w 3"], *, train: bool) -> Float[Array, "b 1 1 1 d"]:
         """Returns the averages of both pathways' last feature maps, the slow one's first: one for each clip."""
         slow = stem(self.unit, self.width, 1, "slow_stem")(slow_frames(video, self.alpha), train=train)
         fast = stem(self.unit, self.width // self.beta, 5, "fast_stem")(video, train=train)
@@ -80,10 +79,8 @@ class SlowFast(WindowedCNN):
         return jnp.concatenate([jnp.mean(x, axis=(1, 2, 3), keepdims=True) for x in averages], axis=-1)
 
 
-def slow_frames(
-    video: Float[Array, "batch frames height width channels"], alpha: int
-) -> Float[Array, "batch slow_frames height width channels"]:
-    """Returns one frame out of each `alpha`, spread evenly from the first to the last, as the original packs them."""
+def slow_frames(video: Float[Array, "b t h w c"], alpha: int) -> Float[Array, "b slow h w c"]:
+    """Returns one frame in `alpha`, spread evenly from the first to the last, as the original does."""
     frames = video.shape[1]
     number = frames // alpha
     return video[:, np.arange(number) * (frames - 1) // max(number - 1, 1)]

@@ -1,4 +1,7 @@
-"""Models that can read a video as it comes, one frame at a time, at constant memory."""
+"""Models that can read a video as it arrives, one frame at a time, at constant memory.
+
+In shapes: b batch, t h w c the video, d width.
+"""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -7,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vitx.models.base import Logits
 from vitx.models.cnn import VideoCNN
 
 
@@ -14,15 +18,15 @@ from vitx.models.cnn import VideoCNN
 class StreamingModel(Protocol):
     """A model whose clip is a scan of `step`: after the last frame the logits are those of the clip.
 
-    `step` wants variables, and so `model.apply(variables, frame, state, method="step")`, always in evaluation mode;
-    `init_state` wants none, and is called on the model itself.
+    `step` needs variables, so call `model.apply(variables, frame, state, method="step")`, always in evaluation mode;
+    `init_state` needs none, and is called on the model itself.
     """
 
     def init_state(self, batch: int) -> Any:
-        """Returns what is known before the first frame of `batch` videos: a pytree whose shapes no step changes."""
+        """Returns the state before the first frame of `batch` videos: a pytree whose shapes no step changes."""
 
-    def step(self, frame: Float[Array, "batch height width 3"], state: Any) -> tuple[Any, Any]:
-        """Returns (logits of all frames so far, the state for the next)."""
+    def step(self, frame: Float[Array, "b h w 3"], state: Any) -> tuple[Any, Any]:
+        """Returns (logits of all frames so far, the state for the next frame)."""
 
 
 class StreamingCNN(VideoCNN):
@@ -32,28 +36,22 @@ class StreamingCNN(VideoCNN):
         """Returns the state before the first frame of `batch` videos."""
         raise NotImplementedError
 
-    def advance(
-        self, video: Float[Array, "batch frames height width 3"], state: Any, *, train: bool
-    ) -> tuple[Float[Array, "batch hidden"], Any]:
-        """Returns (features of all frames so far, those of the video among them; the state after them)."""
+    def advance(self, video: Float[Array, "b t h w 3"], state: Any, *, train: bool) -> tuple[Float[Array, "b d"], Any]:
+        """Returns (features of all frames so far, including this video; the state after them)."""
         raise NotImplementedError
 
-    def features(
-        self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
-    ) -> Float[Array, "batch hidden"]:
-        """As `VideoCNN.features`."""
+    def features(self, video: Float[Array, "b t h w c"], *, train: bool = False) -> Float[Array, "b d"]:
+        """See `VideoCNN.features`."""
         self.check_video(video)
         features, _ = self.advance(video, self.init_state(len(video)), train=train)
         return features
 
-    def step(
-        self, frame: Float[Array, "*batch height width channels"], state: Any
-    ) -> tuple[Float[Array, "batch outputs"] | dict[str, Float[Array, "batch _"]], Any]:
-        """Returns (logits of all frames so far, the state for the next), in evaluation mode.
+    def step(self, frame: Float[Array, "*b h w c"], state: Any) -> tuple[Logits, Any]:
+        """Returns (logits of all frames so far, the state for the next frame), in evaluation mode.
 
         Args:
             frame: [batch, height, width, 3].
-            state: of `init_state`, or of the step before.
+            state: result of `init_state` or of the previous step.
 
         Raises:
             ValueError: the frame has another shape, is too small, or is of another number of videos than the state.
@@ -65,7 +63,7 @@ class StreamingCNN(VideoCNN):
         (batch,) = {len(leaf) for leaf in jax.tree.leaves(state) if leaf.ndim}
         if batch != len(frame):
             raise ValueError(
-                f"frame has shape {list(frame.shape)} and the state is of a batch of {batch}; it begins as "
+                f"frame has shape {list(frame.shape)} and the state is of a batch of {batch}; start with "
                 f"init_state({len(frame)})"
             )
         features, state = self.advance(video, state, train=False)
@@ -77,19 +75,20 @@ class RunningMean:
     """The average of the features of all frames so far.
 
     Attributes:
-        frames: how many they are.
-        mean: of the features.
+        frames: number of frames.
+        mean: average of their features.
     """
 
     frames: Int[Array, ""]
-    mean: Float[Array, "batch hidden"]
+    mean: Float[Array, "b d"]
 
     @classmethod
-    def of_nothing(cls, batch: int, hidden: int, dtype: Any) -> "RunningMean":
-        """Returns what it is before the first frame."""
+    def zeros(cls, batch: int, hidden: int, dtype: Any) -> "RunningMean":
+        """Returns the average before the first frame."""
         return cls(jnp.zeros((), jnp.int32), jnp.zeros((batch, hidden), dtype))
 
-    def add(self, features: Float[Array, "batch frames hidden"]) -> "RunningMean":
+    def add(self, features: Float[Array, "b t d"]) -> "RunningMean":
         """Returns the average with more frames."""
         frames = self.frames + features.shape[1]
+        # the mean moves by the difference: a sum over a long stream would lose digits
         return RunningMean(frames, self.mean + jnp.sum(features - self.mean[:, None], axis=1) / frames)

@@ -1,12 +1,16 @@
-"""TimeSformer (Bertasius et al. 2021, arXiv:2102.05095): five ways to attend in space and time."""
+"""TimeSformer (Bertasius et al. 2021, arXiv:2102.05095): five ways to attend in space and time.
+
+In shapes: b batch, t h w c the video, n tokens, times of tokens, d width.
+"""
 
 import functools
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vitx.configuration import register
-from vitx.layers.embeddings import Positions, SpaceTimePositions, frames_apart, frames_together, kept
+from vitx.layers.embeddings import Positions, SpaceTimePositions, gather_tokens, merge_frames, split_frames
 from vitx.layers.layouts import Grid
 from vitx.layers.transformer import Activation
 from vitx.models.transformer import VideoTransformer
@@ -17,16 +21,16 @@ class TimeSformer(VideoTransformer):
     """TimeSformer with attention in time: joint, divided, local-global or axial (section 3, figure 2).
 
     Divided is layouts=("time", "space"), local-global ("local", "sparse"), axial ("time", "width", "height"). Every
-    attention but the last is followed by a dense layer of its own, zero at first, and leaves the class token alone; in
-    the last the class token attends in every group and its outputs are averaged. The authors' code has joint and
-    divided; local-global and axial are built after the paper's section 3 by the same rules.
+    attention but the last is followed by a dense layer of its own, zero at first, and skips the class token; in the
+    last one the class token attends in every group and its outputs are averaged. The authors' code has joint and
+    divided; local-global and axial follow section 3 of the paper by the same rules.
 
     Attributes:
         num_frames: frames of a clip.
-        tubelet_size: (frames, height, width) of one token; the paper's is a patch of one frame.
-        activation: of the MLP; the original's is the exact "gelu".
+        tubelet_size: (frames, height, width) of one token; a patch of one frame in the paper.
+        activation: activation of the MLP; the original's is the exact "gelu".
         zero_init: whether the dense layers between attentions start at zero.
-        Others: as `VideoTransformer`.
+        See `VideoTransformer` for inherited fields.
     """
 
     num_frames: int = 8
@@ -38,10 +42,10 @@ class TimeSformer(VideoTransformer):
     def setup(self):
         super().setup()
         self.positions = SpaceTimePositions(self.grid, self.prefix)
-        self.encoder = self.make_encoder(self.num_layers, self.layouts, projected=True)
+        self.encoder = self.new_encoder(self.num_layers, self.layouts, projected=True)
 
     def position_tables(self) -> dict[str, tuple[int, Grid]]:
-        """Returns {path of each table of learned positions: (class tokens ahead, grid)}, for resizing them."""
+        """See `VideoModel`."""
         t, h, w = self.grid
         return {"positions/positions": (self.prefix, (1, h, w)), "positions/time_positions": (0, (t, 1, 1))}
 
@@ -52,9 +56,9 @@ class TimeSformerSpace(VideoTransformer):
 
     Attributes:
         num_frames: frames of a clip.
-        tubelet_size: (frames, height, width) of one token; the paper's is a patch of one frame.
-        activation: of the MLP; the original's is the exact "gelu".
-        Others: as `VideoTransformer`.
+        tubelet_size: (frames, height, width) of one token; a patch of one frame in the paper.
+        activation: activation of the MLP; the original's is the exact "gelu".
+        See `VideoTransformer` for inherited fields.
     """
 
     num_frames: int = 8
@@ -64,41 +68,52 @@ class TimeSformerSpace(VideoTransformer):
     def setup(self):
         super().setup()
         self.positions = Positions(self.prefix)
-        self.encoder = self.make_encoder(self.num_layers, self.layouts)
+        self.encoder = self.new_encoder(self.num_layers, self.layouts)
 
     def _whole_clip(self) -> None:
-        return None  # every time index has an encoder's pass, and a class token, of its own
+        return None  # every time index is encoded alone and has a class token of its own
 
     def position_tables(self) -> dict[str, tuple[int, Grid]]:
-        """Returns {path of each table of learned positions: (class tokens ahead, grid)}, for resizing them."""
+        """See `VideoModel`."""
         return {"positions/positions": (self.prefix, (1, *self.grid[1:]))}
 
     def tokens(
-        self,
-        video: Float[Array, "batch frames height width channels"],
-        *,
-        train: bool = False,
-        keep: Int[Array, "batch visible"] | None = None,
-    ) -> Float[Array, "batch tokens hidden"]:
-        """Returns the first block's input: a class token for each frame, then the grid, time-major.
+        self, video: Float[Array, "b t h w c"], *, train: bool = False, keep: Int[Array, "b visible"] | None = None
+    ) -> Float[Array, "b n d"]:
+        """See `TokenModel`; there is a class token for each time index."""
+        tokens = merge_frames(self.frame_tokens(video, train=train), self.prefix)
+        return gather_tokens(tokens, keep, self.grid[0] * self.prefix)
 
-        Args:
-            keep: numbers of the grid's tokens that stay, for masked models.
+    def encode(self, tokens: Float[Array, "b n d"], *, train: bool = False) -> Float[Array, "b n d"]:
+        """Returns all tokens after the encoder, in the order of `tokens`.
+
+        Raises:
+            ValueError: tokens are missing.
         """
-        return kept(frames_together(self._frames(video, train), self.prefix), keep, self.grid[0] * self.prefix)
+        t, h, w = self.grid
+        if tokens.shape[1] != t * (self.prefix + h * w):
+            raise ValueError(f"found {tokens.shape[1]} tokens; expected all {t * (self.prefix + h * w)}")
+        x = self.encode_frames(split_frames(tokens, t, self.prefix), train=train)
+        return merge_frames(x, self.prefix)
 
-    def features(
-        self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
-    ) -> Float[Array, "batch hidden"]:
-        """Returns one vector for each clip: what the head classifies."""
-        grid, over_frames = (1, *self.grid[1:]), functools.partial(jnp.mean, axis=1)
-        x = self._frames(video, train)
-        return self.pooled(self.encoder(x, grid=grid, prefix=self.prefix, train=train, before_norm=over_frames))
-
-    def _frames(self, video: Array, train: bool) -> Float[Array, "batch times tokens_of_time hidden"]:
-        """The encoder's input, with time as an axis of its own."""
-        x = self.positions(frames_apart(self.embed(video), self.grid[0], 0))
+    def frame_tokens(self, video: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b times n d"]:
+        """Returns `tokens` with time as an axis of its own."""
+        x = self.positions(split_frames(self.embed(video), self.grid[0], 0))
         return self.dropout(x, deterministic=not train)
+
+    def encode_frames(
+        self, x: Float[Array, "b times n d"], *, train: bool, before_norm: Callable[[Array], Array] = lambda x: x
+    ) -> Float[Array, "b *times n d"]:
+        """Returns the outputs of the encoder for `frame_tokens`; see `Encoder` for `before_norm`."""
+        grid = (1, *self.grid[1:])
+        return self.encoder(x, grid=grid, prefix=self.prefix, train=train, before_norm=before_norm)
+
+    def features(self, video: Float[Array, "b t h w c"], *, train: bool = False) -> Float[Array, "b d"]:
+        """Returns one vector for each clip, which the head classifies."""
+        x = self.frame_tokens(video, train=train)
+        # the authors average over frames before the final norm
+        average = functools.partial(jnp.mean, axis=1)
+        return self.pool(self.encode_frames(x, train=train, before_norm=average))
 
 
 ATTENTIONS = {

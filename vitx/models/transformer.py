@@ -1,4 +1,7 @@
-"""What every video Transformer here shares: its settings, and the path from video to logits."""
+"""What every video Transformer here shares: its settings, and the path from video to logits.
+
+In shapes: b batch, t h w c the video, n tokens, d width.
+"""
 
 import math
 from typing import Any, Literal
@@ -7,35 +10,34 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from vitx.configuration import mutable_on_resume, setting
-from vitx.layers.attention import DType
+from vitx.configuration import override, setting
 from vitx.layers.embeddings import (
     Size,
     TubeletEmbedding,
     check_video,
+    gather_tokens,
     height_and_width,
-    kept,
     sample_uniformly,
     token_grid,
 )
 from vitx.layers.head import Head, NumClasses, check_classes
 from vitx.layers.layouts import LAYOUTS, Grid
 from vitx.layers.partition import Divisible
-from vitx.layers.transformer import Activation, Encoder, EncoderBlock
-
-Rematerialise = Literal["all", "all_but_products", "all_but_projections"]
+from vitx.layers.transformer import Activation, Encoder, EncoderBlock, RematPolicy
+from vitx.layers.types import DType
+from vitx.models.base import InputShape, Logits
 
 
 class VideoTransformer(nn.Module):
-    """Tubelets, positions, encoder blocks that attend along `layouts`, pooling, head.
+    """Tubelets, positions, encoder blocks that attend along `layouts`, pooling, head. A `TokenModel`.
 
     Attributes:
         num_classes: an int; 0 for pooled features; (("verb", 97), ("noun", 300)) for a dictionary of logits.
         num_frames: frames of a clip.
-        image_size: pixels; an int, or (height, width).
+        image_size: size of a frame in pixels; an int, or (height, width).
         tubelet_size: (frames, height, width) of one token.
-        sampled_frames: how many frames, evenly spaced, are embedded out of the clip's (uniform frame sampling, ViViT
-            section 3.2); 0 takes all.
+        sampled_frames: number of frames, evenly spaced, that are embedded (uniform frame sampling, ViViT section 3.2);
+            0 embeds all.
         hidden_size: width of a token.
         num_layers: blocks.
         num_heads: attention heads.
@@ -43,17 +45,17 @@ class VideoTransformer(nn.Module):
         layouts: which tokens attend to which, one attention after the other in every block; names in
             `vitx.layers.layouts.LAYOUTS`.
         drop_path_rate: stochastic depth of the last block, growing linearly from 0 over the blocks.
-        dropout_rate: after positions, after attention and in the MLP.
+        dropout_rate: probability of dropout after positions, after attention and in the MLP.
         layer_norm_eps: added to the variance.
-        activation: of the MLP; "gelu_tanh" is the tanh approximation.
+        activation: activation of the MLP; "gelu_tanh" is the tanh approximation.
         qkv_bias: whether query, key and value projections have a bias.
         pooling: "class" reads the class token; "mean" averages all tokens (no class token).
-        zero_init: whether every attention of a block but the last starts as nothing.
+        zero_init: whether every attention of a block but the last starts as zero.
         scan_layers: whether blocks are compiled once and looped over: compiles faster, computes the same.
-        rematerialise: what the backward pass computes again instead of keeping, to save memory: "all",
-            "all_but_products" (keeps results of matrix products), "all_but_projections" (of those with parameters);
-            None keeps everything.
-        dtype: computations' type; parameters are float32.
+        remat_policy: what the backward pass keeps instead of computing it again, to save memory: "nothing_saveable",
+            "dots_saveable" (results of matrix products), "dots_with_no_batch_dims_saveable" (those of products with
+            parameters); None keeps everything.
+        dtype: type of the computations; parameters are float32.
     """
 
     num_classes: NumClasses = setting(400, chosen_by_user=True)
@@ -73,8 +75,8 @@ class VideoTransformer(nn.Module):
     qkv_bias: bool = setting(True, changes_function=True)
     pooling: Literal["class", "mean"] = setting("class", changes_function=True)
     zero_init: bool = setting(False, chosen_by_user=True)
-    scan_layers: bool = mutable_on_resume(False)
-    rematerialise: Rematerialise | None = mutable_on_resume(None)
+    scan_layers: bool = setting(False, mutable_on_resume=True)
+    remat_policy: RematPolicy | None = setting(None, mutable_on_resume=True)
     dtype: DType = setting("float32", chosen_by_user=True)
 
     def __post_init__(self):
@@ -83,14 +85,14 @@ class VideoTransformer(nn.Module):
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         for name in ("drop_path_rate", "dropout_rate"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a share from 0 to less than 1")
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a probability in [0, 1)")
         if not 0 < self.layer_norm_eps < 1:
             raise ValueError(f"layer_norm_eps is {self.layer_norm_eps}; expected a small positive number")
         check_classes(self.num_classes)
         if self.num_heads < 1 or self.hidden_size % self.num_heads:
             raise ValueError(
-                f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}; "
-                "each head takes an equal share of the width"
+                f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}; expected a multiple, "
+                "since every head has an equal part of the width"
             )
         unknown = [name for name in self.layouts if name not in LAYOUTS]
         if unknown or not self.layouts or len(set(self.layouts)) < len(self.layouts):
@@ -107,9 +109,22 @@ class VideoTransformer(nn.Module):
         super().__post_init__()
 
     @property
-    def clip(self) -> tuple[int, int, int]:
-        """(frames, height, width) that the model takes."""
-        return self.num_frames, *height_and_width(self.image_size)
+    def input_shape(self) -> InputShape:
+        """The (frames, height, width, channels) of the videos that the model takes."""
+        return self.num_frames, *height_and_width(self.image_size), 3
+
+    @property
+    def needs_input_shape(self) -> bool:
+        """Whether videos must have `input_shape`."""
+        return True
+
+    @nn.nowrap  # inside a wrapped method, Linen would make the new model a submodule of this one
+    def with_input_shape(
+        self, frames: int | None = None, size: tuple[int, int] | None = None, **fields: Any
+    ) -> "VideoTransformer":
+        """See `VideoModel`."""
+        shape = {"num_frames": frames, "image_size": size}
+        return override(self, fields | {name: value for name, value in shape.items() if value is not None})
 
     @property
     def grid(self) -> Grid:
@@ -136,50 +151,51 @@ class VideoTransformer(nn.Module):
 
     @property
     def prefix(self) -> int:
-        """Class tokens of one sequence."""
+        """Number of class tokens of one sequence."""
         return 1 if self.pooling == "class" else 0
 
     def position_tables(self) -> dict[str, tuple[int, Grid]]:
-        """Returns {path of each table of learned positions: (class tokens ahead, grid)}, for resizing them."""
+        """See `VideoModel`."""
         return {"positions/positions": (self.prefix, self.grid)}
 
-    def embed(self, video: Float[Array, "batch frames height width channels"]) -> Float[Array, "batch tokens hidden"]:
+    def embed(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b n d"]:
         """Returns the tubelets' tokens, without positions.
 
         Raises:
-            ValueError: the video has not the shape that the model was made for.
+            ValueError: the video does not have the model's `input_shape`.
         """
         check_video(video, self.num_frames, self.image_size)
         return self.embedding(sample_uniformly(video, self.sampled_frames or self.num_frames))
 
     def tokens(
-        self,
-        video: Float[Array, "batch frames height width channels"],
-        *,
-        train: bool = False,
-        keep: Int[Array, "batch visible"] | None = None,
-    ) -> Float[Array, "batch tokens hidden"]:
-        """Returns the first block's input: class tokens, then the grid (t, h, w), time-major; positions added.
-
-        Args:
-            keep: numbers of the grid's tokens that stay, for masked models.
-        """
+        self, video: Float[Array, "b t h w c"], *, train: bool = False, keep: Int[Array, "b visible"] | None = None
+    ) -> Float[Array, "b n d"]:
+        """See `TokenModel`."""
         tokens = self.dropout(self.positions(self.embed(video)), deterministic=not train)
-        return kept(tokens, keep, self.prefix)
+        return gather_tokens(tokens, keep, self.prefix)
 
-    def features(
-        self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
-    ) -> Float[Array, "batch hidden"]:
-        """Returns one vector for each clip: what the head classifies."""
-        x = self.encoder(self.tokens(video, train=train), grid=self.grid, prefix=self.prefix, train=train)
-        return self.pooled(x)
+    def encode(self, tokens: Float[Array, "b n d"], *, train: bool = False) -> Float[Array, "b n d"]:
+        """Returns all tokens after the encoder, in the order of `tokens`.
 
-    def __call__(
-        self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
-    ) -> Float[Array, "batch outputs"] | dict[str, Float[Array, "batch _"]]:
+        Raises:
+            ValueError: tokens are missing, and a layout needs the whole grid.
+        """
+        expected, partial = self.prefix + math.prod(self.grid), [x for x in self.layouts if not LAYOUTS[x].is_global]
+        if tokens.shape[1] != expected and partial:
+            raise ValueError(
+                f"found {tokens.shape[1]} tokens with the layout {partial[0]}; expected all {expected}, since only a "
+                "layout in which every token attends to every token can do without some"
+            )
+        return self.encoder(tokens, grid=self.grid, prefix=self.prefix, train=train)
+
+    def features(self, video: Float[Array, "b t h w c"], *, train: bool = False) -> Float[Array, "b d"]:
+        """Returns one vector for each clip, which the head classifies."""
+        return self.pool(self.encode(self.tokens(video, train=train), train=train))
+
+    def __call__(self, video: Float[Array, "b t h w c"], *, train: bool = False) -> Logits:
         return self.head(self.features(video, train=train))
 
-    def pooled(self, x: Float[Array, "*batch tokens hidden"]) -> Float[Array, "*batch hidden"]:
+    def pool(self, x: Float[Array, "*b n d"]) -> Float[Array, "*b d"]:
         """Returns the class token, or the mean of all tokens."""
         return x[..., 0, :] if self.pooling == "class" else jnp.mean(x, axis=-2)
 
@@ -188,7 +204,7 @@ class VideoTransformer(nn.Module):
         self.dropout = nn.Dropout(self.dropout_rate)
         self.head = Head(self.num_classes)
 
-    def make_encoder(self, num_layers: int, layouts: tuple[str, ...], *, projected: bool = False) -> Encoder:
+    def new_encoder(self, num_layers: int, layouts: tuple[str, ...], *, projected: bool = False) -> Encoder:
         """Returns a stack of blocks with the model's settings."""
         block = EncoderBlock(
             num_heads=self.num_heads,
@@ -202,7 +218,7 @@ class VideoTransformer(nn.Module):
             projected=projected,
             dtype=self.dtype,
         )
-        return Encoder(num_layers, block, self.drop_path_rate, self.scan_layers, self.rematerialise)
+        return Encoder(num_layers, block, self.drop_path_rate, self.scan_layers, self.remat_policy)
 
 
 SIZES = {

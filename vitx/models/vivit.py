@@ -1,4 +1,7 @@
-"""ViViT (Arnab et al. 2021, arXiv:2103.15691): models 1 to 4 and the average-pool baseline."""
+"""ViViT (Arnab et al. 2021, arXiv:2103.15691): models 1 to 4 and the average-pool baseline.
+
+In shapes: b batch, t h w c the video, n tokens, times of tokens, d width.
+"""
 
 from typing import Any
 
@@ -6,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vitx.configuration import register, setting
-from vitx.layers.embeddings import PositionKind, Positions, frames_apart, frames_together, kept
+from vitx.layers.embeddings import PositionKind, Positions, gather_tokens, merge_frames, split_frames
 from vitx.layers.layouts import LAYOUTS, Grid
 from vitx.layers.partition import constrain_activations
 from vitx.models.transformer import SIZES, VideoTransformer
@@ -21,7 +24,7 @@ class ViViT(VideoTransformer):
 
     Attributes:
         position_kind: "learned" positions, or "sinusoidal", which are fixed.
-        Others: as `VideoTransformer`.
+        See `VideoTransformer` for inherited fields.
     """
 
     position_kind: PositionKind = setting("learned", changes_function=True)
@@ -38,20 +41,20 @@ class ViViT(VideoTransformer):
     def setup(self):
         super().setup()
         self.positions = Positions(self.prefix, self.position_kind)
-        self.encoder = self.make_encoder(self.num_layers, self.layouts)
+        self.encoder = self.new_encoder(self.num_layers, self.layouts)
 
 
 @register
 class FactorisedEncoder(VideoTransformer):
-    """ViViT model 2 (section 3.3): a spatial encoder for each time index, then a temporal encoder over its results.
+    """ViViT model 2 (section 3.3): a spatial encoder for each time index, then a temporal encoder over its outputs.
 
-    With `num_temporal_layers=0` the frames' features are averaged instead, the paper's average-pool baseline
-    (Table 2), which is blind to the order of time indices.
+    With `num_temporal_layers=0` the outputs are averaged instead: the paper's average-pool baseline (table 2), which
+    ignores the order of time indices.
 
     Attributes:
         num_temporal_layers: blocks of the temporal encoder; 0 averages over time.
-        position_kind: "learned" positions, or "sinusoidal", which are fixed; of both encoders.
-        Others: as `VideoTransformer`, of both encoders; num_layers and layouts of the spatial one.
+        position_kind: "learned" positions, or "sinusoidal", which are fixed, in both encoders.
+        See `VideoTransformer` for inherited fields; num_layers and layouts are those of the spatial encoder.
     """
 
     num_temporal_layers: int = 4
@@ -65,54 +68,61 @@ class FactorisedEncoder(VideoTransformer):
     def setup(self):
         super().setup()
         self.spatial_positions = Positions(self.prefix, self.position_kind)
-        self.spatial_encoder = self.make_encoder(self.num_layers, self.layouts)
+        self.spatial_encoder = self.new_encoder(self.num_layers, self.layouts)
         if self.num_temporal_layers:
             self.temporal_positions = Positions(self.prefix, self.position_kind)
-            self.temporal_encoder = self.make_encoder(self.num_temporal_layers, ("joint",))
+            self.temporal_encoder = self.new_encoder(self.num_temporal_layers, ("joint",))
 
     def _whole_clip(self) -> None:
-        return None  # every time index has an encoder's pass, and a class token, of its own
+        return None  # every time index is encoded alone and has a class token of its own
 
     def position_tables(self) -> dict[str, tuple[int, Grid]]:
-        """Returns {path of each table of learned positions: (class tokens ahead, grid)}, for resizing them."""
+        """See `VideoModel`."""
         t, h, w = self.grid
         tables = {"spatial_positions/positions": (self.prefix, (1, h, w))}
         return tables | ({"temporal_positions/positions": (self.prefix, (t, 1, 1))} if self.num_temporal_layers else {})
 
     def tokens(
-        self,
-        video: Float[Array, "batch frames height width channels"],
-        *,
-        train: bool = False,
-        keep: Int[Array, "batch visible"] | None = None,
-    ) -> Float[Array, "batch tokens hidden"]:
-        """Returns the spatial encoder's input: a class token for each time index, then the grid, time-major.
+        self, video: Float[Array, "b t h w c"], *, train: bool = False, keep: Int[Array, "b visible"] | None = None
+    ) -> Float[Array, "b n d"]:
+        """See `TokenModel`; there is a class token for each time index."""
+        tokens = merge_frames(self.frame_tokens(video, train=train), self.prefix)
+        return gather_tokens(tokens, keep, self.grid[0] * self.prefix)
 
-        Args:
-            keep: numbers of the grid's tokens that stay, for masked models.
+    def encode(self, tokens: Float[Array, "b n d"], *, train: bool = False) -> Float[Array, "b n d"]:
+        """Returns all tokens after the spatial encoder, in the order of `tokens`.
+
+        Raises:
+            ValueError: tokens are missing.
         """
-        return kept(frames_together(self._frames(video, train), self.prefix), keep, self.grid[0] * self.prefix)
-
-    def features(
-        self, video: Float[Array, "batch frames height width channels"], *, train: bool = False
-    ) -> Float[Array, "batch hidden"]:
-        """Returns one vector for each clip: what the head classifies."""
         t, h, w = self.grid
-        x = self.spatial_encoder(self._frames(video, train), grid=(1, h, w), prefix=self.prefix, train=train)
-        x = constrain_activations(self.pooled(x))  # every device that shares out time gathers its few tokens
+        if tokens.shape[1] != t * (self.prefix + h * w):
+            raise ValueError(f"found {tokens.shape[1]} tokens; expected all {t * (self.prefix + h * w)}")
+        x = self.encode_frames(split_frames(tokens, t, self.prefix), train=train)
+        return merge_frames(x, self.prefix)
+
+    def frame_tokens(self, video: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b times n d"]:
+        """Returns `tokens` with time as an axis of its own."""
+        x = self.spatial_positions(split_frames(self.embed(video), self.grid[0], 0))
+        return self.dropout(x, deterministic=not train)
+
+    def encode_frames(self, x: Float[Array, "b times n d"], *, train: bool) -> Float[Array, "b times n d"]:
+        """Returns the outputs of the spatial encoder for `frame_tokens`."""
+        return self.spatial_encoder(x, grid=(1, *self.grid[1:]), prefix=self.prefix, train=train)
+
+    def features(self, video: Float[Array, "b t h w c"], *, train: bool = False) -> Float[Array, "b d"]:
+        """Returns one vector for each clip, which the head classifies."""
+        x = self.encode_frames(self.frame_tokens(video, train=train), train=train)
+        # the temporal encoder needs all time indices, so every device of `frames` gathers these few tokens
+        x = constrain_activations(self.pool(x))
         if not self.num_temporal_layers:
             return jnp.mean(x, axis=1)
         x = self.dropout(self.temporal_positions(x), deterministic=not train)
-        return self.pooled(self.temporal_encoder(x, grid=(t, 1, 1), prefix=self.prefix, train=train))
-
-    def _frames(self, video: Array, train: bool) -> Float[Array, "batch times tokens_of_time hidden"]:
-        """The spatial encoder's input, with time as an axis of its own."""
-        x = self.spatial_positions(frames_apart(self.embed(video), self.grid[0], 0))
-        return self.dropout(x, deterministic=not train)
+        return self.pool(self.temporal_encoder(x, grid=(self.grid[0], 1, 1), prefix=self.prefix, train=train))
 
 
 def _family(name: str, **fields: Any) -> dict[str, VideoTransformer]:
-    """All factorisations of one size; model 4 halves its heads, so Ti has 4 there instead of 3."""
+    """Returns all factorisations of one size; model 4 halves its heads, so Ti has 4 there instead of 3."""
     even = fields["num_heads"] + fields["num_heads"] % 2
     return {
         name: ViViT(**fields),

@@ -5,23 +5,22 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vitx.configuration import register
-from vitx.layers.convolution import Convolution, ConvolutionUnit, Triple, average_windows
+from vitx.layers.convolution import Convolution, ConvolutionUnit, average_windows
+from vitx.layers.types import Triple
 from vitx.models.cnn import Stage, WindowedCNN
 
 
 class SqueezeExcitation(nn.Module):
-    """Scales every channel by a share that depends on the averages of all (Hu et al. 2018, arXiv:1709.01507).
+    """Scales every channel by a factor that depends on the averages of all (Hu et al. 2018, arXiv:1709.01507).
 
     Attributes:
-        hidden: width of the layer between.
+        hidden: width of the layer in between.
     """
 
     hidden: int
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch frames height width_px channels"]
-    ) -> Float[Array, "batch frames height width_px channels"]:
+    def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
         means = jnp.mean(x, axis=(1, 2, 3), keepdims=True)
         hidden = nn.relu(nn.Dense(self.hidden, dtype=x.dtype, name="squeeze")(means))
         return x * nn.sigmoid(nn.Dense(x.shape[-1], dtype=x.dtype, name="excite")(hidden))
@@ -33,19 +32,17 @@ class X3DBlock(nn.Module):
     Attributes:
         width: output channels.
         stride: of the depthwise convolution in space.
-        excited: whether squeeze and excitation follows the depthwise convolution.
-        unit: what all convolutions share.
+        excitation: whether squeeze and excitation follows the depthwise convolution.
+        unit: settings that all convolutions share.
     """
 
     width: int
     stride: int
-    excited: bool
+    excitation: bool
     unit: ConvolutionUnit
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch frames height width_px channels"], *, train: bool
-    ) -> Float[Array, "batch frames_out height_out width_px_out width"]:
+    def __call__(self, x: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b to ho wo o"]:
         inner, stride = int(2.25 * self.width), (1, self.stride, self.stride)
         outer = self.unit.copy(width=self.width, relu=False)
         shortcut = x
@@ -59,13 +56,13 @@ class X3DBlock(nn.Module):
         x = self.unit.copy(width=inner, kernel_size=(3, 3, 3), stride=stride, groups=inner, relu=False, name="conv_b")(
             x, train=train
         )
-        if self.excited:
-            x = SqueezeExcitation(rounded(inner / 16), name="excitation")(x)
+        if self.excitation:
+            x = SqueezeExcitation(round_to_eight(inner / 16), name="excitation")(x)
         x = outer.copy(zero_init=True, name="conv_c")(nn.swish(x), train=train)
         return nn.relu(x + shortcut)
 
 
-def rounded(width: float) -> int:
+def round_to_eight(width: float) -> int:
     """Returns a multiple of 8 near the width, not under 0.9 of it."""
     near = max(8, int(width + 4) // 8 * 8)
     return near if near >= 0.9 * width else near + 8
@@ -80,7 +77,7 @@ class X3D(WindowedCNN):
     Attributes:
         depths: blocks of each stage; every other one, from the first, has squeeze and excitation.
         hidden_size: width of the layer between the average and the head.
-        Others: as `WindowedCNN`; width doubles with each stage but the first.
+        See `WindowedCNN` for inherited fields; width doubles with each stage but the first.
     """
 
     width: int = 24
@@ -89,13 +86,11 @@ class X3D(WindowedCNN):
 
     @property
     def strides(self) -> Triple:
-        """Frames, rows and columns of the clip for one of the last feature map."""
+        """Frames, rows and columns of the video for one place of the last feature map."""
         return 1, 32, 32
 
     @nn.compact
-    def windows(
-        self, video: Float[Array, "batch frames height width 3"], *, train: bool
-    ) -> Float[Array, "batch t h w hidden"]:
+    def windows(self, video: Float[Array, "b t h w 3"], *, train: bool) -> Float[Array, "b to ho wo d"]:
         """Returns the wide layer's output for the average of the last feature maps in every window."""
         how = {"implementation": self.implementation, "dtype": self.dtype}
         x = Convolution(self.width, (1, 3, 3), (1, 2, 2), name="stem_space", **how)(video)

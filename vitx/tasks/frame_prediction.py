@@ -131,7 +131,7 @@ class FramePrediction(Task):
         context, truth = self.split_clip(model, batch["video"])
         feedback = {}
         if train and self.sampling_steps:
-            feedback = {"future": truth, "given": self.teacher_forcing(truth.shape[:2], key, step)}
+            feedback = {"future": truth, "teacher_forcing": self.teacher_forcing(truth.shape[:2], key, step)}
         predicted = model.apply(variables, context, train=train, **feedback)
         mse = jnp.sum((predicted - truth) ** 2, axis=(2, 3, 4)).mean(axis=1)
         weight = batch["weight"]

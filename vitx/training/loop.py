@@ -14,7 +14,7 @@ from vitx.configuration import mutable_on_resume, register
 from vitx.data.sources import Source
 from vitx.errors import UserError
 from vitx.layers.partition import batch_sharding
-from vitx.models import on_device
+from vitx.models import resolve_implementation
 from vitx.training.faults import PreemptionGuard
 from vitx.training.logs import Stopwatch, log_info
 from vitx.training.overview import write_overview
@@ -158,7 +158,7 @@ def train(
     settings, task = experiment.training, experiment.task
     mesh = settings.mesh.build(experiment.data.batch_size, experiment.model)
     rows = batch_sharding(mesh)
-    model = on_device(experiment.model, mesh.devices.flat[0])
+    model = resolve_implementation(experiment.model, mesh.devices.flat[0])
 
     # Data
     data = experiment.data.for_devices(mesh.size)

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vitx.data.sources import Source
-from vitx.models import on_device
+from vitx.models import resolve_implementation
 from vitx.tasks.task import LossOutput, Task
 from vitx.training.gradients import Batch, Gradients, plain
 
@@ -120,7 +120,7 @@ def measure_step_seconds(experiment: Any, source: Source, *, steps: int = 5) -> 
         steps: steps to measure.
     """
     settings, task = experiment.training, experiment.task.fit(source)
-    model = on_device(experiment.model, jax.devices()[0])
+    model = resolve_implementation(experiment.model, jax.devices()[0])
     parts = {"model": model, "task": task, "optimizer": experiment.optimizer.build(settings.steps)}
     with contextlib.closing(experiment.data.train_batches(source, settings.seed, range(1))) as batches:
         batch = jax.device_put({name: x for name, x in next(batches).items() if name != "decode_seconds"})
