@@ -39,7 +39,7 @@ def test_predictions_are_probabilities_of_every_head(run, tmp_path):
     (answer,) = run.predict([clip], top=100).values()
     assert {label: len(classes) for label, classes in answer.items()} == {"appearance": 10, "motion": 8}
     assert all(sum(classes.values()) == pytest.approx(1, abs=1e-5) for classes in answer.values())
-    with pytest.raises(UserError, match="no.mp4"):
+    with pytest.raises(UserError, match=r"no\.mp4"):
         run.predict([tmp_path / "no.mp4"])
 
 

@@ -98,9 +98,9 @@ def muon(p, g, t, s):
 )
 def test_ten_steps_follow_the_definition(optimizer, direction, trusted):
     """Clipped by the global norm, decayed where it is a kernel, as long as the parameter under LAMB; float64."""
-    make = optimizer.build(10)
+    transformation = optimizer.build(10)
     ours = jax.tree.map(jnp.float32, drawn(0))
-    state, update = make.init(ours), jax.jit(make.update)
+    state, update = transformation.init(ours), jax.jit(transformation.update)
     paths, structure = jax.tree_util.tree_flatten_with_path(drawn(0))
     theirs, kept = [leaf for _, leaf in paths], [{} for _ in paths]
     for t in range(1, 11):
@@ -133,12 +133,12 @@ def test_ten_steps_follow_the_definition(optimizer, direction, trusted):
 def test_ten_steps_equal_those_of_torch(ours, name, settings):
     import torch
 
-    make, params = ours.build(10), jax.tree.map(jnp.float32, drawn(0))
+    transformation, params = ours.build(10), jax.tree.map(jnp.float32, drawn(0))
     theirs = [torch.nn.Parameter(torch.tensor(leaf, dtype=torch.float64)) for leaf in jax.tree.leaves(drawn(0))]
-    optimizer, state = getattr(torch.optim, name)(theirs, lr=1.0, **settings), make.init(params)
+    optimizer, state = getattr(torch.optim, name)(theirs, lr=1.0, **settings), transformation.init(params)
     for step in range(10):
         gradient = drawn(step + 1)
-        updates, state = make.update(jax.tree.map(jnp.float32, gradient), state, params)
+        updates, state = transformation.update(jax.tree.map(jnp.float32, gradient), state, params)
         params = optax.apply_updates(params, updates)
         optimizer.param_groups[0]["lr"] = float(ours.schedule.build(ours.peak_lr, 10)(step))
         for parameter, leaf in zip(theirs, jax.tree.leaves(gradient), strict=True):
@@ -155,8 +155,8 @@ EVERY = [SGD(), AdamW(), LAMB(), Lion(), Adafactor(factored_from=2, momentum=0.9
 def test_frozen_parameters_have_no_optimizer_state(optimizer):
     mesh = AbstractMesh((2, 4), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
     for freeze in ((), ("embedding/", r".*block_[02]/")):
-        make = dataclasses.replace(optimizer, freeze=freeze).build(10)
-        state = jax.eval_shape(make.init, BLOCKS)
+        transformation = dataclasses.replace(optimizer, freeze=freeze).build(10)
+        state = jax.eval_shape(transformation.init, BLOCKS)
         kept = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(state)]
         for part, stays in (("embedding/", True), ("block_0/", True), ("block_2/", True), ("block_1/", False)):
             assert any(part in path for path in kept) != (bool(freeze) and stays)
@@ -169,8 +169,8 @@ def test_freezing_changes_no_step_of_other_parameters(optimizer):
     whole = dataclasses.replace(optimizer, clip_norm=None, layer_decay=0.5)
     frozen = dataclasses.replace(whole, freeze=("embedding/", r".*block_[02]/"))
 
-    def first(make):
-        return jax.jit(lambda tree: make.update(tree, make.init(tree), tree)[0])(BLOCKS)
+    def first(transformation):
+        return jax.jit(lambda tree: transformation.update(tree, transformation.init(tree), tree)[0])(BLOCKS)
 
     steps, expected = first(frozen.build(10)), first(whole.build(10))
     for (path, step), other in zip(jax.tree.leaves_with_path(steps), jax.tree.leaves(expected), strict=True):
@@ -201,8 +201,8 @@ def test_first_moments_in_bfloat16_take_half_the_memory(optimizer):
 def test_first_moments_in_bfloat16_give_nearly_the_same_steps(optimizer):
     start, ends = jax.tree.map(jnp.float32, drawn(0)), []
     for dtype in ("float32", "bfloat16"):
-        make = dataclasses.replace(optimizer, state_dtype=dtype).build(20)
-        params, state, update = start, make.init(start), jax.jit(make.update)
+        transformation = dataclasses.replace(optimizer, state_dtype=dtype).build(20)
+        params, state, update = start, transformation.init(start), jax.jit(transformation.update)
         for t in range(20):
             updates, state = update(jax.tree.map(jnp.float32, drawn(t)), state, params)
             params = jax.tree.map(lambda p, u: p + u, params, updates)
@@ -250,7 +250,7 @@ def test_layers_are_numbered_from_embedding_to_head():
 def test_layer_decay_slows_early_layers():
     ones = jax.tree.map(jnp.ones_like, BLOCKS)
     fast, slow = (SGD(clip_norm=None, layer_decay=decay).build(10) for decay in (None, 0.5))
-    steps = [make.update(ones, make.init(BLOCKS), BLOCKS)[0] for make in (fast, slow)]
+    steps = [transformation.update(ones, transformation.init(BLOCKS), BLOCKS)[0] for transformation in (fast, slow)]
     ratio = jax.tree.map(lambda a, b: float((b / a).mean()), *steps)
     assert ratio == jax.tree.map(lambda layer: pytest.approx(0.5 ** (13 - layer)), layer_numbers(BLOCKS))
 

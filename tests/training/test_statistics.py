@@ -25,7 +25,7 @@ def test_precise_statistics_equal_those_of_all_batches_together():
     task, many = Classification(), batches(5)
     model = vitx.create_model("cnn_small", width=4, num_classes=2)
     variables = task.init(model, jax.random.key(0), many[0])
-    found = precise(variables, many, model=model, task=task, seed=0, step=jnp.int32(3))
+    found = precise_statistics(variables, many, model=model, task=task, seed=0, step=jnp.int32(3))
     assert jax.tree.structure(found) == jax.tree.structure(dict(variables))
     jax.tree.map(np.testing.assert_array_equal, found["params"], variables["params"])
 
