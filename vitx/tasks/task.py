@@ -273,5 +273,5 @@ class Supervised(Task):
         )
 
     def metric_names(self, outputs: Names) -> tuple[str, ...]:
-        heads = [f"{head}/{name}" for head, each in outputs.items() for name in self.head_metric_names(len(each))]
+        heads = [f"{head}/{name}" for head, row in outputs.items() for name in self.head_metric_names(len(row))]
         return ("loss", *heads, *COUNTS)
