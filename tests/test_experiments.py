@@ -1,4 +1,4 @@
-"""Experiment files: all can be read; what their docstrings claim, run in full (slow)."""
+"""Experiment files load and are documented; their results, run in full, are as their docstrings claim (slow)."""
 
 import ast
 import importlib.util
@@ -20,19 +20,20 @@ from vitx.experiment import Experiment, load_experiment
 from vitx.training.logs import read_metrics
 
 
-def files(root):
+def experiment_files(root):
     return sorted(path for path in (root / "experiments").rglob("*.py") if "experiment = " in path.read_text())
 
 
-def test_every_experiment_file_is_one_and_says_how_it_was_run(pytestconfig):
-    found = files(pytestconfig.rootpath)
+def test_every_experiment_file_loads_and_documents_its_result(pytestconfig):
+    found = experiment_files(pytestconfig.rootpath)
     assert len(found) >= 3
     for path in found:
         assert isinstance(experiment := load_experiment(path), Experiment)
-        assert getattr(experiment.model, "implementation", "auto") == "auto", path  # the devices settle it
-        says = ast.get_docstring(ast.parse(path.read_text()))
-        assert f"vitx train {path.relative_to(pytestconfig.rootpath)} --workdir" in says, path
-        assert re.search(r"seed \d", says) and re.search(r"\d{4}-\d{2}-\d{2}", says) and " % " in says, path
+        assert getattr(experiment.model, "implementation", "auto") == "auto", path  # chosen by the devices
+        docstring = ast.get_docstring(ast.parse(path.read_text()))
+        assert f"vitx train {path.relative_to(pytestconfig.rootpath)} --workdir" in docstring, path
+        for pattern in (r"seed \d", r"\d{4}-\d{2}-\d{2}", r"\d %"):
+            assert re.search(pattern, docstring), (path, pattern)
 
 
 PROGRAM = """
@@ -57,7 +58,7 @@ ENTRY %main (x: s32[]) -> s32[] {
 """
 
 
-def test_bytes_of_collectives_are_counted_as_often_as_they_run_and_unknown_ones_refused(pytestconfig):
+def test_collectives_are_counted_once_per_run_and_unknown_ones_are_refused(pytestconfig):
     file = pytestconfig.rootpath / "experiments" / "benchmarks" / "collectives.py"
     spec = importlib.util.spec_from_file_location("collectives", file)
     collectives = importlib.util.module_from_spec(spec)
@@ -74,58 +75,65 @@ def test_bytes_of_collectives_are_counted_as_often_as_they_run_and_unknown_ones_
             collectives.bytes_moved(PROGRAM.replace(known, other))
 
 
-def trained(root, name, workdir):
+def run_experiment(root, name, workdir):
+    """Returns (row of the test split, standard error, seconds) of a training from the command line."""
     command = [sys.executable, "-m", "vitx.cli", "train", str(root / "experiments" / name), "--workdir", str(workdir)]
     began = time.monotonic()
-    as_users = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=as_users)
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     (test,) = (row for row in rows if row["split"] == "test")
     return test, done.stderr, time.monotonic() - began
 
 
 @pytest.mark.slow
-def test_the_quickstart_learns_motion_and_waits_for_nothing(pytestconfig, tmp_path, monkeypatch):
+def test_the_quickstart_learns_motion_and_hardly_waits_for_input(pytestconfig, tmp_path, monkeypatch):
     """Last run: 2026-11-23, two EPYC cores: 100.0 % in 3 min 38 s, waiting for input 1.2 % of the time."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    test, log, seconds = trained(pytestconfig.rootpath, "quickstart.py", tmp_path / "run")
+    test, log, seconds = run_experiment(pytestconfig.rootpath, "quickstart.py", tmp_path / "run")
     assert test["motion/top1"] >= 95 and seconds < 300
     assert float(re.search(r"waited for input ([\d.]+) %", log)[1]) < 5
 
 
 @pytest.mark.slow
-def test_single_frames_averaged_see_digits_and_no_motion(pytestconfig, tmp_path):
+def test_an_average_over_single_frames_learns_digits_and_no_motion(pytestconfig, tmp_path):
     """Last run: 2026-11-22, two EPYC cores: motion 12.6 %, appearance 83.1 %."""
-    test, *_ = trained(pytestconfig.rootpath, "moving_digits/average_pool_frames.py", tmp_path / "run")
+    test, *_ = run_experiment(pytestconfig.rootpath, "moving_digits/average_pool_frames.py", tmp_path / "run")
     assert test["motion/top1"] <= 55 and test["appearance/top1"] >= 80
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "motion", "appearance"),
-    [("cnn_frames", (0, 55), (81.1, 100)), ("lrcn", (95, 100), (0, 100)), ("r2plus1d", (95, 100), (0, 100))],
+    [
+        ("two_labels", (95, 100), (0, 100)),
+        ("cnn_frames", (0, 55), (81.1, 100)),
+        ("lrcn", (95, 100), (0, 100)),
+        ("r2plus1d", (95, 100), (0, 100)),
+    ],
 )
-def test_convolutional_baselines_see_what_they_can(name, motion, appearance, pytestconfig, tmp_path):
-    """On appearance cnn_small is not worse than the other average, 83.1 %, by more than two points; it is better.
+def test_two_label_baselines_learn_what_their_files_claim(name, motion, appearance, pytestconfig, tmp_path):
+    """On appearance cnn_small is at most two points below the other average over frames, which reaches 83.1 %.
 
-    Last run: 2026-11-24, two busy EPYC cores, in 2 min 45 s, 3 min 8 s and 7 min 15 s: what the files say.
+    Last run: 2026-11-24, two busy EPYC cores: cnn_frames, lrcn and r2plus1d in 2 min 45 s, 3 min 8 s and 7 min 15 s,
+    with the results that their files record.
     """
-    test, *_ = trained(pytestconfig.rootpath, f"moving_digits/{name}.py", tmp_path / "run")
+    test, *_ = run_experiment(pytestconfig.rootpath, f"moving_digits/{name}.py", tmp_path / "run")
     assert motion[0] <= test["motion/top1"] <= motion[1]
     assert appearance[0] <= test["appearance/top1"] <= appearance[1]
 
 
 @pytest.mark.slow
-def test_convolutional_lstms_see_motion(pytestconfig, tmp_path):
+def test_convolutional_lstms_learn_motion(pytestconfig, tmp_path):
     """Last run: 2026-11-24, two busy EPYC cores: 100.0 % in 5 min 54 s."""
-    test, *_ = trained(pytestconfig.rootpath, "moving_digits/convlstm.py", tmp_path / "run")
+    test, *_ = run_experiment(pytestconfig.rootpath, "moving_digits/convlstm.py", tmp_path / "run")
     assert test["motion/top1"] >= 95
 
 
 @pytest.mark.slow
 def test_a_forecaster_beats_copying_and_extrapolating(pytestconfig, tmp_path):
     """Last run: 2026-11-24, two busy EPYC cores: mse 34.3 to 119.1 and 181.0, SSIM 0.693 to 0.619 and 0.634."""
-    test, *_ = trained(pytestconfig.rootpath, "moving_digits/forecaster.py", tmp_path / "run")
+    test, *_ = run_experiment(pytestconfig.rootpath, "moving_digits/forecaster.py", tmp_path / "run")
     for baseline in ("copy", "linear"):
         assert 2 * test["mse"] < test[f"mse/{baseline}"]
         assert test["mae"] < test[f"mae/{baseline}"] and test["ssim"] > test[f"ssim/{baseline}"]
@@ -133,7 +141,7 @@ def test_a_forecaster_beats_copying_and_extrapolating(pytestconfig, tmp_path):
 
 @pytest.fixture
 def videos(tmp_path):
-    """Two folders of twelve videos each, bright and dark; names say nothing."""
+    """Returns a folder of two classes with twelve videos each, bright and dark; file names do not tell them apart."""
     rng = np.random.default_rng(0)
     for name, light in (("day", 200), ("night", 20)):
         (tmp_path / "videos" / name).mkdir(parents=True)
@@ -153,14 +161,14 @@ def train_folder(root, videos, workdir, *more):
     return main(["train", str(root / "experiments" / "folder.py"), *words])
 
 
-def test_two_folders_of_videos_become_a_named_prediction(pytestconfig, videos, tmp_path, capsys):
+def test_a_model_trained_on_two_folders_predicts_their_names(pytestconfig, videos, tmp_path, capsys):
     run = tmp_path / "run"
     assert train_folder(pytestconfig.rootpath, videos, run) == 0
     capsys.readouterr()
     assert main(["predict", str(run), str(videos / "night" / "3.mp4"), "--json"]) == 0
     (answer,) = json.loads(capsys.readouterr().out).values()
     assert list(answer["class"]) == ["night", "day"] and answer["class"]["night"] > 0.9
-    # a video of the test split that cannot be read is told, and counts in no figure
+    # An unreadable video of the test split is reported and excluded from all metrics.
     broken = Folder(str(videos)).open("test").paths[0]
     Path(broken).write_bytes(b"no video")
     assert main(["evaluate", str(run), "--json"]) == 0
@@ -172,8 +180,8 @@ def test_two_folders_of_videos_become_a_named_prediction(pytestconfig, videos, t
     assert f"Over {size - 1} of {size} videos; these cannot be read:" in report and broken in report
 
 
-def test_a_video_with_a_damaged_middle_is_shown_where_it_can_be_read(pytestconfig, tmp_path):
-    """Evaluation looks at its quarters; nothing there is damaged."""
+def test_the_report_shows_the_readable_parts_of_a_damaged_video(pytestconfig, tmp_path):
+    """Evaluation reads clips at the quarters of a video, which are intact."""
     for name, light in (("day", 200), ("night", 20)):
         (tmp_path / "videos" / name).mkdir(parents=True)
         for i in range(4):
@@ -190,18 +198,18 @@ def test_a_video_with_a_damaged_middle_is_shown_where_it_can_be_read(pytestconfi
     assert f"Over {len(shown)} of {len(shown)} videos." in (run / "report.md").read_text()
 
 
-def test_unreadable_training_videos_are_told_once_and_stop_the_run_when_many(pytestconfig, videos, tmp_path, capsys):
+def test_unreadable_training_videos_are_reported_once_and_many_stop_the_run(pytestconfig, videos, tmp_path, capsys):
     bad = Folder(str(videos)).open("train").paths[:2]
     for path in bad:
         Path(path).write_bytes(Path(path).read_bytes()[:300])
     run = tmp_path / "run"
     assert train_folder(pytestconfig.rootpath, videos, run, "--training.checkpoint_every=1") == 1
-    said = capsys.readouterr().err
-    assert "1 of 16 training videos" in said and "data.max_unreadable = 0.01" in said
-    assert sum(path in said for path in bad) == 1
+    messages = capsys.readouterr().err
+    assert all(text in messages for text in ("1 of 16", "data.max_unreadable", "0.01"))
+    assert sum(path in messages for path in bad) == 1
     assert train_folder(pytestconfig.rootpath, videos, run, "--data.max_unreadable=0.2") == 0
-    said = capsys.readouterr().err
-    assert all(said.count(path) == 1 for path in bad)
+    messages = capsys.readouterr().err
+    assert all(messages.count(path) == 1 for path in bad)
     last = [row for row in read_metrics(run) if row["split"] == "train"][-1]
     assert f"{last['replaced']} clips of 2 unreadable videos" in (run / "report.md").read_text()
     assert last["unreadable"] == 2 and last["replaced"] == len(bad) * 60 * 8 // 16

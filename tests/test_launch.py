@@ -1,4 +1,4 @@
-"""Launch scripts: shellcheck finds nothing, dry runs print every command, the manifest has what its schema requires."""
+"""Launch scripts pass shellcheck, dry runs print every command, and the manifest has what its schema requires."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ def run(*command: object) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("name", ["tpu_vm.sh", "slurm.sh", "gke.sh"])
-def test_shellcheck_finds_nothing(name, launch):
+def test_shellcheck_passes(name, launch):
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck is in the extra `test`")
     checked = run("shellcheck", "--severity=style", launch / name)
@@ -47,13 +47,13 @@ TRAIN = ("experiments/quickstart.py", "--workdir", "/mnt/runs/a b")
     ],
 )
 @pytest.mark.smoke
-def test_a_dry_run_prints_what_it_would_do(command, expected, launch):
+def test_a_dry_run_prints_its_commands(command, expected, launch):
     done = run("bash", launch / command[0], *command[1:])
     assert done.returncode == 0 and expected in done.stdout, done.stderr
 
 
-def test_slurm_starts_a_process_for_each_gpu_and_a_requeued_job_keeps_its_log(launch):
-    """JAX shows a process of a SLURM job one device, that of its number on the node."""
+def test_slurm_starts_one_process_per_gpu_and_a_requeued_job_keeps_its_log(launch):
+    """In SLURM, JAX gives a process the one device that has its number on the node."""
     lines = [line.split("--")[1] for line in (launch / "slurm.sh").read_text().splitlines() if "#SBATCH" in line]
     options = dict(line.partition("=")[::2] for line in lines)
     assert options["ntasks-per-node"] == options["gpus-per-node"] == "8"
@@ -62,8 +62,8 @@ def test_slurm_starts_a_process_for_each_gpu_and_a_requeued_job_keeps_its_log(la
 
 
 @pytest.mark.parametrize("status", [0, 1, 2, 75])
-def test_a_tpu_vm_runs_the_command_again_while_it_says_75(status, launch, tmp_path):
-    """What `run` sends to the workers, in a folder where `vitx` writes down its arguments and ends with a status."""
+def test_a_tpu_vm_repeats_the_command_while_it_exits_with_75(status, launch, tmp_path):
+    """Runs what `run` sends to the workers, with a `vitx` that records its arguments and exits with a status."""
     vitx, gcloud = tmp_path / "venv" / "bin" / "vitx", tmp_path / "gcloud"
     (tmp_path / "vitx").mkdir()
     vitx.parent.mkdir(parents=True)
@@ -74,17 +74,17 @@ printf '<%s>' "$@"; echo
     gcloud.write_text('#!/usr/bin/env bash\ncd "$HOME"; last=${!#}; bash -c "${last#--command=} wait"\n')
     vitx.chmod(0o755)
     gcloud.chmod(0o755)
-    (tmp_path / "train.log").write_text("of before\n")
+    (tmp_path / "train.log").write_text("earlier line\n")
     words = ["bash", launch / "tpu_vm.sh", "run", *TRAIN]
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
     subprocess.run(words, check=True, env=environment, timeout=60, capture_output=True)
-    before, *said = (tmp_path / "train.log").read_text().splitlines()
-    assert before == "of before" and len(said) == (3 if status == 75 else 1)
-    assert set(said) == {"<train><experiments/quickstart.py><--workdir></mnt/runs/a b><--distributed>"}
+    first, *calls = (tmp_path / "train.log").read_text().splitlines()
+    assert first == "earlier line" and len(calls) == (3 if status == 75 else 1)
+    assert set(calls) == {"<train><experiments/quickstart.py><--workdir></mnt/runs/a b><--distributed>"}
 
 
 @pytest.mark.parametrize("command", [("tpu_vm.sh",), ("tpu_vm.sh", "install"), ("slurm.sh",), ("gke.sh", "fly")])
-def test_half_a_command_is_told(command, launch):
+def test_an_incomplete_command_exits_with_2(command, launch):
     done = run("bash", launch / command[0], *command[1:])
     assert done.returncode == 2 and done.stderr and not done.stdout
 

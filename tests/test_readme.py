@@ -143,6 +143,20 @@ def test_the_tables_of_models_cover_all_names():
     assert all(fnmatch.filter(vitx.list_models(), pattern) for pattern in patterns)
 
 
+@pytest.mark.slow
+def test_the_counts_in_the_readme_are_those_of_vitx_cost():
+    """Last run: 2026-11-26: 12 rows."""
+    rows = re.findall(
+        r"^\|[^|]*\| `(\w+)` \| (\d+) x (\d+)² \| ([\d.]+) \| ([\d.,]+) \|",
+        (ROOT / "README.md").read_text(),
+        re.MULTILINE,
+    )
+    assert len(rows) >= 12
+    for name, frames, size, params, gmacs in rows:
+        cost = vitx.count_cost(vitx.create_model(name), (int(frames), int(size), int(size), 3))
+        assert f"{cost.params / 1e6:.1f}" == params and f"{cost.macs / 1e9:,.1f}" == gmacs, name
+
+
 def test_the_picture_of_layouts_shows_what_they_attend_to(pytestconfig, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(ROOT / "docs")
     import draw_layouts
