@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import math
 import os
 import re
 import subprocess
@@ -199,17 +200,20 @@ def test_the_report_shows_the_readable_parts_of_a_damaged_video(pytestconfig, tm
 
 
 def test_unreadable_training_videos_are_reported_once_and_many_stop_the_run(pytestconfig, videos, tmp_path, capsys):
-    bad = Folder(str(videos)).open("train").paths[:2]
+    train_paths = Folder(str(videos)).open("train").paths
+    bad, num_videos = train_paths[:2], len(train_paths)
     for path in bad:
         Path(path).write_bytes(Path(path).read_bytes()[:300])
     run = tmp_path / "run"
     assert train_folder(pytestconfig.rootpath, videos, run, "--training.checkpoint_every=1") == 1
     messages = capsys.readouterr().err
-    assert all(text in messages for text in ("1 of 16", "data.max_unreadable", "0.01"))
+    assert all(text in messages for text in (f"1 of {num_videos}", "data.max_unreadable", "0.01"))
     assert sum(path in messages for path in bad) == 1
     assert train_folder(pytestconfig.rootpath, videos, run, "--data.max_unreadable=0.2") == 0
     messages = capsys.readouterr().err
     assert all(messages.count(path) == 1 for path in bad)
     last = [row for row in read_metrics(run) if row["split"] == "train"][-1]
     assert f"{last['replaced']} clips of 2 unreadable videos" in (run / "report.md").read_text()
-    assert last["unreadable"] == 2 and last["replaced"] == len(bad) * 60 * 8 // 16
+    assert last["unreadable"] == 2
+    epochs = 60 * 8 / num_videos
+    assert len(bad) * math.floor(epochs) <= last["replaced"] <= len(bad) * math.ceil(epochs)
