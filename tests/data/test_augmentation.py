@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitx.data import operations
-from vitx.data.augmentation import Augmentation, erased, random_box
+from vitx.data.augmentation import Augmentation, erase, random_box
 from vitx.data.decoding import decode_frames, open_video
 from vitx.data.encoding import encode_video
 from vitx.data.pipeline import Data
@@ -181,8 +181,8 @@ def rng() -> np.random.Generator:
     ("fields", "message"),
     [
         ({"flip_labels": (("to the left", "to the rihgt"),)}, "'to the rihgt'.*did you mean to the right"),
-        ({"flip_never": ("cat",)}, "the class 'cat', which is none"),
-        ({"flip_labels": (("text", "dog"),)}, "text and dog, which are no one label's"),
+        ({"flip_never": ("cat",)}, "'cat'"),
+        ({"flip_labels": (("text", "dog"),)}, "text and dog"),
     ],
 )
 def test_classes_that_the_data_has_not_are_told(fields, message):
@@ -194,7 +194,7 @@ def test_classes_that_the_data_has_not_are_told(fields, message):
 @pytest.mark.parametrize("most", [1, 4])
 def test_boxes_are_erased(fill, most):
     for seed in range(20):
-        varied = erased(np.random.default_rng(seed), CLIP, most, fill)
+        varied = erase(np.random.default_rng(seed), CLIP, most, fill)
         changed = (varied != CLIP).any(axis=(0, 3))
         assert 0 < changed.mean() <= 0.36
         values = np.unique(varied[:, changed].reshape(-1, 3), axis=0)

@@ -161,8 +161,8 @@ def test_videos_that_are_added_move_few_others():
             "line 2: split is 'val'; expected one of train, validation, test",
         ),
         (["path,class,begin,end", "a.mp4,x,3,2"], "list.csv", "line 2: the segment from 3.0 to 2.0 s is empty"),
-        (["path,class,begin", "a.mp4,x,3"], "list.csv", "begin and end are '3' and None; expected seconds, both or"),
-        (["path,class", "b.mp4,x"], "list.csv", "b.mp4, which is not there; paths are relative to the file's folder"),
+        (["path,class,begin", "a.mp4,x,3"], "list.csv", "begin and end are '3' and None"),
+        (["path,class", "b.mp4,x"], "list.csv", "b.mp4, which does not exist"),
         (["path,class", "a.mp4,x,y"], "list.csv", "line 2 has more cells than the header; put quotes around"),
         (["path,class"], "list.csv", "lists no videos"),
         (["[1]"], "list.jsonl", "line 1: found [1], expected an object"),
@@ -199,7 +199,7 @@ def test_a_mistaken_folder_and_missing_files(tmp_path):
         (Folder(touch(tmp_path / "flat", "a.mp4")), "has no videos; expected"),
         (Folder(touch(tmp_path / "odd", "test/x/a.mp4")), "has test and no train"),
         (
-            Folder(touch(tmp_path / "two", *(f"{n}/x/a.mp4" for n in ("train", "validation", "validation")))),
+            Folder(touch(tmp_path / "two", *(f"{n}/x/a.mp4" for n in ("train", "val", "validation")))),
             "has both val and",
         ),
         (Table(str(tmp_path / "no.csv")), "cannot be read: No such file"),
@@ -208,7 +208,7 @@ def test_a_mistaken_folder_and_missing_files(tmp_path):
         with pytest.raises(UserError, match=message):
             dataset.open("validation")
     for shares in ({"test": -0.1}, {"validation": 0.6, "test": 0.4}):
-        with pytest.raises(ValueError, match="expected shares"):
+        with pytest.raises(ValueError, match="expected fractions"):
             Folder("x", **shares)
 
 

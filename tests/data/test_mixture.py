@@ -64,7 +64,7 @@ def test_labels_are_brought_together_and_the_others_are_missing():
         for label, value in label_arrays(source[i]).items():
             np.testing.assert_array_equal(value, columns[label][i])
             assert value.dtype == columns[label].dtype
-    with pytest.raises(UserError, match="a label class that is not the same"):
+    with pytest.raises(UserError, match="different labels class"):
         Mixture((Tinted("letters"), Tinted("odd"))).open("train")
 
 
@@ -76,7 +76,7 @@ def test_weights_are_shares_and_every_example_comes(parts):
     assert all(count >= size for count, size in zip(source.counts, sizes, strict=True))
     wanted = len(source) * np.array(weights) / sum(weights)
     assert np.abs(source.counts - wanted).max() <= 1
-    seen = collections.Counter((sources, place) for sources, place in map(source._place, range(len(source))))
+    seen = collections.Counter((sources, place) for sources, place in map(source._locate, range(len(source))))
     for kind, size, count in zip(source.sources, sizes, source.counts, strict=True):
         if source.sources.count(kind) == 1:
             assert {seen[kind, place] for place in range(size)} <= {count // size, -(-count // size)}

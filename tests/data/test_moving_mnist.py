@@ -83,7 +83,7 @@ def test_a_forecaster_trains_on_it(folder, small, tmp_path):
     [
         ({"data_dir": "nowhere"}, "there is no moving_mnist in nowhere; prepare it once with"),
         ({"train": "train"}, "data.dataset.train is 'train', which moving_mnist does not have"),
-        ({"train": "test[12:]"}, "data.dataset.train is 'test[12:]', in which there are no sequences"),
+        ({"train": "test[12:]"}, "data.dataset.train is 'test[12:]', which has no sequences"),
     ],
 )
 def test_what_is_missing_is_told(folder, settings, message):

@@ -1,4 +1,4 @@
-"""What is varied in a training clip: the same in all its frames, drawn once for (seed, epoch, index, repeat)."""
+"""Augmentation of training clips: one draw for all frames of a clip, a function of (seed, epoch, index, repeat)."""
 
 import dataclasses
 import math
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8
 
 from vitx.configuration import register
 from vitx.data import operations
@@ -22,34 +21,35 @@ COLOURS = ("brightness", "contrast", "saturation", "hue")
 @register
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Nothing by default: a clip is the centre of its frames.
+    """Random changes of a clip; none by default, when a clip is the centre of its frames.
 
-    What is cut out of the frames comes first, then mirroring, colours, RandAugment and erasing.
+    Cropping comes first, then colours, RandAugment, erasing and mirroring.
 
     Attributes:
-        crop_area: (least, most) share of a frame's area that is cut out and scaled to the clip's size (Szegedy et al.
-            2015, section 6); None takes the centre, as evaluation does.
-        crop_ratio: (least, most) width over height of what is cut out.
-        short_side: (least, most) pixels that the shorter side of the frames is scaled to, before a clip is cut out
-            anywhere ((256, 320) in SlowFast); in place of crop_area.
-        stretch: (least, most) by which height and width are each multiplied after that, drawn apart ((0.9, 1.33) on a
+        crop_area: (least, greatest) fraction of a frame's area that is cropped and scaled to the clip's size (Szegedy
+            et al. 2015, section 6); None takes the centre, as evaluation does.
+        crop_ratio: (least, greatest) width over height of that crop.
+        short_side: (least, greatest) length in pixels that the shorter side of the frames is scaled to before a crop at
+            a random place ((256, 320) in SlowFast); an alternative to crop_area.
+        stretch: (least, greatest) factor of height and of width after that, drawn independently ((0.9, 1.33) with a
             short_side of (256, 256) in ViViT).
         flip: probability that a clip is mirrored, left and right.
         flip_labels: pairs of classes that change places when a clip is mirrored: (("pull left", "pull right"),).
         flip_never: classes whose clips are never mirrored.
-        brightness: pixels are multiplied by 1 ± up to this.
-        contrast: differences from the clip's mean luma are multiplied by 1 ± up to this.
-        saturation: differences from each pixel's luma are multiplied by 1 ± up to this.
-        hue: hues are turned by ± up to this share of the circle, at most 0.5.
-        lightness: a share of the range, ± up to this, is added to brightness (32 / 255 in DMVR, which ViViT uses).
-        colour: probability that these five are changed.
-        colour_order: of them, lightness with brightness.
+        brightness: greatest deviation from 1 of the factor of all pixels.
+        contrast: greatest deviation from 1 of the factor of differences from the clip's mean luma.
+        saturation: greatest deviation from 1 of the factor of differences from each pixel's luma.
+        hue: greatest turn of the hues, as a fraction of the circle, at most 0.5.
+        lightness: greatest number that is added to all pixels, as a fraction of the range (32 / 255 in DMVR, which
+            ViViT uses).
+        colour: probability that these five are applied.
+        colour_order: order in which they are applied; lightness follows brightness.
         grey: probability that colours are dropped.
-        rand_augment: operations drawn at random; none of 0 layers.
+        rand_augment: operations drawn at random; none with 0 layers.
         erase: probability that boxes are filled in all frames (Zhong et al. 2017: a fiftieth to a third of the area in
             all, ratio 0.3 to 3.3).
-        erase_boxes: as many at most.
-        erase_fill: with "noise" in every pixel, one random "colour", or mid-"grey".
+        erase_boxes: greatest number of boxes.
+        erase_fill: content of the boxes: "noise" in every pixel, one random "colour", or mid-"grey".
     """
 
     crop_area: tuple[float, float] | None = None
@@ -74,7 +74,7 @@ class Augmentation:
 
     def __post_init__(self):
         if self.crop_area is not None and not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
-            raise ValueError(f"crop_area is {self.crop_area}; expected two shares of an area in order, above 0 to 1")
+            raise ValueError(f"crop_area is {self.crop_area}; expected two fractions of an area in order, above 0 to 1")
         if self.crop_area is not None and self.short_side is not None:
             raise ValueError("crop_area and short_side are both given; expected one of them")
         if self.stretch != (1.0, 1.0) and self.short_side is None:
@@ -94,14 +94,18 @@ class Augmentation:
             raise ValueError(f"erase_boxes is {self.erase_boxes}; expected at least 1")
 
     def check(self, label_names: Names) -> None:
-        """Raises UserError where classes of flip_labels or flip_never are none of the data's, or not of one label."""
+        """Raises UserError where the data lacks a class of flip_labels or flip_never, or a pair is of two labels."""
         known = {name for names in label_names.values() for name in names}
         for name in (*self.flip_never, *(name for pair in self.flip_labels for name in pair)):
             if name not in known:
-                raise UserError(f"data.augmentation names the class {name!r}, which is none{closest(name, known)}")
+                raise UserError(
+                    f"data.augmentation names the class {name!r}, which the data lacks{closest(name, known)}"
+                )
         for pair in self.flip_labels:
             if not any(set(pair) <= set(names) for names in label_names.values()):
-                raise UserError(f"data.augmentation.flip_labels pairs {' and '.join(pair)}, which are no one label's")
+                raise UserError(
+                    f"data.augmentation.flip_labels pairs {' and '.join(pair)}; expected two classes of one label"
+                )
 
     def draw_box(self, rng: np.random.Generator, height: int, width: int, size: tuple[int, int]) -> Box:
         """Returns the box that is cut out of all frames of a clip, to be scaled to `size`.
@@ -117,13 +121,15 @@ class Augmentation:
         if self.short_side is None:
             return crop_box(height, width, size, 0.5)
         scale = rng.uniform(*self.short_side) / min(height, width)
-        tall, wide = (side / scale / stretch for side, stretch in zip(size, rng.uniform(*self.stretch, 2), strict=True))
-        too_large = max(tall / height, wide / width, 1.0)
-        tall, wide = tall / too_large, wide / too_large
-        return np.array([rng.uniform(0, height - tall), rng.uniform(0, width - wide), tall, wide])
+        box_height, box_width = (
+            side / scale / stretch for side, stretch in zip(size, rng.uniform(*self.stretch, 2), strict=True)
+        )
+        too_large = max(box_height / height, box_width / width, 1.0)
+        box_height, box_width = box_height / too_large, box_width / too_large
+        return np.array([rng.uniform(0, height - box_height), rng.uniform(0, width - box_width), box_height, box_width])
 
     def vary(self, rng: np.random.Generator, clip: Clip) -> Clip:
-        """Returns the clip with colours, operations and boxes as drawn."""
+        """Returns the clip with other colours, RandAugment's operations and erased boxes, all drawn at random."""
         if rng.uniform() < self.colour:
             for name in self.colour_order:
                 strength = getattr(self, name)
@@ -136,7 +142,7 @@ class Augmentation:
             clip = operations.grey(clip)
         clip = self.rand_augment(rng, clip)
         if rng.uniform() < self.erase:
-            clip = erased(rng, clip, self.erase_boxes, self.erase_fill)
+            clip = erase(rng, clip, self.erase_boxes, self.erase_fill)
         return clip
 
     def mirror(
@@ -146,19 +152,19 @@ class Augmentation:
 
         Args:
             rng: what is drawn from.
-            clip: of an example.
-            labels: of the example, by name: int of a class, or float32 [classes].
+            clip: clip of an example.
+            labels: labels of the example by name: int of a class, or float32 [classes].
             label_names: {label: names of its classes}.
         """
         never = any(
             name in self.flip_never
             for label, value in labels.items()
-            for name in _of_example(label_names.get(label, ()), value)
+            for name in _class_names(label_names.get(label, ()), value)
         )
         if rng.uniform() >= self.flip or never:
             return clip, dict(labels)
         labels = {label: self._mirrored(value, label_names.get(label, ())) for label, value in labels.items()}
-        # channel by channel: numpy reverses single bytes several times faster than triples
+        # Channel by channel: NumPy 2.4 (2026-11) reverses single bytes several times faster than triples.
         return np.stack([clip[:, :, ::-1, channel] for channel in range(3)], axis=-1), labels
 
     def _mirrored(self, label: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
@@ -173,39 +179,48 @@ class Augmentation:
         return label
 
 
-def _of_example(names: tuple[str, ...], label: np.ndarray) -> list[str]:
-    """Returns the names of the classes that an example is of."""
+def _class_names(names: tuple[str, ...], label: np.ndarray) -> list[str]:
+    """Returns the names of an example's classes."""
     if label.ndim:
-        return [name for name, there in zip(names, label, strict=True) if there > 0]
+        return [name for name, value in zip(names, label, strict=True) if value > 0]
     return [names[label]] if 0 <= label < len(names) else []
 
 
 def random_box(
     rng: np.random.Generator, height: int, width: int, area: tuple[float, float], ratio: tuple[float, float]
 ) -> Box:
-    """Draws a box inside a frame: its share of the area uniformly, its ratio uniformly in the logarithm, its place
-    uniformly. Ten tries; then the largest box at the centre whose ratio is allowed."""
+    """Draws a box inside a frame; after ten tries that do not fit, takes the largest one at the centre.
+
+    Args:
+        rng: what is drawn from.
+        height: pixels of the frame.
+        width: pixels of the frame.
+        area: (least, greatest) fraction of the frame's area, drawn uniformly.
+        ratio: (least, greatest) width over height, drawn uniformly in the logarithm.
+    """
     for _ in range(10):
         pixels = height * width * rng.uniform(*area)
         shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        tall, wide = math.sqrt(pixels / shape), math.sqrt(pixels * shape)
-        if tall <= height and wide <= width:
-            return np.array([rng.uniform(0, height - tall), rng.uniform(0, width - wide), tall, wide])
+        box_height, box_width = math.sqrt(pixels / shape), math.sqrt(pixels * shape)
+        if box_height <= height and box_width <= width:
+            return np.array(
+                [rng.uniform(0, height - box_height), rng.uniform(0, width - box_width), box_height, box_width]
+            )
     shape = min(max(width / height, ratio[0]), ratio[1])
-    tall, wide = min(height, width / shape), min(width, height * shape)
-    return np.array([(height - tall) / 2, (width - wide) / 2, tall, wide])
+    box_height, box_width = min(height, width / shape), min(width, height * shape)
+    return np.array([(height - box_height) / 2, (width - box_width) / 2, box_height, box_width])
 
 
-def erased(
-    rng: np.random.Generator, clip: Clip, most: int = 1, fill: Literal["noise", "colour", "grey"] = "noise"
-) -> UInt8[np.ndarray, "frames height width 3"]:
-    """Returns the clip with one to `most` boxes filled, the same in every frame; more boxes are smaller."""
+def erase(
+    rng: np.random.Generator, clip: Clip, max_boxes: int = 1, fill: Literal["noise", "colour", "grey"] = "noise"
+) -> Clip:
+    """Returns the clip with one to `max_boxes` boxes filled, the same in every frame; more boxes are smaller."""
     clip = clip.copy()
-    boxes = int(rng.integers(1, most + 1))
+    boxes = int(rng.integers(1, max_boxes + 1))
     for _ in range(boxes):
         area = 0.02 / boxes, 1 / 3 / boxes
-        top, left, tall, wide = map(int, random_box(rng, *clip.shape[1:3], area, (0.3, 3.3)))
-        shape = {"noise": (tall, wide, 3), "colour": (3,), "grey": (0,)}[fill]
+        top, left, box_height, box_width = map(int, random_box(rng, *clip.shape[1:3], area, (0.3, 3.3)))
+        shape = {"noise": (box_height, box_width, 3), "colour": (3,), "grey": (0,)}[fill]
         pixels = rng.integers(0, 256, shape, np.uint8) if fill != "grey" else operations.FILL
-        clip[:, top : top + tall, left : left + wide] = pixels
+        clip[:, top : top + box_height, left : left + box_width] = pixels
     return clip

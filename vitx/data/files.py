@@ -1,4 +1,4 @@
-"""Videos of one's own: a folder for each class, or a table of paths and labels."""
+"""Custom videos: a folder for each class, or a table of paths and labels."""
 
 import csv
 import dataclasses
@@ -13,21 +13,20 @@ from typing import Any
 import numpy as np
 
 from vitx.configuration import register
-from vitx.data.sources import Source
+from vitx.data.sources import SPLITS, Source, check_split
 from vitx.errors import UserError, closest
 
 ENDINGS = tuple(".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ts .webm .wmv".split())  # noqa: SIM905  reads easier
-SPLITS = ("train", "validation", "test")
-WHOLE = (0.0, float("inf"))  # the segment of a whole video
+WHOLE = (0.0, float("inf"))  # segment of a whole video
 
 
 @dataclasses.dataclass(frozen=True)
 class Videos:
-    """The files of one split.
+    """Files of one split.
 
     Attributes:
         label_names: {label: names of its classes}.
-        paths: of the files.
+        paths: path of each example's file.
         labels: {label: class of each example, or float32 [examples, k] of k classes or values}.
         segments: (begin, end) of each example in seconds from the first frame, or () where examples are whole files.
     """
@@ -41,7 +40,7 @@ class Videos:
         return len(self.paths)
 
     def name(self, index: int) -> str:
-        """Returns what an example is called where people are told of it."""
+        """Returns the name of an example in messages."""
         return self.paths[index]
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
@@ -55,6 +54,18 @@ class Videos:
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
+    """One video of a folder or a table.
+
+    Attributes:
+        path: path of the file.
+        labels: class of each label.
+        split: split that the folder or the table gives it, or None.
+        group: name of the videos that stay in one split.
+        segment: (begin, end) in seconds, or None for the whole video.
+        sets: classes of each label that has any number of them.
+        values: numbers to predict.
+    """
+
     path: str
     labels: tuple[str, ...]
     split: str | None
@@ -67,17 +78,18 @@ class _Row:
 @register
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """Videos in one folder for each class, whose names are the classes': `PATH/CLASS/*.mp4`.
+    """Videos in one folder for each class, with the class's name: `PATH/CLASS/*.mp4`.
 
     Or `PATH/train/CLASS/*.mp4`, with `PATH/validation` and `PATH/test` beside it. A split without a folder is drawn
-    from the others' videos, the same share of every class, by each file's name: files that are added move no other.
+    from the training videos, the same fraction of every class, by a hash of their names: files that are added later
+    move few others.
 
     Attributes:
-        path: of the folder.
+        path: path of the folder.
         label: name of the label.
-        validation: share of the videos held out for validation where there is no such folder.
-        test: share held out for the test, likewise.
-        seed: of the draw.
+        validation: fraction of the videos held out for validation where it has no folder.
+        test: fraction of the videos held out for the test where it has no folder.
+        seed: seed of the draw.
     """
 
     path: str
@@ -87,15 +99,15 @@ class Folder:
     seed: int = 0
 
     def __post_init__(self):
-        _check_shares(self)
+        _check_fractions(self)
 
     def open(self, split: str) -> Source:
         """Returns the videos of a split.
 
         Raises:
-            UserError: no such folder, no videos in it, or too few to hold some out.
+            UserError: the folder is missing or has no videos, or too few to hold some out.
         """
-        return _held(self, split)
+        return _open_split(self, split)
 
     def splits(self) -> dict[str, "Videos"]:
         """Returns the videos of every split that has some, by its name."""
@@ -104,7 +116,7 @@ class Folder:
             raise UserError(f"there is no folder {root} (data.dataset.path); expected {root}/CLASS/*.mp4")
         if (root / "manifest.json").exists():
             raise UserError(
-                f"{root} was made by `vitx data prepare`; in the experiment file, Prepared({self.path!r}) reads it"
+                f"{root} was written by `vitx data prepare`; in the experiment file, Prepared({self.path!r}) reads it"
             )
         folders = {name: root / name for name in SPLITS}
         if (root / "val").is_dir():
@@ -120,16 +132,16 @@ class Folder:
         return _videos(rows, (self.label,), self)
 
     def ignored(self) -> list[str]:
-        """Returns the files in the folder that are in no split; hidden ones apart."""
-        root, taken = Path(self.path), {path for videos in self.splits().values() for path in videos.paths}
-        files = (path for path in sorted(root.rglob("[!.]*")) if str(path) not in taken and path.is_file())
+        """Returns the files in the folder that are in no split, without hidden ones."""
+        root, used = Path(self.path), {path for videos in self.splits().values() for path in videos.paths}
+        files = (path for path in sorted(root.rglob("[!.]*")) if str(path) not in used and path.is_file())
         return [str(path) for path in files if not any(part.startswith(".") for part in path.relative_to(root).parts)]
 
     def _rows(self, folder: Path, split: str | None) -> Iterator[_Row]:
         for path in sorted(folder.glob("*/**/*")):
             if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file():
-                place = path.relative_to(folder)
-                yield _Row(str(path), (place.parts[0],), split, place.as_posix())
+                name = path.relative_to(folder)
+                yield _Row(str(path), (name.parts[0],), split, name.as_posix())
 
 
 @register
@@ -137,19 +149,19 @@ class Folder:
 class Table:
     """Videos listed in a file: a CSV with a header, or JSONL with one object a line.
 
-    The columns `split` (train, validation, test), `group`, `begin` and `end` are used where they are there. Videos of
-    one group (a patient, a camera, a source video) stay together when splits are drawn; an example with `begin` and
-    `end` is that segment of its video, in seconds from the first frame.
+    The columns `split` (train, validation, test), `group`, `begin` and `end` are optional. Videos of one group (a
+    patient, a camera, a source video) stay together when splits are drawn; an example with `begin` and `end` is that
+    segment of its video, in seconds from the first frame.
 
     Attributes:
-        path: of the file.
-        labels: the columns that name a class; a model has a head for each, or the task names the one to learn.
-        multi_label: the columns that name any number of classes, between semicolons (in JSONL, a list), or none.
-        targets: the columns that are numbers to predict; each is a label of one value.
-        column: the one with the videos' paths, relative to the file's folder.
-        validation: share of the videos held out for validation where no row names that split.
-        test: share held out for the test, likewise.
-        seed: of the draw.
+        path: path of the file.
+        labels: columns that name a class; a model has a head for each, or the task names the one to learn.
+        multi_label: columns that name any number of classes, separated by semicolons (in JSONL, a list), or none.
+        targets: columns that are numbers to predict; each is a label of one value.
+        column: column of the videos' paths, relative to the file's folder.
+        validation: fraction of the videos held out for validation where no row names that split.
+        test: fraction of the videos held out for the test where no row names that split.
+        seed: seed of the draw.
     """
 
     path: str
@@ -162,7 +174,7 @@ class Table:
     seed: int = 0
 
     def __post_init__(self):
-        _check_shares(self)
+        _check_fractions(self)
         columns = (*self.labels, *self.multi_label, *self.targets)
         if not columns or len(set(columns)) < len(columns):
             raise ValueError(
@@ -173,9 +185,9 @@ class Table:
         """Returns the videos of a split.
 
         Raises:
-            UserError: a file that cannot be read, a column or a value that is missing or cannot be, no such videos.
+            UserError: the file cannot be read, or lacks a column, a value, or videos of the split.
         """
-        return _held(self, split)
+        return _open_split(self, split)
 
     def splits(self) -> dict[str, "Videos"]:
         """Returns the videos of every split that has some, by its name."""
@@ -184,7 +196,7 @@ class Table:
         if not rows:
             raise UserError(f"{file} lists no videos")
         if not any(Path(row.path).is_file() for row in rows[:100]):
-            raise UserError(f"{file} lists {rows[0].path}, which is not there; paths are relative to the file's folder")
+            raise UserError(f"{file} lists {rows[0].path}, which does not exist; paths are relative to its folder")
         return _videos(rows, self.labels, self, self.multi_label, self.targets)
 
     def _row(self, file: Path, line: int, fields: Mapping[str, Any]) -> _Row:
@@ -213,17 +225,18 @@ class Table:
             split,
             group,
             segment,
-            tuple(_classes(fields[name]) for name in self.multi_label),
-            tuple(_number(fields[name], f"{where}: {name}") for name in self.targets),
+            tuple(_split_classes(fields[name]) for name in self.multi_label),
+            tuple(_parse_number(fields[name], f"{where}: {name}") for name in self.targets),
         )
 
 
-def _classes(cell: Any) -> frozenset[str]:
+def _split_classes(cell: Any) -> frozenset[str]:
+    """Returns the classes of a cell: a list, or text with semicolons."""
     words = cell if isinstance(cell, list) else str(cell or "").split(";")
     return frozenset(name for word in words if (name := str(word).strip()))
 
 
-def _number(cell: Any, where: str) -> float:
+def _parse_number(cell: Any, where: str) -> float:
     try:
         value = float(cell)
     except (TypeError, ValueError):
@@ -261,12 +274,13 @@ def _lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise UserError(f"{file} cannot be read: {error}") from error
 
 
-def _held(dataset: Folder | Table, split: str) -> Videos:
+def _open_split(dataset: Folder | Table, split: str) -> Videos:
+    check_split(split)
     splits = dataset.splits()
     if split not in splits:
         raise UserError(
             f"{dataset.path} leaves none of its {sum(map(len, splits.values()))} videos for the {split} split; give "
-            f"it videos of its own, or hold out a larger share (data.dataset.{split})"
+            f"it videos of its own, or hold out a larger fraction (data.dataset.{split})"
         )
     return splits[split]
 
@@ -278,8 +292,9 @@ def _videos(
     multi_label: Sequence[str] = (),
     targets: Sequence[str] = (),
 ) -> dict[str, Videos]:
-    names = {label: _sorted({row.labels[i] for row in rows}) for i, label in enumerate(labels)}
-    names |= {label: _sorted({name for row in rows for name in row.sets[i]}) for i, label in enumerate(multi_label)}
+    """Returns the videos of every split that has some, with their labels as numbers."""
+    names = {label: _sort_names({row.labels[i] for row in rows}) for i, label in enumerate(labels)}
+    names |= {label: _sort_names({name for row in rows for name in row.sets[i]}) for i, label in enumerate(multi_label)}
     for label in multi_label:
         if not names[label]:
             raise UserError(f"{settings.path}: no row names a class in {label}")
@@ -292,8 +307,8 @@ def _videos(
         single = {label: tuple(numbers[label][row.labels[i]] for row in chosen) for i, label in enumerate(labels)}
         several = {label: np.zeros((len(chosen), len(names[label])), np.float32) for label in multi_label}
         for i, (label, column) in enumerate(several.items()):
-            for there, row in zip(column, chosen, strict=True):
-                there[[numbers[label][name] for name in row.sets[i]]] = 1
+            for indicators, row in zip(column, chosen, strict=True):
+                indicators[[numbers[label][name] for name in row.sets[i]]] = 1
         values = {target: np.array([[row.values[i]] for row in chosen], np.float32) for i, target in enumerate(targets)}
         return single | several | values
 
@@ -309,12 +324,12 @@ def _videos(
     }
 
 
-def _sorted(names: Set[str]) -> tuple[str, ...]:
-    return tuple(sorted(names, key=_natural))
+def _sort_names(names: Set[str]) -> tuple[str, ...]:
+    return tuple(sorted(names, key=_natural_key))
 
 
-def _natural(name: str) -> tuple[bool, int, str]:
-    """Sorts 2 before 10, and numbers before words."""
+def _natural_key(name: str) -> tuple[bool, int, str]:
+    """Returns a key that sorts 2 before 10, and numbers before words."""
     return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)
 
 
@@ -394,7 +409,9 @@ def _unit_hash(*parts: int | str) -> float:
     return int.from_bytes(digest[:6]) / 2**48
 
 
-def _check_shares(settings: Folder | Table) -> None:
-    shares = (settings.validation, settings.test)
-    if min(shares) < 0 or sum(shares) >= 1:
-        raise ValueError(f"validation is {shares[0]} and test {shares[1]}; expected shares of 0 to 1, below 1 together")
+def _check_fractions(settings: Folder | Table) -> None:
+    fractions = (settings.validation, settings.test)
+    if min(fractions) < 0 or sum(fractions) >= 1:
+        raise ValueError(
+            f"validation is {fractions[0]} and test {fractions[1]}; expected fractions from 0, below 1 in all"
+        )

@@ -1,4 +1,4 @@
-"""Several datasets as one: each gives its share of the training examples, and its own labels."""
+"""Several datasets as one, each with a weight in training and with labels of its own."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,18 +10,18 @@ from vitx.configuration import register
 from vitx.data.sources import Dataset, Source, label_arrays, label_columns
 from vitx.errors import UserError
 
-MAX_EXAMPLES = 2**27  # of an epoch, whose order is drawn in memory
+MAX_EXAMPLES = 2**27  # examples of an epoch, whose order is drawn in memory
 
 
 @dataclasses.dataclass(frozen=True)
 class MixedVideos:
-    """One source after the other, each as often as its share of an epoch asks.
+    """Examples of several sources, one source after the other.
 
     Attributes:
-        sources: of each dataset.
-        counts: examples of each; a source that has fewer is gone through again.
-        label_names: {label: names} of all labels; classes of one label in several datasets are brought together.
-        missing: {label: what says that an example has no such label}.
+        sources: source of each dataset.
+        counts: examples of each source in an epoch; a source with fewer examples starts again.
+        label_names: {label: names} of all labels; a label of several datasets has the classes of all of them.
+        missing: {label: value of an example that lacks the label}.
     """
 
     sources: tuple[Source, ...]
@@ -31,12 +31,12 @@ class MixedVideos:
 
     @property
     def labels(self) -> Mapping[str, np.ndarray]:
-        """{label: of each example}; nothing is decoded."""
+        """{label: column of all examples}; nothing is decoded."""
         columns: dict[str, list[np.ndarray]] = {label: [] for label in self.label_names}
         for source, count in zip(self.sources, self.counts, strict=True):
-            there = label_columns(source)
+            own = label_columns(source)
             for label in self.label_names:
-                column = self._renamed(label, source, there[label]) if label in there else self.missing[label][None]
+                column = self._renumber(label, source, own[label]) if label in own else self.missing[label][None]
                 columns[label].append(column[np.arange(count) % len(column)])
         return {label: np.concatenate(parts) for label, parts in columns.items()}
 
@@ -44,29 +44,30 @@ class MixedVideos:
         return sum(self.counts)
 
     def name(self, index: int) -> str:
-        """Returns what an example is called where people are told of it."""
-        source, place = self._place(index)
+        """Returns the name of an example in messages."""
+        source, place = self._locate(index)
         return source.name(place)
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
-        source, place = self._place(index)
+        source, place = self._locate(index)
         example = source[place]
         labels = {
-            label: self._renamed(label, source, example["labels"][label])
+            label: self._renumber(label, source, example["labels"][label])
             if label in example["labels"]
             else self.missing[label]
             for label in self.label_names
         }
         return {**example, "labels": labels}
 
-    def _place(self, index: int) -> tuple[Source, int]:
+    def _locate(self, index: int) -> tuple[Source, int]:
+        """Returns the source of an example, and its index there."""
         ends = np.cumsum(self.counts)
         which = int(np.searchsorted(ends, index, side="right"))
         source = self.sources[which]
         return source, (index - int(ends[which]) + self.counts[which]) % len(source)
 
-    def _renamed(self, label: str, source: Source, value: Any) -> np.ndarray:
-        """The classes of one source's label by their numbers among all."""
+    def _renumber(self, label: str, source: Source, value: Any) -> np.ndarray:
+        """Returns the classes of one source's label, numbered as among the classes of all sources."""
         value, names = np.asarray(value), self.label_names[label]
         if value.dtype.kind == "f" or source.label_names[label] == names:
             return value
@@ -79,13 +80,14 @@ class MixedVideos:
 class Mixture:
     """Several datasets; a model has a head for each of their labels.
 
-    In training a dataset gives its share of every epoch, in which every example comes at least once and those of small
-    datasets several times, varied anew each time. Evaluation goes over every example of all, once. An example of one
-    dataset has no labels of the others (-1, NaN): it teaches, and is measured by, the heads of its own.
+    A training epoch has each dataset in proportion to its weight: every example at least once, and those of small
+    datasets several times, augmented anew each time. Evaluation reads every example of all datasets once. An example of
+    one dataset lacks the labels of the others (-1, NaN): only the heads of its own labels learn from it and are
+    evaluated on it.
 
     Attributes:
-        datasets: to be mixed.
-        weights: how much of the training examples each gives, in any unit; () gives each its size.
+        datasets: the datasets to mix.
+        weights: proportion of each dataset in training, in any unit; () weights datasets by their size.
     """
 
     datasets: tuple[Dataset, ...]
@@ -103,7 +105,7 @@ class Mixture:
         """Returns the examples of a split, of all datasets.
 
         Raises:
-            UserError: a dataset cannot be opened, their labels contradict each other, or weights are too uneven.
+            UserError: a dataset cannot be opened, labels contradict each other, or weights are too uneven.
         """
         sources = tuple(dataset.open(split) for dataset in self.datasets)
         sizes = tuple(map(len, sources))
@@ -112,26 +114,26 @@ class Mixture:
             counts = tuple(max(round(weight * epoch), size) for weight, size in zip(self.weights, sizes, strict=True))
             if sum(counts) > MAX_EXAMPLES:
                 raise UserError(
-                    f"with weights {self.weights} and {sizes} videos an epoch has {sum(counts):,} examples, until each "
-                    f"came once; expected at most {MAX_EXAMPLES:,} (data.dataset.weights)"
+                    f"with weights {self.weights} and {sizes} videos an epoch in which every video comes has "
+                    f"{sum(counts):,} examples; expected at most {MAX_EXAMPLES:,} (data.dataset.weights)"
                 )
         else:
             counts = sizes
-        return MixedVideos(sources, counts, *_merged(sources))
+        return MixedVideos(sources, counts, *_merge_labels(sources))
 
 
-def _merged(sources: tuple[Source, ...]) -> tuple[dict[str, tuple[str, ...]], dict[str, np.ndarray]]:
-    """Returns the names of all labels, and what says that one is missing."""
+def _merge_labels(sources: tuple[Source, ...]) -> tuple[dict[str, tuple[str, ...]], dict[str, np.ndarray]]:
+    """Returns the names of all labels, and the values of examples that lack them."""
     names: dict[str, tuple[str, ...]] = {}
     missing: dict[str, np.ndarray] = {}
     for source in sources:
         for label, value in label_arrays(source[0]).items():
-            nothing = np.full_like(value, np.nan if value.dtype.kind == "f" else -1)
+            empty = np.full_like(value, np.nan if value.dtype.kind == "f" else -1)
             own, known = source.label_names[label], names.get(label, ())
             if label in names and (missing[label].ndim != value.ndim or (value.ndim and own != known)):
                 raise UserError(
-                    f"two datasets have a label {label} that is not the same: {', '.join(known)[:80]} and "
-                    f"{', '.join(own)[:80]}; give one of them another name"
+                    f"two datasets have different labels {label}: {', '.join(known)[:80]} and {', '.join(own)[:80]}; "
+                    "give one of them another name"
                 )
-            names[label], missing[label] = tuple(dict.fromkeys((*known, *own))), nothing
+            names[label], missing[label] = tuple(dict.fromkeys((*known, *own))), empty
     return names, missing

@@ -20,6 +20,7 @@ from absl import logging
 from tqdm import tqdm
 
 from vitx.data.moving_digits import APPEARANCES, CONFIGS, DIGITS, MOTIONS, ClipConfig, encode_clip
+from vitx.data.sources import check_split
 from vitx.errors import UserError
 
 
@@ -30,9 +31,10 @@ class MovingDigitsConfig(tfds.core.BuilderConfig):
     clips: ClipConfig = ClipConfig()
 
 
-class MovingDigits(tfds.core.GeneratorBasedBuilder):
+class MovingDigitsBuilder(tfds.core.GeneratorBasedBuilder):
     """TFDS builder; `load` builds and opens the dataset in one call."""
 
+    name: ClassVar[str] = "moving_digits"
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar[list[MovingDigitsConfig]] = [
         MovingDigitsConfig(name=name, clips=clips) for name, clips in CONFIGS.items()
@@ -74,36 +76,34 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
 
 
 def _encode_clips(config: ClipConfig, clips: list[tuple[str, int]]) -> Iterator[dict[str, bytes | int]]:
-    """The records of (split, index) pairs in order, made by as many processes as pay.
+    """Yields the records of (split, index) pairs in order, encoded by one process for each thousand clips.
 
-    A clip is many steps too short for threads to take turns at. Plain pipes, not a pool: the workers do not run the
-    caller's script again, and end with the process that reads them, however that ends.
+    Processes, because a clip is many steps too short for threads to take turns at. Plain pipes in the place of
+    `concurrent.futures`: spawned workers of a `ProcessPoolExecutor` (Python 3.11 to 3.14) import the caller's script
+    again, which starts the training once more where it has no `if __name__ == "__main__"`, and live on when the caller
+    is killed, since each holds both ends of the queue. These import this module alone and end with their reader.
     """
     num_workers = min(os.cpu_count() or 1, 1 + len(clips) // 1000)
     if num_workers == 1:
         yield from (encode_clip(config, split, index) for split, index in clips)
         return
-    command = [
-        sys.executable,
-        "-c",
-        "from vitx.data import moving_digits_builder; moving_digits_builder._serve_clips()",
-    ]
+    command = [sys.executable, "-c", f"from {__name__} import serve_clips; serve_clips()"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with contextlib.ExitStack() as stack:
         workers = []
         for first in range(num_workers):
-            worker = stack.enter_context(subprocess.Popen(command, env=environment, **pipes))
+            worker = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            stack.enter_context(worker)
             stack.callback(worker.terminate)
             pickle.dump((config, clips[first::num_workers]), worker.stdin)
             worker.stdin.flush()
             workers.append(worker)
-        for place in range(len(clips)):
-            yield pickle.load(workers[place % num_workers].stdout)
+        for i in range(len(clips)):
+            yield pickle.load(workers[i % num_workers].stdout)
 
 
-def _serve_clips() -> None:
-    """What a worker does: reads its share from stdin, writes the records to stdout."""
+def serve_clips() -> None:
+    """Runs a worker of `_encode_clips`: reads its clips from standard input and writes records to standard output."""
     config, clips = pickle.load(sys.stdin.buffer)
     # A worker whose reader is gone ends in silence.
     with contextlib.suppress(BrokenPipeError):
@@ -113,15 +113,15 @@ def _serve_clips() -> None:
 
 
 @dataclass(frozen=True)
-class ClipSource:
-    """Random access to the clips of one split, for `grain.MapDataset.source`.
+class DigitClips:
+    """Random access to the clips of one split.
 
-    Record i is `{"video": mp4 bytes, "labels": {"appearance": int, "motion": int}}`, and is clip i of `render_clip`.
-    Opens its files at the first read, in each process anew: a fresh or unpickled source costs nothing.
+    Example i is `{"video": mp4 bytes, "labels": {"appearance": int, "motion": int}}`, which is clip i of `render_clip`.
+    Files are opened at the first read, in each process anew: a fresh or unpickled source costs nothing.
 
     Attributes:
-      directory: where TFDS keeps this version of the dataset.
-      split: "train", "validation" or "test".
+        directory: TFDS's folder of this version of the dataset.
+        split: "train", "validation" or "test".
     """
 
     directory: str
@@ -149,36 +149,35 @@ class ClipSource:
 
 def load(
     split: str, clips: ClipConfig = CONFIGS["standard"], *, data_dir: str | os.PathLike | None = None
-) -> ClipSource:
+) -> DigitClips:
     """Opens a split of Moving Digits; builds the dataset first where it is missing.
 
-    Safe to call from several processes at once: one builds, the others wait. A build that was cut short is begun
-    anew. Never touches the network.
+    Safe to call from several processes at once: one builds, the others wait. A build that was cut short starts anew.
+    Never touches the network.
 
     Args:
-      split: "train", "validation" or "test".
-      clips: one of `CONFIGS`, or settings of one's own, which are filed under a name made from them.
-      data_dir: where TFDS keeps data sets; the environment's TFDS_DATA_DIR or TFDS's own default when None.
+        split: "train", "validation" or "test".
+        clips: one of `CONFIGS`, or other settings, which get a name that is a hash of them.
+        data_dir: TFDS's folder of datasets; None is TFDS_DATA_DIR, or else TFDS's own default.
 
     Raises:
-      UserError: the split is unknown, or the directory cannot be written.
+        UserError: the split is unknown, or the folder cannot be written.
     """
-    if split not in DIGITS:
-        raise UserError(f"found split {split!r}, expected one of {', '.join(DIGITS)}")
-    return ClipSource(build(clips, data_dir=data_dir).data_dir, split)
+    check_split(split)
+    return DigitClips(build(clips, data_dir=data_dir).data_dir, split)
 
 
 def config_of(clips: ClipConfig) -> MovingDigitsConfig:
-    """Returns the named configuration with these settings, or one of a name made from them."""
-    own = MovingDigitsConfig(name=f"custom_{zlib.crc32(repr(clips).encode()):08x}", clips=clips)
-    return next((named for named in MovingDigits.BUILDER_CONFIGS if named.clips == clips), own)
+    """Returns the named configuration with these settings, or one whose name is a hash of them."""
+    custom = MovingDigitsConfig(name=f"custom_{zlib.crc32(repr(clips).encode()):08x}", clips=clips)
+    return next((config for config in MovingDigitsBuilder.BUILDER_CONFIGS if config.clips == clips), custom)
 
 
-def build(clips: ClipConfig, *, data_dir: str | os.PathLike | None = None) -> MovingDigits:
+def build(clips: ClipConfig, *, data_dir: str | os.PathLike | None = None) -> MovingDigitsBuilder:
     """Returns the prepared TFDS builder; see `load`."""
     config = config_of(clips)
     with _quiet():
-        builder = MovingDigits(config=config, data_dir=data_dir, file_format="array_record")
+        builder = MovingDigitsBuilder(config=config, data_dir=data_dir, file_format="array_record")
         if not builder.data_path.exists():
             try:
                 builder.data_dir_root.mkdir(parents=True, exist_ok=True)
@@ -191,7 +190,7 @@ def build(clips: ClipConfig, *, data_dir: str | os.PathLike | None = None) -> Mo
                     f"{builder.name} cannot be built in {builder.data_dir_root}: {error.strerror or error}; "
                     "free some space there, or set data.dataset.data_dir (or TFDS_DATA_DIR) to another folder"
                 ) from error
-            builder = MovingDigits(config=config, data_dir=data_dir, file_format="array_record")
+            builder = MovingDigitsBuilder(config=config, data_dir=data_dir, file_format="array_record")
     return builder
 
 

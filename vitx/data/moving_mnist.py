@@ -1,6 +1,6 @@
 """Moving MNIST (Srivastava et al. 2015, arXiv:1502.04681) as TFDS prepares it: 10,000 sequences of 20 grey frames.
 
-TFDS's videos want TensorFlow (the extra `tf`), which is imported when a split is opened and not before.
+TFDS's videos need TensorFlow (the extra `tf`), which is imported when a split is opened and not before.
 """
 
 import os
@@ -13,6 +13,7 @@ import numpy as np
 
 from vitx.configuration import mutable_on_resume, register
 from vitx.data.encoding import encode_video
+from vitx.data.sources import check_split
 from vitx.errors import UserError
 
 PREPARE = "pip install 'vitx[tf]' && tfds build moving_mnist --file_format=array_record"
@@ -22,11 +23,11 @@ PREPARE = "pip install 'vitx[tf]' && tfds build moving_mnist --file_format=array
 class Sequences:
     """Random access to some of the sequences.
 
-    Example i is {"video": frames of 64 x 64 pixels as a file in memory, without loss, "labels": {}}.
+    Example i is {"video": a losslessly encoded file of frames of 64 x 64 pixels, "labels": {}}.
 
     Attributes:
-        directory: where TFDS keeps this version of the dataset.
-        part: of TFDS's splits, such as "test[:8000]".
+        directory: TFDS's folder of this version of the dataset.
+        part: TFDS's name of the part, such as "test[:8000]".
     """
 
     directory: str
@@ -57,14 +58,14 @@ class Sequences:
 class MovingMNIST:
     """TFDS's `moving_mnist`, whose only split is the test set of the published tables; nothing is downloaded.
 
-    To be trained on it is cut in three. For figures beside published ones, which are of all 10,000 sequences after
-    training on others, evaluate with `--data.dataset.test test` a model that never saw them.
+    Training takes one part of it, validation and test take others. Published numbers are of all 10,000 sequences after
+    training on other data: to compare with them, evaluate a model that never saw these with `--data.dataset.test test`.
 
     Attributes:
-        train: TFDS's name of the part to train on.
-        validation: likewise.
-        test: likewise.
-        data_dir: where TFDS prepared it; None is TFDS's own folder (TFDS_DATA_DIR, ~/tensorflow_datasets).
+        train: TFDS's name of the training part.
+        validation: TFDS's name of the validation part.
+        test: TFDS's name of the test part.
+        data_dir: folder in which TFDS prepared it; None is TFDS's own (TFDS_DATA_DIR, ~/tensorflow_datasets).
     """
 
     train: str = "test[:8000]"
@@ -76,9 +77,10 @@ class MovingMNIST:
         """Returns the sequences of "train", "validation" or "test".
 
         Raises:
-            UserError: the dataset is not there, is stored in a way that has no random access, or has no such part; or
-                TensorFlow is missing.
+            UserError: the dataset is missing, is stored without random access, or lacks the part; or TensorFlow is
+                missing.
         """
+        check_split(split)
         import tensorflow_datasets as tfds
 
         root = Path(self.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
@@ -90,7 +92,7 @@ class MovingMNIST:
         try:
             builder = tfds.builder_from_directory(versions[-1])
         except ModuleNotFoundError as error:
-            raise UserError(f"moving_mnist wants TensorFlow to be read (pip install 'vitx[tf]'): {error}") from error
+            raise UserError(f"reading moving_mnist needs TensorFlow (pip install 'vitx[tf]'): {error}") from error
         if builder.info.file_format.value != "array_record":
             raise UserError(
                 f"{versions[-1]} is stored as {builder.info.file_format.value}, which has no random access; prepare it "
@@ -102,5 +104,5 @@ class MovingMNIST:
         except (KeyError, ValueError) as error:
             raise UserError(f"data.dataset.{split} is {part!r}, which moving_mnist does not have: {error}") from error
         if not size:
-            raise UserError(f"data.dataset.{split} is {part!r}, in which there are no sequences")
+            raise UserError(f"data.dataset.{split} is {part!r}, which has no sequences; expected at least one")
         return Sequences(str(versions[-1]), part)

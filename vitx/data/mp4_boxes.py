@@ -1,7 +1,7 @@
-"""What an mp4 or mov file claims, read off its boxes before FFmpeg sets memory aside for it.
+"""Number of samples that an mp4 or mov file claims, read from its boxes before FFmpeg allocates memory for them.
 
-FFmpeg keeps an entry of tens of bytes for every sample, and one more for each time that an edit shows it. A table of
-samples of one size, a fragment of samples that are all alike, and a list of edits claim any number in a few bytes.
+FFmpeg (8, 2026-11) allocates tens of bytes for every sample, and again for each edit that shows it. A table of
+samples of one size, a fragment of identical samples, and a list of edits claim any number of them in a few bytes.
 """
 
 import struct
@@ -12,17 +12,17 @@ MAX_BOXES = 1_000_000
 _PARENTS = frozenset(
     b"moov hoov trak mdia minf stbl edts mvex moof traf udta meta dinf tref wave sinf schi ilst wide free skip".split()
 )
-_CLAIMS = {b"stsz": 8, b"trun": 4, b"elst": 4}  # where, after its name and size, each has the number
+_CLAIMS = {b"stsz": 8, b"trun": 4, b"elst": 4}  # boxes that claim samples, and the offset of the number in their body
 
 
 def find_excess(file: BufferedIOBase) -> str | None:
-    """Returns what a file claims as mp4 or mov beyond what its bytes can hold, or None.
+    """Returns a description of what a file claims as mp4 or mov beyond what its bytes can hold, or None.
 
-    Each sample takes at least one byte, however often edits show it. Reads the headers of boxes and those numbers;
-    goes over a file without boxes in a few great steps.
+    Each sample takes at least one byte, however often edits show it. Only the headers of boxes and those numbers are
+    read; a file without boxes takes a few large steps.
     """
     file.seek(0)
-    if file.read(3) == b"ID3":  # FFmpeg would look for boxes behind it
+    if file.read(3) == b"ID3":  # FFmpeg skips such a tag and looks for boxes behind it
         return "to be music with a tag"
     num_bytes = file.seek(0, 2)
     ranges, boxes, found = [(0, num_bytes)], 0, dict.fromkeys(_CLAIMS, 0)

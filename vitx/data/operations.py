@@ -1,7 +1,8 @@
-"""What can be done to the pixels of a clip; Pillow computes it, and every frame gets the same.
+"""Operations on the pixels of a clip, the same for every frame; Pillow computes them.
 
-An operation on a clip of one frame is Pillow's on that image. Where it depends on what is in the image (a mean, a
-histogram), that is taken over the whole clip: a still video stays still.
+An operation on a clip of one frame is Pillow's on that image. Where it depends on the content of the image (a mean, a
+histogram), that is taken over the whole clip: a still video stays still. dm_pix has no RandAugment and works on float
+images of JAX; training recipes and their published results are Pillow's.
 """
 
 from collections.abc import Callable
@@ -10,74 +11,78 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageEnhance, ImageOps
 
-Clip = UInt8[np.ndarray, "frames height width 3"]
+# Letters in shapes: t frames, h height, w width.
+Clip = UInt8[np.ndarray, "t h w 3"]
 FILL = (128, 128, 128)
-"""What comes in from outside a frame: mid-grey."""
+"""Colour of pixels from outside a frame: mid-grey."""
 
 
-def _at_once(clip: Clip, operation: Callable[[Image.Image], Image.Image]) -> Clip:
-    """One image of all frames above one another: for what treats each pixel alone, or by figures of all."""
+def _apply_to_clip(clip: Clip, operation: Callable[[Image.Image], Image.Image]) -> Clip:
+    """Applies an operation to one image of all frames above one another.
+
+    For operations that treat each pixel alone, or by statistics of all pixels.
+    """
     tall = Image.fromarray(clip.reshape(-1, *clip.shape[2:]))
     return np.asarray(operation(tall)).reshape(clip.shape)
 
 
-def _by_frame(clip: Clip, operation: Callable[[Image.Image], Image.Image]) -> Clip:
+def _apply_by_frame(clip: Clip, operation: Callable[[Image.Image], Image.Image]) -> Clip:
     return np.stack([np.asarray(operation(Image.fromarray(frame))) for frame in clip])
 
 
-def _by_value(clip: Clip, table: UInt8[np.ndarray, "256"]) -> Clip:
+def _look_up(clip: Clip, table: UInt8[np.ndarray, "256"]) -> Clip:
     return np.frombuffer(clip.tobytes().translate(table.tobytes()), np.uint8).reshape(clip.shape)
 
 
 def brightness(clip: Clip, factor: float) -> Clip:
     """Multiplies every pixel."""
-    return _at_once(clip, lambda image: ImageEnhance.Brightness(image).enhance(factor))
+    return _apply_to_clip(clip, lambda image: ImageEnhance.Brightness(image).enhance(factor))
 
 
-def lightness(clip: Clip, share: float) -> Clip:
-    """Adds a share of the range, 255."""
-    return _by_value(clip, _rounded(np.arange(256) + 255 * share))
+def lightness(clip: Clip, fraction: float) -> Clip:
+    """Adds a fraction of the range, 255."""
+    return _look_up(clip, _round(np.arange(256) + 255 * fraction))
 
 
 def contrast(clip: Clip, factor: float) -> Clip:
     """Multiplies the distance from the clip's mean luma (ITU-R BT.601)."""
-    return _at_once(clip, lambda image: ImageEnhance.Contrast(image).enhance(factor))
+    return _apply_to_clip(clip, lambda image: ImageEnhance.Contrast(image).enhance(factor))
 
 
 def saturation(clip: Clip, factor: float) -> Clip:
     """Multiplies the distance from each pixel's luma; 0 is grey."""
-    return _at_once(clip, lambda image: ImageEnhance.Color(image).enhance(factor))
+    return _apply_to_clip(clip, lambda image: ImageEnhance.Color(image).enhance(factor))
 
 
 def hue(clip: Clip, turn: float) -> Clip:
-    """Turns the circle of hues by a share of it, -0.5 to 0.5 (in HSV of 8 bits)."""
+    """Turns hues by a fraction of the circle, -0.5 to 0.5 (in HSV of 8 bits)."""
 
-    def turned(image: Image.Image) -> Image.Image:
+    def turn_hue(image: Image.Image) -> Image.Image:
         bands = np.array(image.convert("HSV"))
         bands[..., 0] += np.uint8(int(turn * 255) % 256)
         return Image.frombuffer("HSV", image.size, bands, "raw", "HSV", 0, 1).convert("RGB")
 
-    return _at_once(clip, turned)
+    return _apply_to_clip(clip, turn_hue)
 
 
 def grey(clip: Clip) -> Clip:
     """Drops the colours."""
-    return _at_once(clip, lambda image: image.convert("L").convert("RGB"))
+    return _apply_to_clip(clip, lambda image: image.convert("L").convert("RGB"))
 
 
 def sharpness(clip: Clip, factor: float) -> Clip:
     """Multiplies the distance from a smoothed frame; 0 is smooth, 2 sharp."""
-    return _by_frame(clip, lambda image: ImageEnhance.Sharpness(image).enhance(factor))
+    return _apply_by_frame(clip, lambda image: ImageEnhance.Sharpness(image).enhance(factor))
 
 
 def autocontrast(clip: Clip) -> Clip:
     """Stretches each channel to the full range."""
-    return _at_once(clip, ImageOps.autocontrast)
+    return _apply_to_clip(clip, ImageOps.autocontrast)
 
 
 def equalize(clip: Clip) -> Clip:
-    """Makes the histogram of each channel flat."""
-    return _at_once(clip, ImageOps.equalize)
+    """Flattens the histogram of each channel."""
+    return _apply_to_clip(clip, ImageOps.equalize)
 
 
 def invert(clip: Clip) -> Clip:
@@ -93,18 +98,18 @@ def posterize(clip: Clip, bits: int) -> Clip:
 def solarize(clip: Clip, threshold: int) -> Clip:
     """Inverts values from a threshold up, 0 to 256."""
     values = np.arange(256)
-    return _by_value(clip, _rounded(np.where(values < threshold, values, 255 - values)))
+    return _look_up(clip, _round(np.where(values < threshold, values, 255 - values)))
 
 
 def solarize_add(clip: Clip, amount: int, threshold: int = 128) -> Clip:
     """Adds to values below a threshold."""
     values = np.arange(256)
-    return _by_value(clip, _rounded(np.where(values < threshold, values + amount, values)))
+    return _look_up(clip, _round(np.where(values < threshold, values + amount, values)))
 
 
 def rotate(clip: Clip, degrees: float) -> Clip:
     """Turns frames about their centre, counter-clockwise."""
-    return _by_frame(clip, lambda image: image.rotate(degrees, Image.Resampling.BILINEAR, fillcolor=FILL))
+    return _apply_by_frame(clip, lambda image: image.rotate(degrees, Image.Resampling.BILINEAR, fillcolor=FILL))
 
 
 def shear_x(clip: Clip, slope: float) -> Clip:
@@ -117,25 +122,25 @@ def shear_y(clip: Clip, slope: float) -> Clip:
     return _affine(clip, (1, 0, 0, slope, 1, 0))
 
 
-def translate_x(clip: Clip, share: float) -> Clip:
-    """Moves frames to the left by a share of their width."""
-    return _affine(clip, (1, 0, share * clip.shape[2], 0, 1, 0))
+def translate_x(clip: Clip, fraction: float) -> Clip:
+    """Moves frames to the left by a fraction of their width."""
+    return _affine(clip, (1, 0, fraction * clip.shape[2], 0, 1, 0))
 
 
-def translate_y(clip: Clip, share: float) -> Clip:
-    """Moves frames up by a share of their height."""
-    return _affine(clip, (1, 0, 0, 0, 1, share * clip.shape[1]))
+def translate_y(clip: Clip, fraction: float) -> Clip:
+    """Moves frames up by a fraction of their height."""
+    return _affine(clip, (1, 0, 0, 0, 1, fraction * clip.shape[1]))
 
 
 def _affine(clip: Clip, matrix: tuple[int | float, ...]) -> Clip:
     """Takes each pixel (x, y) from (a x + b y + c, d x + e y + f), bilinear, coordinates at the pixels' centres."""
 
-    def moved(image: Image.Image) -> Image.Image:
+    def transform(image: Image.Image) -> Image.Image:
         kind, how = Image.Transform.AFFINE, Image.Resampling.BILINEAR
         return image.transform(image.size, kind, matrix, how, fillcolor=FILL)
 
-    return _by_frame(clip, moved)
+    return _apply_by_frame(clip, transform)
 
 
-def _rounded(values: np.ndarray) -> UInt8[np.ndarray, "256"]:
+def _round(values: np.ndarray) -> UInt8[np.ndarray, "256"]:
     return np.clip(np.floor(values + 0.5), 0, 255).astype(np.uint8)

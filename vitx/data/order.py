@@ -1,4 +1,4 @@
-"""In which order training sees its examples: shuffled, as often as their classes ask, several times in a row."""
+"""Order of training examples: shuffled, resampled by class, and repeated in a row."""
 
 import dataclasses
 import functools
@@ -9,13 +9,13 @@ from jaxtyping import Float, Int
 
 @dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: arrays have no quick hash
 class Order:
-    """A pure function of (seed, epoch).
+    """Order of a run's clips, a pure function of (seed, epoch).
 
     Attributes:
-        seed: of the run.
+        seed: seed of the run.
         size: examples of the source, and draws of an epoch.
-        repeats: times that each comes in a row, with other draws of its augmentation (Hoffer et al. 2020).
-        weights: how often each is drawn, in proportion; None is each once an epoch.
+        repeats: clips of each drawn example in a row, with other draws of its augmentation (Hoffer et al. 2020).
+        weights: sampling weight of each example; None draws each once an epoch.
     """
 
     seed: int
@@ -24,40 +24,40 @@ class Order:
     weights: Float[np.ndarray, " size"] | None = None
 
     def __getitem__(self, position: int) -> tuple[int, int, int]:
-        """Returns (epoch, example, which time in the epoch it comes) of one of all clips that a run sees."""
-        drawn, repeat = divmod(position, self.repeats)
-        epoch, place = divmod(drawn, self.size)
-        examples, times = _epoch(self, epoch)
-        return epoch, int(examples[place]), int(times[place]) * self.repeats + repeat
+        """Returns (epoch, example, occurrence index in the epoch) of a run's clip at a position."""
+        draw, repeat = divmod(position, self.repeats)
+        epoch, place = divmod(draw, self.size)
+        examples, occurrences = _draw_epoch(self, epoch)
+        return epoch, int(examples[place]), int(occurrences[place]) * self.repeats + repeat
 
 
 def class_weights(labels: Int[np.ndarray, " size"], power: float) -> Float[np.ndarray, " size"]:
-    """Returns how often each example is drawn so that a class of n examples comes in proportion to n**power.
+    """Returns sampling weights with which a class of n examples is drawn in proportion to n**power.
 
-    Kang et al. 2020, equation 1: 1 is as they are, 1/2 square-root resampling, 0 every class equally often. An
-    example without a label (below 0) is drawn as often as the average one.
+    Kang et al. 2020, equation 1: power 1 leaves classes as frequent as they are, 1/2 is square-root resampling, 0 draws
+    every class equally often. An example without a label (below 0) has the average weight.
     """
-    there = labels >= 0
-    counts = np.bincount(labels[there])
+    is_labelled = labels >= 0
+    counts = np.bincount(labels[is_labelled])
     weights = np.ones(len(labels))
-    weights[there] = counts[labels[there]] ** (power - 1.0)
-    weights[there] /= weights[there].mean() if there.any() else 1.0
+    weights[is_labelled] = counts[labels[is_labelled]] ** (power - 1.0)
+    weights[is_labelled] /= weights[is_labelled].mean() if is_labelled.any() else 1.0
     return weights
 
 
 @functools.lru_cache(maxsize=4)
-def _epoch(order: Order, epoch: int) -> tuple[Int[np.ndarray, " size"], Int[np.ndarray, " size"]]:
-    """Returns the examples of an epoch, and the how-manieth time each of them comes."""
+def _draw_epoch(order: Order, epoch: int) -> tuple[Int[np.ndarray, " size"], Int[np.ndarray, " size"]]:
+    """Returns the examples of an epoch, and the occurrence index of each in the epoch."""
     rng = np.random.default_rng((order.seed, epoch))
     shuffled = rng.permutation(order.size)
     if order.weights is None:
         return shuffled, np.zeros(order.size, int)
-    # Systematic: evenly spaced marks on the sum of weights, classes of one size together, so that each of them and each
-    # example comes as often as it should, rounded up or down.
+    # Systematic sampling: evenly spaced marks on the cumulative weights, examples of equal weight side by side. Every
+    # class and every example is then drawn as often as its weight asks, rounded up or down.
     shuffled = shuffled[np.argsort(order.weights[shuffled], kind="stable")]
     ends = np.cumsum(order.weights[shuffled])
     marks = (np.arange(order.size) + rng.uniform()) * ends[-1] / order.size
     rows = np.minimum(np.searchsorted(ends, marks, side="right"), order.size - 1)
-    times = np.arange(order.size) - np.searchsorted(rows, rows)
-    again = rng.permutation(order.size)
-    return shuffled[rows[again]], times[again]
+    occurrences = np.arange(order.size) - np.searchsorted(rows, rows)
+    reshuffled = rng.permutation(order.size)
+    return shuffled[rows[reshuffled]], occurrences[reshuffled]

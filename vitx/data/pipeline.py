@@ -43,35 +43,36 @@ ERROR_BYTES = 256  # of the message that travels with an example
 @register
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """How a dataset becomes batches.
+    """Settings that turn a dataset into batches.
 
     Attributes:
-        dataset: where the clips come from.
+        dataset: dataset of the clips.
         num_frames: frames of a clip.
-        frame_stride: distance between them, in frames of the video.
-        frame_rate: of a clip, in frames per second, in place of the stride; None takes the stride.
-        stride_jitter: in training the stride (or the rate) is multiplied by a draw from 1 - this to 1 + this.
-        temporal: "dense" frames; one of each of num_frames equal "segments" of the video (TSN); or "uniform", evenly
-            spread from its first frame to its last.
-        short: what becomes of a video shorter than a clip: it is played again ("loop"), or stands still at the end
-            ("pad").
+        frame_stride: distance between neighbouring frames of a clip, in frames of the video.
+        frame_rate: frames per second of a clip, an alternative to the stride; None takes the stride.
+        stride_jitter: greatest deviation from 1 of the factor of the stride (or the rate) in training.
+        temporal: frames of a clip: "dense" neighbours; one of each of num_frames equal "segments" of the video (TSN);
+            or "uniform", evenly spread from its first frame to its last.
+        short: content of a clip that is longer than its video: the video again ("loop"), or its last frame ("pad").
         image_size: (height, width) of a clip in pixels; frames are scaled to cover it and cropped.
-        augmentation: what is varied in training.
-        repeats: clips of each example in a training batch, each varied anew (Hoffer et al. 2020).
-        class_power: a class of n examples is drawn in proportion to n to this power: 1 as they are, 0.5 for
-            square-root resampling, 0 for classes equally often (Kang et al. 2020). An epoch has as many draws as the
-            source examples.
-        class_label: the label whose classes these are, where the data has several.
+        augmentation: random changes of the clips in training.
+        repeats: clips of each example in a training batch, each augmented anew (Hoffer et al. 2020).
+        class_power: exponent of resampling: a class of n examples is drawn in proportion to n to this power. 1 leaves
+            classes as frequent as they are, 0.5 is square-root resampling, 0 draws all equally often (Kang et al.
+            2020). An epoch always has as many draws as the source has examples.
+        class_label: label whose classes are resampled, where the data has several labels.
         batch_size: clips of a training batch, over all devices and processes.
-        eval_batch_size: videos of an evaluation batch at most, likewise; what is computed does not depend on it.
-        max_unreadable: share of the training videos that may be unreadable, and are replaced, before the run stops.
-        eval_clips: clips of each video in evaluation, evenly spaced; or "all", as many as cover it.
-        max_eval_clips: at most, of "all".
+        eval_batch_size: greatest number of videos of an evaluation batch, over all devices and processes; results do
+            not depend on it.
+        max_unreadable: greatest fraction of the training videos that may be unreadable, and are replaced; above it the
+            run stops.
+        eval_clips: evenly spaced clips of each video in evaluation; "all" takes as many as cover the video.
+        max_eval_clips: greatest number of clips that "all" takes.
         eval_crops: crops of each of those clips: 1 is the centre; 3 are both ends and the centre of the longer side.
-        decoder: the library that decodes; torchcodec is another package (`pip install torchcodec`).
-        num_threads: threads that decode, in each process.
-        num_workers: worker processes; 0 decodes in threads of this one.
-        prefetch_batches: batches made ahead.
+        decoder: library that decodes; torchcodec is a package of its own (`pip install torchcodec`).
+        num_threads: decoding threads of each process.
+        num_workers: worker processes; 0 decodes in threads of this process.
+        prefetch_batches: batches that are prepared before they are asked for.
     """
 
     dataset: Dataset
@@ -119,20 +120,24 @@ class Data:
         if not 0 <= self.class_power <= 1:
             raise ValueError(f"class_power is {self.class_power}; expected 0 to 1")
         if not 0 <= self.stride_jitter < 1:
-            raise ValueError(f"stride_jitter is {self.stride_jitter}; expected a share, 0 to below 1")
+            raise ValueError(f"stride_jitter is {self.stride_jitter}; expected a fraction, 0 to below 1")
         if not 0 <= self.max_unreadable <= 1:
-            raise ValueError(f"max_unreadable is {self.max_unreadable}; expected a share, 0 to 1")
+            raise ValueError(f"max_unreadable is {self.max_unreadable}; expected a fraction, 0 to 1")
         if self.frame_rate is not None and not self.frame_rate > 0:
             raise ValueError(f"frame_rate is {self.frame_rate}; expected frames per second, above 0, or None")
         if min(self.image_size) < 1 or self.num_workers < 0:
-            raise ValueError(f"image_size is {self.image_size} and num_workers {self.num_workers}; neither can be")
+            raise ValueError(
+                f"image_size is {self.image_size} and num_workers {self.num_workers}; expected at least 1 pixel and 0 "
+                "workers"
+            )
 
     def for_devices(self, devices: int) -> "Data":
         """Returns these settings with an evaluation batch that divides over the devices; padding fills it.
 
-        Of many views it has fewer videos than was set: MAX_BUFFER bytes of pixels, or a video for each device.
+        Videos of many views make it smaller than `eval_batch_size`: at most MAX_BUFFER bytes of pixels, or one video
+        for each device.
         """
-        size = min(self.eval_batch_size, max(MAX_BUFFER // self._eval_bytes, 1))
+        size = min(self.eval_batch_size, max(MAX_BUFFER // self._bytes_per_video, 1))
         return dataclasses.replace(self, eval_batch_size=-(-size // devices) * devices)
 
     def train_batches(
@@ -141,38 +146,38 @@ class Data:
         """Yields this process's rows of the global batches with numbers in `steps`, in order.
 
         Raises:
-            UserError: settings name labels or classes that the source has not.
+            UserError: settings name labels or classes that the source lacks.
         """
         self.augmentation.check(source.label_names)
         rows = self.batch_size // processes
-        examples = _TrainRows(self, source, self._order(source, seed), process * rows, rows)
-        return self._read(examples, steps.start * rows, steps.stop * rows, rows, max(self.prefetch_batches, 1))
+        read_row = _TrainRows(self, source, self._order(source, seed), process * rows, rows)
+        return self._batches(read_row, steps.start * rows, steps.stop * rows, rows, max(self.prefetch_batches, 1))
 
     def eval_batches(self, source: Source, *, process: int = 0, processes: int = 1) -> Iterator[Batch]:
         """Yields this process's rows of every example once, in order; the last batch is padded with weight 0."""
         rows = self.eval_batch_size // processes
-        examples = _EvalRows(self, source, self.eval_batch_size, process * rows, rows)
-        ahead = max(min(self.prefetch_batches, MAX_BUFFER // (rows * self._eval_bytes)), 1)
-        return self._read(examples, 0, self.num_eval_batches(source) * rows, rows, ahead)
+        read_row = _EvalRows(self, source, self.eval_batch_size, process * rows, rows)
+        prefetch = max(min(self.prefetch_batches, MAX_BUFFER // (rows * self._bytes_per_video)), 1)
+        return self._batches(read_row, 0, self.num_eval_batches(source) * rows, rows, prefetch)
 
     def num_eval_batches(self, source: Source) -> int:
-        """Returns how many evaluation batches cover the source: the same number in every process."""
+        """Returns the number of evaluation batches that cover the source: the same number in every process."""
         return -(-len(source) // self.eval_batch_size)
 
     @property
     def views(self) -> str:
-        """Clips x crops of each video in evaluation."""
+        """Clips x crops of each video in evaluation, in words."""
         clips = f"all (at most {self.max_eval_clips}) " if self.eval_clips == "all" else self.eval_clips
         return f"{clips}x{self.eval_crops}"
 
     @property
     def max_views(self) -> int:
-        """Views of the video that has the most."""
+        """Views of the video that has most of them."""
         return self.eval_crops * (self.max_eval_clips if self.eval_clips == "all" else self.eval_clips)
 
     @property
-    def _eval_bytes(self) -> int:
-        """Pixels of all views of a video, in bytes."""
+    def _bytes_per_video(self) -> int:
+        """Size of all views of a video in bytes."""
         return self.max_views * self.num_frames * math.prod(self.image_size) * 3
 
     def read_views(self, example: Mapping[str, Any]) -> UInt8[np.ndarray, "v t h w 3"]:
@@ -273,29 +278,47 @@ class Data:
         return example | {"video": video, "labels": labels}
 
     def _order(self, source: Source, seed: int) -> Order:
+        """Returns the order of the training clips of a run."""
         return Order(seed, len(source), self.repeats, self._weights(source))
 
     def _weights(self, source: Source) -> Float[np.ndarray, " size"] | None:
-        """Returns how often each example is drawn, or None where each comes once."""
+        """Returns the sampling weight of each example, or None where each comes once an epoch."""
         if self.class_power == 1:
             return None
         label = self.class_label or next(iter(source.label_names))
         if label not in source.label_names or (self.class_label is None and len(source.label_names) > 1):
-            there = ", ".join(source.label_names)
-            raise UserError(f"data.class_label is {self.class_label!r}; expected the label to resample by: {there}")
+            known = ", ".join(source.label_names)
+            raise UserError(f"data.class_label is {self.class_label!r}; expected the label to resample by: {known}")
         column = label_columns(source)[label]
         if column.ndim > 1:
-            raise UserError(f"{label} has several classes or values for each video; data.class_power wants one class")
+            raise UserError(
+                f"{label} has several classes or values for each video; data.class_power below 1 needs a label of one "
+                "class (data.class_label)"
+            )
         return class_weights(column, self.class_power)
 
-    def _read(self, examples: Any, start: int, stop: int, rows: int, ahead: int) -> Iterator[Batch]:
-        dataset = grain.MapDataset.range(start, stop).map(examples).batch(rows)
+    def _batches(
+        self, read_row: Callable[[int], Batch], start: int, stop: int, rows: int, prefetch: int
+    ) -> Iterator[Batch]:
+        """Yields batches of rows that threads or worker processes read ahead.
+
+        Args:
+            read_row: returns a row by its number.
+            start: first row.
+            stop: row behind the last.
+            rows: rows of a batch.
+            prefetch: batches that are prepared before they are asked for.
+        """
+        # Batched inside the MapDataset: Grain 0.2 (2026-11) gives other batches with another number of workers if the
+        # iterator is batched.
+        dataset = grain.MapDataset.range(start, stop).map(read_row).batch(rows)
         if not self.num_workers:
-            options = grain.ReadOptions(num_threads=min(self.num_threads, ahead), prefetch_buffer_size=ahead)
+            # Grain's defaults (16 threads, 500 elements) would hold 500 batches.
+            options = grain.ReadOptions(num_threads=min(self.num_threads, prefetch), prefetch_buffer_size=prefetch)
             return iter(dataset.to_iter_dataset(options))
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # grain's workers read absl's flags
-        workers = grain.MultiprocessingOptions(self.num_workers, per_worker_buffer_size=ahead)
+            flags.FLAGS.mark_as_parsed()  # the workers of Grain 0.2 (2026-11) read absl's flags
+        workers = grain.MultiprocessingOptions(self.num_workers, per_worker_buffer_size=prefetch)
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
         return iter(dataset.to_iter_dataset(options).mp_prefetch(workers))
 

@@ -11,20 +11,20 @@ import numpy as np
 
 from vitx.configuration import mutable_on_resume, register
 from vitx.data.encoding import mux_images
-from vitx.data.sources import Source
+from vitx.data.sources import Source, check_split
 from vitx.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class TFDSVideos:
-    """The records of one split. Opens its files at the first read, in each process anew.
+    """Random access to the records of one split. Files are opened at the first read, in each process anew.
 
     Attributes:
-        directory: where TFDS keeps this version of the dataset.
-        split: in TFDS's words, such as "train" or "train[:1000]".
-        video: the feature with the frames.
+        directory: TFDS's folder of this version of the dataset.
+        split: TFDS's name of a split or of a part of one, such as "train" or "train[:1000]".
+        video: feature with the frames.
         label_names: {feature: names of its classes, or of its value}.
-        fps: frames per second; TFDS does not keep them.
+        fps: frames per second, which TFDS does not store.
     """
 
     directory: str
@@ -37,7 +37,7 @@ class TFDSVideos:
     def _records(self) -> tuple[Any, Any]:
         from tensorflow_datasets.core.example_parser import ExampleParserNp
 
-        builder = _tfds().builder_from_directory(self.directory)
+        builder = _import_tfds().builder_from_directory(self.directory)
         source = builder.as_data_source(self.split)
         return source.data_source, ExampleParserNp(builder.info.features.get_serialized_info())
 
@@ -45,12 +45,13 @@ class TFDSVideos:
         return len(self._records[0])
 
     def name(self, index: int) -> str:
-        """Returns what an example is called where people are told of it."""
+        """Returns the name of an example in messages."""
         return f"{self.directory} {self.split} {index}"
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         records, parser = self._records
-        example = parser.parse_example(records[index])  # images stay encoded: those that are wanted are decoded later
+        # Images stay encoded: only those of the clip are decoded, when it is read.
+        example = parser.parse_example(records[index])
         labels = {name: self._label(name, example[name]) for name in self.label_names}
         return {"video": mux_images(list(example[self.video]), fps=self.fps), "labels": labels}
 
@@ -71,16 +72,16 @@ class TFDSVideos:
 class TFDS:
     """A dataset of TFDS with a `Video` feature (needs TensorFlow: `pip install 'vitx[tf]'`).
 
-    A split that it lacks is the last share of its training records, which TFDS has shuffled.
+    A split that the dataset lacks is the end of its training records, which TFDS has shuffled.
 
     Attributes:
-        name: such as "ucf101" or "ucf101/ucf101_2", or the folder of a dataset that TFDS has built.
+        name: name of the dataset, such as "ucf101" or "ucf101/ucf101_2", or the folder of one that TFDS has built.
         labels: features that are labels: a class, several classes, or one number; () takes all that are classes.
-        data_dir: where TFDS keeps datasets; None is its own folder (TFDS_DATA_DIR, ~/tensorflow_datasets).
-        download: whether a dataset that is not there may be downloaded and built.
-        fps: frames per second that the videos are taken to have; TFDS does not keep it.
-        validation: share of the videos held out for validation where the dataset has no such split.
-        test: share held out for the test, likewise.
+        data_dir: TFDS's folder of datasets; None is its default (TFDS_DATA_DIR, ~/tensorflow_datasets).
+        download: download and build the dataset where it is missing.
+        fps: assumed frames per second of the videos; TFDS does not store them.
+        validation: fraction of the videos held out for validation where the dataset has no such split.
+        test: fraction of the videos held out for the test where the dataset has no such split.
     """
 
     name: str
@@ -93,7 +94,9 @@ class TFDS:
 
     def __post_init__(self):
         if min(self.validation, self.test) < 0 or self.validation + self.test >= 1:
-            raise ValueError(f"validation is {self.validation} and test {self.test}; expected shares, below 1 together")
+            raise ValueError(
+                f"validation is {self.validation} and test {self.test}; expected fractions, below 1 together"
+            )
         if self.fps < 1:
             raise ValueError(f"fps is {self.fps}; expected at least 1")
 
@@ -103,7 +106,8 @@ class TFDS:
         Raises:
             UserError: no such dataset, one that is not built, or built in another format, or without videos.
         """
-        tfds = _tfds()
+        check_split(split)
+        tfds = _import_tfds()
         builder = self._builder(tfds)
         features = dict(builder.info.features)
         videos = [name for name, feature in features.items() if isinstance(feature, tfds.features.Video)]
@@ -148,9 +152,10 @@ class TFDS:
             raise UserError(f"{self.name} has no train split; it has {', '.join(splits)}")
         stop = splits["train"].num_examples
         ends = {"train": stop}
-        for name, share in (("test", self.test), ("validation", self.validation)):
+        # Missing splits are the end of the training split: TFDS shuffles records when it builds a dataset.
+        for name, fraction in (("test", self.test), ("validation", self.validation)):
             if name not in splits:
-                ends[name], ends["train"] = ends["train"], ends["train"] - round(share * stop)
+                ends[name], ends["train"] = ends["train"], ends["train"] - round(fraction * stop)
         if split in splits and split != "train":
             return split
         begin = 0 if split == "train" else ends["validation" if split == "test" and "validation" in ends else "train"]
@@ -160,7 +165,7 @@ class TFDS:
 
 
 def _names(tfds: Any, name: str, feature: Any) -> tuple[str, ...]:
-    """Names the classes or the value of a feature that can be a label; of others nothing."""
+    """Returns the names of a feature's classes or of its value, or () where it cannot be a label."""
     inner = feature.feature if isinstance(feature, tfds.features.Sequence) else feature
     if isinstance(inner, tfds.features.ClassLabel):
         return tuple(inner.names)
@@ -168,9 +173,9 @@ def _names(tfds: Any, name: str, feature: Any) -> tuple[str, ...]:
     return (name,) if is_number and np.dtype(feature.np_dtype).kind == "f" else ()
 
 
-def _tfds() -> Any:
+def _import_tfds() -> Any:
     if importlib.util.find_spec("tensorflow") is None:
         raise UserError("TFDS needs TensorFlow for its Video features: pip install 'vitx[tf]'")
-    import tensorflow_datasets  # takes seconds
+    import tensorflow_datasets  # takes seconds, and nothing else needs it
 
     return tensorflow_datasets
