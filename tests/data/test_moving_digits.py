@@ -333,7 +333,7 @@ def test_source_is_small_and_pickles(directory):
 
 
 def test_a_mistaken_split_and_a_folder_that_cannot_be_are_told(tmp_path):
-    with pytest.raises(UserError, match="tets.*expected train"):
+    with pytest.raises(UserError, match=r"tets.*expected train"):
         load("tets", TINY, data_dir=tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be built in"):

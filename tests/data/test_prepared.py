@@ -182,7 +182,7 @@ def test_it_travels_to_workers_and_in_settings(ready):
     assert from_dict(to_dict(dataset)) == dataset
     source = dataset.open("train")
     assert source[3]["video"] == pickle.loads(pickle.dumps(source))[3]["video"]
-    with pytest.raises(UserError, match="holdout.*expected train, validation, test"):
+    with pytest.raises(UserError, match=r"holdout.*expected train, validation, test"):
         dataset.open("holdout")
 
 

@@ -94,9 +94,7 @@ class TFDS:
 
     def __post_init__(self):
         if min(self.validation, self.test) < 0 or self.validation + self.test >= 1:
-            raise ValueError(
-                f"validation is {self.validation} and test {self.test}; expected fractions, below 1 together"
-            )
+            raise ValueError(f"validation is {self.validation} and test {self.test}; expected fractions below 1 in all")
         if self.fps < 1:
             raise ValueError(f"fps is {self.fps}; expected at least 1")
 
