@@ -12,7 +12,10 @@ import pytest
 
 import vitx
 from vitx.cli import _parser
+from vitx.configuration import _PARTS
 from vitx.data.encoding import encode_video
+from vitx.layers.layouts import LAYOUTS
+from vitx.models import VARIANTS
 from vitx.run import train
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +47,14 @@ def sandbox(small_file, tmp_path_factory):
     shutil.copytree(ROOT / "tests" / "interop" / "golden" / "vivit", folder / "vivit-b-16x2-kinetics400")
     train(vitx.load_experiment(folder / "experiments" / "quickstart.py"), folder / "runs" / "quickstart")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _separate_registries(monkeypatch):
+    """Parts that a page adds are gone after its test: other tests list all models."""
+    for registry in (VARIANTS, LAYOUTS, _PARTS):
+        assert len(registry)  # imports the modules that define parts, so that the copy is complete
+        monkeypatch.setattr(registry, "_parts", dict(registry._parts))
 
 
 def python_blocks(page: Path) -> list[str]:
