@@ -120,7 +120,7 @@ def _check(options: argparse.Namespace, _: list[str]) -> int:
     ignored = dataset.ignored() if isinstance(dataset, Folder) else []
     report = check.check(splits, whole=options.whole, ignored=ignored)
     if isinstance(dataset, Prepared):
-        report["broken"] += dataset.damaged()
+        report["broken"] += dataset.damaged_shards()
     if options.sheet:
         check.draw_sheet(splits, {each["path"] for each in report["broken"]}, options.sheet)
     print(json.dumps(report) if options.json else check.described(report))
@@ -128,7 +128,7 @@ def _check(options: argparse.Namespace, _: list[str]) -> int:
 
 
 def _prepare(options: argparse.Namespace, _: list[str]) -> None:
-    from vitx.data.prepared import Preparation, prepare
+    from vitx.data.preparation import Preparation, prepare
 
     if options.workers < 1:
         raise UserError(f"--workers is {options.workers}; expected at least 1")

@@ -30,7 +30,8 @@ from vitx.data.augmentation import Augmentation
 from vitx.data.encoding import encode_video
 from vitx.data.files import Folder
 from vitx.data.pipeline import Data
-from vitx.data.prepared import Preparation, Prepared, prepare
+from vitx.data.preparation import Preparation, prepare
+from vitx.data.prepared import Prepared
 
 FRAMES, STRIDE, SIZE, AREA, RATE, LENGTH = 16, 4, 224, (0.3, 1.0), 30, 300
 Reader = Callable[[int, float], None]

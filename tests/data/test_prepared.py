@@ -85,14 +85,14 @@ def test_killed_half_way_it_ends_as_if_nothing_had_happened(folder, ready, tmp_p
     kills = 0
     for shards in (1, 3):
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and len(list((tmp_path / "out").glob("*-*.json"))) < shards:
+        while process.poll() is None and len(list((tmp_path / "out").glob("[tv]*-*.json"))) < shards:
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
     assert kills and not (tmp_path / "out" / "manifest.json").exists()
     with pytest.raises(UserError, match="did not finish; run it again"):
         Prepared(str(tmp_path / "out")).open("train")
-    whole = [path.with_suffix(".array_record") for path in (tmp_path / "out").glob("*-*.json")]
+    whole = [path.with_suffix(".array_record") for path in (tmp_path / "out").glob("[tv]*-*.json")]
     kept = {path: path.stat().st_mtime_ns for path in whole}
     assert kept and main(prepare(folder, tmp_path / "out", "--workers", "1")) == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == kept  # what was whole is not made again
@@ -106,10 +106,10 @@ def test_a_destination_of_anything_else_is_refused(folder, ready, tmp_path, caps
         assert all(message in said for message in messages), said
 
     before = contents(ready)
-    refused(prepare(folder, ready, "--crf", "21"), "holds other settings", "crf: 20 there, 21 here")
+    refused(prepare(folder, ready, "--crf", "21"), "other settings", "crf: 20 there, 21 here")
     (tmp_path / "few" / "walk").mkdir(parents=True)
     (tmp_path / "few" / "walk" / "1.mp4").write_bytes(b"no video")
-    refused(prepare(tmp_path / "few", ready), "made of other videos")
+    refused(prepare(tmp_path / "few", ready), "other videos")
     refused(prepare(tmp_path / "few", tmp_path / "few"), "is not empty: it has walk")
     refused(prepare(tmp_path / "few", tmp_path / "new"), "none of the 1 videos of train can be read")
     refused(prepare(folder, tmp_path / "other", "--codec", "libx2644"), "did you mean libx264?")
@@ -144,7 +144,7 @@ def test_damage_is_found(ready, tmp_path, capsys):
     with pytest.raises(UserError, match=r"train-00001\.array_record has .* bytes, not"):
         Prepared(str(copy)).open("train")
     shard.unlink()
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="is missing"):
         Prepared(str(copy)).open("train")
     (copy / "manifest.json").write_text("[]")
     with pytest.raises(UserError, match="is no manifest"):
@@ -158,8 +158,7 @@ def test_a_full_disk_is_told_and_more_space_is_all_it_takes(folder, ready, tmp_p
     try:
         assert main(prepare(folder, tmp_path / "out")) == 2
         told = capsys.readouterr().err
-        assert f"{tmp_path / 'out'} cannot be written: " in told
-        assert "No space left on device; the same command goes on where it stopped" in told
+        assert "disk is full" in told and str(tmp_path / "out") in told
         subprocess.run(["mount", "-o", "remount,size=10m", str(tmp_path)], check=True)
         assert main(prepare(folder, tmp_path / "out")) == 0 and contents(tmp_path / "out") == contents(ready)
     finally:

@@ -1,0 +1,270 @@
+"""Preparation of videos for training: scaled once, into a few large files (ArrayRecord) that are read at random.
+
+A folder that `prepare` has filled holds
+
+    train-00000.array_record, ...    shards; a record is one video file, nothing else
+    train-00000.json, ...            while it is filled: what is in each finished shard
+    plan.json                        while it is filled: settings and a digest of the videos
+    manifest.json                    in the end: everything but the videos, see `vitx.data.prepared`
+
+Each shard is a function of a fixed range of its split's videos, and gets its name when it is complete: a preparation
+that is killed resumes behind its last complete shard, and its result is the same bit for bit.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+from tqdm.auto import tqdm
+
+from vitx import storage
+from vitx.data.container import VideoError
+from vitx.data.encoding import encode_video, transcode
+from vitx.data.prepared import FORMAT, MANIFEST, PLAN, file_digest
+from vitx.data.sources import Source, label_columns
+from vitx.errors import UserError, closest
+from vitx.locks import hold_folder
+
+OWN_FILES = (MANIFEST, PLAN, ".lock")
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """Settings of `prepare`.
+
+    Attributes:
+        short_side: pixels that the shorter side of a frame is scaled to; smaller videos keep their size.
+        codec: FFmpeg's name of the encoder, or "copy" for the files as they are.
+        crf: constant quality of the encoder; less is better and larger.
+        keyint: greatest number of frames from one keyframe to the next; few make seeking fast and files large.
+        shard_size: videos of a shard.
+    """
+
+    short_side: int = 256
+    codec: str = "libx264"
+    crf: int = 20
+    keyint: int = 32
+    shard_size: int = 256
+
+    def __post_init__(self):
+        for name, least in (("short_side", 2), ("crf", 0), ("keyint", 1), ("shard_size", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}")
+
+    def encode(self, example: Mapping[str, Any]) -> bytes:
+        """Returns the record of an example: a video file.
+
+        Raises:
+            VideoError: the video cannot be read.
+        """
+        if self.codec == "copy":
+            with open_bytes(example["video"]) as content:
+                return content.read()
+        options = {name: getattr(self, name) for name in ("short_side", "codec", "crf", "keyint")}
+        return transcode(example["video"], **options, segment=example.get("segment", (0.0, math.inf)))
+
+
+class Shard(NamedTuple):
+    """A shard to write: a range of a split's videos."""
+
+    name: str
+    split: str
+    indices: range
+
+
+def prepare(
+    splits: Mapping[str, Source], destination: Path, settings: Preparation, *, workers: int = 2
+) -> dict[str, Any]:
+    """Fills a folder, or resumes filling it; returns its manifest.
+
+    Args:
+        splits: videos of each split; their sources have `name(index)`.
+        destination: the folder.
+        settings: how the videos are encoded.
+        workers: shards that are written at once.
+
+    Raises:
+        UserError: the folder holds something else, the encoder is missing, the disk is full, or no video is readable.
+    """
+    plan = {"format": FORMAT, "settings": dataclasses.asdict(settings), "videos": _digest_videos(splits)}
+    _try_encoder(settings)
+    shards = [
+        Shard(f"{split}-{number:05}", split, range(start, min(start + settings.shard_size, len(source))))
+        for split, source in splits.items()
+        for number, start in enumerate(range(0, len(source), settings.shard_size))
+    ]
+    busy = f"{destination} is being filled by another process; wait until it ends"
+    with storage.report_io_errors(destination), hold_folder(destination, busy=busy):
+        _check_destination(destination, plan)
+        if not (destination / MANIFEST).exists():
+            if not (destination / PLAN).exists():
+                storage.write_json(destination / PLAN, plan)
+            written = _write_shards(shards, splits, destination, settings, workers)
+            storage.write_json(destination / MANIFEST, _manifest(plan, splits, shards, written))
+        # What was needed to resume, left behind where a process was killed after it wrote the manifest, too.
+        for path in destination.glob("*.json"):
+            if path.name != MANIFEST:
+                path.unlink()
+        return storage.read_json(destination / MANIFEST)
+
+
+def open_bytes(video: bytes | str | os.PathLike) -> BinaryIO:
+    """Opens the content of a video file that is in memory or on disk.
+
+    Raises:
+        VideoError: the file cannot be opened.
+    """
+    try:
+        return io.BytesIO(video) if isinstance(video, bytes) else open(video, "rb")
+    except OSError as error:
+        raise VideoError(f"{video}: {error.strerror}") from error
+
+
+def _digest_videos(splits: Mapping[str, Source]) -> str:
+    """Returns a digest of names, labels, segments and file sizes, which tells other videos from the same ones."""
+    sizes = [
+        os.path.getsize(name) if os.path.exists(name := source.name(index)) else -1
+        for source in splits.values()
+        for index in range(len(source))
+    ]
+    listed = [
+        [split, [source.name(i) for i in range(len(source))], _label_lists(source), getattr(source, "segments", ())]
+        for split, source in splits.items()
+    ]
+    return hashlib.sha256(json.dumps([listed, sizes]).encode()).hexdigest()
+
+
+def _check_destination(destination: Path, plan: Mapping[str, Any]) -> None:
+    """Raises UserError where the folder holds anything but the beginning or the end of the same preparation."""
+    found = [storage.read_json(destination / name) for name in (MANIFEST, PLAN) if (destination / name).exists()]
+    if not found:
+        others = sorted(path.name for path in destination.iterdir() if path.name not in OWN_FILES)
+        if others:
+            raise UserError(f"{destination} is not empty: it has {', '.join(others[:5])}; choose another destination")
+        return
+    different = [name for name in plan if found[0].get(name) != plan[name]]
+    if different:
+        what = "other videos, labels or splits" if "videos" in different else "other settings"
+        theirs = found[0].get("settings", {})
+        lines = "".join(
+            f"\n  {name}: {theirs.get(name)!r} there, {value!r} here"
+            for name, value in plan["settings"].items()
+            if theirs.get(name) != value
+        )
+        raise UserError(f"{destination} was prepared from {what}; choose another destination, or remove it{lines}")
+
+
+def _write_shards(
+    shards: Sequence[Shard], splits: Mapping[str, Source], destination: Path, settings: Preparation, workers: int
+) -> list[dict[str, Any]]:
+    """Writes all shards; returns what is in each."""
+    total = sum(map(len, splits.values()))
+    with tqdm(desc="preparing", total=total, unit=" videos") as bar, ThreadPoolExecutor(workers) as pool:
+        futures = [
+            pool.submit(_write_shard, shard, splits[shard.split], destination, settings, bar) for shard in shards
+        ]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _write_shard(shard: Shard, source: Source, destination: Path, settings: Preparation, bar: tqdm) -> dict[str, Any]:
+    """Writes one shard unless it is complete; returns {"file", "records", "bytes", "sha256", "written", "broken"}."""
+    facts, path = destination / f"{shard.name}.json", destination / f"{shard.name}.array_record"
+    if facts.exists():
+        bar.update(len(shard.indices))
+        return storage.read_json(facts)
+    written, broken = [], []
+    with storage.atomic_path(path) as draft, _open_writer(draft) as writer:
+        for index in shard.indices:
+            name = source.name(index)
+            try:
+                example = source[index]
+                record, digest = settings.encode(example), _digest_source(example["video"])
+            except VideoError as error:
+                broken.append({"path": name, "problem": str(error)})
+            else:
+                written.append({"index": index, "source": digest})
+                writer.write(record)
+            bar.update()
+    size = {"records": len(written), "bytes": path.stat().st_size, "sha256": file_digest(path)}
+    # Written after the shard: a shard without its facts is written again.
+    result = {"file": path.name, **size, "written": written, "broken": broken}
+    storage.write_json(facts, result)
+    return result
+
+
+def _manifest(
+    plan: Mapping[str, Any],
+    splits: Mapping[str, Source],
+    shards: Sequence[Shard],
+    written: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Returns the manifest of all shards."""
+    manifest = {**plan, "label_names": dict(next(iter(splits.values())).label_names), "splits": {}}
+    for split, source in splits.items():
+        parts = [part for shard, part in zip(shards, written, strict=True) if shard.split == split]
+        records = [record for part in parts for record in part["written"]]
+        if not records:
+            problem = parts[0]["broken"][0]["problem"]
+            raise UserError(f"none of the {len(source)} videos of {split} can be read: {problem}")
+        indices = [record["index"] for record in records]
+        # Encoded records are segments already; copies are whole files, whose segments are cut when they are read.
+        segments = getattr(source, "segments", ()) if plan["settings"]["codec"] == "copy" else ()
+        manifest["splits"][split] = {
+            "shards": [{name: part[name] for name in ("file", "records", "bytes", "sha256")} for part in parts],
+            "names": [source.name(i) + ("" if segments else _segment_suffix(source[i])) for i in indices],
+            "sources": [record["source"] for record in records],
+            "labels": {label: [column[i] for i in indices] for label, column in _label_lists(source).items()},
+            "segments": [segments[i] for i in indices] if segments else [],
+        }
+    return manifest | {"broken": [video for part in written for video in part["broken"]]}
+
+
+def _segment_suffix(example: Mapping[str, Any]) -> str:
+    """Returns the end of a record's name that tells the segments of one video apart."""
+    begin, end = example.get("segment", (0.0, math.inf))
+    return "" if (begin, end) == (0.0, math.inf) else f" ({begin:g} to {end:g} s)"
+
+
+def _label_lists(source: Source) -> dict[str, list]:
+    return {label: column.tolist() for label, column in label_columns(source).items()}
+
+
+def _digest_source(video: bytes | str | os.PathLike) -> str:
+    with open_bytes(video) as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _try_encoder(settings: Preparation) -> None:
+    """Raises UserError where the encoder does not work, before anything is written."""
+    if settings.codec == "copy":
+        return
+    try:
+        settings.encode({"video": encode_video(np.zeros((2, 64, 64, 3), np.uint8))})
+    except (VideoError, ValueError, LookupError) as error:
+        from av.codec import codecs_available
+
+        hint = closest(settings.codec, codecs_available)
+        raise UserError(f"the codec {settings.codec} does not work: {error}{hint}") from error
+
+
+@contextlib.contextmanager
+def _open_writer(file: Path) -> Iterator[ArrayRecordWriter]:
+    try:
+        with contextlib.closing(ArrayRecordWriter(str(file), "group_size:1,uncompressed")) as writer:
+            yield writer
+    except RuntimeError as error:  # array_record 0.8 (2026-11) raises it for a full disk, too
+        raise OSError(str(error).split(";")[0]) from error
