@@ -1,4 +1,4 @@
-"""`vitx data ...`: what looks after videos."""
+"""Commands on videos: `vitx data check`, `list`, `prepare`, `bench`."""
 
 import argparse
 import dataclasses
@@ -11,16 +11,19 @@ from vitx.errors import UserError
 
 
 def add_source(command: argparse.ArgumentParser, name: str) -> None:
-    """Adds the arguments that `dataset_of` reads."""
+    """Adds the arguments that `dataset_from` reads."""
     command.add_argument(
-        "path", type=Path, metavar=name, help="a folder of classes, a .csv or a .jsonl, or what prepare made"
+        "path",
+        type=Path,
+        metavar=name,
+        help="folder of classes, .csv or .jsonl list, or folder that prepare has written",
     )
-    command.add_argument("--labels", nargs="*", help="a list's columns that name a class (default: class)")
-    command.add_argument("--multi_label", nargs="*", default=[], help="a list's columns that name several")
-    command.add_argument("--targets", nargs="*", default=[], help="a list's columns that are numbers")
+    command.add_argument("--labels", nargs="*", help="columns of a list that name a class (default: class)")
+    command.add_argument("--multi_label", nargs="*", default=[], help="columns of a list that name several classes")
+    command.add_argument("--targets", nargs="*", default=[], help="columns of a list that are numbers")
 
 
-def dataset_of(options: argparse.Namespace) -> Any:
+def dataset_from(options: argparse.Namespace) -> Any:
     """Returns the dataset that a command's path and columns name."""
     from vitx.data.files import Folder, Table
     from vitx.data.prepared import MANIFEST, Prepared
@@ -39,24 +42,24 @@ def dataset_of(options: argparse.Namespace) -> Any:
 
 def add_commands(commands: Any) -> None:
     """Adds `data` and its subcommands to the subparsers of `vitx`; each sets `command`, as those in `vitx.cli` do."""
-    data = commands.add_parser("data", help="look after videos: `vitx data check`, `list`, `prepare`, `bench`")
+    data = commands.add_parser("data", help="check, list, prepare and time videos")
     what = data.add_subparsers(metavar="WHAT", required=True)
     listed = what.add_parser(
         "list",
-        help="official annotations into one list that an experiment reads",
-        description="Writes a CSV of the videos that are annotated and there: path, labels, and split, group, begin "
-        "and end where the annotations have them. `Table` in an experiment file reads it.",
+        help="convert official annotations to a list that an experiment reads",
+        description="Writes a CSV of the annotated videos that exist: path, labels, and split, group, begin and end "
+        "where the annotations have them. `Table` in an experiment file reads it.",
     )
-    listed.add_argument("format", metavar="FORMAT", help="kinetics, ucf101, ...: a wrong one lists all")
-    listed.add_argument("annotations", type=Path, metavar="ANNOTATIONS", help="the folder of the official files")
-    listed.add_argument("videos", type=Path, metavar="VIDEOS", help="the folder under which the videos lie")
+    listed.add_argument("format", metavar="FORMAT", help="kinetics, ucf101, ...; an unknown one lists all")
+    listed.add_argument("annotations", type=Path, metavar="ANNOTATIONS", help="folder of the official files")
+    listed.add_argument("videos", type=Path, metavar="VIDEOS", help="folder under which the videos are")
     listed.add_argument("list", type=Path, metavar="LIST.csv")
     listed.set_defaults(command=_list)
     check = what.add_parser(
         "check",
-        help="find broken, doubled and odd videos before training does",
-        description="Opens every video and decodes its first, middle and last frame; says which are broken, which are "
-        "there twice, and what codecs, sizes, durations and classes there are. Exit status 1 when one is broken.",
+        help="find broken, duplicate and odd videos before training does",
+        description="Opens every video and decodes its first, middle and last frame; reports broken videos, "
+        "duplicates, codecs, sizes, durations and classes. Exit status 1 where a video is broken.",
     )
     add_source(check, "PATH")
     check.add_argument("--whole", action="store_true", help="decode every frame")
@@ -65,15 +68,15 @@ def add_commands(commands: Any) -> None:
     check.set_defaults(command=_check)
     speed = what.add_parser(
         "bench",
-        help="how fast clips come, and which stage is the bottleneck",
+        help="time the data pipeline, and find its bottleneck",
         description="Times each stage (read, decode, augment, batch, to device) and whole pipelines of several numbers "
-        "of threads and workers. Of an experiment file (PATH, or --experiment), the model's step is timed too, "
-        "and the bottleneck told. Without one, clips are 16 frames, 4 apart, of 224x224 pixels.",
+        "of threads and workers; with an experiment file (PATH, or --experiment) the model's step, too, and reports "
+        "the bottleneck. Without one, clips are 16 frames, 4 apart, of 224x224 pixels.",
     )
     add_source(speed, "PATH")
-    speed.add_argument("--experiment", type=Path, metavar="FILE.py", help="whose settings and model are taken")
-    speed.add_argument("--clips", type=int, default=64, help="how many are timed (default: 64)")
-    speed.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="to try (default: 1 2)")
+    speed.add_argument("--experiment", type=Path, metavar="FILE.py", help="experiment with settings and a model")
+    speed.add_argument("--clips", type=int, default=64, help="clips that are timed (default: 64)")
+    speed.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers to try (default: 1 2)")
     speed.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="processes to try (default: 0 2)")
     speed.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     speed.set_defaults(command=_bench)
@@ -81,17 +84,17 @@ def add_commands(commands: Any) -> None:
         "prepare",
         help="scale videos once, into a few large files that are read fast",
         description="Scales and encodes every video anew and writes them as ArrayRecord shards with a manifest: "
-        "counts, labels, checksums, and the videos that cannot be read. The same command goes on after it was stopped. "
+        "counts, labels, checksums, and the videos that cannot be read. A stopped command resumes when it is repeated. "
         "`Prepared` in an experiment file reads the folder.",
     )
     add_source(ready, "SOURCE")
-    ready.add_argument("destination", type=Path, metavar="DESTINATION", help="the folder that is filled")
+    ready.add_argument("destination", type=Path, metavar="DESTINATION", help="folder to fill")
     ready.add_argument("--short_side", type=int, default=256, help="pixels; smaller videos stay (default: 256)")
     ready.add_argument("--codec", default="libx264", help="FFmpeg's encoder, or copy (default: libx264)")
     ready.add_argument("--crf", type=int, default=20, help="quality; less is better (default: 20)")
     ready.add_argument("--keyint", type=int, default=32, help="frames between keyframes (default: 32)")
-    ready.add_argument("--shard_size", type=int, default=256, help="videos of a file (default: 256)")
-    ready.add_argument("--workers", type=int, default=2, help="videos made at once (default: 2)")
+    ready.add_argument("--shard_size", type=int, default=256, help="videos per file (default: 256)")
+    ready.add_argument("--workers", type=int, default=2, help="files that are written at once (default: 2)")
     ready.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     ready.set_defaults(command=_prepare)
 
@@ -102,12 +105,13 @@ def _list(options: argparse.Namespace, _: list[str]) -> None:
 
     if options.format not in FORMATS:
         known = ", ".join(FORMATS)
-        raise UserError(f"there is no format {options.format}{closest(options.format, FORMATS)} Known are {known}")
+        hint = closest(options.format, FORMATS)
+        raise UserError(f"found the format {options.format}; expected one of {known}{hint}")
     rows, missing = write_list(options.format, options.annotations, options.videos, options.list)
     table = FORMATS[options.format].table(options.list)
     print(f"{options.list}: {rows} rows; an experiment file reads it with {table}", file=sys.stderr)
     if missing:
-        print(f"{len(missing)} annotated videos are not there, first {', '.join(missing[:5])}", file=sys.stderr)
+        print(f"{len(missing)} annotated videos are missing, such as {', '.join(missing[:5])}", file=sys.stderr)
 
 
 def _check(options: argparse.Namespace, _: list[str]) -> int:
@@ -115,15 +119,15 @@ def _check(options: argparse.Namespace, _: list[str]) -> int:
     from vitx.data.files import Folder
     from vitx.data.prepared import Prepared
 
-    dataset = dataset_of(options)
+    dataset = dataset_from(options)
     splits = dataset.splits()
     ignored = dataset.ignored() if isinstance(dataset, Folder) else []
     report = check.check(splits, whole=options.whole, ignored=ignored)
     if isinstance(dataset, Prepared):
         report["broken"] += dataset.damaged_shards()
     if options.sheet:
-        check.draw_sheet(splits, {each["path"] for each in report["broken"]}, options.sheet)
-    print(json.dumps(report) if options.json else check.described(report))
+        check.draw_sheet(splits, {video["path"] for video in report["broken"]}, options.sheet)
+    print(json.dumps(report) if options.json else check.format_report(report))
     return 1 if report["broken"] else 0
 
 
@@ -137,7 +141,7 @@ def _prepare(options: argparse.Namespace, _: list[str]) -> None:
         settings = Preparation(**{name: getattr(options, name) for name in names})
     except ValueError as error:
         raise UserError(str(error)) from error
-    splits = dataset_of(options).splits()
+    splits = dataset_from(options).splits()
     manifest = prepare(splits, options.destination, settings, workers=options.workers)
     counts = {split: len(part["names"]) for split, part in manifest["splits"].items()}
     if options.json:
@@ -146,27 +150,30 @@ def _prepare(options: argparse.Namespace, _: list[str]) -> None:
     print(f"{options.destination}: " + ", ".join(f"{count} videos of {split}" for split, count in counts.items()))
     print(f'an experiment file reads it with Prepared("{options.destination}")', file=sys.stderr)
     if manifest["broken"]:
-        problems = "\n  ".join(each["problem"] for each in manifest["broken"][:20])
+        problems = "\n  ".join(video["problem"] for video in manifest["broken"][:20])
         print(f"{len(manifest['broken'])} videos cannot be read and are left out:\n  {problems}", file=sys.stderr)
 
 
 def _bench(options: argparse.Namespace, _: list[str]) -> None:
     import jax
 
-    from vitx.data.bench import bench, described
+    from vitx.data.bench import bench, format_report
     from vitx.data.pipeline import Data
     from vitx.experiment import load_experiment
     from vitx.training.step import measure_step_seconds
 
     if min(options.clips, *options.threads) < 1 or min(options.workers) < 0:
-        raise UserError(f"found {options.clips} clips, {options.threads} threads and {options.workers} workers to try")
+        raise UserError(
+            f"found {options.clips} clips, {options.threads} threads and {options.workers} workers to try; expected at "
+            "least 1 clip and thread"
+        )
     is_experiment = options.path.suffix == ".py"
     file = options.path if is_experiment else options.experiment
     experiment = None if file is None else load_experiment(file.absolute())
     if experiment is None:
-        data = Data(dataset_of(options), num_frames=16, frame_stride=4, batch_size=8)
+        data = Data(dataset_from(options), num_frames=16, frame_stride=4, batch_size=8)
     else:
-        dataset = experiment.data.dataset if is_experiment else dataset_of(options)
+        dataset = experiment.data.dataset if is_experiment else dataset_from(options)
         data = dataclasses.replace(experiment.data, dataset=dataset)
     source = data.dataset.open("train")
     seconds = experiment and measure_step_seconds(dataclasses.replace(experiment, data=data), source)
@@ -179,4 +186,4 @@ def _bench(options: argparse.Namespace, _: list[str]) -> None:
         workers=options.workers,
         step_seconds=seconds,
     )
-    print(json.dumps(report) if options.json else described(report))
+    print(json.dumps(report) if options.json else format_report(report))

@@ -1,4 +1,4 @@
-"""Official annotation files as one list that `vitx.data.files.Table` reads.
+"""Conversion of official annotation files to a list that `vitx.data.files.Table` reads.
 
 Each reader yields (stem of the video's file, fields of its row). Fields are the labels, and `split`, `group`, `begin`
 and `end` where the annotations have them; a split that they lack is drawn when the list is opened.
@@ -21,7 +21,14 @@ Rows = Iterator[tuple[str, dict[str, Any]]]
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """One dataset's annotations: how they are read, and which columns of the list are its labels (see `Table`)."""
+    """Format of a dataset's annotations.
+
+    Attributes:
+        read: reader of a folder of official files.
+        labels: columns of the list that are labels of one class, see `Table`.
+        multi_label: columns of the list that are labels of several classes.
+        targets: columns of the list that are numbers.
+    """
 
     read: Callable[[Path], Rows]
     labels: tuple[str, ...] = ("class",)
@@ -29,7 +36,7 @@ class Format:
     targets: tuple[str, ...] = ()
 
     def table(self, file: Path) -> str:
-        """Returns the dataset that an experiment file needs for the list."""
+        """Returns the dataset that an experiment file names to read the list."""
         shown = {name: getattr(self, name) for name in ("labels", "multi_label", "targets")}
         given = [f"{name}={value!r}" for name, value in shown.items() if value != getattr(Format, name)]
         return f"Table({', '.join([repr(str(file)), *given])})"
@@ -40,23 +47,23 @@ def kinetics(annotations: Path) -> Rows:
 
     Videos are named as the common downloaders do, ID_BEGIN_END with six digits each.
     """
-    for file, split in _of_splits(annotations, train="train.csv", validation="val*.csv", test="test.csv"):
+    for file, split in _files_of_splits(annotations, train="train.csv", validation="val*.csv", test="test.csv"):
         for row in _csv(file, "label", "youtube_id", "time_start", "time_end"):
-            begin, end = (_second(file, row[name]) for name in ("time_start", "time_end"))
+            begin, end = (_round_seconds(file, row[name]) for name in ("time_start", "time_end"))
             if row["label"]:  # early test lists have none
                 yield f"{row['youtube_id']}_{begin:06d}_{end:06d}", {"class": row["label"], "split": split}
 
 
 def something_something_v2(annotations: Path) -> Rows:
     """Something-Something V2: *train.json and *validation.json in one folder; the class is the template."""
-    for file, split in _of_splits(annotations, train="*train.json", validation="*validation.json"):
+    for file, split in _files_of_splits(annotations, train="*train.json", validation="*validation.json"):
         for row in _objects(file, "id", "template"):
             yield row["id"], {"class": re.sub(r"[\[\]]", "", row["template"]), "split": split}
 
 
 def ucf101(annotations: Path) -> Rows:
     """UCF101's first split: trainlist01.txt and testlist01.txt in one folder; clips of one group stay together."""
-    for file, split in _of_splits(annotations, train="trainlist01.txt", test="testlist01.txt"):
+    for file, split in _files_of_splits(annotations, train="trainlist01.txt", test="testlist01.txt"):
         for line in _lines(file):
             found = re.fullmatch(r"(\w+)/(v_\w+_g\d+)_c\d+\.avi( \d+)?", line)
             if found is None:
@@ -81,10 +88,13 @@ def hmdb51(annotations: Path) -> Rows:
 
 def epic_kitchens(annotations: Path) -> Rows:
     """EPIC-KITCHENS-100: EPIC_100_train.csv and EPIC_100_validation.csv; verb, noun and the action of both."""
-    for file, split in _of_splits(annotations, train="EPIC_100_train.csv", validation="EPIC_100_validation.csv"):
+    for file, split in _files_of_splits(annotations, train="EPIC_100_train.csv", validation="EPIC_100_validation.csv"):
         for row in _csv(file, "video_id", "start_timestamp", "stop_timestamp", "verb_class", "noun_class"):
             verb, noun = row["verb_class"], row["noun_class"]
-            times = {"begin": _seconds(file, row["start_timestamp"]), "end": _seconds(file, row["stop_timestamp"])}
+            times = {
+                "begin": _parse_clock(file, row["start_timestamp"]),
+                "end": _parse_clock(file, row["stop_timestamp"]),
+            }
             labels = {"verb": verb, "noun": noun, "action": f"{verb} {noun}"}
             yield row["video_id"], labels | times | {"group": row["video_id"], "split": split}
 
@@ -92,16 +102,16 @@ def epic_kitchens(annotations: Path) -> Rows:
 def charades(annotations: Path) -> Rows:
     """Charades: Charades_v1_train.csv and Charades_v1_test.csv; all actions of a video, whenever they happen.
 
-    Charades_v1_classes.txt names them where it is there. Videos of one subject stay together; the actions' times stay
-    in the column `intervals`, for those who want them.
+    Charades_v1_classes.txt names them where it exists. Videos of one subject stay together; the actions' times are in
+    the column `intervals`.
     """
     classes = annotations / "Charades_v1_classes.txt"
     names = dict(line.split(maxsplit=1) for line in _lines(classes) if " " in line) if classes.exists() else {}
-    for file, split in _of_splits(annotations, train="Charades_v1_train.csv", test="Charades_v1_test.csv"):
+    for file, split in _files_of_splits(annotations, train="Charades_v1_train.csv", test="Charades_v1_test.csv"):
         for row in _csv(file, "id", "subject", "actions"):
             if not re.fullmatch(r"(c\d+( [\d.]+){2}(;|$))*", row["actions"]):
                 raise UserError(f"{file}: found the actions {row['actions'][:80]!r}, expected c092 11.90 21.20;...")
-            codes = dict.fromkeys(each.split()[0] for each in row["actions"].split(";") if each)
+            codes = dict.fromkeys(action.split()[0] for action in row["actions"].split(";") if action)
             actions = ";".join(names.get(code, code).replace(";", ",") for code in codes)
             yield (
                 row["id"],
@@ -130,30 +140,30 @@ FORMATS: Mapping[str, Format] = {
 }
 
 
-def write_list(layout: str, annotations: Path, videos: Path, file: Path) -> tuple[int, list[str]]:
-    """Writes a CSV of the videos that are annotated and there; returns (rows written, stems that are not there).
+def write_list(annotation_format: str, annotations: Path, videos: Path, file: Path) -> tuple[int, list[str]]:
+    """Writes a CSV of the annotated videos that exist; returns (rows written, stems of missing videos).
 
     Args:
-        layout: one of `FORMATS`.
-        annotations: the folder of the official files.
-        videos: the folder under which the videos lie, in any folders.
-        file: the list, .csv; paths in it are relative to its folder.
+        annotation_format: one of `FORMATS`.
+        annotations: folder of the official files.
+        videos: folder under which the videos are, in any folders.
+        file: path of the list, .csv; paths in it are relative to its folder.
 
     Raises:
-        UserError: annotations of another kind, none of their videos, or a list that is there already.
+        UserError: the annotations have another format, none of their videos exists, or the list exists already.
     """
     if file.suffix != ".csv" or file.exists():
-        raise UserError(f"{file} is there already, or does not end in .csv; choose another name for the list")
-    rows = list(FORMATS[layout].read(annotations))
-    there = {}
+        raise UserError(f"{file} exists already, or does not end in .csv; choose another name for the list")
+    rows = list(FORMATS[annotation_format].read(annotations))
+    path_of: dict[str, Path] = {}
     annotated = {stem for stem, _ in rows}
     for path in sorted(videos.rglob("*")):
         if path.suffix.lower() not in ENDINGS or path.stem not in annotated:
             continue
-        if (twin := there.setdefault(path.stem, path)) is not path:
-            raise UserError(f"{path.stem} is there twice, {twin} and {path}; keep one of them under {videos}")
+        if (other := path_of.setdefault(path.stem, path)) is not path:
+            raise UserError(f"{path.stem} exists twice, {other} and {path}; keep one of them under {videos}")
     found = [
-        {"path": os.path.relpath(there[stem], file.absolute().parent), **row} for stem, row in rows if stem in there
+        {"path": os.path.relpath(path_of[stem], file.absolute().parent), **row} for stem, row in rows if stem in path_of
     ]
     if not found:
         example = f", such as {rows[0][0]}" if rows else ""
@@ -165,14 +175,15 @@ def write_list(layout: str, annotations: Path, videos: Path, file: Path) -> tupl
             writer.writerows(found)
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}") from error
-    return len(found), sorted(annotated - there.keys())
+    return len(found), sorted(annotated - path_of.keys())
 
 
-def _of_splits(folder: Path, **patterns: str) -> Iterator[tuple[Path, str]]:
-    there = [(file, split) for split, pattern in patterns.items() for file in sorted(folder.glob(pattern))[:1]]
-    if not any(split == "train" for _, split in there):
+def _files_of_splits(folder: Path, **patterns: str) -> Iterator[tuple[Path, str]]:
+    """Yields (file, split) of the files that exist; the one of training must."""
+    found = [(file, split) for split, pattern in patterns.items() for file in sorted(folder.glob(pattern))[:1]]
+    if not any(split == "train" for _, split in found):
         raise UserError(f"{folder} has no {patterns['train']}; expected {', '.join(patterns.values())}")
-    yield from there
+    yield from found
 
 
 def _lines(file: Path) -> Iterator[str]:
@@ -194,7 +205,7 @@ def _csv(file: Path, *columns: str) -> Iterator[dict[str, str]]:
                 )
             for row in reader:
                 if None in row.values() or None in row:
-                    raise UserError(f"{file}, line {reader.line_num} has not as many cells as the header")
+                    raise UserError(f"{file}, line {reader.line_num} has another number of cells than the header")
                 yield row
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
@@ -205,20 +216,20 @@ def _objects(file: Path, *keys: str) -> Iterator[dict[str, str]]:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
-    for each in data if isinstance(data, list) else [None]:
-        if not isinstance(each, dict) or not all(isinstance(each.get(key), str | int) for key in keys):
-            raise UserError(f"{file} is no list of objects that have {', '.join(keys)}: found {str(each)[:80]}")
-        yield {key: str(each[key]) for key in keys}
+    for item in data if isinstance(data, list) else [None]:
+        if not isinstance(item, dict) or not all(isinstance(item.get(key), str | int) for key in keys):
+            raise UserError(f"{file}: found {str(item)[:80]}, expected a list of objects with {', '.join(keys)}")
+        yield {key: str(item[key]) for key in keys}
 
 
-def _second(file: Path, number: str) -> int:
+def _round_seconds(file: Path, number: str) -> int:
     try:
         return round(float(number))
     except (ValueError, OverflowError):
         raise UserError(f"{file}: found the time {number[:80]!r}, expected seconds") from None
 
 
-def _seconds(file: Path, clock: str) -> float:
+def _parse_clock(file: Path, clock: str) -> float:
     try:
         hours, minutes, seconds = clock.split(":")
         return round(3600 * int(hours) + 60 * int(minutes) + float(seconds), 3)

@@ -1,4 +1,4 @@
-"""How fast clips come: the stages one by one, then the pipeline with several numbers of threads and workers."""
+"""Speed of the data pipeline: each stage alone, then whole pipelines with several numbers of threads and workers."""
 
 import contextlib
 import dataclasses
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from vitx.data.decoding import VideoError
 from vitx.data.pipeline import Batch, Data
@@ -31,49 +31,49 @@ def bench(
     """Measures each stage alone, one clip after the other, then whole pipelines.
 
     Args:
-        data: the settings that clips are made with.
+        data: settings of the clips.
         source: training examples.
-        to_device: puts a batch where the model is, and waits until it is there.
-        clips: how many each stage and each pipeline makes.
+        to_device: puts a batch on the model's devices, and waits for it.
+        clips: clips that are timed in each stage and each pipeline.
         threads: numbers of decoding threads to try, without workers.
-        workers: numbers of worker processes to try; 0 is without.
-        step_seconds: of one training step of the model that is to be fed, on a batch of `data.batch_size`.
+        workers: numbers of worker processes to try; 0 decodes in threads of this process.
+        step_seconds: duration of one training step of the model, on a batch of `data.batch_size`.
 
     Returns:
-        JSON data: {"stages": {"read" (a file's bytes), "decode", "augment" (what varying a clip costs more), "batch",
-        "to_device": {"ms": median milliseconds a clip, "clips_per_second"}}, "pipelines": [{"threads", "workers",
-        "clips_per_second"}], "step": {"ms" a batch, "clips_per_second"} or None, "bottleneck": "model", or the slowest
-        stage where the fastest pipeline is slower than the model}.
+        JSON data: {"stages": {"read" (a file's bytes), "decode", "augment" (additional cost of an augmented clip),
+        "batch", "to_device": {"ms": median milliseconds per clip, "clips_per_second"}}, "pipelines": [{"threads",
+        "workers", "clips_per_second"}], "step": {"ms" per batch, "clips_per_second"} or None, "bottleneck": "model", or
+        the slowest stage where the fastest pipeline is slower than the model}.
 
     Raises:
         UserError: no clip can be read.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in ("read", "decode", "varied", "batch", "to_device")}
-    made, order = [], np.random.default_rng(0).permutation(np.arange(max(clips, len(source))) % len(source))
+    seconds: dict[str, list[float]] = {name: [] for name in ("read", "decode", "augmented", "batch", "to_device")}
+    read_clips, order = [], np.random.default_rng(0).permutation(np.arange(max(clips, len(source))) % len(source))
     for number, index in enumerate(tqdm(order[:clips], desc="stages", unit=" clips")):
         try:
             with _timed(seconds["read"]):
                 example = _read(source[int(index)])
-            # both of the same part of the video, and each first in turn: the second finds its file at hand
-            for stage in ("decode", "varied")[:: 1 if number % 2 else -1]:
+            # Both of the same part of the video, and each first in turn, since the second finds its file in the cache.
+            for stage in ("decode", "augmented")[:: 1 if number % 2 else -1]:
                 rng = np.random.default_rng(number)
                 with _timed(seconds[stage]):
-                    clip = data.read_clip(example, float(rng.uniform()), rng if stage == "varied" else None)
-                    if stage == "varied":
+                    clip = data.read_clip(example, float(rng.uniform()), rng if stage == "augmented" else None)
+                    if stage == "augmented":
                         data.augmentation.mirror(rng, clip, label_arrays(example), source.label_names)
         except VideoError:
             continue
-        made.append(clip)
-    if not made:
-        raise UserError(f"none of {clips} clips can be read; `vitx data check` says why")
-    rows = (made * data.batch_size)[: data.batch_size]
+        read_clips.append(clip)
+    if not read_clips:
+        raise UserError(f"none of {clips} clips can be read; `vitx data check` lists the reasons")
+    rows = (read_clips * data.batch_size)[: data.batch_size]
     for _ in range(10):
         with _timed(seconds["batch"], data.batch_size):
             batch = {"video": np.stack(rows)}
         with _timed(seconds["to_device"], data.batch_size):
             to_device(batch)
-    medians = {name: statistics.median(each) for name, each in seconds.items()}
-    augment = max(medians["varied"] - medians["decode"], 0.0)
+    medians = {name: statistics.median(durations) for name, durations in seconds.items()}
+    augment = max(medians["augmented"] - medians["decode"], 0.0)
     stages = {"read": medians["read"], "decode": medians["decode"], "augment": augment}
     stages |= {name: medians[name] for name in ("batch", "to_device")}
 
@@ -81,36 +81,41 @@ def bench(
         (1, count) for count in workers if count
     ]
     pipelines = [
-        {"threads": count, "workers": processes, "clips_per_second": _rate(data, source, count, processes, clips)}
+        {
+            "threads": count,
+            "workers": processes,
+            "clips_per_second": _time_pipeline(data, source, count, processes, clips),
+        }
         for count, processes in tqdm(tried, desc="pipelines")
     ]
-    fastest = max(each["clips_per_second"] for each in pipelines)
+    fastest = max(pipeline["clips_per_second"] for pipeline in pipelines)
     step = (
         None if step_seconds is None else {"ms": 1e3 * step_seconds, "clips_per_second": data.batch_size / step_seconds}
     )
-    starved = step is None or fastest < step["clips_per_second"]
+    is_starved = step is None or fastest < step["clips_per_second"]
     return {
-        "stages": {name: {"ms": 1e3 * each, "clips_per_second": 1 / max(each, 1e-9)} for name, each in stages.items()},
+        "stages": {name: {"ms": 1e3 * s, "clips_per_second": 1 / max(s, 1e-9)} for name, s in stages.items()},
         "pipelines": pipelines,
         "step": step,
-        "bottleneck": max(stages, key=stages.__getitem__) if starved else "model",
+        "bottleneck": max(stages, key=stages.__getitem__) if is_starved else "model",
     }
 
 
-def described(report: Mapping[str, Any]) -> str:
+def format_report(report: Mapping[str, Any]) -> str:
     """Returns the report of `bench` as text."""
-    lines = [f"{'stage':12} {'ms a clip':>10} {'clips/s':>10}"]
+    lines = [f"{'stage':12} {'ms/clip':>10} {'clips/s':>10}"]
     lines += [
-        f"{name:12} {each['ms']:10.3f} {each['clips_per_second']:10.1f}" for name, each in report["stages"].items()
+        f"{name:12} {stage['ms']:10.3f} {stage['clips_per_second']:10.1f}" for name, stage in report["stages"].items()
     ]
     lines += ["", f"{'threads':>7} {'workers':>8} {'clips/s':>10}   of {os.cpu_count()} cores"]
     lines += [
-        f"{each['threads']:7} {each['workers']:8} {each['clips_per_second']:10.1f}" for each in report["pipelines"]
+        f"{pipeline['threads']:7} {pipeline['workers']:8} {pipeline['clips_per_second']:10.1f}"
+        for pipeline in report["pipelines"]
     ]
     if report["step"] is not None:
         lines += [
             "",
-            f"the model's step takes {report['step']['clips_per_second']:.1f} clips/s ({report['step']['ms']:.1f} ms)",
+            f"model: {report['step']['clips_per_second']:.1f} clips/s ({report['step']['ms']:.1f} ms per step)",
         ]
     return "\n".join([*lines, f"bottleneck: {report['bottleneck']}"])
 
@@ -133,8 +138,8 @@ def _timed(seconds: list[float], clips: int = 1):
     seconds.append((time.perf_counter() - began) / clips)
 
 
-def _rate(data: Data, source: Source, threads: int, workers: int, clips: int) -> float:
-    """Clips a second of a pipeline, from its second batch on."""
+def _time_pipeline(data: Data, source: Source, threads: int, workers: int, clips: int) -> float:
+    """Returns the clips per second of a pipeline, from its second batch on."""
     data = dataclasses.replace(data, num_threads=threads, num_workers=workers, max_unreadable=1.0)
     batches = data.train_batches(source, 0, range(2**20))
     with contextlib.closing(batches):

@@ -1,4 +1,4 @@
-"""What is in a dataset of files, and what is wrong with it, before training finds out."""
+"""Contents of a dataset of files, and what is wrong with them, before training finds out."""
 
 import hashlib
 import io
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from vitx.data.decoding import VideoError, VideoInfo, open_video, probe
 from vitx.data.sources import Source, label_columns
 from vitx.errors import UserError
 
-TINY = (2, 2)  # pixels kept of a frame that is decoded only to see whether it can be
-SHOWN = 20  # lines of each kind of trouble on the terminal
+TINY = (2, 2)  # size of a frame that is decoded only to find out whether it can be
+MAX_LINES = 20  # lines of each kind of problem on the terminal
 
 
 def check(
@@ -26,70 +26,70 @@ def check(
     """Opens every video and decodes its first, middle and last frame.
 
     Args:
-        splits: the videos of each split; their sources have `name(index)`, by which they are told.
-        whole: whether to decode every frame.
-        threads: videos looked at at once.
-        ignored: files that lie among the videos and are none of them.
+        splits: videos of each split; their sources have `name(index)`, which the report uses.
+        whole: decode every frame.
+        threads: videos that are checked at once.
+        ignored: files among the videos that no split has.
 
     Returns:
-        JSON data: {"videos": how many files, "ignored", "broken": [{"path", "problem"}], "duplicates": [[paths of the
-        same content]], "leaks": those of them in more than one split, "codecs", "sizes", "fps": {value: videos},
+        JSON data: {"videos": number of files, "ignored", "broken": [{"path", "problem"}], "duplicates": [[paths of the
+        same content]], "leaks": duplicates in more than one split, "codecs", "sizes", "fps": {value: videos},
         "seconds": {"shortest", "median", "longest", "sum"}, "classes": {label: {class: {split: examples}}}, "values":
         {name: {split: {"least", "median", "most"}}}}.
     """
     split_of: dict[str, set[str]] = defaultdict(set)
-    place_of: dict[str, tuple[Source, int]] = {}
+    example_of: dict[str, tuple[Source, int]] = {}
     for split, source in splits.items():
         for index in range(len(source)):
             name = source.name(index)
             split_of[name].add(split)
-            place_of[name] = (source, index)
+            example_of[name] = (source, index)
     paths = sorted(split_of)
     with ThreadPoolExecutor(threads) as pool, tqdm(desc="checking", total=len(paths), unit=" videos") as bar:
-        looked = []
-        for each in pool.map(lambda path: _look(path, *place_of[path], whole), paths):
-            looked.append(each)
+        found = []
+        for result in pool.map(lambda path: _check_video(path, *example_of[path], whole), paths):
+            found.append(result)
             bar.update()
-    infos = [info for info, _, _ in looked if info is not None]
-    same = defaultdict(list)
-    for path, (_, digest, _) in zip(paths, looked, strict=True):
+    infos = [info for info, _, _ in found if info is not None]
+    paths_of = defaultdict(list)
+    for path, (_, digest, _) in zip(paths, found, strict=True):
         if digest is not None:
-            same[digest].append(path)
-    doubled = [group for group in same.values() if len(group) > 1]
+            paths_of[digest].append(path)
+    duplicates = [group for group in paths_of.values() if len(group) > 1]
     seconds = sorted(info.duration for info in infos) or [0.0]
     return {
         "videos": len(paths),
         "ignored": list(ignored),
         "broken": [
-            {"path": path, "problem": problem} for path, (_, _, problem) in zip(paths, looked, strict=True) if problem
+            {"path": path, "problem": problem} for path, (_, _, problem) in zip(paths, found, strict=True) if problem
         ],
-        "duplicates": doubled,
-        "leaks": [group for group in doubled if len(set().union(*(split_of[path] for path in group))) > 1],
-        "codecs": _counted(info.codec for info in infos),
-        "sizes": _counted(f"{info.height}x{info.width}" for info in infos),
-        "fps": _counted(f"{info.fps:.5g}" for info in infos),
+        "duplicates": duplicates,
+        "leaks": [group for group in duplicates if len(set().union(*(split_of[path] for path in group))) > 1],
+        "codecs": _count(info.codec for info in infos),
+        "sizes": _count(f"{info.height}x{info.width}" for info in infos),
+        "fps": _count(f"{info.fps:.5g}" for info in infos),
         "seconds": {
             "shortest": seconds[0],
             "median": statistics.median(seconds),
             "longest": seconds[-1],
             "sum": sum(seconds),
         },
-        **_labels(splits),
+        **_summarise_labels(splits),
     }
 
 
-def described(report: Mapping[str, Any]) -> str:
+def format_report(report: Mapping[str, Any]) -> str:
     """Returns the report of `check` as text."""
     seconds = report["seconds"]
     lines = [
-        f"{report['videos']} videos, {len(report['broken'])} broken; {len(report['duplicates'])} contents more than "
-        f"once, {len(report['leaks'])} of them in more than one split",
+        f"{report['videos']} videos, {len(report['broken'])} broken; {len(report['duplicates'])} groups of identical "
+        f"files, {len(report['leaks'])} of them in more than one split",
         *(
             f"{name}: " + ", ".join(f"{value} ({count})" for value, count in list(report[name].items())[:8])
             for name in ("codecs", "sizes", "fps")
         ),
         f"seconds: {seconds['shortest']:.2f} to {seconds['longest']:.2f}, median {seconds['median']:.2f}, "
-        f"{seconds['sum'] / 3600:.2f} hours in all",
+        f"{seconds['sum'] / 3600:.2f} hours in total",
     ]
     for label, classes in report["classes"].items():
         columns = list(next(iter(classes.values())))
@@ -105,26 +105,26 @@ def described(report: Mapping[str, Any]) -> str:
                 for split, of in row.items()
             ),
         ]
-    for title, troubles in (
-        ("broken", [each["problem"] for each in report["broken"]]),
+    for title, problems in (
+        ("broken", [video["problem"] for video in report["broken"]]),
         ("not read, because it is in no folder of a class or not named as a video", report["ignored"]),
-        ("the same content in more than one split", [" = ".join(group) for group in report["leaks"]]),
+        ("identical files in more than one split", [" = ".join(group) for group in report["leaks"]]),
     ):
-        if troubles:
-            lines += ["", f"{title}:", *(f"  {trouble}" for trouble in troubles[:SHOWN])]
-            lines += [f"  and {len(troubles) - SHOWN} more (--json lists all)"] if len(troubles) > SHOWN else []
+        if problems:
+            lines += ["", f"{title}:", *(f"  {problem}" for problem in problems[:MAX_LINES])]
+            lines += [f"  and {len(problems) - MAX_LINES} more (--json lists all)"] if len(problems) > MAX_LINES else []
     return "\n".join(lines)
 
 
 def draw_sheet(splits: Mapping[str, Source], broken: set[str], file: Path, *, rows: int = 24, columns: int = 6) -> None:
-    """Draws the middle frame of some videos of every class, a class a row; of any videos where there are no classes.
+    """Draws the middle frame of some videos, with a row for each class of the first label.
 
     Args:
-        splits: the videos of each split, as `check` takes them.
+        splits: videos of each split, as `check` takes them.
         broken: paths to leave out.
-        file: the picture, .png.
-        rows: classes drawn at most, of the first label.
-        columns: videos of each class.
+        file: path of the picture, .png.
+        rows: greatest number of classes.
+        columns: greatest number of videos of a class.
 
     Raises:
         UserError: the picture cannot be written.
@@ -157,8 +157,10 @@ def draw_sheet(splits: Mapping[str, Source], broken: set[str], file: Path, *, ro
         raise UserError(f"{file} cannot be written: {error}") from error
 
 
-def _look(path: str, source: Source, index: int, whole: bool) -> tuple[VideoInfo | None, bytes | None, str | None]:
-    """(what a video says of itself, digest of its content, what is wrong with it)."""
+def _check_video(
+    path: str, source: Source, index: int, whole: bool
+) -> tuple[VideoInfo | None, bytes | None, str | None]:
+    """Returns (header, digest of the content, what is wrong) of a video."""
     try:
         video = source[index]["video"]
         with io.BytesIO(video) if isinstance(video, bytes) else open(video, "rb") as file:
@@ -178,19 +180,19 @@ def _look(path: str, source: Source, index: int, whole: bool) -> tuple[VideoInfo
     return info, digest, None
 
 
-def _counted(values: Any) -> dict[str, int]:
+def _count(values: Any) -> dict[str, int]:
     return dict(Counter(values).most_common())
 
 
 def _classes_of(label: np.ndarray | np.int32, names: Sequence[str]) -> list[str]:
-    """Names the classes of one example's label; values that are no classes count as one."""
+    """Returns the names of the classes of one example's label; any value of a regression target counts as one class."""
     if label.ndim == 0:
         return [names[label]] if label >= 0 else []
     return [names[i] for i in np.flatnonzero(label == 1)] if np.isin(label, (0, 1)).all() else ["any"]
 
 
-def _labels(splits: Mapping[str, Source]) -> dict[str, Any]:
-    """Examples of each class, and spread of each value, by split."""
+def _summarise_labels(splits: Mapping[str, Source]) -> dict[str, Any]:
+    """Returns the examples of each class, and the spread of each value, by split."""
     classes: dict[str, dict[str, dict[str, int]]] = {}
     values: dict[str, dict[str, dict[str, float]]] = {}
     for split, source in splits.items():

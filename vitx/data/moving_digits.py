@@ -1,11 +1,12 @@
-"""Moving Digits: short videos of real handwritten digits, made on this machine in seconds.
+"""Moving Digits: short videos of real handwritten digits, rendered on this machine in seconds.
 
 One digit says *what* (appearance, 10 classes), its path says *how* (motion, 8 classes in time-reversed pairs). The
-two labels are independent, and no frame gives the motion away: position and size in a frame drawn at random follow
-one distribution for all motions, and the unordered set of frames follows one distribution for both motions of a pair.
-Only the order of the frames tells, say, growing from shrinking.
+two labels are independent, and no frame reveals the motion: position and size in a random frame follow one distribution
+for all motions, and the unordered set of frames follows one distribution for both motions of a pair. Only the order of
+the frames distinguishes, say, growing from shrinking.
 
-A clip is a pure function of (config, split, index). Space is a torus: what leaves on one side enters on the other.
+A clip is a pure function of (config, split, index). Space is a torus: a digit that leaves on one side enters on the
+other.
 """
 
 from dataclasses import dataclass
@@ -24,34 +25,34 @@ MOTIONS = ("left", "right", "up", "down", "growing", "shrinking", "clockwise", "
 """Motion `2 k + 1` is motion `2 k` played backwards."""
 
 DIGITS = {"train": range(0, 1287), "validation": range(1287, 1545), "test": range(1545, 1797)}
-"""The images of `load_digits` that each split draws from."""
+"""Images of `load_digits` that each split draws from."""
 
 ALL_INTRA = MappingProxyType({"preset": "ultrafast", "x264-params": "keyint=1:qp=20:scenecut=0"})
 """Every frame a keyframe at one quantiser.
 
-Frames predicted from their past are coded differently from it: with x264's defaults the unordered set of decoded
-frames tells growing from shrinking.
+Frames predicted from earlier ones are coded differently from them: with x264's defaults the unordered set of decoded
+frames distinguishes growing from shrinking.
 """
 
 
 @register
 @dataclass(frozen=True)
 class ClipConfig:
-    """How hard the clips are.
+    """Difficulty and number of the clips.
 
     Attributes:
-      num_frames: frames per clip.
-      side: height and width of a frame, and period of the torus, in pixels.
-      speed: least and greatest length of a straight step between two frames, in pixels.
-      radius: least and greatest radius of the circles, in pixels.
-      period: least and greatest number of frames that a circle takes.
-      size: least and greatest side of the digit's 8x8 image as drawn, in pixels.
-      growth: least and greatest share of the (logarithmic) range of sizes that a growing digit goes through.
-      texture: greatest brightness of the still background, 0 to 255.
-      noise: standard deviation of the pixel noise, drawn anew for each frame, on the scale 0 to 255.
-      distractor: brightness of a second digit with its own motion, relative to the first; 0 for none.
-      occluder: width in pixels of an opaque still bar across the frame; 0 for none.
-      num_clips: clips for training, validation and test.
+        num_frames: frames per clip.
+        side: height and width of a frame, and period of the torus, in pixels.
+        speed: (least, greatest) length of a straight step between two frames, in pixels.
+        radius: (least, greatest) radius of the circles, in pixels.
+        period: (least, greatest) number of frames that a circle takes.
+        size: (least, greatest) side of the digit's 8x8 image as drawn, in pixels.
+        growth: (least, greatest) fraction of the logarithmic range of sizes that a growing digit covers.
+        texture: greatest brightness of the still background, 0 to 255.
+        noise: standard deviation of the pixel noise, drawn anew for each frame, on the scale 0 to 255.
+        distractor: brightness of a second digit with its own motion, relative to the first; 0 for none.
+        occluder: width in pixels of an opaque still bar across the frame; 0 for none.
+        num_clips: clips for training, validation and test.
     """
 
     num_frames: int = 12
@@ -79,7 +80,10 @@ class ClipConfig:
             if not 0 < low <= high:
                 raise ValueError(f"{name} is {(low, high)}; expected two positive numbers in order")
         if max(self.speed[1], 2 * np.pi * self.radius[1] / self.period[0]) >= self.side / 2:
-            raise ValueError("a digit would move by half the side or more between two frames; its direction is lost")
+            raise ValueError(
+                f"with speed {self.speed}, radius {self.radius} and period {self.period} a digit moves by half the "
+                "side or more between two frames, which has no direction; expected smaller steps"
+            )
 
 
 CONFIGS = MappingProxyType(
@@ -94,11 +98,11 @@ CONFIGS = MappingProxyType(
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Where a digit is in each frame.
+    """Position and size of a digit in each frame.
 
     Attributes:
-      centre: `[frames, 2]`, (x, y) in pixels, x to the right and y down, in [0, side).
-      size: `[frames]`, side of the drawn 8x8 image in pixels.
+        centre: (x, y) in pixels, x to the right and y down, in [0, side).
+        size: side of the drawn 8x8 image in pixels.
     """
 
     centre: Float[np.ndarray, "frames 2"]
@@ -116,9 +120,9 @@ def sample_trajectory(config: ClipConfig, motion: int, rng: np.random.Generator)
     start, speed = rng.uniform(0, config.side, 2), rng.uniform(*config.speed)
     radius, phase = rng.uniform(*config.radius), rng.uniform(0, 2 * np.pi)
     turn = 2 * np.pi / rng.uniform(*config.period)
-    share, offset, frame = rng.uniform(*config.growth), rng.uniform(), rng.integers(config.num_frames)
+    growth, offset, frame = rng.uniform(*config.growth), rng.uniform(), rng.integers(config.num_frames)
 
-    progress = (1 - share) * offset + share * time / max(config.num_frames - 1, 1)
+    progress = (1 - growth) * offset + growth * time / max(config.num_frames - 1, 1)
     size = config.size[0] * (config.size[1] / config.size[0]) ** progress
     angle = phase + turn * time
     path = {
@@ -136,16 +140,16 @@ def sample_trajectory(config: ClipConfig, motion: int, rng: np.random.Generator)
 
 
 def clip_labels(split: str, index: int) -> tuple[int, int]:
-    """Returns which image of `load_digits` clip `index` shows, and its motion.
+    """Returns the number of the image of `load_digits` that clip `index` shows, and its motion.
 
-    Any eight clips from a multiple of eight on have the eight motions; any run through the split's digits shows each
-    once. Indices may go beyond the size of the split.
+    Each block of eight clips has the eight motions, and each pass through the split's digits shows every digit once.
+    Indices may exceed the size of the split.
     """
     digits, code = DIGITS[split], list(DIGITS).index(split)
-    epoch, place = divmod(index, len(digits))
+    epoch, position = divmod(index, len(digits))
     block, turn = divmod(index, len(MOTIONS))
     motion = np.random.default_rng([code, 1, block]).permutation(len(MOTIONS))[turn]
-    return digits[_digit_order(split, epoch)[place]], int(motion)
+    return digits[_digit_order(split, epoch)[position]], int(motion)
 
 
 def render_clip(
@@ -154,7 +158,7 @@ def render_clip(
     """Draws clip `index` of a split.
 
     Returns:
-      RGB frames `[frames, height, width, 3]`, 0 to 255; the appearance; the motion.
+        RGB frames, 0 to 255; the appearance; the motion.
     """
     rng = np.random.default_rng([list(DIGITS).index(split), 2, index])
     images, targets = _digits()
@@ -179,7 +183,7 @@ def render_clip(
 
 
 def encode_clip(config: ClipConfig, split: str, index: int) -> dict[str, bytes | int]:
-    """Returns a record of the dataset: the video as an all-intra mp4, its labels and its index."""
+    """Returns a record of the dataset: the video as an mp4 of keyframes alone, its labels and its index."""
     frames, appearance, motion = render_clip(config, split, index)
     video = encode_video(frames, options=ALL_INTRA)
     return {"video": video, "appearance": appearance, "motion": motion, "index": index}
@@ -187,7 +191,7 @@ def encode_clip(config: ClipConfig, split: str, index: int) -> dict[str, bytes |
 
 @cache
 def _digits() -> tuple[np.ndarray, np.ndarray]:
-    """The images `[1797, 8, 8]`, scaled to 0 to 1, and the digits they show."""
+    """Returns the images `[1797, 8, 8]`, scaled to 0 to 1, and the digits that they show."""
     digits = load_digits()
     return (digits.images / 16).astype(np.float32), digits.target
 
@@ -198,24 +202,24 @@ def _digit_order(split: str, epoch: int) -> np.ndarray:
 
 
 def _offset(centre: np.ndarray | float, side: int) -> np.ndarray:
-    """Signed distance of every pixel from a centre the short way round, `[..., side]`."""
+    """Returns the signed distance of every pixel from a centre, the short way round the torus, `[..., side]`."""
     return (np.arange(side) - np.asarray(centre)[..., None] + side / 2) % side - side / 2
 
 
 def _ink(image: np.ndarray, trajectory: Trajectory, side: int) -> np.ndarray:
-    """Draws an 8x8 image along a path with bilinear sampling: coverage `[frames, side, side]`, 0 to 1."""
+    """Draws an 8x8 image along a path, bilinearly; returns the coverage `[frames, side, side]`, 0 to 1."""
     cells = len(image)
-    place = _offset(trajectory.centre, side) * (cells / trajectory.size[:, None, None]) + (cells - 1) / 2
+    position = _offset(trajectory.centre, side) * (cells / trajectory.size[:, None, None]) + (cells - 1) / 2
     # Bilinear sampling is separable: one matrix of hat functions for the columns, one for the rows.
-    hats = np.maximum(0, 1 - np.abs(place[..., None] - np.arange(cells))).astype(np.float32)
+    hats = np.maximum(0, 1 - np.abs(position[..., None] - np.arange(cells))).astype(np.float32)
     return hats[:, 1] @ image @ hats[:, 0].swapaxes(1, 2)
 
 
 def _texture(brightness: float, side: int, rng: np.random.Generator, cells: int = 6) -> np.ndarray:
-    """Smooth random colours on the torus, `[side, side, 3]`."""
+    """Returns smooth random colours on the torus, `[side, side, 3]`."""
     grid = rng.uniform(0, 1, (cells, cells, 1)) * rng.uniform(0.6, 1, 3)
-    place = (np.arange(side)[:, None] * cells / side - np.arange(cells) + cells / 2) % cells - cells / 2
-    smooth = np.cos(np.pi / 2 * np.clip(place, -1, 1)) ** 2
+    position = (np.arange(side)[:, None] * cells / side - np.arange(cells) + cells / 2) % cells - cells / 2
+    smooth = np.cos(np.pi / 2 * np.clip(position, -1, 1)) ** 2
     return np.moveaxis(brightness * (smooth @ np.moveaxis(grid, 2, 0) @ smooth.T), 0, 2).astype(np.float32)
 
 

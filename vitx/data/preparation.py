@@ -131,7 +131,7 @@ def open_bytes(video: bytes | str | os.PathLike) -> BinaryIO:
 
 
 def _digest_videos(splits: Mapping[str, Source]) -> str:
-    """Returns a digest of names, labels, segments and file sizes, which tells other videos from the same ones."""
+    """Returns a digest of names, labels, segments and file sizes, which differs for other videos."""
     sizes = [
         os.path.getsize(name) if os.path.exists(name := source.name(index)) else -1
         for source in splits.values()
@@ -234,7 +234,7 @@ def _manifest(
 
 
 def _segment_suffix(example: Mapping[str, Any]) -> str:
-    """Returns the end of a record's name that tells the segments of one video apart."""
+    """Returns the end of a record's name that distinguishes segments of one video."""
     begin, end = example.get("segment", (0.0, math.inf))
     return "" if (begin, end) == (0.0, math.inf) else f" ({begin:g} to {end:g} s)"
 
