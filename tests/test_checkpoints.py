@@ -102,7 +102,7 @@ def test_a_damaged_checkpoint_in_a_bucket_is_renamed_and_the_one_before_is_resto
         for step in (1, 2):
             checkpoints.save(step, state, {"best": None})
         checkpoints.wait()
-    record = next(path for path in storage._objects_under(folder / "2" / "record") if path.name != storage.COMMITTED)
+    record = next(path for path in storage.files_under(folder / "2" / "record") if path.name != storage.COMMITTED)
     storage.write_text(record, "{}")
     messages = []
     with Checkpoints(folder) as checkpoints:
@@ -152,6 +152,18 @@ def test_a_kill_while_a_checkpoint_is_replaced_in_a_bucket_loses_none(copied, ne
         assert checkpoints.steps() == [7]
         assert storage.names_in(folder) == ["7"]
         jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(7, abstract(state))[0], state)
+
+
+def test_an_incomplete_checkpoint_in_a_bucket_is_removed(bucket, state):
+    folder = storage.as_path(bucket) / "checkpoints"
+    storage.write_text(folder / "4" / "optimizer" / "d" / "part", "x")
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.steps() == []
+        assert checkpoints.restore_newest(abstract(state), print) is None
+        checkpoints.save(4, state, {"best": None})
+        checkpoints.wait()
+        assert checkpoints.steps() == [4]
+        assert not storage.exists(folder / "4" / "optimizer" / "d" / "part")
 
 
 def flip(path, at, bit=3):

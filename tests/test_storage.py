@@ -18,6 +18,7 @@ import pytest
 
 from vitx import locks, storage
 from vitx.errors import RunError, UserError
+from vitx.local_copies import local_copy
 from vitx.locks import hold_folder
 from vitx.rows import RowsWriter, read_rows
 from vitx.storage import as_path
@@ -142,15 +143,28 @@ def test_a_folder_travels_to_a_bucket_and_back(bucket, tmp_path):
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["deep"]
 
 
+def test_the_mark_of_completeness_travels_last(bucket, tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    for name in ("x", storage.COMMITTED, "z"):
+        (tmp_path / "a" / name).write_text(name)
+    monkeypatch.setattr(storage, "upload_file", lambda source, destination: (_ for _ in ()).throw(KeyError(source)))
+    with pytest.raises(KeyError):
+        storage.upload_folder(tmp_path / "a", as_path(bucket) / "a")
+    assert storage.names_in(as_path(bucket) / "a") == []
+    monkeypatch.undo()
+    storage.upload_folder(tmp_path / "a", as_path(bucket) / "a")
+    assert storage.names_in(as_path(bucket) / "a") == sorted(["x", storage.COMMITTED, "z"])
+
+
 def test_a_local_copy_follows_its_file(bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("VITX_CACHE", str(tmp_path / "cache"))
     path = as_path(bucket) / "shard.array_record"
     for content in (b"one", b"two"):
         storage.write_bytes(path, content)
-        copy = storage.local_copy(path)
+        copy = local_copy(path)
         assert copy.read_bytes() == content
-        assert storage.local_copy(path) == copy
-    assert storage.local_copy(copy) is copy
+        assert local_copy(path) == copy
+    assert local_copy(copy) is copy
 
 
 # nothing outside of a folder is touched, nothing half written is seen

@@ -103,9 +103,10 @@ class Checkpoints:
         self._keep = keep
         # Orbax writes local folders and gs:// itself: with several processes, each of them its own part.
         written_by_orbax = not is_bucket(self.directory) or str(self.directory).startswith("gs://")
-        self._mirror = None if written_by_orbax else Mirror(self.directory, read_only=read_only)
+        self._mirror = None if written_by_orbax else Mirror(self.directory)
         if not read_only:
             self._finish_replacements()
+            self._remove_incomplete()
         with report_io_errors(self.directory):
             self._manager = ocp.CheckpointManager(
                 os.fspath(self._mirror.local if self._mirror else self.directory),
@@ -114,7 +115,8 @@ class Checkpoints:
                     read_only=read_only,
                     create=not read_only,
                     lightweight_initialize=True,
-                    cleanup_tmp_directories=not read_only,
+                    # Orbax would clean a bucket in the background, and lists at the same time what it removes.
+                    cleanup_tmp_directories=not read_only and not is_bucket(self.directory),
                 ),
             )
 
@@ -206,6 +208,14 @@ class Checkpoints:
                     remove_folder(new)
                     move_folder(self.directory / name, new)
         multihost_utils.sync_global_devices("replacements finished")
+
+    def _remove_incomplete(self) -> None:
+        """Removes what a kill has left of checkpoints that were being written to a bucket."""
+        if is_bucket(self.directory) and jax.process_index() == 0:
+            for name in names_in(self.directory):
+                if name.isdecimal() and not exists(self.directory / name / COMMITTED):
+                    remove_folder(self.directory / name)
+        multihost_utils.sync_global_devices("incomplete checkpoints removed")
 
     def restore(self, step: int, abstract: State) -> tuple[State, dict[str, Any]]:
         """Returns (state, record) of one checkpoint, every array checked against its digest.

@@ -6,12 +6,12 @@ import logging
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
 import vitx
 from vitx import cli_data, cli_models, environment
 from vitx.cli_settings import load_parts, parse_settings
 from vitx.errors import Preempted, RunError, UserError
+from vitx.storage import as_path, exists, local_path
 
 TRAIN_USAGE = "vitx train EXPERIMENT.py --workdir DIR [--extend] [--SETTING VALUE ...]"
 TRAIN_HELP = f"""usage: {TRAIN_USAGE}
@@ -36,7 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     if not debug:
         quiet_libraries()
-    options, settings = _parser().parse_known_args([argument for argument in arguments if argument != "--debug"])
+    try:
+        options, settings = _parser().parse_known_args([argument for argument in arguments if argument != "--debug"])
+    except UserError as error:  # about a path
+        print(f"vitx: {error}", file=sys.stderr)
+        return 2
     if settings and not options.takes_settings:
         print(f"vitx: there is no option {settings[0]} here (--help lists them)", file=sys.stderr)
         return 2
@@ -88,9 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser(
         "train", help="train an experiment file, or resume it", usage=TRAIN_USAGE, add_help=False
     )
-    train.add_argument("experiment", nargs="?", type=Path, metavar="EXPERIMENT.py")
-    train.add_argument("--workdir", type=Path)
-    train.add_argument("--resume", type=Path)
+    train.add_argument("experiment", nargs="?", type=local_path, metavar="EXPERIMENT.py")
+    train.add_argument("--workdir", type=as_path)
+    train.add_argument("--resume", type=as_path)
     train.add_argument("--extend", action="store_true")
     train.add_argument("--distributed", action="store_true")
     train.add_argument("--coordinator", metavar="HOST:PORT")
@@ -105,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(command=_evaluate)
 
     predict = _add_run_command(commands, "predict", "classify video files with a trained run")
-    predict.add_argument("files", nargs="+", type=Path, metavar="VIDEO")
+    predict.add_argument("files", nargs="+", type=local_path, metavar="VIDEO")
     predict.add_argument("--model", help="NAME of the model, if RUN is a bare file of weights")
     predict.add_argument("--top", type=int, default=5, help="classes shown for each label (default: 5)")
     predict.set_defaults(command=_predict)
@@ -117,9 +121,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_run_command(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    command.add_argument("run", type=Path, metavar="RUN", help="folder that `vitx train` filled")
+    command.add_argument("run", type=as_path, metavar="RUN", help="folder that `vitx train` filled")
     command.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which one (default: best)")
-    command.add_argument("--experiment", type=Path, help="file that defines your own parts; it is executed")
+    command.add_argument("--experiment", type=local_path, help="file that defines your own parts; it is executed")
     command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     return command
 
@@ -187,7 +191,7 @@ def _evaluate(options: argparse.Namespace, _: list[str]) -> None:
 def _predict(options: argparse.Namespace, _: list[str]) -> None:
     if options.top < 1:
         raise UserError(f"--top is {options.top}; expected at least 1")
-    if not options.run.exists():
+    if not exists(options.run):
         raise UserError(f"there is no {options.run}")
     if missing := [str(file) for file in options.files if not file.is_file()]:
         raise UserError(f"there is no video file {', '.join(missing)}")

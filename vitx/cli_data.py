@@ -4,17 +4,17 @@ import argparse
 import dataclasses
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from vitx.errors import UserError
+from vitx.storage import as_path, local_path
 
 
 def add_source(command: argparse.ArgumentParser, name: str) -> None:
     """Adds the arguments that `dataset_from` reads."""
     command.add_argument(
         "path",
-        type=Path,
+        type=local_path,
         metavar=name,
         help="folder of classes, .csv or .jsonl list, or folder that prepare has written",
     )
@@ -51,9 +51,9 @@ def add_commands(commands: Any) -> None:
         "where the annotations have them. `Table` in an experiment file reads it.",
     )
     listed.add_argument("format", metavar="FORMAT", help="kinetics, ucf101, ...; an unknown one lists all")
-    listed.add_argument("annotations", type=Path, metavar="ANNOTATIONS", help="folder of the official files")
-    listed.add_argument("videos", type=Path, metavar="VIDEOS", help="folder under which the videos are")
-    listed.add_argument("list", type=Path, metavar="LIST.csv")
+    listed.add_argument("annotations", type=local_path, metavar="ANNOTATIONS", help="folder of the official files")
+    listed.add_argument("videos", type=local_path, metavar="VIDEOS", help="folder under which the videos are")
+    listed.add_argument("list", type=local_path, metavar="LIST.csv")
     listed.set_defaults(command=_list)
     check = what.add_parser(
         "check",
@@ -63,7 +63,7 @@ def add_commands(commands: Any) -> None:
     )
     add_source(check, "PATH")
     check.add_argument("--whole", action="store_true", help="decode every frame")
-    check.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw frames of some videos of every class")
+    check.add_argument("--sheet", type=local_path, metavar="FILE.png", help="draw frames of some videos of every class")
     check.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     check.set_defaults(command=_check)
     speed = what.add_parser(
@@ -74,7 +74,7 @@ def add_commands(commands: Any) -> None:
         "the bottleneck. Without one, clips are 16 frames, 4 apart, of 224x224 pixels.",
     )
     add_source(speed, "PATH")
-    speed.add_argument("--experiment", type=Path, metavar="FILE.py", help="experiment with settings and a model")
+    speed.add_argument("--experiment", type=local_path, metavar="FILE.py", help="experiment with settings and a model")
     speed.add_argument("--clips", type=int, default=64, help="clips that are timed (default: 64)")
     speed.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers to try (default: 1 2)")
     speed.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="processes to try (default: 0 2)")
@@ -88,7 +88,7 @@ def add_commands(commands: Any) -> None:
         "`Prepared` in an experiment file reads the folder.",
     )
     add_source(ready, "SOURCE")
-    ready.add_argument("destination", type=Path, metavar="DESTINATION", help="folder to fill")
+    ready.add_argument("destination", type=as_path, metavar="DESTINATION", help="folder to fill")
     ready.add_argument("--short_side", type=int, default=256, help="pixels; smaller videos stay (default: 256)")
     ready.add_argument("--codec", default="libx264", help="FFmpeg's encoder, or copy (default: libx264)")
     ready.add_argument("--crf", type=int, default=20, help="quality; less is better (default: 20)")

@@ -5,11 +5,11 @@ import ast
 import json
 import operator
 import sys
-from pathlib import Path
 from typing import Any
 
 from vitx.cli_settings import load_parts, parse_settings
 from vitx.errors import UserError, as_user_error
+from vitx.storage import as_path, local_path
 
 UNITS = {
     "params": ("params M", 1e6),
@@ -30,10 +30,10 @@ def add_commands(commands: Any) -> None:
         "becomes a Hugging Face directory. --SETTING VALUE is a field of the model, such as --num_frames 16, to which "
         "positions are resized.",
     )
-    convert.add_argument("source", type=Path, metavar="SOURCE")
-    convert.add_argument("destination", type=Path, metavar="DESTINATION")
+    convert.add_argument("source", type=as_path, metavar="SOURCE")
+    convert.add_argument("destination", type=local_path, metavar="DESTINATION")
     convert.add_argument("--model", help="NAME of the model, if SOURCE is a bare file of weights")
-    convert.add_argument("--experiment", type=Path, help="file that defines your own parts; it is executed")
+    convert.add_argument("--experiment", type=local_path, help="file that defines your own parts; it is executed")
     convert.add_argument("--inflation", choices=("central", "average"), default="central", help="of image kernels")
     convert.add_argument("--other_attention", choices=("copy", "zero"), default="copy", help="where an image has one")
     convert.add_argument("--grid", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="of an image's patches")
@@ -57,7 +57,9 @@ def add_commands(commands: Any) -> None:
     )
     cost.add_argument("names", nargs="*", metavar="NAME", help="names or patterns, such as 'vivit_b_16x2*'")
     cost.add_argument("--published", action="store_true", help="compare with the numbers that papers print")
-    cost.add_argument("--plot", type=Path, metavar="FILE.png", help="draw GMACs and memory against 8 to 128 frames")
+    cost.add_argument(
+        "--plot", type=local_path, metavar="FILE.png", help="draw GMACs and memory against 8 to 128 frames"
+    )
     cost.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     cost.set_defaults(command=_cost, takes_settings=True)
 

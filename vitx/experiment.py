@@ -6,7 +6,7 @@ import runpy
 import subprocess
 import traceback
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from vitx.configuration import register
 from vitx.data.pipeline import Data
 from vitx.errors import UserError
 from vitx.models.base import VideoModel
-from vitx.storage import read_json, write_json
+from vitx.storage import as_path, is_file, read_json, write_json
 from vitx.tasks.classification import Classification
 from vitx.tasks.task import Task
 from vitx.training.loop import Training
@@ -88,20 +88,20 @@ def load_experiment(path: str | Path) -> Experiment:
     return names["experiment"]
 
 
-def save_config(experiment: Experiment, path: Path) -> None:
+def save_config(experiment: Experiment, path: PurePath) -> None:
     """Writes config.json: the settings, with the versions that they were run with."""
     versions = {"vitx": vitx.__version__, "jax": jax.__version__, "git": _git_commit()}
     write_json(path, {"format": FORMAT, "versions": versions, "experiment": configuration.to_dict(experiment)})
 
 
-def load_config(workdir: str | Path) -> Experiment:
+def load_config(workdir: str | PurePath) -> Experiment:
     """Returns the experiment of a run's folder; executes nothing that lies there.
 
     Raises:
         UserError: not a run's folder, or a config.json that this version cannot read.
     """
-    path = Path(workdir) / "config.json"
-    if not path.is_file():
+    path = as_path(workdir) / "config.json"
+    if not is_file(path):
         raise UserError(f"{workdir} is not a run's folder: it has no config.json")
     data = read_json(path)
     if not isinstance(data, dict) or data.get("format") != FORMAT:

@@ -27,7 +27,7 @@ class Mirror:
         local: the local folder, removed by `close`; it holds one checkpoint at a time.
     """
 
-    def __init__(self, directory: PurePath, *, read_only: bool):
+    def __init__(self, directory: PurePath):
         if jax.process_count() > 1:
             raise UserError(
                 f"{directory}: with several processes, checkpoints can be written to gs:// or to a file system that "
@@ -38,15 +38,10 @@ class Mirror:
         self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="mirror")
         self._upload: concurrent.futures.Future | None = None
         self._cancelled = False
-        if not read_only:
-            complete = self.steps()
-            for step in self._numbered():
-                if step not in complete:  # a kill cut the copying short
-                    storage.remove_folder(directory / str(step))
 
     def steps(self) -> list[int]:
         """Returns the steps of the complete checkpoints in the bucket, oldest first."""
-        folders = self._numbered()
+        folders = sorted(int(name) for name in storage.names_in(self._directory) if name.isdecimal())
         return [step for step in folders if storage.exists(self._directory / str(step) / storage.COMMITTED)]
 
     def fetch(self, step: int) -> None:
@@ -91,6 +86,3 @@ class Mirror:
         for old, kept in zip(steps, preserve(steps), strict=True):
             if not kept:
                 storage.remove_folder(self._directory / str(old))
-
-    def _numbered(self) -> list[int]:
-        return sorted(int(name) for name in storage.names_in(self._directory) if name.isdecimal())

@@ -1,7 +1,7 @@
 """Weights from anywhere, a run's folder too: load them, and convert them."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,14 @@ from vitx.interop.load import Pretrained, load_source, read_source
 from vitx.interop.own import save_own
 from vitx.interop.preprocessing import Preprocessing
 from vitx.interop.tensors import READERS
+from vitx.local_copies import local_copy
 from vitx.run import load_run
 from vitx.run_folder import is_run
+from vitx.storage import as_path, local_path
 
 
 def load_pretrained(
-    path: str | Path,
+    path: str | PurePath,
     name: str | None = None,
     *,
     from_image: FromImage = FromImage(),  # noqa: B008  frozen
@@ -45,12 +47,12 @@ def load_pretrained(
             are not finite.
     """
     allowed = {"allow_missing": allow_missing, "allow_unexpected": allow_unexpected}
-    return _load(Path(path), name, fields, from_image, **allowed)
+    return _load(as_path(path), name, fields, from_image, **allowed)
 
 
 def convert(
-    source: str | Path,
-    destination: str | Path,
+    source: str | PurePath,
+    destination: str | PurePath,
     name: str | None = None,
     *,
     fields: Mapping[str, Any] | None = None,
@@ -73,7 +75,7 @@ def convert(
     Raises:
         UserError: as `load_pretrained` and `save_huggingface`; or the destination is there already.
     """
-    destination = Path(destination)
+    destination = local_path(destination)
     own = destination.suffix == ".safetensors"
     if own and destination.exists():
         raise UserError(f"{destination} is there already; choose another name")
@@ -82,7 +84,7 @@ def convert(
     if not destination.absolute().parent.is_dir():
         raise UserError(f"{destination.parent} is no directory; make it first")
     allowed = {"allow_missing": allow_missing, "allow_unexpected": allow_unexpected}
-    pretrained = _load(Path(source), name, fields or {}, from_image, **allowed)
+    pretrained = _load(as_path(source), name, fields or {}, from_image, **allowed)
     model, variables = pretrained
     preprocessing, labels = pretrained.preprocessing, pretrained.labels
     if own:
@@ -94,15 +96,15 @@ def convert(
 
 
 def _load(
-    path: Path, name: str | None, fields: Mapping[str, Any], from_image: FromImage, **allowed: Sequence[str]
+    path: PurePath, name: str | None, fields: Mapping[str, Any], from_image: FromImage, **allowed: Sequence[str]
 ) -> Pretrained:
     if is_run(path) and name is not None:
         raise UserError(f"{path} is a run, which says itself which model it is of; leave out {name}")
-    source = _source_of_run(path) if is_run(path) else read_source(path, name, fields, from_image)
+    source = _source_of_run(path) if is_run(path) else read_source(local_copy(path), name, fields, from_image)
     return load_source(source, str(path), fields, **allowed)
 
 
-def _source_of_run(path: Path) -> Source:
+def _source_of_run(path: PurePath) -> Source:
     run = load_run(path)
     experiment = run.experiment
     data, task, model = experiment.data, experiment.task, experiment.model

@@ -2,14 +2,15 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from vitx import configuration
+from vitx import configuration, storage
 from vitx.checkpoints import Checkpoints, abstract_state
 from vitx.data.decoding import VideoError
 from vitx.data.sources import Source
@@ -20,6 +21,7 @@ from vitx.evaluation.presentation import presenter_for
 from vitx.experiment import Experiment, load_config, save_config
 from vitx.interop.load import initialise
 from vitx.layers.partition import batch_sharding
+from vitx.local_copies import local_copy
 from vitx.models import resolve_implementation
 from vitx.run_folder import check_may_train, is_run, lock_run, open_checkpoints
 from vitx.training import loop
@@ -47,7 +49,7 @@ class Run:
     """
 
     experiment: Experiment
-    workdir: Path
+    workdir: PurePath
     step: int
     variables: Mapping[str, Any]
     outputs: Mapping[str, tuple[str, ...]]
@@ -98,7 +100,7 @@ class Run:
         return answers
 
 
-def train(experiment: Experiment, workdir: str | Path, *, extend: bool = False) -> Run:
+def train(experiment: Experiment, workdir: str | PurePath, *, extend: bool = False) -> Run:
     """Trains an experiment in a folder, or resumes it there; then tests it and writes the report.
 
     Args:
@@ -114,9 +116,9 @@ def train(experiment: Experiment, workdir: str | Path, *, extend: bool = False) 
         RunError: too many losses are not finite, or too many videos cannot be read.
         Preempted: a request to stop came, and what was learnt is saved.
     """
-    workdir, clock = Path(workdir), Stopwatch()
+    workdir, clock = storage.as_path(workdir), Stopwatch()
     if (cache := experiment.training.compilation_cache) is not None:
-        jax.config.update("jax_compilation_cache_dir", str(Path(cache).expanduser()))
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(cache))
     with PreemptionGuard() as guard:
         # What is wrong with the settings is said before datasets are built.
         check_same_settings(experiment, workdir)
@@ -129,7 +131,7 @@ def train(experiment: Experiment, workdir: str | Path, *, extend: bool = False) 
         label_names = dict(sources["train"].label_names)
         outputs = fitted.task.outputs(fitted.model, label_names)
         check_monitor(experiment.training.monitor, fitted.task.metric_names(outputs))
-        with lock_run(workdir):
+        with lock_run(workdir) as hold:
             start = _starting_weights(experiment, workdir)
             if is_first_process():
                 save_config(experiment, workdir / "config.json")
@@ -138,7 +140,9 @@ def train(experiment: Experiment, workdir: str | Path, *, extend: bool = False) 
                 "task": configuration.to_dict(fitted.task),
                 "label_names": label_names,
             }
-            trained = loop.train(fitted, sources, workdir, guard=guard, clock=clock, record=record, initialise=start)
+            trained = loop.train(
+                fitted, sources, workdir, hold=hold, guard=guard, clock=clock, record=record, initialise=start
+            )
             run = _best_run(fitted, workdir, outputs, trained)
             if not _is_tested(run, trained):
                 evaluate_and_report(run, "test", clock)
@@ -151,7 +155,7 @@ def train(experiment: Experiment, workdir: str | Path, *, extend: bool = False) 
     return run
 
 
-def load_run(workdir: str | Path, which: Which = "best") -> Run:
+def load_run(workdir: str | PurePath, which: Which = "best") -> Run:
     """Returns a run from its folder, on the mesh of its training where that fits the devices here.
 
     Args:
@@ -161,7 +165,7 @@ def load_run(workdir: str | Path, which: Which = "best") -> Run:
     Raises:
         UserError: not a run's folder, or no checkpoint in it that can be read.
     """
-    workdir = Path(workdir)
+    workdir = storage.as_path(workdir)
     experiment = load_config(workdir)
     mesh = _fitting_mesh(experiment)
     with open_checkpoints(workdir) as checkpoints:
@@ -220,7 +224,7 @@ def evaluate_and_report(run: Run, split: str, clock: Stopwatch) -> dict[str, Any
         if is_first_process():
             path = report.write_report(
                 run.workdir,
-                title=run.workdir.absolute().name,
+                title=storage.absolute(run.workdir).name,
                 facts=_facts(run),
                 checkpoint=f"step {run.step} of {run.experiment.training.steps}",
                 metrics=metrics,
@@ -255,7 +259,7 @@ def _facts(run: Run) -> list[str]:
     ]
 
 
-def _best_run(experiment: Experiment, workdir: Path, outputs: Mapping[str, Any], trained: loop.Trained) -> Run:
+def _best_run(experiment: Experiment, workdir: PurePath, outputs: Mapping[str, Any], trained: loop.Trained) -> Run:
     """Returns the run at its best checkpoint; that is read from disk unless it is what training ended with."""
     step, variables, mesh = int(trained.state.step), trained.state.averaged, trained.sharding.mesh
     if trained.best_step not in (None, step):
@@ -289,20 +293,20 @@ def _fitting_mesh(experiment: Experiment) -> jax.sharding.Mesh:
         return (Mesh() if mesh.fsdp == 1 else Mesh(data=1, fsdp=-1)).build(batch)
 
 
-def _starting_weights(experiment: Experiment, workdir: Path) -> Callable[[Any], Any] | None:
+def _starting_weights(experiment: Experiment, workdir: PurePath) -> Callable[[Any], Any] | None:
     """Returns what creates the variables that a new run starts from, or None where the seed draws them."""
     source = experiment.training.initialise_from
-    if source is None or any(workdir.glob("checkpoints/*")):
+    if source is None or storage.names_in(workdir / "checkpoints"):
         return None
-    path = Path(source)
-    if not path.exists():
+    path = storage.as_path(source)
+    if not storage.exists(path):
         raise UserError(f"training.initialise_from is {source}; there is no such file or folder")
     return functools.partial(_initial_variables, path, experiment.model)
 
 
-def _initial_variables(path: Path, model: Any, abstract: Mapping[str, Any]) -> dict[str, Any]:
+def _initial_variables(path: PurePath, model: Any, abstract: Mapping[str, Any]) -> dict[str, Any]:
     if not is_run(path):
-        variables = initialise(path, model)
+        variables = initialise(local_copy(path), model)
         return jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), variables, abstract)
     averaged = load_config(path).training.ema_decay is not None
     with open_checkpoints(path) as checkpoints:

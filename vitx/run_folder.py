@@ -10,27 +10,25 @@ report.md        what the run learnt, with its pictures
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import PurePath
 
-import filelock
-
-from vitx import configuration
+from vitx import configuration, storage
 from vitx.checkpoints import Checkpoints
 from vitx.errors import UserError
 from vitx.experiment import Experiment, load_config
-from vitx.storage import read_json
+from vitx.locks import Hold, hold_folder
 from vitx.training.processes import is_first_process, sync_processes
 
 
-def is_run(path: Path) -> bool:
+def is_run(path: PurePath) -> bool:
     """Returns whether a folder is a run's: its config.json has vitx's format, not Hugging Face's."""
-    if not (path / "config.json").is_file():
+    if not storage.is_file(path / "config.json"):
         return False
-    config = read_json(path / "config.json")
+    config = storage.read_json(path / "config.json")
     return isinstance(config, dict) and {"format", "experiment"} <= config.keys()
 
 
-def check_may_train(workdir: Path, experiment: Experiment, *, extend: bool) -> None:
+def check_may_train(workdir: PurePath, experiment: Experiment, *, extend: bool) -> None:
     """Checks that an experiment may train in a folder.
 
     Args:
@@ -41,10 +39,10 @@ def check_may_train(workdir: Path, experiment: Experiment, *, extend: bool) -> N
     Raises:
         UserError: the folder is neither new nor a run that differs in settings that may change on resume alone.
     """
-    if workdir.exists() and not workdir.is_dir():
+    if storage.is_file(workdir):
         raise UserError(f"{workdir} is a file; --workdir takes a folder")
-    if not (workdir / "config.json").exists():
-        foreign = sorted(path.name for path in workdir.glob("[!.]*")) if workdir.exists() else []
+    if not storage.exists(workdir / "config.json"):
+        foreign = [name for name in storage.names_in(workdir) if not name.startswith(".")]
         if foreign:
             raise UserError(
                 f"{workdir} holds {', '.join(foreign[:5])} and no config.json, so it is not a run's folder; choose "
@@ -59,7 +57,7 @@ def check_may_train(workdir: Path, experiment: Experiment, *, extend: bool) -> N
         old, new = refused.pop("training.steps")
         if new < old:
             raise UserError(f"training.steps is {new}; expected at least {old}, which {workdir} began with")
-    if refused and any(workdir.glob("checkpoints/[0-9]*")):
+    if refused and any(map(str.isdecimal, storage.names_in(workdir / "checkpoints"))):
         hint = " --extend lets training.steps grow." if set(refused) == {"training.steps"} else ""
         lines = "".join(f"\n  {path}: {old!r} there, {new!r} here" for path, (old, new) in refused.items())
         raise UserError(
@@ -68,7 +66,7 @@ def check_may_train(workdir: Path, experiment: Experiment, *, extend: bool) -> N
 
 
 @contextlib.contextmanager
-def lock_run(workdir: Path) -> Iterator[None]:
+def lock_run(workdir: PurePath) -> Iterator[Hold]:
     """Creates the folder if need be and locks it: two processes must not write one run.
 
     Raises:
@@ -76,31 +74,21 @@ def lock_run(workdir: Path) -> Iterator[None]:
     """
     if not is_first_process():  # the first process holds the lock for all
         sync_processes("locked")
-        yield
+        yield Hold()
         return
-    lock = filelock.FileLock(workdir / ".lock")
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise UserError(f"{workdir} is in use by another vitx process; wait until it ends") from None
-    except OSError as error:
-        raise UserError(f"{workdir} cannot be written: {error.strerror or error}; choose another --workdir") from error
-    sync_processes("locked")
-    try:
-        yield
-    finally:
-        lock.release()
+    with hold_folder(workdir, busy=f"{workdir} is in use by another vitx process; wait until it ends") as hold:
+        sync_processes("locked")
+        yield hold
 
 
-def open_checkpoints(workdir: Path) -> Checkpoints:
+def open_checkpoints(workdir: PurePath) -> Checkpoints:
     """Returns a run's checkpoints, to read.
 
     Raises:
         UserError: there is none that is complete.
     """
     folder = workdir / "checkpoints"
-    if not folder.is_dir():
+    if not storage.is_folder(folder):
         raise UserError(f"{workdir} has no checkpoints yet")
     checkpoints = Checkpoints(folder, read_only=True)
     if not checkpoints.steps():

@@ -8,7 +8,6 @@ this module, which adds what epath lacks: exclusive creation, bounded time, and 
 import contextlib
 import errno
 import functools
-import hashlib
 import importlib.util
 import json
 import logging
@@ -104,6 +103,25 @@ def is_bucket(path: PurePath) -> bool:
     return not isinstance(path, Path)
 
 
+def local_path(path: str | PurePath) -> Path:
+    """Returns a local path, where nothing else can be used.
+
+    Raises:
+        UserError: the path lies in a bucket.
+    """
+    path = as_path(path)
+    if is_bucket(path):
+        raise UserError(
+            f"found {path}; expected a local path here: copy it first, or write it locally and copy it then"
+        )
+    return path
+
+
+def absolute(path: PurePath) -> PurePath:
+    """Returns an absolute path; one in a bucket is so already."""
+    return path if is_bucket(path) else path.absolute()
+
+
 def _require_store(scheme: str, text: str) -> None:
     """Raises UserError where a scheme is not known or its package is not installed."""
     if scheme not in STORES:
@@ -171,6 +189,11 @@ def _scheme(path: PurePath) -> str:
 
 def _bucket(path: PurePath) -> str:
     return "/".join(str(path).split("/")[:3])
+
+
+def file_info(path: PurePath) -> dict[str, Any]:
+    """Returns what a store knows of a file: "size" in bytes, and "generation", "ETag" or "etag" of this version."""
+    return _call(path, "info", str(path))
 
 
 def exists(path: PurePath) -> bool:
@@ -244,7 +267,7 @@ def atomic_path(path: PurePath) -> Iterator[Path]:
                 draft = Path(folder) / path.name
                 draft.touch()
                 yield draft
-                _upload(draft, path)
+                upload_file(draft, path)
             return
         draft = _create_beside(path)
         try:
@@ -308,7 +331,7 @@ def remove_folder(folder: PurePath) -> None:
     if is_bucket(folder):
         # The mark of completeness goes first: a kill must not leave a part that passes for the whole.
         remove(folder / COMMITTED)
-        _in_parallel(remove, _objects_under(folder))
+        _in_parallel(remove, files_under(folder))
         return
     with report_io_errors(folder), contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder)
@@ -320,7 +343,7 @@ def move_folder(folder: PurePath, destination: PurePath) -> None:
         with report_io_errors(folder):
             folder.rename(destination)
         return
-    names = [str(path)[len(str(folder)) + 1 :] for path in _objects_under(folder)]
+    names = [str(path)[len(str(folder)) + 1 :] for path in files_under(folder)]
 
     def copy(name: str) -> None:
         _call(destination, "cp_file", str(folder / name), str(destination / name), timeout=None)
@@ -331,10 +354,21 @@ def move_folder(folder: PurePath, destination: PurePath) -> None:
     remove_folder(folder)
 
 
+def upload_file(source: Path, destination: PurePath) -> None:
+    """Copies a local file into a bucket."""
+    _call(destination, "put_file", str(source), str(destination), timeout=None)
+
+
+def download_file(source: PurePath, destination: Path) -> None:
+    """Copies a file of a bucket to a local path."""
+    _call(source, "get_file", str(source), str(destination), timeout=None)
+
+
 def upload_folder(source: Path, destination: PurePath) -> None:
     """Copies a local folder into a bucket, and marks it as complete last."""
-    paths = [path for path in source.rglob("*") if path.is_file()]
-    _in_parallel(lambda path: _upload(path, destination / path.relative_to(source).as_posix()), paths)
+    # Orbax 0.12.8 writes the mark into local folders too: among the others it would come too early.
+    paths = [path for path in source.rglob("*") if path.is_file() and path != source / COMMITTED]
+    _in_parallel(lambda path: upload_file(path, destination / path.relative_to(source).as_posix()), paths)
     write_bytes(destination / COMMITTED, b"")
 
 
@@ -343,41 +377,17 @@ def download_folder(source: PurePath, destination: Path) -> None:
     with tempfile.TemporaryDirectory(dir=destination.parent) as draft:
         folder = Path(draft) / "folder"
         folder.mkdir()
-        names = [str(path)[len(str(source)) + 1 :] for path in _objects_under(source)]
+        names = [str(path)[len(str(source)) + 1 :] for path in files_under(source)]
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        _in_parallel(lambda name: _download(source / name, folder / name), [n for n in names if n != COMMITTED])
+        _in_parallel(lambda name: download_file(source / name, folder / name), [n for n in names if n != COMMITTED])
         folder.rename(destination)
 
 
-def local_copy(path: PurePath) -> Path:
-    """Returns a local file with the content of `path`: itself, or a copy of a bucket's file that is kept for later.
-
-    Copies lie in $VITX_CACHE (by default ~/.cache/vitx), under a name that changes with the file's size and version.
-    """
-    if not is_bucket(path):
-        return path
-    facts = _call(path, "info", str(path))
-    version = [str(facts.get(key)) for key in ("size", "generation", "ETag", "etag")]
-    digest = hashlib.sha256("\n".join([str(path), *version]).encode()).hexdigest()[:32]
-    copy = cache_folder() / digest / path.name
-    if not copy.exists():
-        with report_io_errors(copy):
-            copy.parent.mkdir(parents=True, exist_ok=True)
-        if (free := shutil.disk_usage(copy.parent).free) < facts["size"]:
-            raise UserError(
-                f"{path} takes {facts['size']:,} bytes and {copy.parent} has {free:,} free; "
-                "set VITX_CACHE to a larger disk"
-            )
-        with atomic_path(copy) as draft:
-            _download(path, draft)
-    return copy
-
-
-def cache_folder() -> Path:
-    """Returns the folder of copies of files in buckets."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("VITX_CACHE") or Path(base) / "vitx").expanduser()
+def files_under(folder: PurePath) -> list[PurePath]:
+    """Returns the files in a folder of a bucket and in its sub-folders."""
+    paths = _call(folder, "find", str(folder))
+    return [as_path(f"{_scheme(folder)}://{path}") for path in paths]
 
 
 def remove_drafts(folder: PurePath) -> None:
@@ -393,19 +403,6 @@ def _write_object(path: PurePath, data: bytes, **options: Any) -> None:
         _call(path, "pipe_file", str(path), data, **options)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no bucket {_bucket(path)}; create it, or choose another") from error
-
-
-def _upload(source: Path, destination: PurePath) -> None:
-    _call(destination, "put_file", str(source), str(destination), timeout=None)
-
-
-def _download(source: PurePath, destination: Path) -> None:
-    _call(source, "get_file", str(source), str(destination), timeout=None)
-
-
-def _objects_under(folder: PurePath) -> list[PurePath]:
-    paths = _call(folder, "find", str(folder))
-    return [as_path(f"{_scheme(folder)}://{path}") for path in paths]
 
 
 def _in_parallel(function: Callable[[Any], None], items: Sequence[Any]) -> None:

@@ -3,22 +3,26 @@
 import collections
 import contextlib
 import hashlib
-import json
-import os
+import math
+import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 import jax
 from tensorboardX import SummaryWriter
 
+from vitx import storage
 from vitx.console import print_message
 from vitx.errors import UserError
-from vitx.storage import report_io_errors
+from vitx.rows import RowsWriter, read_rows
 from vitx.training.processes import is_first_process
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
+
+EVENTS_SECONDS = 60.0  # between copies of TensorBoard's events to a bucket
 
 
 def log_info(message: str) -> None:
@@ -37,7 +41,7 @@ class MetricsLog:
         path: path of metrics.jsonl.
     """
 
-    def __init__(self, workdir: Path, keep: Callable[[Row], bool], wandb_project: str | None = None) -> None:
+    def __init__(self, workdir: PurePath, keep: Callable[[Row], bool], wandb_project: str | None = None) -> None:
         """Opens the log.
 
         Args:
@@ -46,63 +50,86 @@ class MetricsLog:
             wandb_project: project of Weights & Biases that gets new rows too; None for none.
         """
         self.path = workdir / "metrics.jsonl"
-        self._file = self._events = self._wandb = None
+        self._rows = self._events = self._wandb = None
         if not is_first_process():
             return
         if wandb_project is not None:
             self._wandb = _start_wandb(wandb_project, workdir)
-        rows = [row for row in read_metrics(workdir) if keep(row)]
-        old_events = list(workdir.glob("events.out.tfevents.*"))
-        draft = self.path.with_suffix(".tmp")
-        with report_io_errors(self.path):
-            draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
-            draft.replace(self.path)
-            for events in old_events:
-                events.unlink()
-            self._file = open(self.path, "a")
-            self._events = SummaryWriter(str(workdir), max_queue=1000, flush_secs=30)
-            for row in rows:
-                self._add_events(row)
+        self._rows = RowsWriter(self.path, keep)
+        self._events = Events(workdir, self._rows.rows)
 
     def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self._file is not None:
-            with report_io_errors(self.path):
-                self._file.close()
-                self._events.close()
+        if self._rows is not None:
+            self._rows.close()
+            self._events.close()
         if self._wandb is not None:
             self._wandb.finish()
 
     def write(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
         """Adds one row. Values that are not numbers go to metrics.jsonl alone."""
-        if self._file is None:
+        if self._rows is None:
             return
         row = {"step": step, "split": split, **metrics}
-        with report_io_errors(self.path):
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
-            self._add_events(row)
+        self._rows.write(row)
+        self._events.add(row)
         if self._wandb is not None:
             self._wandb.log({f"{split}/{name}": value for name, value in _numbers(row).items()}, step=step)
 
     def sync(self) -> None:
-        """Returns when all rows are on disk: a checkpoint must never be newer than the log."""
-        if self._file is not None:
-            with report_io_errors(self.path):
-                os.fsync(self._file.fileno())
+        """Returns when all rows are stored: a checkpoint must never be newer than the log."""
+        if self._rows is not None:
+            self._rows.sync()
+            self._events.sync()
 
-    def _add_events(self, row: Row) -> None:
-        for name, value in _numbers(row).items():
-            self._events.add_scalar(f"{row['split']}/{name}", value, row["step"])
+
+class Events:
+    """TensorBoard's view of the rows; in a bucket, a copy of a local file that is stored once a minute."""
+
+    def __init__(self, workdir: PurePath, rows: Sequence[Row]) -> None:
+        """Replaces the events of a folder with those of some rows."""
+        self._workdir, self._stored_at = workdir, -math.inf
+        for name in storage.names_in(workdir):
+            if name.startswith("events.out.tfevents."):
+                storage.remove(workdir / name)
+        with storage.report_io_errors(workdir):
+            self._local = Path(tempfile.mkdtemp(prefix="vitx-events-")) if storage.is_bucket(workdir) else workdir
+            self._writer = SummaryWriter(str(self._local), max_queue=1000, flush_secs=30)
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: Row) -> None:
+        """Adds the numbers of a row."""
+        with storage.report_io_errors(self._workdir):
+            for name, value in _numbers(row).items():
+                self._writer.add_scalar(f"{row['split']}/{name}", value, row["step"])
+
+    def sync(self) -> None:
+        """Stores the events in a bucket, if the last time is a while ago: an object is written as a whole."""
+        if self._local == self._workdir or time.monotonic() - self._stored_at < EVENTS_SECONDS:
+            return
+        self._writer.flush()
+        for path in self._local.iterdir():
+            storage.upload_file(path, self._workdir / path.name)
+        self._stored_at = time.monotonic()
+
+    def close(self) -> None:
+        """Stores all events."""
+        with storage.report_io_errors(self._workdir):
+            self._writer.close()
+        if self._local != self._workdir:
+            self._stored_at = -math.inf
+            self.sync()
+            shutil.rmtree(self._local)
 
 
 def _numbers(row: Row) -> dict[str, float]:
     return {name: value for name, value in row.items() if name != "step" and isinstance(value, int | float)}
 
 
-def _start_wandb(project: str, workdir: Path) -> Any:
+def _start_wandb(project: str, workdir: PurePath) -> Any:
     """Returns a run of Weights & Biases that belongs to the folder: a resumed run goes on in the same one."""
     try:
         import wandb
@@ -110,52 +137,41 @@ def _start_wandb(project: str, workdir: Path) -> Any:
         raise UserError(
             f"training.wandb is {project!r} and the package wandb is not installed; pip install 'vitx[wandb]'"
         ) from error
-    identity = hashlib.sha256(str(workdir.absolute()).encode()).hexdigest()[:16]
+    folder = storage.absolute(workdir)
+    identity = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
     settings = wandb.Settings(console="off", silent=True)
-    config = json.loads((workdir / "config.json").read_text())
+    config = storage.read_json(workdir / "config.json")
     return wandb.init(
         project=project,
-        name=workdir.absolute().name,
+        name=folder.name,
         id=identity,
         resume="allow",
-        dir=str(workdir),
+        dir=tempfile.gettempdir() if storage.is_bucket(workdir) else str(workdir),
         config=config,
         settings=settings,
     )
 
 
-def read_metrics(workdir: Path) -> list[Row]:
+def read_metrics(workdir: PurePath) -> list[Row]:
     """Returns the rows of a run's metrics.jsonl; a last line that a kill cut short is left out.
 
     Raises:
         UserError: another line is not a row.
     """
-    path = Path(workdir) / "metrics.jsonl"
-    if not path.exists():
-        return []
-    lines = path.read_text().split("\n")
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            if line:
-                rows.append(json.loads(line))
-        except ValueError as error:
-            if number < len(lines):
-                raise UserError(f"{path}, line {number} is not JSON: {error}") from error
-    return rows
+    return read_rows(storage.as_path(workdir) / "metrics.jsonl")
 
 
 class Profiler:
     """Traces some steps with `jax.profiler`, for TensorBoard (with xprof) or Perfetto."""
 
-    def __init__(self, folder: Path, steps: tuple[int, int] | None) -> None:
+    def __init__(self, folder: PurePath, steps: tuple[int, int] | None) -> None:
         """Prepares a trace.
 
         Args:
             folder: folder that the trace is written to.
             steps: first and last step of the trace; None for no trace.
         """
-        self._folder, self._steps, self._running = folder, steps or (0, 0), False
+        self._folder, self._local, self._steps, self._running = folder, folder, steps or (0, 0), False
 
     def __enter__(self) -> "Profiler":
         return self
@@ -164,6 +180,9 @@ class Profiler:
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
+            if storage.is_bucket(self._folder):
+                storage.upload_folder(self._local, self._folder)
+                shutil.rmtree(self._local)
             log_info(f"wrote a profile to {self._folder}")
 
     def ends_at(self, step: int) -> bool:
@@ -174,7 +193,9 @@ class Profiler:
     def step(self, step: int) -> Iterator[None]:
         """Marks the time inside the `with` as the step's."""
         if step == self._steps[0]:
-            jax.profiler.start_trace(self._folder)
+            if storage.is_bucket(self._folder):
+                self._local = Path(tempfile.mkdtemp(prefix="vitx-profile-"))
+            jax.profiler.start_trace(self._local)
             self._running = True
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             yield

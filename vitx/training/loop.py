@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from vitx.configuration import mutable_on_resume, register
 from vitx.data.sources import Source
 from vitx.errors import UserError
 from vitx.layers.partition import batch_sharding
+from vitx.locks import Hold
 from vitx.models import resolve_implementation
 from vitx.training.faults import PreemptionGuard
 from vitx.training.logs import Stopwatch, log_info
@@ -131,10 +132,11 @@ class Trained:
 def train(
     experiment: Any,
     sources: Mapping[str, Source],
-    workdir: Path,
+    workdir: PurePath,
     *,
     guard: PreemptionGuard,
     clock: Stopwatch,
+    hold: Hold | None = None,
     record: Mapping[str, Any] | None = None,
     initialise: Callable[[Any], Any] | None = None,
 ) -> Trained:
@@ -146,6 +148,7 @@ def train(
         workdir: the run's folder; training resumes from its newest whole checkpoint.
         guard: requests to stop; entered.
         clock: gets the time of "compile", "restore", "train", "evaluate" and "checkpoint".
+        hold: this process's hold on the folder; nothing is saved after it is lost.
         record: JSON data that travels with every checkpoint: settings, names of classes.
         initialise: from shapes of the variables, with shardings, to those that a new run starts from; None draws them.
 
@@ -211,6 +214,7 @@ def train(
             rows=rows,
             checkpoints=checkpoints,
             record=record or {},
+            hold=hold or Hold(),
             guard=guard,
             clock=clock,
         )

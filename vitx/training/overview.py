@@ -1,18 +1,18 @@
 """What a run is about to do: parameters by module, mesh, cost of the model and of the whole run."""
 
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from vitx.analysis.cost import macs_of, reference
-from vitx.storage import report_io_errors
+from vitx.storage import write_text
 from vitx.training.logs import log_info
 from vitx.training.processes import is_first_process
 
 
-def write_overview(path: Path, experiment: Any, variables: Any, mesh: jax.sharding.Mesh, num_examples: int) -> None:
+def write_overview(path: PurePath, experiment: Any, variables: Any, mesh: jax.sharding.Mesh, num_examples: int) -> None:
     """Prints the overview, and keeps it in the run's folder.
 
     Args:
@@ -25,8 +25,7 @@ def write_overview(path: Path, experiment: Any, variables: Any, mesh: jax.shardi
     overview = describe_run(experiment, variables, mesh, num_examples)
     log_info(overview)
     if is_first_process():
-        with report_io_errors(path):
-            path.write_text(f"```\n{overview}\n```\n")
+        write_text(path, f"```\n{overview}\n```\n")
 
 
 def describe_run(experiment: Any, variables: Any, mesh: jax.sharding.Mesh, num_examples: int) -> str:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from orbax.checkpoint import multihost
 
 from vitx import configuration
 from vitx.errors import UserError
+from vitx.storage import absolute
 
 HEARTBEAT_SECONDS = 30  # a process that gives no sign of life for so long is taken for dead, and all others end
 FAILURE_KEY, ACKNOWLEDGED_KEY = "vitx/failure", "vitx/acknowledged"
@@ -147,7 +148,7 @@ def sync_processes(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def check_same_settings(settings: Any, workdir: Path) -> None:
+def check_same_settings(settings: Any, workdir: PurePath) -> None:
     """Compares this process's settings with those of process 0.
 
     Raises:
@@ -156,7 +157,7 @@ def check_same_settings(settings: Any, workdir: Path) -> None:
     client = multihost.get_jax_distributed_client() if jax.process_count() > 1 else None
     if client is None:
         return
-    key = f"vitx/settings{workdir.absolute()}"
+    key = f"vitx/settings{absolute(workdir)}"
     if is_first_process():
         client.key_value_set(key, json.dumps(configuration.to_dict(settings)), allow_overwrite=True)
         return
@@ -164,7 +165,7 @@ def check_same_settings(settings: Any, workdir: Path) -> None:
     try:
         published = client.blocking_key_value_get(key, 1000 * ACKNOWLEDGE_SECONDS)
     except jax.errors.JaxRuntimeError as error:
-        raise UserError(f"{me} trains in {workdir.absolute()}, process 0 does not; run the same command") from error
+        raise UserError(f"{me} trains in {absolute(workdir)}, process 0 does not; run the same command") from error
     theirs = configuration.from_dict(json.loads(published), "process 0")
     if differing := configuration.differences(settings, theirs):
         lines = [f"{path}: {mine!r} in {me}, {other!r} in process 0" for path, (mine, other) in differing.items()]

@@ -5,7 +5,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from vitx.console import progress_bar
 from vitx.data.sources import Source
 from vitx.errors import DivergedError, Preempted
 from vitx.layers.partition import process_shard, to_devices
+from vitx.locks import Hold
 from vitx.training.faults import PreemptionGuard, exit_after
 from vitx.training.logs import MetricsLog, Profiler, Stopwatch, log_info
 from vitx.training.progress import Meter, Progress, check_monitor, peak_steps_per_second
@@ -44,7 +45,7 @@ class Trainer:
         self,
         experiment: Any,
         sources: Mapping[str, Source],
-        workdir: Path,
+        workdir: PurePath,
         *,
         state: TrainState,
         progress: Progress,
@@ -53,6 +54,7 @@ class Trainer:
         rows: NamedSharding,
         checkpoints: Checkpoints,
         record: Mapping[str, Any],
+        hold: Hold,
         guard: PreemptionGuard,
         clock: Stopwatch,
     ) -> None:
@@ -69,6 +71,7 @@ class Trainer:
             rows: sharding of a batch.
             checkpoints: where the run is saved.
             record: JSON data that travels with every checkpoint beside the progress.
+            hold: this process's hold on the folder; without it nothing more is saved.
             guard: requests to stop.
             clock: gets the time of each phase.
         """
@@ -76,6 +79,7 @@ class Trainer:
         self._experiment, self._sources = experiment, sources
         self._compiled_step, self._batch_shapes, self._rows = compiled_step, batch_shapes, rows
         self._checkpoints, self._record, self._guard, self._clock = checkpoints, record, guard, clock
+        self._hold = hold
         self._first_step, self._stack = int(state.step), contextlib.ExitStack()
         self._messages = Throttle(MESSAGE_SECONDS)
         model, task, data, settings = experiment.model, experiment.task, experiment.data, experiment.training
@@ -194,6 +198,7 @@ class Trainer:
 
     def save(self, step: int) -> None:
         """Saves a checkpoint in the background."""
+        self._hold.check()
         with self._clock("checkpoint"):
             self._log.sync()  # first, because a checkpoint must never be newer than the log
             self._checkpoints.best_step = self.progress.best.step
