@@ -217,12 +217,12 @@ def test_run_stopped_during_evaluation_evaluates_when_it_resumes(
     def stops(name, moment, number):
         calls, (module, real) = 0, {"to_devices": (trainer, place), "evaluate": (validation, look)}[name]
 
-        def disturbed(*arguments):
+        def disturbed(*arguments, **options):
             nonlocal calls
             calls += 1
             if calls == moment:
                 signal.raise_signal(number)
-            return real(*arguments)
+            return real(*arguments, **options)
 
         with monkeypatch.context() as patch:
             patch.setattr(module, name, disturbed)
@@ -413,7 +413,7 @@ def test_finished_run_trains_on_only_with_extend(small, undisturbed, tmp_path, c
     assert re.search("is finished.* 12 steps", capsys.readouterr().err)
     assert final_digests(tmp_path) == before
     longer = small.override({"training.steps": 16})
-    with pytest.raises(UserError, match=r"--extend.*training\.steps: 12 there, 16 here"):
+    with pytest.raises(UserError, match=r"(?s)--extend.*training\.steps: 12 there, 16 here"):
         train(longer, tmp_path)
     train(longer, tmp_path, extend=True)
     assert [row["step"] for row in read_metrics(tmp_path) if row["split"] == "validation"] == [4, 8, 12, 16]

@@ -266,7 +266,7 @@ def _labelled(task: Supervised, predictions: Predictions, label: str) -> tuple[n
     return predictions.outputs[label][valid], predictions.labels[label][valid]
 
 
-def _absent_classes(names: Sequence[str], support: Sequence[int] | np.ndarray) -> list[str]:
+def _absent_classes(names: Sequence[str], support: Sequence[float | int] | np.ndarray) -> list[str]:
     absent = [name for name, videos in zip(names, support, strict=True) if not videos]
     if not absent:
         return []
