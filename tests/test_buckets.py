@@ -15,6 +15,8 @@ from vitx import storage
 from vitx.checkpoints import Checkpoints
 from vitx.cli import main
 from vitx.data.encoding import encode_video
+from vitx.data.prepared import Prepared
+from vitx.errors import UserError
 from vitx.run import load_run, train
 from vitx.storage import as_path
 from vitx.training.logs import read_metrics
@@ -99,3 +101,27 @@ def test_a_scheme_that_cannot_be_opened_is_refused_with_status_2(workdir, small_
     message = capsys.readouterr().err
     assert workdir in message and "Traceback" not in message
     assert os.listdir(tmp_path) == []
+
+
+def test_videos_are_prepared_into_a_bucket_and_trained_from_there(bucket, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VITX_CACHE", str(tmp_path / "cache"))
+    for split in ("train", "validation", "test"):
+        for label in ("a", "b"):
+            folder = tmp_path / "videos" / split / label
+            folder.mkdir(parents=True)
+            video = np.random.default_rng(len(split)).integers(0, 255, (6, 32, 32, 3), np.uint8)
+            (folder / "x.mp4").write_bytes(encode_video(video))
+    there, here = as_path(bucket) / "prepared", tmp_path / "prepared"
+    for destination in (there, here):
+        assert main(["data", "prepare", str(tmp_path / "videos"), str(destination), "--shard_size", "1"]) == 0
+    assert storage.names_in(there) == [".lock", *sorted(os.listdir(here))[1:]]
+    assert storage.read_json(there / "manifest.json") == storage.read_json(here / "manifest.json")
+    assert main(["data", "prepare", str(tmp_path / "videos"), str(there), "--shard_size", "1"]) == 0
+    capsys.readouterr()
+    assert main(["data", "check", str(there), "--json"]) == 0
+    sources = [Prepared(str(path)).open("train") for path in (there, here)]
+    assert len(sources[0]) == 2
+    for index in range(2):
+        assert sources[0][index] == sources[1][index]
+    with pytest.raises(UserError, match=r"manifest\.json"):
+        Prepared(bucket).open("train")

@@ -52,7 +52,7 @@ State = dict[str, Any]  # pytrees of arrays, by the name of the part that can be
 
 @jax.jit
 def digest(array: Array) -> UInt32[Array, "2"]:
-    """Two checksums of an array's bits, the same however the array is sharded.
+    """Returns two checksums of an array's bits, the same however the array is sharded.
 
     Each is a sum modulo 2³² over all elements of a one-to-one hash of the element's bits, keyed by its position: a
     change of one element always changes both.
@@ -65,12 +65,12 @@ def digest(array: Array) -> UInt32[Array, "2"]:
     for axis in reversed(range(array.ndim)):
         position += jnp.uint32(stride % 2**32) * jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
         stride *= array.shape[axis]
-    keys = _mixed(position + 1), _mixed(position + jnp.uint32(0x9E3779B9))
-    return jnp.stack([jnp.sum(_mixed(bits ^ key), dtype=jnp.uint32) for key in keys])
+    keys = _mix(position + 1), _mix(position + jnp.uint32(0x9E3779B9))
+    return jnp.stack([jnp.sum(_mix(bits ^ key), dtype=jnp.uint32) for key in keys])
 
 
-def _mixed(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-    """A permutation of the 32-bit numbers (the finaliser of MurmurHash3, Appleby)."""
+def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+    """Permutes the 32-bit numbers (the finaliser of MurmurHash3, Appleby)."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)

@@ -7,14 +7,14 @@ import sys
 from typing import Any
 
 from vitx.errors import UserError
-from vitx.storage import as_path, local_path
+from vitx.storage import as_path, exists, is_bucket, local_path
 
 
 def add_source(command: argparse.ArgumentParser, name: str) -> None:
     """Adds the arguments that `dataset_from` reads."""
     command.add_argument(
         "path",
-        type=local_path,
+        type=as_path,
         metavar=name,
         help="folder of classes, .csv or .jsonl list, or folder that prepare has written",
     )
@@ -28,8 +28,13 @@ def dataset_from(options: argparse.Namespace) -> Any:
     from vitx.data.files import Folder, Table
     from vitx.data.prepared import MANIFEST, Prepared
 
-    if (options.path / MANIFEST).exists():
+    if exists(options.path / MANIFEST):
         return Prepared(str(options.path))
+    if is_bucket(options.path):
+        raise UserError(
+            f"{options.path} holds no {MANIFEST}; expected a folder that `vitx data prepare` has written: copy the "
+            "videos to a local disk and prepare them into the bucket"
+        )
     if options.path.suffix not in (".csv", ".jsonl"):
         return Folder(str(options.path))
     others = {"multi_label": tuple(options.multi_label), "targets": tuple(options.targets)}

@@ -9,6 +9,8 @@ import os
 import shutil
 from pathlib import Path, PurePath
 
+import filelock
+
 from vitx import storage
 from vitx.errors import UserError
 
@@ -39,10 +41,17 @@ def _copy_files(root: PurePath, paths: list[PurePath]) -> Path:
         (path, *(str(info.get(key)) for key in ("size", "generation", "ETag", "etag"))) for path, info in facts.items()
     ]
     folder = cache_folder() / hashlib.sha256(repr(sorted(versions)).encode()).hexdigest()[:32]
+    # Worker processes want the same files at the same time; the first one copies them.
+    storage.make_folder(folder)
+    with filelock.FileLock(folder / ".lock"):
+        _copy_missing(root, paths, folder, {path: info["size"] for path, info in facts.items()})
+    return folder
+
+
+def _copy_missing(root: PurePath, paths: list[PurePath], folder: Path, sizes: dict[str, int]) -> None:
     copies = {path: folder / str(path)[len(str(root)) + 1 :] for path in paths}
     missing = {path: copy for path, copy in copies.items() if not copy.exists()}
-    storage.make_folder(folder)
-    needed, free = sum(facts[str(path)]["size"] for path in missing), shutil.disk_usage(folder).free
+    needed, free = sum(sizes[str(path)] for path in missing), shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
             f"{root}: its copies take {needed:,} bytes and {folder} has {free:,} free; set VITX_CACHE to a larger disk"
@@ -51,4 +60,3 @@ def _copy_files(root: PurePath, paths: list[PurePath]) -> Path:
         storage.make_folder(copy.parent)
         with storage.atomic_path(copy) as draft:
             storage.download_file(path, draft)
-    return folder

@@ -192,8 +192,13 @@ def _bucket(path: PurePath) -> str:
 
 
 def file_info(path: PurePath) -> dict[str, Any]:
-    """Returns what a store knows of a file: "size" in bytes, and "generation", "ETag" or "etag" of this version."""
+    """Returns what a store knows of a file in a bucket: "size" in bytes; "generation", "ETag" or "etag"."""
     return _call(path, "info", str(path))
+
+
+def file_size(path: PurePath) -> int:
+    """Returns the size of a file in bytes."""
+    return file_info(path)["size"] if is_bucket(path) else path.stat().st_size
 
 
 def exists(path: PurePath) -> bool:

@@ -20,7 +20,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -83,7 +83,7 @@ class Shard(NamedTuple):
 
 
 def prepare(
-    splits: Mapping[str, Source], destination: Path, settings: Preparation, *, workers: int = 2
+    splits: Mapping[str, Source], destination: PurePath, settings: Preparation, *, workers: int = 2
 ) -> dict[str, Any]:
     """Fills a folder, or resumes filling it; returns its manifest.
 
@@ -106,15 +106,15 @@ def prepare(
     busy = f"{destination} is being filled by another process; wait until it ends"
     with storage.report_io_errors(destination), hold_folder(destination, busy=busy):
         _check_destination(destination, plan)
-        if not (destination / MANIFEST).exists():
-            if not (destination / PLAN).exists():
+        if not storage.exists(destination / MANIFEST):
+            if not storage.exists(destination / PLAN):
                 storage.write_json(destination / PLAN, plan)
             written = _write_shards(shards, splits, destination, settings, workers)
             storage.write_json(destination / MANIFEST, _manifest(plan, splits, shards, written))
         # What was needed to resume, left behind where a process was killed after it wrote the manifest, too.
-        for path in destination.glob("*.json"):
-            if path.name != MANIFEST:
-                path.unlink()
+        for name in storage.names_in(destination):
+            if name.endswith(".json") and name != MANIFEST:
+                storage.remove(destination / name)
         return storage.read_json(destination / MANIFEST)
 
 
@@ -144,11 +144,11 @@ def _digest_videos(splits: Mapping[str, Source]) -> str:
     return hashlib.sha256(json.dumps([listed, sizes]).encode()).hexdigest()
 
 
-def _check_destination(destination: Path, plan: Mapping[str, Any]) -> None:
+def _check_destination(destination: PurePath, plan: Mapping[str, Any]) -> None:
     """Raises UserError where the folder holds anything but the beginning or the end of the same preparation."""
-    found = [storage.read_json(destination / name) for name in (MANIFEST, PLAN) if (destination / name).exists()]
+    found = [storage.read_json(destination / name) for name in (MANIFEST, PLAN) if storage.exists(destination / name)]
     if not found:
-        others = sorted(path.name for path in destination.iterdir() if path.name not in OWN_FILES)
+        others = [name for name in storage.names_in(destination) if name not in OWN_FILES]
         if others:
             raise UserError(f"{destination} is not empty: it has {', '.join(others[:5])}; choose another destination")
         return
@@ -165,7 +165,7 @@ def _check_destination(destination: Path, plan: Mapping[str, Any]) -> None:
 
 
 def _write_shards(
-    shards: Sequence[Shard], splits: Mapping[str, Source], destination: Path, settings: Preparation, workers: int
+    shards: Sequence[Shard], splits: Mapping[str, Source], destination: PurePath, settings: Preparation, workers: int
 ) -> list[dict[str, Any]]:
     """Writes all shards; returns what is in each."""
     total = sum(map(len, splits.values()))
@@ -180,26 +180,29 @@ def _write_shards(
             raise
 
 
-def _write_shard(shard: Shard, source: Source, destination: Path, settings: Preparation, bar: tqdm) -> dict[str, Any]:
+def _write_shard(
+    shard: Shard, source: Source, destination: PurePath, settings: Preparation, bar: tqdm
+) -> dict[str, Any]:
     """Writes one shard unless it is complete; returns {"file", "records", "bytes", "sha256", "written", "broken"}."""
     facts, path = destination / f"{shard.name}.json", destination / f"{shard.name}.array_record"
-    if facts.exists():
+    if storage.exists(facts):
         bar.update(len(shard.indices))
         return storage.read_json(facts)
     written, broken = [], []
-    with storage.atomic_path(path) as draft, _open_writer(draft) as writer:
-        for index in shard.indices:
-            name = source.name(index)
-            try:
-                example = source[index]
-                record, digest = settings.encode(example), _digest_source(example["video"])
-            except VideoError as error:
-                broken.append({"path": name, "problem": str(error)})
-            else:
-                written.append({"index": index, "source": digest})
-                writer.write(record)
-            bar.update()
-    size = {"records": len(written), "bytes": path.stat().st_size, "sha256": file_digest(path)}
+    with storage.atomic_path(path) as draft:
+        with _open_writer(draft) as writer:
+            for index in shard.indices:
+                name = source.name(index)
+                try:
+                    example = source[index]
+                    record, digest = settings.encode(example), _digest_source(example["video"])
+                except VideoError as error:
+                    broken.append({"path": name, "problem": str(error)})
+                else:
+                    written.append({"index": index, "source": digest})
+                    writer.write(record)
+                bar.update()
+        size = {"records": len(written), "bytes": draft.stat().st_size, "sha256": file_digest(draft)}
     # Written after the shard: a shard without its facts is written again.
     result = {"file": path.name, **size, "written": written, "broken": broken}
     storage.write_json(facts, result)

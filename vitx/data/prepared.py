@@ -24,6 +24,8 @@ from vitx.configuration import register
 from vitx.data.container import VideoError
 from vitx.data.sources import Source, check_split
 from vitx.errors import UserError
+from vitx.local_copies import local_copy
+from vitx.storage import as_path, file_size
 
 FORMAT = 1
 MANIFEST, PLAN = "manifest.json", "plan.json"
@@ -51,7 +53,9 @@ class PreparedVideos:
 
     @cached_property
     def _records(self) -> ArrayRecordDataSource:
-        return ArrayRecordDataSource([path for path, records in self.shards if records])
+        paths = [as_path(path) for path, records in self.shards if records]
+        # array_record 0.8 (2026-11) reads local files only: shards in a bucket are copied once.
+        return ArrayRecordDataSource([str(local_copy(path)) for path in paths])
 
     def __len__(self) -> int:
         return len(self.names)
@@ -79,7 +83,8 @@ class Prepared:
     """Videos that `vitx data prepare` has written.
 
     Attributes:
-        path: path of the folder.
+        path: path of the folder, local or in a bucket. Shards in a bucket are copied to the local disk when their split
+            is first read, see `vitx.local_copies`.
     """
 
     path: str
@@ -98,10 +103,10 @@ class Prepared:
 
     def splits(self) -> dict[str, PreparedVideos]:
         """Returns the videos of every split, by its name."""
-        root, manifest = Path(self.path), self._manifest()
+        root, manifest = as_path(self.path), self._manifest()
         for shard in _shards(manifest):
             file = root / shard["file"]
-            size = file.stat().st_size if file.is_file() else None
+            size = file_size(file) if storage.is_file(file) else None
             if size != shard["bytes"]:
                 found = "is missing" if size is None else f"has {size:,} bytes, not {shard['bytes']:,}"
                 raise UserError(f"{file} {found}; copy it again, or prepare the videos anew")
@@ -118,18 +123,18 @@ class Prepared:
 
     def damaged_shards(self) -> list[dict[str, str]]:
         """Returns {"path", "problem"} of each shard whose content has changed since it was written."""
-        root = Path(self.path)
+        root = as_path(self.path)
         return [
             {"path": str(root / shard["file"]), "problem": f"{root / shard['file']}: its SHA-256 is not the manifest's"}
             for shard in _shards(self._manifest())
-            if file_digest(root / shard["file"]) != shard["sha256"]
+            if file_digest(local_copy(root / shard["file"])) != shard["sha256"]
         ]
 
     def _manifest(self) -> dict[str, Any]:
         """Returns the manifest, checked."""
-        file = Path(self.path) / MANIFEST
-        if not file.is_file():
-            is_unfinished = (Path(self.path) / PLAN).exists()
+        file = as_path(self.path) / MANIFEST
+        if not storage.is_file(file):
+            is_unfinished = storage.exists(file.parent / PLAN)
             hint = "did not finish; run it again" if is_unfinished else "writes one"
             raise UserError(f"{self.path} has no {MANIFEST} (data.dataset.path): `vitx data prepare` {hint}")
         manifest = storage.read_json(file)
