@@ -31,7 +31,7 @@ CLIP = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), np.uint8)
 
 
 @given(st.integers(0, 1000), st.integers(1, 400), st.integers(1, 400), st.floats(0.01, 1), st.floats(0.1, 3))
-def test_a_box_lies_inside_the_frame_and_has_the_area_that_was_asked(seed, height, width, least, ratio):
+def test_a_random_box_lies_inside_the_frame_with_the_requested_area(seed, height, width, least, ratio):
     top, left, tall, wide = random_box(np.random.default_rng(seed), height, width, (least, 1.0), (ratio, 2 * ratio))
     assert -1e-6 <= top <= top + tall <= height + 1e-6 and -1e-6 <= left <= left + wide <= width + 1e-6
     assert ratio * 0.999 <= wide / tall <= 2.001 * ratio
@@ -39,7 +39,7 @@ def test_a_box_lies_inside_the_frame_and_has_the_area_that_was_asked(seed, heigh
         assert tall * wide >= least * height * width * 0.999
 
 
-def test_a_box_is_what_is_seen(ramp):
+def test_reading_a_box_returns_its_pixels(ramp):
     whole = decode_frames(ramp, [0])
     for box in ((10.0, 20.0, 32.0, 48.0), (0.0, 0.0, 64.0, 96.0), (31.0, 47.0, 33.0, 49.0)):
         top, left, tall, wide = map(int, box)
@@ -52,7 +52,7 @@ def test_a_box_is_what_is_seen(ramp):
 
 
 @pytest.mark.smoke
-def test_nothing_is_varied_unless_asked(ramp):
+def test_default_augmentation_changes_nothing(ramp):
     data = Data(MovingDigits(), num_frames=3, frame_stride=1, image_size=(24, 24))
     plain = data.read_clip({"video": ramp}, 0.5)
     np.testing.assert_array_equal(data.read_clip({"video": ramp}, 0.5, np.random.default_rng(0)), plain)
@@ -77,7 +77,7 @@ EVERYTHING = Augmentation(
     "augmentation",
     [EVERYTHING, dataclasses.replace(EVERYTHING, crop_area=None, short_side=(32, 40), stretch=(0.9, 1.3))],
 )
-def test_a_clip_is_varied_as_a_whole_and_the_same_when_drawn_again(ramp, augmentation):
+def test_all_frames_get_one_draw_and_a_seed_repeats_it(ramp, augmentation):
     data = Data(MovingDigits(), num_frames=4, frame_stride=1, image_size=(24, 32), augmentation=augmentation)
     seen = set()
     for seed in range(12):
@@ -111,7 +111,7 @@ def drawn(augmentation: Augmentation) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", ALONE)
-def test_the_same_seed_draws_what_it_always_drew(name):
+def test_draws_of_a_seed_equal_the_golden_file(name):
     """`python tests/data/make_golden_augmentation.py` writes the file anew: runs of before are then other runs."""
     golden, found = np.load(GOLDEN), drawn(ALONE[name])
     np.testing.assert_allclose(found["box"], golden[f"{name}/box"], rtol=1e-12)
@@ -120,7 +120,7 @@ def test_the_same_seed_draws_what_it_always_drew(name):
 
 
 @given(st.integers(0, 1000), st.integers(20, 400), st.integers(20, 400), st.integers(16, 32), st.floats(1, 1.5))
-def test_a_short_side_in_pixels_and_stretched_sides(seed, height, width, short, stretch):
+def test_short_side_and_stretch_stay_within_their_ranges(seed, height, width, short, stretch):
     size, rng = (16, 12), np.random.default_rng(seed)
     settings = Augmentation(short_side=(short, 2 * short), stretch=(1 / stretch, stretch))
     top, left, tall, wide = settings.draw_box(rng, height, width, size)
@@ -132,7 +132,7 @@ def test_a_short_side_in_pixels_and_stretched_sides(seed, height, width, short, 
         assert scales[0] == pytest.approx(scales[1])
 
 
-def test_colours_come_in_their_order_and_by_their_probability():
+def test_colours_follow_their_order_and_probability():
     first = Augmentation(brightness=1.0, contrast=1.0, colour=0.7)
     other = dataclasses.replace(first, colour_order=("contrast", "hue", "saturation", "brightness"))
     changed = 0
@@ -153,7 +153,7 @@ def test_colours_come_in_their_order_and_by_their_probability():
 NAMES = {"motion": ("still", "to the left", "to the right", "text"), "seen": ("to the left", "dog", "to the right")}
 
 
-def test_labels_that_have_a_direction_are_mirrored_with_the_clip():
+def test_labels_with_a_direction_are_mirrored_with_the_clip():
     settings = Augmentation(flip=0.5, flip_labels=(("to the right", "to the left"),), flip_never=("text",))
     settings.check(NAMES)
     mirrored = {motion: 0 for motion in range(4)}
@@ -185,14 +185,14 @@ def rng() -> np.random.Generator:
         ({"flip_labels": (("text", "dog"),)}, "text and dog"),
     ],
 )
-def test_classes_that_the_data_has_not_are_told(fields, message):
+def test_unknown_classes_are_refused(fields, message):
     with pytest.raises(UserError, match=message):
         Augmentation(**fields).check(NAMES)
 
 
 @pytest.mark.parametrize("fill", ["noise", "colour", "grey"])
 @pytest.mark.parametrize("most", [1, 4])
-def test_boxes_are_erased(fill, most):
+def test_erased_boxes_are_equal_in_all_frames_and_bounded_in_area(fill, most):
     for seed in range(20):
         varied = erase(np.random.default_rng(seed), CLIP, most, fill)
         changed = (varied != CLIP).any(axis=(0, 3))
@@ -219,6 +219,6 @@ def test_boxes_are_erased(fill, most):
         {"erase_boxes": 0},
     ],
 )
-def test_settings_that_cannot_be(fields):
+def test_invalid_settings_are_refused(fields):
     with pytest.raises(ValueError, match=f"{next(iter(fields))} is .*; expected"):
         Augmentation(**fields)

@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
     return root
 
 
-def test_a_folder_as_text_and_as_json(folder, capsys):
+def test_a_folder_is_timed_and_reported_as_text_and_json(folder, capsys):
     words = ["data", "bench", str(folder), "--clips", "10", "--threads", "1", "2", "--workers", "0"]
     assert main([*words, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -37,7 +37,7 @@ def test_a_folder_as_text_and_as_json(folder, capsys):
     assert main([*words, "--clips", "0"]) == 2 and main(["data", "bench", str(folder / "no")]) == 2
 
 
-def test_an_experiment_and_its_step(small_file, capsys):
+def test_an_experiment_is_timed_with_its_step(small_file, capsys):
     words = ["data", "bench", small_file, "--clips", "16", "--threads", "1", "--workers", "0", "--json"]
     assert main(words) == 0
     report = json.loads(capsys.readouterr().out)

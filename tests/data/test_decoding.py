@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vitx.data import container as container_module
+from vitx.data import mp4_boxes
 from vitx.data.decoding import VideoError, decode_frames, open_video, probe
 from vitx.data.encoding import encode_video, mux_images, transcode
 from vitx.data.pyav_video import PyAVVideo
@@ -97,14 +98,14 @@ def test_reads_paths_and_bytes_alike(video, tmp_path):
         assert probe(source) == probe(video)
 
 
-def test_probe(video):
+def test_probe_reads_the_header(video):
     info = probe(video)
     assert (info.num_frames, info.height, info.width) == (NUM_FRAMES, 32, 32)
     assert info.fps == pytest.approx(25) and info.duration == pytest.approx(NUM_FRAMES / 25, abs=0.05)
 
 
 @pytest.mark.parametrize("container_format", ["matroska", "mov", "mpegts"])
-def test_counts_frames_when_the_container_does_not(video, container_format):
+def test_frames_are_counted_where_the_container_does_not(video, container_format):
     remuxed = remux(video, container_format)
     assert probe(remuxed).num_frames == NUM_FRAMES
     assert read_numbers(decode_frames(remuxed, [60, 2, 33])) == [60, 2, 33]
@@ -122,7 +123,7 @@ def remux(video: bytes, container_format: str) -> bytes:
 
 
 @pytest.mark.parametrize("indices", [[-1], [NUM_FRAMES], [0, 1000]])
-def test_refuses_frames_that_are_not_there(video, indices):
+def test_frames_beyond_the_video_are_refused(video, indices):
     with pytest.raises(IndexError, match="70 frames"):
         decode_frames(video, indices)
 
@@ -167,7 +168,7 @@ def encode(
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.smoke
-def test_formats(name):
+def test_any_frames_of_a_format_equal_those_of_a_whole_pass(name):
     codec, container_format, pixel_format, options = FORMATS[name]
     video = encode(numbered_frames(40, 64), codec, container_format, pixel_format, options)
     whole = decode_frames(video, range(40))
@@ -179,7 +180,7 @@ def test_formats(name):
 
 
 @pytest.mark.parametrize("height,width", [(33, 47), (1, 1), (2, 500)])
-def test_odd_sizes(height, width):
+def test_odd_and_tiny_sizes_are_read(height, width):
     frames = np.full((3, height, width, 3), 200, np.uint8)
     for pixel_format in ("yuv444p", "yuv420p"):
         video = encode(frames, "ffv1", "matroska", pixel_format, {})
@@ -187,7 +188,7 @@ def test_odd_sizes(height, width):
         np.testing.assert_allclose(decode_frames(video, [1], size=(9, 15)), np.full((1, 9, 15, 3), 200), atol=3)
 
 
-def test_a_variable_frame_rate():
+def test_times_of_a_variable_frame_rate_are_exact():
     gaps = np.random.default_rng(0).integers(7, 300, 30)
     video = encode(numbered_frames(30), "libx264", "mp4", "yuv420p", {"bf": "3"}, np.cumsum(gaps).tolist())
     with open_video(video) as opened:
@@ -195,7 +196,7 @@ def test_a_variable_frame_rate():
         np.testing.assert_allclose(opened.times, (np.cumsum(gaps) - gaps[0]) / 1000, atol=1e-3)
 
 
-def test_one_frame():
+def test_a_video_of_one_frame_is_read():
     video = encode_video(numbered_frames(8)[5:6])
     with open_video(video) as opened:
         assert opened.times.tolist() == [0] and read_numbers(opened.read([0])[0]) == [5]
@@ -221,7 +222,7 @@ def test_reading_ends_at_its_deadline(monkeypatch):
             opened.read(range(NUM_FRAMES))
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "clip.mp4")
     with pytest.raises(VideoError, match="regular file"):
         decode_frames(tmp_path / "clip.mp4", [0])
@@ -229,7 +230,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 
 @pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile {}\n", "#EXTM3U\n#EXTINF:10,\n{}\n#EXT-X-ENDLIST\n"])
 @pytest.mark.parametrize("name", ["real.ts", "pipe.ts"])
-def test_a_list_of_other_files_is_no_video(text, name, video, tmp_path):
+def test_a_playlist_is_refused(text, name, video, tmp_path):
     """They could be anybody's, or a pipe that nobody ever fills."""
     (tmp_path / "real.ts").write_bytes(remux(video, "mpegts"))
     os.mkfifo(tmp_path / "pipe.ts")
@@ -239,7 +240,7 @@ def test_a_list_of_other_files_is_no_video(text, name, video, tmp_path):
             probe(tmp_path / f"clip.{ending}")
 
 
-def test_frames_that_no_other_needs_are_not_decoded(monkeypatch):
+def test_frames_that_no_other_refers_to_are_skipped(monkeypatch):
     """And the others are what they would have been."""
     video, kept = encode_video(numbered_frames(), options=LONG_GOP), []
     whole = decode_frames(video, range(NUM_FRAMES))
@@ -281,7 +282,7 @@ def giant_gif() -> bytes:
     ],
 )
 @pytest.mark.smoke
-def test_unreadable_videos_are_one_kind_of_error(name, make):
+def test_unreadable_videos_raise_video_error(name, make):
     for read in (probe, lambda video: decode_frames(video, [0])):
         with pytest.raises(VideoError):
             read(make())
@@ -297,12 +298,13 @@ def box(name: bytes, *numbers: int) -> bytes:
         (box(b"stsz", 0, 1, 50_000_000), "50,000,003 samples"),
         (box(b"trun", 0, 50_000_000), "50,000,003 samples"),
         (box(b"elst", 0, 50_000_000), "shown by 50,000,000 edits"),
-        (box(b"moov") * 1_000_001, "more than 1,000,000 boxes"),
+        (box(b"moov") * 1001, "more than 1,000 boxes"),
         (box(b"cmov"), "compressed headers"),
         (box(b"stsd", 0, 1) + box(b"stsz", 0, 1, 9), "tables inside"),
     ],
 )
-def test_no_memory_is_set_aside_for_what_a_file_claims_and_cannot_hold(claim, message, tmp_path):
+def test_claims_beyond_the_bytes_of_a_file_are_refused_at_once(claim, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(mp4_boxes, "MAX_BOXES", 1000)
     whole = encode_video(numbered_frames(3))
     if b"stsd" in claim:
         claim = struct.pack(">I", len(claim)) + claim[4:]
@@ -315,7 +317,7 @@ def test_no_memory_is_set_aside_for_what_a_file_claims_and_cannot_hold(claim, me
                 probe(video)
 
 
-def test_missing_file(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(VideoError, match=r"missing\.mp4"):
         probe(tmp_path / "missing.mp4")
 
@@ -325,7 +327,7 @@ def test_urls_are_not_opened():
         probe("http://127.0.0.1:9/clip.mp4")
 
 
-def test_cut_short():
+def test_a_file_cut_short_is_read_up_to_the_cut():
     whole = remux(encode_video(numbered_frames(), options=INTRA), "matroska")
     cut = whole[: int(0.6 * len(whole))]
     assert read_numbers(decode_frames(cut, [5, 0])) == [5, 0]
@@ -334,13 +336,13 @@ def test_cut_short():
         decode_frames(cut, [NUM_FRAMES - 1])
 
 
-def test_refuses_large_frames_by_the_limit(monkeypatch, video):
+def test_frames_above_the_pixel_limit_are_refused(monkeypatch, video):
     monkeypatch.setattr(container_module, "MAX_PIXELS", 32 * 32 - 1)
     with pytest.raises(VideoError):
         decode_frames(video, [0])
 
 
-def test_encoder_errors():
+def test_frames_that_the_encoder_refuses_raise_video_error():
     with pytest.raises(VideoError, match="no frames"):
         encode_video(np.zeros((0, 32, 32, 3), np.uint8))
     with pytest.raises(VideoError):
@@ -366,7 +368,7 @@ TURNS = {  # the display matrix of an mp4's track, and what a player does
 
 
 @pytest.mark.parametrize("clockwise", TURNS)
-def test_frames_stand_upright_as_the_file_says(clockwise):
+def test_frames_are_turned_upright_by_the_display_matrix(clockwise):
     frames = np.zeros((2, 32, 64, 3), np.uint8)
     frames[:, :16, :16] = 255  # top left
     video = encode_video(frames, options={"qp": "0"})
@@ -384,7 +386,7 @@ def test_frames_too_long_and_narrow_are_refused():
 
 
 @pytest.mark.smoke
-def test_transcoded_frames_keep_their_times_and_stand_upright():
+def test_transcoded_frames_keep_their_times_and_are_upright():
     def frames(height, width):
         return encode_video(np.zeros((3, height, width, 3), np.uint8))
 
@@ -422,13 +424,13 @@ def test_images_become_a_video(kind, mode):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchcodec") is not None, reason="tells that torchcodec is not there")
-def test_without_torchcodec(video):
+def test_a_missing_torchcodec_says_what_to_install(video):
     with pytest.raises(UserError, match="pip install torchcodec"):
         decode_frames(video, [0], decoder="torchcodec")
 
 
 @pytest.mark.peers
-def test_torchcodec_gives_the_same_frames(video):
+def test_torchcodec_reads_the_same_frames(video):
     """Where FFmpeg's shared libraries are there: the same numbers, upright, and the same pixels but for conversion."""
     indices = [61, 3, 3, 40]
     try:

@@ -24,7 +24,7 @@ def touch(root, *names):
 
 
 @pytest.mark.smoke
-def test_a_folder_of_classes_is_split_in_equal_shares(tmp_path):
+def test_a_folder_of_classes_is_split_in_equal_fractions(tmp_path):
     names = [
         f"{name}/{i:02}.mp4" for name, size in (("walk", 20), ("fall", 40), ("10", 3), ("2", 1)) for i in range(size)
     ]
@@ -44,7 +44,7 @@ def test_a_folder_of_classes_is_split_in_equal_shares(tmp_path):
     assert len(set(Folder(path).open("train").paths) ^ before) <= 2
 
 
-def test_folders_of_splits_are_taken_and_the_missing_one_is_drawn(tmp_path):
+def test_folders_of_splits_are_used_and_the_missing_one_is_drawn(tmp_path):
     path = touch(tmp_path, *(f"train/{name}/{i}.mp4" for name in "ab" for i in range(20)), "val/a/x.mp4", "val/c/y.mp4")
     splits = {split: Folder(path, test=0.1).open(split) for split in SPLITS}
     assert [len(splits[split]) for split in SPLITS] == [36, 2, 4]
@@ -78,7 +78,7 @@ def test_a_table_has_labels_segments_and_splits(tmp_path):
         jsonl.open("test")
 
 
-def test_a_table_has_sets_of_classes_and_numbers(tmp_path):
+def test_a_table_has_several_classes_and_numbers(tmp_path):
     """And splits are drawn by plain share where no label has one class."""
     rows = ["path,actions,EF,begin", "a.mp4, sit ; 10;2;sit,55.5,", "b.mp4,,60,", "c.mp4,10,-1e1,"]
     settings = {"labels": (), "multi_label": ("actions",), "targets": ("EF",), "test": 0.0, "validation": 0.0}
@@ -170,13 +170,13 @@ def test_videos_that_are_added_move_few_others():
         (["a.mp4 x"], "list.txt", "ends in '.txt'; expected .csv or .jsonl"),
     ],
 )
-def test_a_mistaken_table(rows, name, message, tmp_path):
+def test_a_malformed_table_names_file_and_line(rows, name, message, tmp_path):
     with pytest.raises(UserError) as error:
         Table(table(tmp_path, *rows, name=name)).open("train")
     assert message in str(error.value) and str(tmp_path) in str(error.value)
 
 
-def test_mistaken_sets_and_numbers(tmp_path):
+def test_malformed_classes_and_numbers_name_their_column(tmp_path):
     for settings, rows, message in (
         ({"targets": ("EF",)}, ["path,class,EF", "a.mp4,x,high"], "line 2: EF is 'high'; expected a number"),
         ({"targets": ("EF",)}, ["path,class,EF", "a.mp4,x,nan"], "line 2: EF is 'nan'; expected a number"),
@@ -193,7 +193,7 @@ def test_mistaken_sets_and_numbers(tmp_path):
         Table("list.csv", labels=())
 
 
-def test_a_mistaken_folder_and_missing_files(tmp_path):
+def test_a_malformed_folder_says_what_is_missing(tmp_path):
     for dataset, message in (
         (Folder(str(tmp_path / "no")), "there is no folder"),
         (Folder(touch(tmp_path / "flat", "a.mp4")), "has no videos; expected"),
@@ -212,6 +212,6 @@ def test_a_mistaken_folder_and_missing_files(tmp_path):
             Folder("x", **shares)
 
 
-def test_settings_are_written_and_read():
+def test_settings_survive_a_round_trip():
     for dataset in (Folder("videos", label="action"), Table("list.csv", labels=("verb", "noun"))):
         assert from_dict(to_dict(dataset)) == dataset

@@ -52,7 +52,7 @@ class Tinted:
         return {"video": video, "labels": {label: value(index)}}
 
 
-def test_labels_are_brought_together_and_the_others_are_missing():
+def test_classes_of_one_label_are_merged_and_other_labels_are_missing():
     source = Mixture((Tinted("letters"), Tinted("more"), Tinted("value"), Tinted("set"))).open("validation")
     assert source.label_names == {"class": ("a", "b", "c", "d"), "EF": ("EF",), "acts": ("x", "y")}
     assert len(source) == 16
@@ -70,7 +70,7 @@ def test_labels_are_brought_together_and_the_others_are_missing():
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 40), st.floats(0.1, 10)), min_size=1, max_size=4))
-def test_weights_are_shares_and_every_example_comes(parts):
+def test_weights_are_proportions_and_every_example_occurs(parts):
     sizes, weights = zip(*parts, strict=True)
     source = Mixture(tuple(Tinted("letters", size) for size in sizes), weights).open("train")
     assert all(count >= size for count, size in zip(source.counts, sizes, strict=True))
@@ -96,7 +96,7 @@ def test_batches_are_a_function_of_the_seed_and_the_step():
     assert sum(np.isfinite(batch["labels"]["EF"]).sum() for batch in whole) == 10
 
 
-def test_settings(digits):
+def test_settings_survive_a_round_trip_and_are_checked(digits):
     dataset = Mixture((Tinted("letters"), digits), (1.0, 2.0))
     assert from_dict(to_dict(dataset)) == dataset
     assert override(dataset, {"weights": "(3.0, 1.0)"}).weights == (3.0, 1.0)
@@ -111,7 +111,7 @@ def test_settings(digits):
         Mixture((Tinted("letters"), Tinted("letters")), (1.0, 1e9)).open("train")
 
 
-def test_a_run_learns_a_head_for_each(small, tmp_path, digits):
+def test_a_run_learns_a_head_for_each_label(small, tmp_path, digits):
     """From training to named predictions; each example counts for its own heads alone."""
     mixture = Mixture((digits, Tinted("letters", 6)), (1.0, 1.0))
     heads = (("motion", 8), ("class", 2), ("appearance", 10))

@@ -57,7 +57,7 @@ def folder(tmp_path_factory):
     return str(path)
 
 
-def test_frames_are_exact_and_parts_are_apart(folder):
+def test_frames_are_lossless_and_parts_are_disjoint(folder):
     data = Data(MovingMNIST(**PARTS, data_dir=folder), num_frames=20, frame_stride=1, image_size=(64, 64))
     found = []
     for split, size in (("train", 8), ("validation", 2), ("test", 2)):
@@ -86,7 +86,7 @@ def test_a_forecaster_trains_on_it(folder, small, tmp_path):
         ({"train": "test[12:]"}, "data.dataset.train is 'test[12:]', which has no sequences"),
     ],
 )
-def test_what_is_missing_is_told(folder, settings, message):
+def test_missing_data_and_parts_are_named(folder, settings, message):
     with pytest.raises(vitx.UserError) as error:
         MovingMNIST(**{"data_dir": folder, **settings}).open("train")
     assert message in str(error.value)

@@ -19,7 +19,7 @@ CLIP = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), np.uint8)
 
 @pytest.mark.parametrize("name", peer.ARGUMENTS)
 @pytest.mark.smoke
-def test_pixels_are_torchvisions(name):
+def test_pixels_equal_torchvisions_golden_file(name):
     golden = np.load(peer.GOLDEN)
     found = getattr(operations, name)(golden["frame"][None], *peer.ARGUMENTS[name])
     np.testing.assert_array_equal(found, golden[name][None])
@@ -27,7 +27,7 @@ def test_pixels_are_torchvisions(name):
 
 
 @pytest.mark.peers
-def test_golden_pixels_are_those_of_todays_torchvision():
+def test_golden_pixels_equal_the_installed_torchvision():
     golden, computed = np.load(peer.GOLDEN), peer.computed()
     assert set(golden) == {"frame", *computed}
     np.testing.assert_array_equal(golden["frame"], peer.frame())
@@ -35,7 +35,7 @@ def test_golden_pixels_are_those_of_todays_torchvision():
         np.testing.assert_array_equal(golden[name], pixels, err_msg=name)
 
 
-def test_operations_that_torchvision_has_not():
+def test_operations_that_torchvision_lacks_follow_their_definition():
     np.testing.assert_array_equal(operations.lightness(CLIP, 0.1), np.minimum(np.floor(CLIP + 26.0), 255))
     np.testing.assert_array_equal(operations.lightness(CLIP, -0.2), np.maximum(np.floor(CLIP - 50.5), 0))
     dark = CLIP < 128
@@ -58,7 +58,7 @@ def test_a_clip_is_changed_by_one_mapping(name):
 
 
 @pytest.mark.parametrize("increasing", [True, False])
-def test_strengths_are_timms(increasing):
+def test_strengths_equal_timms(increasing):
     """Arguments at magnitudes 0, 5 and 10, as timm's functions give them."""
     growing = {
         "posterize": (4, 2, 0),
@@ -125,12 +125,12 @@ def test_the_magnitude_varies_within_its_range(monkeypatch):
         assert 0.02 < np.std(strengths) < 0.05
 
 
-def test_nothing_is_done_by_no_layers_and_probability_0():
+def test_no_layers_and_probability_0_change_nothing():
     for vary in (RandAugment(layers=0), RandAugment(probability=0.0)):
         assert vary(np.random.default_rng(0), CLIP) is CLIP
 
 
-def test_timms_words():
+def test_timms_strings_are_parsed():
     expected = RandAugment(layers=4, magnitude=7.0, deviation=0.5, increasing=True)
     assert RandAugment.from_timm("rand-m7-n4-mstd0.5-inc1") == expected
     assert RandAugment.from_timm("rand-m9-p0.7") == RandAugment(magnitude=9.0, probability=0.7, increasing=False)

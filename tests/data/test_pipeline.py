@@ -116,14 +116,14 @@ def all_at_once(digits):
     return settings, source, batches(settings.train_batches(source, 5, range(0, 20)))
 
 
-@pytest.mark.parametrize("change", [{"num_threads": 1}, {"num_workers": 2}, {"num_workers": 4}])
+@pytest.mark.parametrize("change", [{"num_threads": 1}, {"num_workers": 3}])
 @pytest.mark.smoke
 def test_batches_are_the_same_with_any_number_of_workers_and_after_a_resume(change, all_at_once):
     settings, source, whole = all_at_once
     same(whole[9:], batches(dataclasses.replace(settings, **change).train_batches(source, 5, range(9, 20))))
 
 
-def test_two_processes_share_what_varies(all_at_once):
+def test_two_processes_read_halves_of_an_augmented_batch(all_at_once):
     settings, source, whole = all_at_once
     halves = [batches(settings.train_batches(source, 5, range(9, 20), process=i, processes=2)) for i in range(2)]
     same(whole[9:], [jax.tree.map(lambda a, b: np.concatenate([a, b]), *pair) for pair in zip(*halves, strict=True)])
@@ -142,7 +142,7 @@ def test_any_clip_can_be_replayed(all_at_once):
         assert len(set(clips)) == len(clips)
 
 
-def test_repeats_of_an_example_are_next_to_each_other_and_varied_apart():
+def test_repeats_of_an_example_are_adjacent_and_augmented_independently():
     source = Numbered(12)
     settings = data(source, batch_size=6, repeats=3, augmentation=Augmentation(brightness=0.5))
     epoch = batches(settings.train_batches(source, 0, range(0, 6)))
@@ -174,16 +174,16 @@ def test_classes_are_drawn_by_a_power_of_their_size(power):
         assert np.ptp(lengths[-4:]) <= 1 and np.ptp(lengths[:32]) <= 1
 
 
-def test_resampling_wants_a_label_of_classes(digits):
-    with pytest.raises(UserError, match=r"data.class_label is None; expected the label to resample by: appearance, mo"):
+def test_resampling_needs_a_label_of_classes(digits):
+    with pytest.raises(UserError, match=r"data.class_label is None.*appearance, motion"):
         data(digits, class_power=0.5).train_batches(digits.open("train"), 0, range(0, 1))
     with pytest.raises(UserError, match=r"data.augmentation names the class 'lefd'.*did you mean left"):
         data(digits, augmentation=Augmentation(flip_never=("lefd",))).train_batches(digits.open("train"), 0, range(1))
-    with pytest.raises(ValueError, match="batch_size is 4; expected a multiple of repeats, 3"):
+    with pytest.raises(ValueError, match=r"batch_size is 4.*repeats, 3"):
         data(digits, repeats=3)
 
 
-def test_evaluation_makes_no_more_ahead_than_memory_allows(monkeypatch):
+def test_evaluation_prefetches_no_more_than_its_memory_budget(monkeypatch):
     source, made = Numbered(12), []
     monkeypatch.setattr(
         "vitx.data.pipeline.grain.ReadOptions", lambda **options: made.append(options) or Read(**options)
@@ -283,12 +283,12 @@ def test_an_error_message_may_name_a_file_that_is_not_utf8():
 
 def test_data_without_a_readable_clip_stops():
     source = Numbered(4, broken=(0, 1, 2, 3))
-    with pytest.raises(UserError, match="20 clips in a row cannot be read"):
+    with pytest.raises(UserError, match=r"20 clips in a row.*Invalid data"):
         batches(data(source).train_batches(source, 0, range(0, 1)))
 
 
 @pytest.mark.parametrize("size", [1, 7, 8])
-def test_evaluation_sees_every_example_once_and_replaces_none(size):
+def test_evaluation_reads_every_example_once_and_replaces_none(size):
     source = Numbered(size, broken=(3,))
     table = batches(data(source, eval_clips=2).eval_batches(source))
     assert len(table) == -(-size // 4) and all(batch["video"].shape == (4, 2, 2, 8, 8, 3) for batch in table)
@@ -326,8 +326,8 @@ def test_three_crops_are_both_ends_and_the_centre_of_the_longer_side():
 def test_a_short_video_is_padded_with_its_last_frame(num_frames, clip, stride, start):
     indices = sampling.sample_dense(num_frames, clip, stride, start, "pad")
     assert (np.diff(indices) >= 0).all() and indices[-1] < num_frames
-    ahead = np.floor(stride * np.arange(clip) + 1e-6)
-    np.testing.assert_array_equal(indices, np.minimum(indices[0] + ahead, num_frames - 1))
+    steps = np.floor(stride * np.arange(clip) + 1e-6)
+    np.testing.assert_array_equal(indices, np.minimum(indices[0] + steps, num_frames - 1))
     shown = sampling.sample_at_rate(np.arange(num_frames) / 25, clip, 25 / stride, start, "pad")
     assert (np.diff(shown) >= 0).all() and shown[-1] < num_frames
     if (clip - 1) * stride > num_frames:
@@ -335,7 +335,7 @@ def test_a_short_video_is_padded_with_its_last_frame(num_frames, clip, stride, s
 
 
 @given(st.integers(1, 400), st.integers(1, 32), st.integers(1, 8))
-def test_all_clips_leave_out_no_more_than_a_stride(num_frames, clip, stride):
+def test_covering_clips_skip_no_more_than_a_stride(num_frames, clip, stride):
     starts = sampling.covering_starts(num_frames, clip, stride, 1000)
     clips = [sampling.sample_dense(num_frames, clip, stride, float(start)) for start in starts]
     seen = sorted({0, *np.concatenate(clips)})
@@ -352,7 +352,7 @@ def test_uniform_sampling_reaches_from_end_to_end(num_frames, clip):
 
 
 @given(st.integers(1, 200), st.integers(1, 32), st.floats(1, 60), st.floats(0, 1))
-def test_a_rate_of_its_own_takes_what_is_on_the_screen(num_frames, clip, rate, start):
+def test_a_frame_rate_samples_the_frames_on_the_screen(num_frames, clip, rate, start):
     times = np.arange(num_frames) / 25
     indices = sampling.sample_at_rate(times, clip, rate, start)
     assert len(indices) == clip and indices.min() >= 0 and indices.max() < num_frames
@@ -362,7 +362,7 @@ def test_a_rate_of_its_own_takes_what_is_on_the_screen(num_frames, clip, rate, s
     np.testing.assert_array_equal(sampling.sample_at_rate(times, num_frames, 25.0, start), np.arange(num_frames))
 
 
-def test_a_rate_does_not_depend_on_the_videos_own():
+def test_a_frame_rate_does_not_depend_on_the_videos_own():
     slow, uneven = np.arange(20) / 10, np.sort(np.random.default_rng(0).uniform(0, 2, 300))
     uneven[0] = 0
     for times in (slow, uneven):
@@ -379,7 +379,7 @@ def test_segments_take_one_frame_of_each_equal_part(num_frames, clip, place):
     np.testing.assert_array_equal(sampling.sample_segments(12, 4, 0.5), [1, 4, 7, 10])
 
 
-def test_all_clips_of_videos_of_any_length_are_as_many_as_each_has():
+def test_videos_of_any_length_get_as_many_clips_as_cover_them():
     @dataclasses.dataclass(frozen=True)
     class Lengths(Numbered):
         def __getitem__(self, index):
@@ -412,7 +412,7 @@ def test_a_video_of_one_frame_is_a_still_clip(rate, clips):
         np.testing.assert_allclose(batch["video"].reshape(4, -1, 8 * 8 * 3)[:, :2], 90, atol=3)
 
 
-def test_a_jittered_stride_is_drawn_in_training_alone():
+def test_stride_jitter_is_drawn_in_training_only():
     frames = np.repeat(np.arange(0, 240, 4, dtype=np.uint8), 8 * 8 * 3).reshape(-1, 8, 8, 3)
     example = {"video": encode_video(frames, fps=10, options={"qp": "0"})}
     for fields in ({"frame_stride": 4}, {"frame_rate": 2.5}):
@@ -424,7 +424,7 @@ def test_a_jittered_stride_is_drawn_in_training_alone():
 
 
 @pytest.mark.parametrize("fields", [{"frame_rate": 5.0}, {"temporal": "segments"}, {"temporal": "uniform"}])
-def test_other_ways_to_sample_reach_the_clip(fields):
+def test_rate_segments_and_uniform_sampling_choose_their_frames(fields):
     frames = np.repeat(np.arange(0, 240, 10, dtype=np.uint8), 8 * 8 * 3).reshape(24, 8, 8, 3)
     example = {"video": encode_video(frames, fps=10, options={"qp": "0"})}
     settings = data(Numbered(1), num_frames=4, **fields)
@@ -436,14 +436,14 @@ def test_other_ways_to_sample_reach_the_clip(fields):
     assert len(drawn) == (5 if "segments" in fields.values() else 1)
 
 
-def test_a_segment_of_a_video_is_a_video():
+def test_a_segment_is_sampled_like_a_video():
     frames = np.repeat(np.arange(0, 200, 10, dtype=np.uint8), 8 * 8 * 3).reshape(20, 8, 8, 3)
     example = {"video": encode_video(frames, fps=10, options={"qp": "0"}), "segment": (0.5, 1.1)}
     settings = data(Numbered(1), num_frames=3, frame_stride=2)
     for start, expected in ((0.0, (50, 70, 90)), (1.0, (60, 80, 100))):
         np.testing.assert_allclose(settings.read_clip(example, start).mean((1, 2, 3)), expected, atol=3)
     assert settings.read_clip(example | {"segment": (1.85, 1.89)}, 0.0).mean() == pytest.approx(180, abs=3)
-    with pytest.raises(VideoError, match=r"it ends after 1\.9 s, before the segment \(2\.0, 3\.0\) begins"):
+    with pytest.raises(VideoError, match=r"1\.9 s.*\(2\.0, 3\.0\)"):
         settings.read_clip(example | {"segment": (2.0, 3.0)}, 0.0)
 
 

@@ -55,7 +55,7 @@ def ready(folder, tmp_path_factory):
 
 
 @pytest.mark.smoke
-def test_every_readable_video_is_there_with_its_label(folder, ready, capsys):
+def test_every_readable_video_is_prepared_with_its_label(folder, ready, capsys):
     manifest = json.loads((ready / "manifest.json").read_text())
     assert [each["path"] for each in manifest["broken"]] == [str(folder / "walk" / "3.mp4")]
     before, after, seen = Folder(str(folder)).splits(), Prepared(str(ready)).splits(), 0
@@ -79,7 +79,7 @@ def test_every_readable_video_is_there_with_its_label(folder, ready, capsys):
     assert json.loads(capsys.readouterr().out)["broken"] == manifest["broken"]
 
 
-def test_killed_half_way_it_ends_as_if_nothing_had_happened(folder, ready, tmp_path):
+def test_a_killed_preparation_resumes_bit_for_bit(folder, ready, tmp_path):
     """And with one worker as with two."""
     words = [sys.executable, "-m", "vitx.cli", *prepare(folder, tmp_path / "out")]
     kills = 0
@@ -99,7 +99,7 @@ def test_killed_half_way_it_ends_as_if_nothing_had_happened(folder, ready, tmp_p
     assert contents(tmp_path / "out") == contents(ready)
 
 
-def test_a_destination_of_anything_else_is_refused(folder, ready, tmp_path, capsys):
+def test_a_destination_with_other_content_is_refused(folder, ready, tmp_path, capsys):
     def refused(words, *messages):
         assert main(words) == 2
         said = capsys.readouterr().err
@@ -121,7 +121,7 @@ def test_a_destination_of_anything_else_is_refused(folder, ready, tmp_path, caps
         Prepared(str(tmp_path)).open("train")
 
 
-def test_damage_is_found(ready, tmp_path, capsys):
+def test_damaged_and_missing_shards_are_found(ready, tmp_path, capsys):
     copy = tmp_path / "copy"
     copy.mkdir()
     for name, data in contents(ready).items():
@@ -152,7 +152,7 @@ def test_damage_is_found(ready, tmp_path, capsys):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_a_full_disk_is_told_and_more_space_is_all_it_takes(folder, ready, tmp_path, capsys):
+def test_a_preparation_resumes_after_a_full_disk(folder, ready, tmp_path, capsys):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(tmp_path)]).returncode:
         pytest.skip("this machine does not let us mount a small disk")
     try:
@@ -165,7 +165,7 @@ def test_a_full_disk_is_told_and_more_space_is_all_it_takes(folder, ready, tmp_p
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
-def test_a_record_that_is_no_video_is_told_by_its_name(folder, tmp_path):
+def test_an_unreadable_record_is_reported_by_its_name(folder, tmp_path):
     assert main(prepare(folder, tmp_path / "out", "--codec", "copy")) == 0
     dataset = Prepared(str(tmp_path / "out"))
     errors = []
@@ -176,7 +176,7 @@ def test_a_record_that_is_no_video_is_told_by_its_name(folder, tmp_path):
     assert errors == [f"{folder / 'walk' / '3.mp4'}: 8 bytes: Invalid data found when processing input"]
 
 
-def test_it_travels_to_workers_and_in_settings(ready):
+def test_prepared_videos_pickle_and_settings_survive_a_round_trip(ready):
     dataset = Prepared(str(ready))
     assert from_dict(to_dict(dataset)) == dataset
     source = dataset.open("train")
@@ -186,7 +186,7 @@ def test_it_travels_to_workers_and_in_settings(ready):
 
 
 @pytest.mark.parametrize("codec", ["copy", "libx264"])
-def test_parts_of_videos_and_sets_of_classes(codec, tmp_path):
+def test_segments_and_several_classes_are_prepared(codec, tmp_path):
     (tmp_path / "a.mp4").write_bytes(video(0, 50))
     rows = ["path,acts,EF,begin,end", "a.mp4,x;y,1.5,0.4,1", "a.mp4,,2.5,1,1.4", "a.mp4,y,-3,,"]
     (tmp_path / "list.csv").write_text("\n".join(rows))

@@ -15,7 +15,7 @@ from vitx.errors import UserError
 WITH_TENSORFLOW = importlib.util.find_spec("tensorflow") is not None
 
 
-def test_settings():
+def test_settings_survive_a_round_trip_and_are_checked():
     assert from_dict(to_dict(TFDS("ucf101", labels=("label",)))) == TFDS("ucf101", labels=("label",))
     for fields in ({"validation": -0.1}, {"test": 1.0}, {"fps": 0}):
         with pytest.raises(ValueError, match="expected"):
@@ -23,7 +23,7 @@ def test_settings():
 
 
 @pytest.mark.skipif(WITH_TENSORFLOW, reason="tells that TensorFlow is not there")
-def test_without_tensorflow(tmp_path):
+def test_a_missing_tensorflow_says_what_to_install(tmp_path):
     with pytest.raises(UserError, match=r"pip install 'vitx\[tf\]'"):
         TFDS("ucf101", data_dir=str(tmp_path)).open("train")
 
@@ -60,7 +60,7 @@ def built(tmp_path_factory):
 @pytest.mark.peers
 @pytest.mark.skipif(not WITH_TENSORFLOW, reason="needs TensorFlow")
 @pytest.mark.filterwarnings("ignore")
-def test_a_small_builder(built):
+def test_frames_and_labels_of_a_small_builder_arrive(built):
     with pytest.raises(UserError, match="tfds build tiny_videos --file_format array_record"):
         TFDS("tiny_videos", data_dir=str(built)).open("train")
     assert not list(built.rglob("*.array_record*"))

@@ -23,6 +23,8 @@ from vitx.data.moving_digits import APPEARANCES, CONFIGS, DIGITS, MOTIONS, ClipC
 from vitx.data.sources import check_split
 from vitx.errors import UserError
 
+CLIPS_PER_WORKER = 1000  # below, the start of another process takes longer than it saves
+
 
 @dataclass(eq=False)
 class MovingDigitsConfig(tfds.core.BuilderConfig):
@@ -76,14 +78,14 @@ class MovingDigitsBuilder(tfds.core.GeneratorBasedBuilder):
 
 
 def _encode_clips(config: ClipConfig, clips: list[tuple[str, int]]) -> Iterator[dict[str, bytes | int]]:
-    """Yields the records of (split, index) pairs in order, encoded by one process for each thousand clips.
+    """Yields the records of (split, index) pairs in order, encoded by as many processes as pay for their start.
 
     Processes, because a clip is many steps too short for threads to take turns at. Plain pipes in the place of
     `concurrent.futures`: spawned workers of a `ProcessPoolExecutor` (Python 3.11 to 3.14) import the caller's script
     again, which starts the training once more where it has no `if __name__ == "__main__"`, and live on when the caller
     is killed, since each holds both ends of the queue. These import this module alone and end with their reader.
     """
-    num_workers = min(os.cpu_count() or 1, 1 + len(clips) // 1000)
+    num_workers = min(os.cpu_count() or 1, 1 + len(clips) // CLIPS_PER_WORKER)
     if num_workers == 1:
         yield from (encode_clip(config, split, index) for split, index in clips)
         return
