@@ -34,6 +34,7 @@ def test_a_url_keeps_both_slashes(text, google_store, amazon_store):
     assert str(as_path(path)) == text
     assert str(as_path(f"{text}/")) == text
     assert storage.is_bucket(path)
+    assert str(as_path("gcs://bucket/run")) == "gs://bucket/run"
 
 
 def test_local_paths_stay_as_they_were_typed(tmp_path):
@@ -41,7 +42,6 @@ def test_local_paths_stay_as_they_were_typed(tmp_path):
         assert str(as_path(text)) == str(Path(text))
         assert not storage.is_bucket(as_path(text))
     assert as_path("file:///tmp/run") == Path("/tmp/run")
-    assert str(as_path("gcs://bucket/run")) == "gs://bucket/run"
 
 
 @pytest.mark.parametrize(

@@ -89,9 +89,9 @@ def as_path(path: str | PurePath) -> PurePath:
         raise UserError(f"found {text}; expected two slashes after {found[1]}: for a bucket, or ./{text} for a folder")
     if scheme == "file":
         return Path(rest)
-    _require_store(scheme, text)
     if not rest.split("/")[0]:
         raise UserError(f"found {text}; expected the name of a bucket after {scheme}://")
+    _require_store(scheme, text)
     from etils import epath
 
     _configure_clients()
