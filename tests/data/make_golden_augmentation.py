@@ -9,5 +9,7 @@ spec = importlib.util.spec_from_file_location("test_augmentation", Path(__file__
 tests = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tests)
 
-arrays = {f"{name}/{what}": x for name, each in tests.ALONE.items() for what, x in tests.drawn(each).items()}
+arrays = {
+    f"{name}/{what}": x for name, augmentation in tests.ALONE.items() for what, x in tests.drawn(augmentation).items()
+}
 np.savez_compressed(tests.GOLDEN, **arrays)

@@ -121,9 +121,9 @@ def folders(tmp_path):
 def test_official_annotations_become_a_list(name, folders, capsys):
     words = ["data", "list", name, str(folders / name), str(folders / "videos" / name), str(folders / "list.csv")]
     assert main(words) == 0
-    said = capsys.readouterr().err
-    assert f"{len(EXPECTED[name])} rows" in said
-    assert ("gone0000000_000000_000010" in said) == (name == "kinetics")
+    err = capsys.readouterr().err
+    assert f"{len(EXPECTED[name])} rows" in err
+    assert ("gone0000000_000000_000010" in err) == (name == "kinetics")
     with open(folders / "list.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     columns = FORMATS[name]
@@ -131,7 +131,7 @@ def test_official_annotations_become_a_list(name, folders, capsys):
     found = {(row["path"].split("/")[-1], row["split"], " ".join(row[label] for label in labels)) for row in rows}
     assert found == EXPECTED[name]
     table = dataclasses.replace(
-        eval(said.split(" reads it with ")[1].split("\n")[0], {"Table": Table}), validation=0.0, test=0.0
+        eval(err.split(" reads it with ")[1].split("\n")[0], {"Table": Table}), validation=0.0, test=0.0
     )
     splits = table.splits()
     assert sum(map(len, splits.values())) == len(rows)
@@ -194,7 +194,7 @@ def test_official_annotations_become_a_list(name, folders, capsys):
 def test_malformed_annotations_name_the_file_and_the_line(name, file, text, message, folders, capsys):
     (folders / name / file).write_text(text)
     assert main(["data", "list", name, str(folders / name), str(folders / "videos"), str(folders / "list.csv")]) == 2
-    assert message in (said := capsys.readouterr().err) and file in said
+    assert message in (err := capsys.readouterr().err) and file in err
     assert not (folders / "list.csv").exists()
 
 

@@ -103,7 +103,7 @@ ALONE = {
 
 
 def drawn(augmentation: Augmentation) -> dict[str, np.ndarray]:
-    """What a seed's draws cut out of frames of 64 x 96, and make of a clip that is there already."""
+    """Returns the box that a seed draws in frames of 64 x 96, and the clip after the seed's other draws."""
     rng = np.random.default_rng((7, 0, 3, 0))
     box = augmentation.draw_box(rng, 64, 96, (20, 30))
     clip, _ = augmentation.mirror(rng, augmentation.vary(rng, CLIP), {}, {})
@@ -125,8 +125,8 @@ def test_short_side_and_stretch_stay_within_their_ranges(seed, height, width, sh
     settings = Augmentation(short_side=(short, 2 * short), stretch=(1 / stretch, stretch))
     top, left, tall, wide = settings.draw_box(rng, height, width, size)
     assert -1e-6 <= top <= top + tall <= height + 1e-6 and -1e-6 <= left <= left + wide <= width + 1e-6
-    scales = np.array([16 / tall, 12 / wide]) * min(height, width)  # what the short side becomes along each axis
-    if short >= 16 * stretch:  # else a clip would not fit in, and is made smaller
+    scales = np.array([16 / tall, 12 / wide]) * min(height, width)  # length of the short side along each axis
+    if short >= 16 * stretch:  # else the box does not fit into the frame and is scaled down
         assert (scales >= short / stretch - 1e-6).all() and (scales <= 2 * short * stretch + 1e-6).all()
     if stretch == 1:
         assert scales[0] == pytest.approx(scales[1])
@@ -158,14 +158,14 @@ def test_labels_with_a_direction_are_mirrored_with_the_clip():
     settings.check(NAMES)
     mirrored = {motion: 0 for motion in range(4)}
     for seed in range(100):
-        for motion, there in ((0, 0), (1, 2), (2, 1), (3, 3)):
+        for motion, mirror_image in ((0, 0), (1, 2), (2, 1), (3, 3)):
             labels = {"motion": np.asarray(motion, np.int32), "seen": np.array([0.25, 0.5, 1], np.float32)}
             clip, found = settings.mirror(np.random.default_rng(seed), CLIP, labels, NAMES)
             if (clip == CLIP).all():
                 assert found == labels
             else:
                 np.testing.assert_array_equal(clip, CLIP[:, :, ::-1])
-                assert found["motion"] == there and found["motion"].dtype == np.int32
+                assert found["motion"] == mirror_image and found["motion"].dtype == np.int32
                 np.testing.assert_array_equal(found["seen"], [1, 0.5, 0.25])
                 mirrored[motion] += 1
     assert mirrored[3] == 0 and all(30 < mirrored[motion] < 70 for motion in range(3))

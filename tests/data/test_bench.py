@@ -29,8 +29,8 @@ def test_a_folder_is_timed_and_reported_as_text_and_json(folder, capsys):
     assert main([*words, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert set(report["stages"]) == STAGES and report["step"] is None and report["bottleneck"] in STAGES
-    assert [(each["threads"], each["workers"]) for each in report["pipelines"]] == [(1, 0), (2, 0)]
-    assert all(each["clips_per_second"] > 0 for each in [*report["pipelines"], *report["stages"].values()])
+    assert [(pipeline["threads"], pipeline["workers"]) for pipeline in report["pipelines"]] == [(1, 0), (2, 0)]
+    assert all(part["clips_per_second"] > 0 for part in [*report["pipelines"], *report["stages"].values()])
     assert main(words) == 0
     out = capsys.readouterr().out
     assert "bottleneck: " in out and "decode" in out and "clips/s" in out
@@ -42,7 +42,7 @@ def test_an_experiment_is_timed_with_its_step(small_file, capsys):
     assert main(words) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["step"]["clips_per_second"] == pytest.approx(8 / report["step"]["ms"] * 1e3)
-    fastest = max(each["clips_per_second"] for each in report["pipelines"])
+    fastest = max(pipeline["clips_per_second"] for pipeline in report["pipelines"])
     assert (report["bottleneck"] == "model") == (fastest >= report["step"]["clips_per_second"])
 
 

@@ -1,4 +1,4 @@
-"""`vitx data check`: what is there, what is broken; damaged and hostile files cost neither the process nor memory."""
+"""`vitx data check`: contents and damage; hostile files cost neither the process nor memory."""
 
 import io
 import json
@@ -174,4 +174,4 @@ def test_a_list_of_several_classes_and_numbers_is_summarised(folder, capsys):
     assert (min(row["least"] for row in spread), max(row["most"] for row in spread)) == (0, 9)
     assert main(words) == 0
     assert "EF, train: " in capsys.readouterr().out
-    assert main([*words, "--labels", "EF"]) == 2 and "each once" in capsys.readouterr().err
+    assert main([*words, "--labels", "EF"]) == 2 and "labels" in capsys.readouterr().err

@@ -211,7 +211,7 @@ def test_frames_without_times_are_refused():
 
 
 def test_reading_ends_at_its_deadline(monkeypatch):
-    """By a clock that goes a second further at each look."""
+    """With a clock that advances by a second whenever it is read."""
     ticks = iter(range(10_000))
     monkeypatch.setattr(container_module.time, "monotonic", lambda: float(next(ticks)))
     video = encode_video(numbered_frames(), options=LONG_GOP)
@@ -242,18 +242,18 @@ def test_a_playlist_is_refused(text, name, video, tmp_path):
 
 def test_frames_that_no_other_refers_to_are_skipped(monkeypatch):
     """And the others are what they would have been."""
-    video, kept = encode_video(numbered_frames(), options=LONG_GOP), []
+    video, decoded = encode_video(numbered_frames(), options=LONG_GOP), []
     whole = decode_frames(video, range(NUM_FRAMES))
     decode_from = PyAVVideo._decode_from
 
     def counted(*args):
         for frame in decode_from(*args):
-            kept.append(frame.pts)
+            decoded.append(frame.pts)
             yield frame
 
     monkeypatch.setattr(PyAVVideo, "_decode_from", counted)
     np.testing.assert_array_equal(decode_frames(video, [0, 61]), whole[[0, 61]])
-    assert len(kept) < 50
+    assert len(decoded) < 50
 
 
 def audio_only() -> bytes:
@@ -423,7 +423,7 @@ def test_images_become_a_video(kind, mode):
             mux_images(wrong)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torchcodec") is not None, reason="tells that torchcodec is not there")
+@pytest.mark.skipif(importlib.util.find_spec("torchcodec") is not None, reason="torchcodec is installed")
 def test_a_missing_torchcodec_says_what_to_install(video):
     with pytest.raises(UserError, match="pip install torchcodec"):
         decode_frames(video, [0], decoder="torchcodec")
@@ -431,7 +431,7 @@ def test_a_missing_torchcodec_says_what_to_install(video):
 
 @pytest.mark.peers
 def test_torchcodec_reads_the_same_frames(video):
-    """Where FFmpeg's shared libraries are there: the same numbers, upright, and the same pixels but for conversion."""
+    """With FFmpeg's shared libraries: the same frames, upright, and the same pixels up to colour conversion."""
     indices = [61, 3, 3, 40]
     try:
         theirs = decode_frames(video, indices, decoder="torchcodec")

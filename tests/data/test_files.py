@@ -1,4 +1,4 @@
-"""Folders and tables of videos: every file found, splits that hold, mistakes told by file and line."""
+"""Folders and tables of videos: every file is found, splits hold, errors name file and line."""
 
 import json
 from collections import Counter
@@ -79,7 +79,7 @@ def test_a_table_has_labels_segments_and_splits(tmp_path):
 
 
 def test_a_table_has_several_classes_and_numbers(tmp_path):
-    """And splits are drawn by plain share where no label has one class."""
+    """And splits are drawn where no label has one class."""
     rows = ["path,actions,EF,begin", "a.mp4, sit ; 10;2;sit,55.5,", "b.mp4,,60,", "c.mp4,10,-1e1,"]
     settings = {"labels": (), "multi_label": ("actions",), "targets": ("EF",), "test": 0.0, "validation": 0.0}
     train = Table(table(tmp_path, *rows), **settings).open("train")
@@ -187,7 +187,7 @@ def test_malformed_classes_and_numbers_name_their_column(tmp_path):
         with pytest.raises(UserError) as error:
             Table(table(tmp_path, *rows), **settings).open("train")
         assert message in str(error.value)
-    with pytest.raises(ValueError, match="each once"):
+    with pytest.raises(ValueError, match="EF, EF"):
         Table("list.csv", labels=("EF",), targets=("EF",))
     with pytest.raises(ValueError, match="empty"):
         Table("list.csv", labels=())
@@ -207,9 +207,9 @@ def test_a_malformed_folder_says_what_is_missing(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             dataset.open("validation")
-    for shares in ({"test": -0.1}, {"validation": 0.6, "test": 0.4}):
+    for fractions in ({"test": -0.1}, {"validation": 0.6, "test": 0.4}):
         with pytest.raises(ValueError, match="expected fractions"):
-            Folder("x", **shares)
+            Folder("x", **fractions)
 
 
 def test_settings_survive_a_round_trip():

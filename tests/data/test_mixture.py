@@ -112,15 +112,15 @@ def test_settings_survive_a_round_trip_and_are_checked(digits):
 
 
 def test_a_run_learns_a_head_for_each_label(small, tmp_path, digits):
-    """From training to named predictions; each example counts for its own heads alone."""
+    """From training to named predictions; an example counts for its own heads only."""
     mixture = Mixture((digits, Tinted("letters", 6)), (1.0, 1.0))
     heads = (("motion", 8), ("class", 2), ("appearance", 10))
     experiment = small.override({"data.dataset": mixture, "model.num_classes": heads, "training.steps": 3})
     train(experiment, tmp_path / "run")
-    figures = load_run(tmp_path / "run").evaluate()
-    assert isinstance(digits, MovingDigits) and figures["examples"] == 19 + 6
-    assert {"motion/top1", "class/top1", "appearance/top1"} <= figures.keys()
-    assert sum(map(sum, figures["confusion"]["class"])) == 6 and sum(map(sum, figures["confusion"]["motion"])) == 19
+    metrics = load_run(tmp_path / "run").evaluate()
+    assert isinstance(digits, MovingDigits) and metrics["examples"] == 19 + 6
+    assert {"motion/top1", "class/top1", "appearance/top1"} <= metrics.keys()
+    assert sum(map(sum, metrics["confusion"]["class"])) == 6 and sum(map(sum, metrics["confusion"]["motion"])) == 19
     (tmp_path / "clip.mp4").write_bytes(Tinted("letters")[1]["video"])
     answer = load_run(tmp_path / "run").predict([tmp_path / "clip.mp4"])[str(tmp_path / "clip.mp4")]
     assert set(answer["class"]) == {"a", "b"} and len(answer) == 3

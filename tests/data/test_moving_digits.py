@@ -243,7 +243,7 @@ def change(features: np.ndarray) -> np.ndarray:
 
 
 def cross_score(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> float:
-    """Accuracy on each of two sets of clips of a probe fitted to the other."""
+    """Returns the mean accuracy on one of two sets of clips of a probe fitted to the other."""
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=200))
     return (probe.fit(*first).score(*second) + probe.fit(*second).score(*first)) / 2
 
@@ -257,7 +257,7 @@ def test_only_the_order_of_frames_reveals_the_motion():
     """4,000 clips of digits to train on and as many of digits to test on, more than the splits hold.
 
     2,000 clips of each pair are scored: a blind probe's standard error is 1.1 points, 0.4 points for one frame. One
-    test, so that the clips are made once however the tests are dealt out to processes.
+    test, so that the clips are rendered once, however tests are distributed over processes.
     """
     measured = [measure(split, range(4000)) for split in ("train", "test")]
 

@@ -1,4 +1,4 @@
-"""Moving MNIST from a small build that TFDS stores alike: exact frames, parts, what is missing is told."""
+"""Moving MNIST from a small build that TFDS stores alike: lossless frames, parts, and what is missing."""
 
 import io
 import pickle
@@ -81,7 +81,7 @@ def test_a_forecaster_trains_on_it(folder, small, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"data_dir": "nowhere"}, "there is no moving_mnist in nowhere; prepare it once with"),
+        ({"data_dir": "nowhere"}, "there is no moving_mnist in nowhere"),
         ({"train": "train"}, "data.dataset.train is 'train', which moving_mnist does not have"),
         ({"train": "test[12:]"}, "data.dataset.train is 'test[12:]', which has no sequences"),
     ],

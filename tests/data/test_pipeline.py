@@ -30,7 +30,7 @@ from vitx.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Numbered:
-    """Clips of one colour each, some of them broken."""
+    """Clips of one colour, some of them broken."""
 
     size: int
     broken: tuple[int, ...] = ()
@@ -138,7 +138,7 @@ def test_any_clip_can_be_replayed(all_at_once):
     assert max(map(len, seen.values())) > 2
     for index, clips in seen.items():
         replayed = [settings.train_example(source, 5, 0, index, repeat) for repeat in range(len(clips))]
-        assert {(each["video"].tobytes(), int(each["labels"]["motion"])) for each in replayed} == set(clips)
+        assert {(clip["video"].tobytes(), int(clip["labels"]["motion"])) for clip in replayed} == set(clips)
         assert len(set(clips)) == len(clips)
 
 
@@ -164,12 +164,14 @@ def test_classes_are_drawn_by_a_power_of_their_size(power):
     counts = np.bincount([labels[example] for _, example, _ in first], minlength=3)
     assert abs(counts - expected).max() < 1.01
     again = [order[place] for place in range(200, 400)]
-    assert {epoch for epoch, _, _ in again} == {1} and [each[1] for each in again] != [each[1] for each in first]
+    assert {epoch for epoch, _, _ in again} == {1} and [example for _, example, _ in again] != [
+        example for _, example, _ in first
+    ]
     for drawn in (first, again):
         times = collections.defaultdict(list)
         for _, example, time in drawn:
             times[example].append(time)
-        assert all(sorted(each) == list(range(len(each))) for each in times.values())  # never one draw twice
+        assert all(sorted(indices) == list(range(len(indices))) for indices in times.values())  # never one draw twice
         lengths = [len(times[example]) for example in range(164, 200)]
         assert np.ptp(lengths[-4:]) <= 1 and np.ptp(lengths[:32]) <= 1
 
@@ -184,15 +186,15 @@ def test_resampling_needs_a_label_of_classes(digits):
 
 
 def test_evaluation_prefetches_no_more_than_its_memory_budget(monkeypatch):
-    source, made = Numbered(12), []
+    source, calls = Numbered(12), []
     monkeypatch.setattr(
-        "vitx.data.pipeline.grain.ReadOptions", lambda **options: made.append(options) or Read(**options)
+        "vitx.data.pipeline.grain.ReadOptions", lambda **options: calls.append(options) or Read(**options)
     )
     settings = data(source, eval_clips=5, eval_crops=3, prefetch_batches=9)
-    for limit, ahead in ((2**30, 9), (4 * 15 * 2 * 8 * 8 * 3 * 2, 2), (1, 1)):
+    for limit, prefetch in ((2**30, 9), (4 * 15 * 2 * 8 * 8 * 3 * 2, 2), (1, 1)):
         monkeypatch.setattr("vitx.data.pipeline.MAX_BUFFER", limit)
         settings.eval_batches(source).close()
-        assert made.pop()["prefetch_buffer_size"] == ahead
+        assert calls.pop()["prefetch_buffer_size"] == prefetch
 
 
 def test_resuming_is_slicing():
@@ -406,8 +408,8 @@ def test_a_video_of_one_frame_is_a_still_clip(rate, clips):
             return {"video": encode_video(frame, options={"qp": "0"}), "labels": {"place": index}}
 
     settings = data(Still(4), **rate, **clips)
-    for made in (settings.train_batches(Still(4), 0, range(1)), settings.eval_batches(Still(4))):
-        (batch,) = batches(made)
+    for iterator in (settings.train_batches(Still(4), 0, range(1)), settings.eval_batches(Still(4))):
+        (batch,) = batches(iterator)
         assert not batch["replaced"].any()
         np.testing.assert_allclose(batch["video"].reshape(4, -1, 8 * 8 * 3)[:, :2], 90, atol=3)
 

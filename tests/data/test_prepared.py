@@ -1,4 +1,4 @@
-"""Videos made ready: nothing is lost, a killed preparation ends like an undisturbed one, damage is told."""
+"""Prepared videos: nothing is lost, a killed preparation resumes bit for bit, damage is found."""
 
 import contextlib
 import json
@@ -57,7 +57,7 @@ def ready(folder, tmp_path_factory):
 @pytest.mark.smoke
 def test_every_readable_video_is_prepared_with_its_label(folder, ready, capsys):
     manifest = json.loads((ready / "manifest.json").read_text())
-    assert [each["path"] for each in manifest["broken"]] == [str(folder / "walk" / "3.mp4")]
+    assert [video["path"] for video in manifest["broken"]] == [str(folder / "walk" / "3.mp4")]
     before, after, seen = Folder(str(folder)).splits(), Prepared(str(ready)).splits(), 0
     for split in before:
         assert after[split].label_names == before[split].label_names
@@ -93,17 +93,17 @@ def test_a_killed_preparation_resumes_bit_for_bit(folder, ready, tmp_path):
     with pytest.raises(UserError, match="did not finish; run it again"):
         Prepared(str(tmp_path / "out")).open("train")
     whole = [path.with_suffix(".array_record") for path in (tmp_path / "out").glob("[tv]*-*.json")]
-    kept = {path: path.stat().st_mtime_ns for path in whole}
-    assert kept and main(prepare(folder, tmp_path / "out", "--workers", "1")) == 0
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept  # what was whole is not made again
+    times = {path: path.stat().st_mtime_ns for path in whole}
+    assert times and main(prepare(folder, tmp_path / "out", "--workers", "1")) == 0
+    assert {path: path.stat().st_mtime_ns for path in times} == times  # complete shards are not written again
     assert contents(tmp_path / "out") == contents(ready)
 
 
 def test_a_destination_with_other_content_is_refused(folder, ready, tmp_path, capsys):
     def refused(words, *messages):
         assert main(words) == 2
-        said = capsys.readouterr().err
-        assert all(message in said for message in messages), said
+        err = capsys.readouterr().err
+        assert all(message in err for message in messages), err
 
     before = contents(ready)
     refused(prepare(folder, ready, "--crf", "21"), "other settings", "crf: 20 there, 21 here")
@@ -157,8 +157,8 @@ def test_a_preparation_resumes_after_a_full_disk(folder, ready, tmp_path, capsys
         pytest.skip("this machine does not let us mount a small disk")
     try:
         assert main(prepare(folder, tmp_path / "out")) == 2
-        told = capsys.readouterr().err
-        assert "disk is full" in told and str(tmp_path / "out") in told
+        err = capsys.readouterr().err
+        assert "disk is full" in err and str(tmp_path / "out") in err
         subprocess.run(["mount", "-o", "remount,size=10m", str(tmp_path)], check=True)
         assert main(prepare(folder, tmp_path / "out")) == 0 and contents(tmp_path / "out") == contents(ready)
     finally:
@@ -204,5 +204,5 @@ def test_segments_and_several_classes_are_prepared(codec, tmp_path):
             assert after[i].get("segment") == before[i]["segment"]
         else:
             assert "segment" not in after[i]
-        clips = [settings.read_clip(each, 0.5).astype(int) for each in (before[i], after[i])]
+        clips = [settings.read_clip(example, 0.5).astype(int) for example in (before[i], after[i])]
         assert np.abs(clips[0] - clips[1]).mean() < 4

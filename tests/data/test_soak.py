@@ -1,4 +1,4 @@
-"""Twenty thousand clips leave no memory behind."""
+"""Reading clips leaks no memory."""
 
 import json
 import platform
@@ -47,7 +47,7 @@ print((mallinfo().uordblks - before) / calls)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="counts what glibc has given out")
 def test_reading_a_part_of_a_video_leaks_no_memory(tmp_path):
-    """Bytes for each clip; it was 170 while PyAV's generators were dropped half-way."""
+    """Bytes per clip: 170 while PyAV's generators were dropped before their end."""
     (tmp_path / "clip.mp4").write_bytes(encode_video(np.zeros((60, 64, 64, 3), np.uint8)))
     words = [sys.executable, "-c", ALLOCATED, str(tmp_path / "clip.mp4")]
     assert float(subprocess.run(words, capture_output=True, text=True, check=True).stdout) < 60

@@ -22,7 +22,7 @@ def test_settings_survive_a_round_trip_and_are_checked():
             TFDS("ucf101", **fields)
 
 
-@pytest.mark.skipif(WITH_TENSORFLOW, reason="tells that TensorFlow is not there")
+@pytest.mark.skipif(WITH_TENSORFLOW, reason="TensorFlow is installed")
 def test_a_missing_tensorflow_says_what_to_install(tmp_path):
     with pytest.raises(UserError, match=r"pip install 'vitx\[tf\]'"):
         TFDS("ucf101", data_dir=str(tmp_path)).open("train")

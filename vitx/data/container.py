@@ -68,7 +68,7 @@ class FrameIndex(NamedTuple):
     pts: list[int]
     keyframes: list[Keyframe]
 
-    def seconds(self, stream: VideoStream) -> Float[np.ndarray, " frames"]:
+    def seconds(self, stream: VideoStream) -> Float[np.ndarray, " t"]:
         """Returns the time of each frame in seconds from the first."""
         return (np.asarray(self.pts) - self.pts[0]) * float(stream.time_base)
 

@@ -6,7 +6,7 @@
         crops = video.read(frames, boxes, (224, 224))  # [3, 16, 224, 224, 3]
 
 Frames are numbered in presentation order. A video is used in the thread that opened it; PyAV releases the GIL while it
-works, so callers get parallelism from threads.
+works, so callers get parallelism from threads. Letters in shapes: t frames, h height, w width.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ def open_video(source: VideoSource, *, decoder: Decoder = "pyav", seconds: float
 
 def decode_frames(
     source: VideoSource, frames: Indices, *, size: tuple[int, int] | None = None, decoder: Decoder = "pyav"
-) -> UInt8[np.ndarray, "frames height width 3"]:
+) -> UInt8[np.ndarray, "t h w 3"]:
     """Decodes frames whose numbers are known beforehand.
 
     Args:

@@ -1,4 +1,7 @@
-"""Arrays and images to video files, and one video file to another."""
+"""Arrays and images to video files, and one video file to another.
+
+Letters in shapes: t frames, h height, w width.
+"""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -18,7 +21,7 @@ MAX_SECONDS = 3600.0
 
 
 def encode_video(
-    frames: UInt8[np.ndarray, "frames height width 3"],
+    frames: UInt8[np.ndarray, "t h w 3"],
     *,
     fps: int | Fraction = 25,
     codec: str = "libx264",

@@ -6,7 +6,7 @@ for all motions, and the unordered set of frames follows one distribution for bo
 the frames distinguishes, say, growing from shrinking.
 
 A clip is a pure function of (config, split, index). Space is a torus: a digit that leaves on one side enters on the
-other.
+other. Letters in shapes: t frames, h height, w width.
 """
 
 from dataclasses import dataclass
@@ -105,8 +105,8 @@ class Trajectory:
         size: side of the drawn 8x8 image in pixels.
     """
 
-    centre: Float[np.ndarray, "frames 2"]
-    size: Float[np.ndarray, " frames"]
+    centre: Float[np.ndarray, "t 2"]
+    size: Float[np.ndarray, " t"]
 
 
 def sample_trajectory(config: ClipConfig, motion: int, rng: np.random.Generator) -> Trajectory:
@@ -152,9 +152,7 @@ def clip_labels(split: str, index: int) -> tuple[int, int]:
     return digits[_digit_order(split, epoch)[position]], int(motion)
 
 
-def render_clip(
-    config: ClipConfig, split: str, index: int
-) -> tuple[UInt8[np.ndarray, "frames height width 3"], int, int]:
+def render_clip(config: ClipConfig, split: str, index: int) -> tuple[UInt8[np.ndarray, "t h w 3"], int, int]:
     """Draws clip `index` of a split.
 
     Returns:

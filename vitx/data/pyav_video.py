@@ -1,4 +1,7 @@
-"""An open video that PyAV decodes: exactly the frames that a plan asks for, and no others where that can be helped."""
+"""An open video that PyAV decodes: the frames that a plan asks for, and as few others as the codec allows.
+
+Letters in shapes: t frames, h height, w width.
+"""
 
 import bisect
 import itertools
@@ -23,7 +26,7 @@ MAX_REORDERED = 16
 SKIPPING = ("h264", "hevc", "mpeg4", "mpeg2video")
 """Decoders whose `skip_frame` may change between packets, so that a frame that no other refers to can be left out."""
 
-Indices = Sequence[int] | Int[np.ndarray, " frames"]
+Indices = Sequence[int] | Int[np.ndarray, " t"]
 """Frame numbers from 0 in presentation order: any order, repeats allowed."""
 
 
@@ -65,7 +68,7 @@ class PyAVVideo:
         self.source, self.container, self.stream = source, container, stream
         self.deadline = time.monotonic() + seconds
         self.index: FrameIndex = index_frames(container, stream, self.deadline)
-        self.times: Float[np.ndarray, " frames"] = self.index.seconds(stream)
+        self.times: Float[np.ndarray, " t"] = self.index.seconds(stream)
         self._started: _Started | None = None
 
     def upright_size(self, frames: Indices) -> tuple[int, int]:
@@ -85,7 +88,7 @@ class PyAVVideo:
         frames: Indices,
         boxes: Float[np.ndarray, "boxes 4"] | None = None,
         size: tuple[int, int] | None = None,
-    ) -> UInt8[np.ndarray, "boxes frames height width 3"]:
+    ) -> UInt8[np.ndarray, "boxes t h w 3"]:
         """Decodes boxes of frames, turned upright.
 
         Args:
@@ -200,7 +203,7 @@ class FrameScaler:
 
     def __call__(
         self, frame: av.VideoFrame, size: tuple[int, int], boxes: Float[np.ndarray, "boxes 4"]
-    ) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+    ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         """Yields boxes of the upright frame, all of one height and width, scaled to a (height, width)."""
         old, box_size = upright_size(frame), boxes[0, 2:].tolist()
         scales = tuple(new / side for new, side in zip(size, box_size, strict=True))

@@ -1,4 +1,7 @@
-"""Plans of clips: which frames of a video, and which boxes of them. Pure functions of times, sizes and draws."""
+"""Plans of clips: which frames of a video, and which boxes of them. Pure functions of times, sizes and draws.
+
+Letters in shapes: n frames of a video, t frames of a clip, c clips.
+"""
 
 import math
 from typing import Literal
@@ -15,7 +18,7 @@ Short = Literal["loop", "pad"]
 
 def sample_dense(
     num_frames: int, clip_frames: int, stride: int | float, start: float, short: Short = "loop"
-) -> Int[np.ndarray, "clip_frames"]:
+) -> Int[np.ndarray, " t"]:
     """Returns the numbers of `clip_frames` frames, `stride` apart.
 
     Args:
@@ -31,14 +34,14 @@ def sample_dense(
     return indices % num_frames if short == "loop" else np.minimum(indices, num_frames - 1)
 
 
-def sample_uniform(num_frames: int, clip_frames: int) -> Int[np.ndarray, "clip_frames"]:
+def sample_uniform(num_frames: int, clip_frames: int) -> Int[np.ndarray, " t"]:
     """Returns frame numbers evenly spread from the first frame to the last; a short video repeats some."""
     return np.linspace(0, num_frames - 1, clip_frames).round().astype(int)
 
 
 def sample_segments(
-    num_frames: int, clip_frames: int, positions: float | Float[np.ndarray, "clip_frames"]
-) -> Int[np.ndarray, "clip_frames"]:
+    num_frames: int, clip_frames: int, positions: float | Float[np.ndarray, " t"]
+) -> Int[np.ndarray, " t"]:
     """Returns one frame of each of `clip_frames` equal parts of the video (TSN, Wang et al. 2016, section 3.1).
 
     Args:
@@ -51,8 +54,8 @@ def sample_segments(
 
 
 def sample_at_rate(
-    times: Float[np.ndarray, " frames"], clip_frames: int, rate: float, start: float, short: Short = "loop"
-) -> Int[np.ndarray, "clip_frames"]:
+    times: Float[np.ndarray, " n"], clip_frames: int, rate: float, start: float, short: Short = "loop"
+) -> Int[np.ndarray, " t"]:
     """Returns the frames that are on the screen at `clip_frames` moments, 1 / `rate` seconds apart.
 
     Args:
@@ -93,7 +96,7 @@ def covering_starts(num_frames: int, clip_frames: int, stride: int | float, max_
     return np.linspace(0, room, clips).round() / room
 
 
-def frames_between(times: Float[np.ndarray, " frames"], begin: float, end: float) -> Int[np.ndarray, "_"]:
+def frames_between(times: Float[np.ndarray, " n"], begin: float, end: float) -> Int[np.ndarray, "_"]:
     """Returns the numbers of the frames shown from `begin` until before `end`, in seconds from the first frame.
 
     Where no frame begins in between, that is the frame on the screen at `begin`, if the video lasts so long.
