@@ -31,7 +31,7 @@ def random_variables(model, clip):
 
 # parameters and units of 10⁹ multiply-accumulates, counted on torchvision and PyTorchVideo by PyTorch's operation
 # counter; of slowfast_r50_4x16 as PyTorchVideo's model zoo and SlowFast's table 2 print them; of x3d_l the
-# multiply-accumulates as the model zoo of SlowFast prints them
+# multiply-accumulates as the model zoo of SlowFast prints them. Second sizes of a network are slow tests.
 COUNTED = [
     ("r3d_18", (16, 112), 33_371_472, 40.697),
     ("mc3_18", (16, 112), 11_695_440, 43.343),
@@ -40,18 +40,18 @@ COUNTED = [
     ("c2d_r50", (8, 224), 24_327_632, 19.493),
     ("i3d_r50", (8, 224), 28_043_472, 28.408),
     ("slow_r50", (8, 224), 32_454_096, 41.741),
-    ("slow_r50", (8, 256), 32_454_096, 54.521),
+    pytest.param("slow_r50", (8, 256), 32_454_096, 54.521, marks=pytest.mark.slow),
     ("slowfast_r50_8x8", (32, 224), 34_566_488, 50.309),
-    ("slowfast_r50_8x8", (32, 256), 34_566_488, 65.712),
+    pytest.param("slowfast_r50_8x8", (32, 256), 34_566_488, 65.712, marks=pytest.mark.slow),
     ("slowfast_r101_8x8", (32, 256), 62_826_968, 125.908),
     ("csn_r101", (32, 256), 22_213_776, 73.757),
     ("r2plus1d_r50", (16, 256), 28_107_600, 75.148),
     ("x3d_xs", (4, 160), 3_794_274, 0.605),
-    ("x3d_xs", (4, 182), 3_794_274, 0.844),
+    pytest.param("x3d_xs", (4, 182), 3_794_274, 0.844, marks=pytest.mark.slow),
     ("x3d_s", (13, 160), 3_794_274, 1.963),
-    ("x3d_s", (13, 182), 3_794_274, 2.727),
+    pytest.param("x3d_s", (13, 182), 3_794_274, 2.727, marks=pytest.mark.slow),
     ("x3d_m", (16, 224), 3_794_274, 4.732),
-    ("x3d_m", (16, 256), 3_794_274, 6.186),
+    pytest.param("x3d_m", (16, 256), 3_794_274, 6.186, marks=pytest.mark.slow),
 ]
 
 
