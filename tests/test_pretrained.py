@@ -30,7 +30,7 @@ def test_convert_there_and_back_again(tmp_path, capsys):
     for other in (second, third):
         jax.tree.map(np.testing.assert_array_equal, first[1], other[1])
     assert main(["convert", str(GOLDEN / "vivit"), str(own)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "weights.safetensors exists" in capsys.readouterr().err
     bigger = tmp_path / "bigger"
     assert main(["convert", str(own), str(bigger), "--num_frames", "8"]) == 0
     assert json.loads((bigger / "config.json").read_text())["num_frames"] == 8
@@ -62,13 +62,13 @@ def test_a_run_is_loaded_with_its_preprocessing(run):
     assert swapped.report.fresh == ("head/logits/bias", "head/logits/kernel")
     assert set(swapped.report.resized) == {"temporal_positions/positions"}
     assert swapped.preprocessing.num_frames == 8 and swapped.labels is None
-    assert loaded.labels["motion"] == load_run(run).names["motion"]
+    assert loaded.labels["motion"] == load_run(run).outputs["motion"]
 
 
 def test_a_converted_run_keeps_its_labels_and_answers(run, tmp_path, capsys):
     assert main(["convert", str(run), str(tmp_path / "run.safetensors")]) == 0
     again = vitx.load_pretrained(tmp_path / "run.safetensors")
-    assert again.labels == load_run(run).names
+    assert again.labels == load_run(run).outputs
     frames = np.zeros((8, 24, 24, 3), np.uint8)
     frames[:, 8:16, 8:16] = 200
     clip = tmp_path / "clip.mp4"
@@ -111,7 +111,7 @@ def test_settings_that_are_none(words, message, tmp_path, capsys):
 
 
 def test_destinations_that_cannot_be(tmp_path, capsys):
-    for destination, message in (("weights.npz", "what is written is .safetensors"), ("no/where", "is no directory")):
+    for destination, message in (("weights.npz", ".npz; expected .safetensors"), ("no/where", "is no directory")):
         assert main(["convert", str(GOLDEN / "vivit"), str(tmp_path / destination)]) == 2
         assert message in capsys.readouterr().err
     assert main(["predict", str(tmp_path / "none.npz"), "clip.mp4", "--model", "vivit_b_16x2"]) == 2
@@ -136,3 +136,31 @@ def test_training_starts_from_weights_from_elsewhere(small, tmp_path, capsys):
     kernel = load_run(tmp_path / "run").variables["params"]["encoder"]["block_1"]["mlp"]["hidden"]["kernel"]
     np.testing.assert_array_equal(kernel, variables["params"]["encoder"]["block_1"]["mlp"]["hidden"]["kernel"])
     assert "resized positions/positions" in capsys.readouterr().err
+
+
+def test_a_run_starts_from_the_best_checkpoint_of_another_with_other_classes_and_clips(small, run, tmp_path):
+    heads = (("appearance", 10), ("motion", 8))
+    experiment = small.override(
+        {
+            "training.initialise_from": str(run),
+            "training.steps": 1,
+            "optimizer.peak_lr": 0.0,
+            "model.num_frames": 6,
+            "data.num_frames": 6,
+            "model.num_classes": heads[:1],
+        }
+    )
+    train(experiment, tmp_path / "new")
+    report = json.loads((tmp_path / "new" / "initialised_from.json").read_text())
+    assert report["source"] == str(run) and not report["fresh"] and not report["classes"]
+    assert report["left_over"] == ["head/motion/bias", "head/motion/kernel"]
+    assert list(report["resized"]) == ["temporal_positions/positions"]
+    ours, source = load_run(tmp_path / "new").variables["params"], load_run(run, "best").variables["params"]
+    jax.tree.map(np.testing.assert_array_equal, ours["head"]["appearance"], source["head"]["appearance"])
+    jax.tree.map(np.testing.assert_array_equal, ours["spatial_encoder"], source["spatial_encoder"])
+
+
+def test_a_run_of_another_function_is_no_start(small, run, tmp_path):
+    experiment = small.override({"training.initialise_from": str(run), "model.num_heads": 3})
+    with pytest.raises(vitx.UserError, match=r"num_heads: 2 .* 3 expected"):
+        train(experiment, tmp_path / "new")

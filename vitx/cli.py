@@ -211,7 +211,7 @@ def _predict(options: argparse.Namespace, _: list[str]) -> None:
         from vitx.tasks.classification import Classification
 
         presenter = presenter_for(Classification())
-        answers = predict.predict_files(load_pretrained(options.run, options.model), options.files, top=options.top)
+        answers = predict.predict_with(load_pretrained(options.run, options.model), options.files, top=options.top)
     if options.json:
         print(json.dumps(answers))
         return

@@ -1,9 +1,7 @@
 """`vitx models`, `cost`, `bench` and `convert`: named models, what they cost, how fast they are, their weights."""
 
 import argparse
-import ast
 import json
-import operator
 import sys
 from typing import Any
 
@@ -125,17 +123,15 @@ def _matching_names(patterns: list[str]) -> list[str]:
     return list(dict.fromkeys(name for pattern in patterns for name in list_models(pattern)))
 
 
-def _create_models(patterns: list[str], changes: dict[str, str], frames: int | str | None) -> dict[str, Any]:
+def _create_models(patterns: list[str], changes: dict[str, Any], frames: int | None) -> dict[str, Any]:
     """Returns models by name with fields replaced; --clip and --num_frames set the shape of their clips."""
+    from vitx.configuration import read_words
     from vitx.models import VARIANTS
 
-    clip = _parse_clip(changes.pop("clip")) if "clip" in changes else None
+    clip = read_words(tuple[int, int, int], changes.pop("clip"), "--clip") if "clip" in changes else None
     if clip and (frames is not None or "image_size" in changes):
         raise UserError("--clip sets frames, height and width; leave out --num_frames and --image_size")
-
-    if isinstance(frames, str) and not frames.isdecimal():
-        raise UserError(f"num_frames is {frames!r}; expected a whole number")
-    shape = (clip[0], clip[1:]) if clip else (None if frames is None else int(frames), None)
+    shape = (clip[0], clip[1:]) if clip else (frames, None)
     models = {}
     for name in _matching_names(patterns):
         with as_user_error(of=name):
@@ -143,17 +139,10 @@ def _create_models(patterns: list[str], changes: dict[str, str], frames: int | s
     return models
 
 
-def _parse_clip(clip: str) -> tuple[int, int, int]:
-    try:
-        frames, height, width = ast.literal_eval(clip)
-        return operator.index(frames), operator.index(height), operator.index(width)
-    except (ValueError, TypeError, SyntaxError) as error:
-        raise UserError(f"--clip is {clip}; expected FRAMES HEIGHT WIDTH") from error
-
-
 def _cost(options: argparse.Namespace, settings: list[str]) -> None:
     from vitx.analysis import growth, published
     from vitx.analysis.cost import count_cost
+    from vitx.configuration import read_words
     from vitx.console import progress_bar
 
     changes = parse_settings(settings)
@@ -170,7 +159,8 @@ def _cost(options: argparse.Namespace, settings: list[str]) -> None:
         return
     if not options.names:
         raise UserError("vitx cost needs the NAME of a model (`vitx models` lists them), or --published")
-    models = _create_models(options.names, changes, changes.pop("num_frames", None))
+    frames = read_words(int, changes.pop("num_frames"), "--num_frames") if "num_frames" in changes else None
+    models = _create_models(options.names, changes, frames)
     if options.plot:
         rows = growth.growth(models)
         growth.draw(rows, options.plot)

@@ -1,29 +1,33 @@
 """Settings on the command line: --a.b VALUE ..., and files that define parts of one's own."""
 
 from pathlib import Path
+from typing import Any
 
 from vitx.errors import UserError
 
 
-def parse_settings(words: list[str]) -> dict[str, str]:
-    """Returns {dotted path: text of the value} of --a.b VALUE [VALUE ...] and --a.b=VALUE; several values are a tuple.
+def parse_settings(words: list[str]) -> dict[str, Any]:
+    """Returns {dotted path: its words} of --a.b WORD [WORD ...] and --a.b=WORD, for `vitx.configuration.override`.
 
-    `vitx.configuration.override` reads the text by the type of the setting. tyro, which prints `--help`, would need the
-    types of an experiment's polymorphic parts before it knows them, and names no nearest setting.
+    `override` reads the words as the type of the setting. tyro, which prints `--help`, would need the types of an
+    experiment's polymorphic parts before it knows them, and names no nearest setting.
     """
-    changes: dict[str, list[str]] = {}
+    from vitx.configuration import Words
+
+    changes: dict[str, Words] = {}
+    path = None
     for word in words:
         if word.startswith("--"):
             path, equals, value = word[2:].partition("=")
-            changes[path] = [value] if equals else []
-        elif changes:
-            changes[path].append(word)
-        else:
+            changes[path] = Words([value] if equals else [])
+        elif path is None:
             raise UserError(f"{word!r} belongs to no setting; expected --SETTING VALUE")
+        else:
+            changes[path] = Words([*changes[path], word])
     for path, values in changes.items():
         if not values:
             raise UserError(f"--{path} has no value; expected --{path} VALUE")
-    return {path: values[0] if len(values) == 1 else f"({', '.join(values)})" for path, values in changes.items()}
+    return dict(changes)
 
 
 def load_parts(file: Path | None) -> None:

@@ -1,7 +1,7 @@
 """Typed settings: every part of an experiment is a frozen dataclass (Linen modules are), read and written alike.
 
-One mechanism serves experiment files, the command line and `config.json`: a dotted path names a field, the
-field's annotation checks the value, and a mistyped name is answered with the nearest one.
+One mechanism serves experiment files, the command line, ablation rows and `config.json`: a dotted path names a field,
+the field's annotation checks the value, and a mistyped name is answered with the nearest one.
 """
 
 import ast
@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import typeguard
@@ -61,12 +61,47 @@ def paths(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
+class Words(tuple):
+    """Words of a command line, to be read as the type of the setting that they are given for."""
+
+    __slots__ = ()
+
+
+def read_words(annotation: Any, words: Words, where: str) -> Any:
+    """Returns a command line's words as a value of a type; several words are a tuple.
+
+    Args:
+        annotation: type of the value.
+        words: words of the command line.
+        where: name of the setting, for messages.
+
+    Raises:
+        UserError: the words cannot be read as that type.
+    """
+    single = words[0] if len(words) == 1 else None
+    if single == "None" and _accepts(annotation, None):
+        return None
+    if single is not None and _accepts(annotation, single):
+        return single
+    texts = words if single is None or annotation != tuple[str, ...] else _names(single)
+    values = tuple(_literal(text) for text in texts)
+    # one word may be a whole tuple, "(4, 8)", a number, or the only element: --layouts joint
+    candidates = [values[0], values] if len(values) == 1 else [values]
+    for value in candidates:
+        try:
+            return _checked(annotation, value, where)
+        except UserError:
+            continue
+    return _checked(annotation, candidates[0], where)  # reports what was expected
+
+
 def override(part: Part, changes: Mapping[str, Any]) -> Part:
     """Returns the part with settings replaced.
 
     Args:
         part: a frozen dataclass, with parts as fields.
-        changes: {"optimizer.peak_lr": 0.05}: dotted paths, and values of the field's type or text to be read as one.
+        changes: {"optimizer.peak_lr": 0.05}: values by dotted path, each of its field's type; or the `Words` of a
+            command line.
 
     Raises:
         UserError: there is no such setting, or the value is not of its type.
@@ -82,7 +117,7 @@ def override(part: Part, changes: Mapping[str, Any]) -> Part:
         if key in branch:
             raise UserError(f"{path} is given, and so are settings inside it; give one of them")
         branch[key] = _Leaf(value=value, path=path)
-    return _replaced(part, tree, part, "")
+    return _replace(part, tree, part, "")
 
 
 def to_dict(part: Any) -> Any:
@@ -97,7 +132,7 @@ def to_dict(part: Any) -> Any:
 
 
 def from_dict(data: Any, where: str = "config.json") -> Any:
-    """Inverse of `to_dict`: makes parts of registered types only, and checks each setting.
+    """Inverse of `to_dict`: creates parts of registered types only, and checks every setting.
 
     Raises:
         UserError: an unknown type or setting, or a value of the wrong type.
@@ -122,13 +157,13 @@ def from_dict(data: Any, where: str = "config.json") -> Any:
         if key not in annotations:
             raise UserError(f"{where}: {name} has no setting {key!r}{closest(key, annotations)}")
         values[key] = _checked(annotations[key], from_dict(value, where), f"{where}: {name}.{key}")
-    return _made(functools.partial(cls, **values), f"{where}: {name}")
+    return _create(functools.partial(cls, **values), f"{where}: {name}")
 
 
 def differences(ours: Any, theirs: Any) -> dict[str, tuple[Any, Any]]:
     """Returns {dotted path: (ours, theirs)} of the settings that differ between two parts."""
     mine, other = _flat(to_dict(ours)), _flat(to_dict(theirs))
-    missing = "(none)"
+    missing = "(none)"  # of a part of another type
     return {
         path: (mine.get(path, missing), other.get(path, missing))
         for path in (mine | other)
@@ -214,36 +249,60 @@ class _Leaf:
     value: Any
 
 
-def _replaced(part: Any, tree: dict[str, Any], root: Any, prefix: str) -> Any:
-    # all changes of one part are applied at once, so that only their sum has to make sense
+def _replace(part: Any, tree: dict[str, Any], root: Any, prefix: str) -> Any:
+    # all changes of one part are applied at once, so that only their combination has to be valid
     annotations = _annotations(type(part)) if dataclasses.is_dataclass(part) else {}
     changed = settings(part) if annotations else {}
+    if hasattr(part, "scope"):  # a Linen module that overrides itself in a method would become its own submodule
+        changed["parent"] = None
     for key, branch in tree.items():
         path = prefix + key
         if key not in annotations:
-            raise UserError(f"there is no setting {path}{closest(path, dict(paths(root)))}")
+            asked = _first_leaf(branch).path
+            raise UserError(f"there is no setting {asked}{_nearest(asked, [known for known, _ in paths(root)])}")
         if isinstance(branch, _Leaf):
-            changed[key] = _checked(annotations[key], branch.value, path)
+            read = read_words if isinstance(branch.value, Words) else _checked
+            changed[key] = read(annotations[key], branch.value, path)
         else:
-            changed[key] = _replaced(changed[key], branch, root, path + ".")
-    return _made(functools.partial(type(part), **changed), prefix.rstrip(".") or type(part).__name__)
+            changed[key] = _replace(changed[key], branch, root, path + ".")
+    return _create(functools.partial(type(part), **changed), prefix.rstrip(".") or type(part).__name__)
 
 
-def _made(make: Callable[[], Any], where: str) -> Any:
+def _first_leaf(branch: Any) -> _Leaf:
+    return branch if isinstance(branch, _Leaf) else _first_leaf(next(iter(branch.values())))
+
+
+def _nearest(path: str, known: Sequence[str]) -> str:
+    """Ends a sentence with the setting that was probably meant: `lr` of a part is its `peak_lr`, `seed` training's."""
+    parent, _, key = path.rpartition(".")
+    words = set(key.split("_"))
+    ends = [name for name in known if name.rpartition(".")[2] == key]
+    siblings = [
+        name for name in known if name.rpartition(".")[0] == parent and words <= set(name.split(".")[-1].split("_"))
+    ]
+    return closest(path, ends or siblings or known, cutoff=0.0 if ends or siblings else 0.5)
+
+
+def _create(create: Callable[[], Any], where: str) -> Any:
     try:
-        return make()
+        return create()
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: {error}") from error
 
 
+def _names(text: str) -> tuple[str, ...]:
+    """Returns names without quotes: time, or (time, space)."""
+    return tuple(word.strip().strip("'\"") for word in text.strip("()").split(",") if word.strip())
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
 def _checked(annotation: Any, value: Any, where: str) -> Any:
-    if isinstance(value, str) and not _accepts(annotation, value):
-        try:
-            value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            if annotation == tuple[str, ...]:  # names need no quotes: time, or (time, space)
-                value = tuple(word.strip() for word in value.strip("()").split(",") if word.strip())
-            # other text stays text, and is refused below with the type that was expected
     if isinstance(value, list):
         value = tuple(value)
     wants_float = annotation is float or float in typing.get_args(annotation)
@@ -271,12 +330,12 @@ def _described(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(annotation)))
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
-        return " or ".join(_described(each) for each in typing.get_args(annotation))
+        return " or ".join(_described(choice) for choice in typing.get_args(annotation))
     if annotation is types.NoneType:
         return "None"
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         kinds = [name for name, cls in _PARTS.items() if issubclass(cls, annotation) and cls is not annotation]
-        return f"a part ({', '.join(kinds) or annotation.__name__}), put there by override in an experiment file"
+        return f"a part ({', '.join(kinds) or annotation.__name__}), set by override in an experiment file"
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         return annotation.__name__
     return str(annotation).replace("typing.", "")

@@ -12,9 +12,9 @@ class UserError(Exception):
     """
 
 
-def closest(name: str, known: Iterable[str]) -> str:
+def closest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     """Ends a sentence: with "; did you mean X?" for the known name nearest to `name`, or with "."."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"; did you mean {matches[0]}?" if matches else "."
 
 

@@ -14,16 +14,16 @@ from vitx import configuration, storage
 from vitx.checkpoints import Checkpoints, abstract_state
 from vitx.data.decoding import VideoError
 from vitx.data.sources import Source
-from vitx.errors import UserError
+from vitx.errors import UserError, as_user_error
 from vitx.evaluation import report
 from vitx.evaluation.evaluate import evaluate, predict
 from vitx.evaluation.presentation import presenter_for
 from vitx.experiment import Experiment, load_config, save_config
-from vitx.interop.load import initialise
+from vitx.interop.load import require_source
 from vitx.layers.partition import batch_sharding
-from vitx.local_copies import local_copy
 from vitx.models import resolve_implementation
-from vitx.run_folder import check_may_train, is_run, lock_run, open_checkpoints
+from vitx.pretrained import start_from
+from vitx.run_folder import check_may_train, lock_run, open_checkpoints
 from vitx.training import loop
 from vitx.training.faults import PreemptionGuard
 from vitx.training.logs import MetricsLog, Stopwatch, log_info, read_metrics
@@ -132,7 +132,7 @@ def train(experiment: Experiment, workdir: str | PurePath, *, extend: bool = Fal
         outputs = fitted.task.outputs(fitted.model, label_names)
         check_monitor(experiment.training.monitor, fitted.task.metric_names(outputs))
         with lock_run(workdir) as hold:
-            start = _starting_weights(experiment, workdir)
+            start = _starting_weights(fitted, workdir, outputs)
             if is_first_process():
                 save_config(experiment, workdir / "config.json")
             record = {
@@ -293,23 +293,28 @@ def _fitting_mesh(experiment: Experiment) -> jax.sharding.Mesh:
         return (Mesh() if mesh.fsdp == 1 else Mesh(data=1, fsdp=-1)).build(batch)
 
 
-def _starting_weights(experiment: Experiment, workdir: PurePath) -> Callable[[Any], Any] | None:
+def _starting_weights(
+    experiment: Experiment, workdir: PurePath, outputs: Mapping[str, tuple[str, ...]]
+) -> Callable[[Any], Any] | None:
     """Returns what creates the variables that a new run starts from, or None where the seed draws them."""
     source = experiment.training.initialise_from
     if source is None or storage.names_in(workdir / "checkpoints"):
         return None
-    path = storage.as_path(source)
-    if not storage.exists(path):
-        raise UserError(f"training.initialise_from is {source}; there is no such file or folder")
-    return functools.partial(_initial_variables, path, experiment.model)
+    with as_user_error(of="training.initialise_from"):
+        require_source(storage.as_path(source))
+    return functools.partial(_initial_variables, experiment, workdir, outputs)
 
 
-def _initial_variables(path: PurePath, model: Any, abstract: Mapping[str, Any]) -> dict[str, Any]:
-    if not is_run(path):
-        variables = initialise(local_copy(path), model)
-        return jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), variables, abstract)
-    averaged = load_config(path).training.ema_decay is not None
-    with open_checkpoints(path) as checkpoints:
-        part = "ema" if averaged else "variables"
-        state, _ = checkpoints.restore(checkpoints.steps()[-1], {part: abstract})
-        return state[part]
+def _initial_variables(
+    experiment: Experiment, workdir: PurePath, outputs: Mapping[str, tuple[str, ...]], abstract: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the variables of `initialise_from`, on the devices; what became of them is kept in the run's folder."""
+    source, data = experiment.training.initialise_from, experiment.data
+    video = jax.ShapeDtypeStruct((1, data.num_frames, *data.image_size, 3), np.uint8)
+    key = jax.random.key(experiment.training.seed)
+    init = functools.partial(experiment.task.init, experiment.model, key, {"video": video})
+    variables, report = start_from(source, experiment.model, outputs, init=init)
+    if is_first_process():
+        record = {"source": source, **dataclasses.asdict(report)}
+        storage.write_json(workdir / "initialised_from.json", record)
+    return jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), variables, abstract)

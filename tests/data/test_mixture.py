@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitx.configuration import from_dict, override, register, to_dict
+from vitx.configuration import Words, from_dict, override, register, to_dict
 from vitx.data.encoding import encode_video
 from vitx.data.mixture import Mixture
 from vitx.data.pipeline import Data
@@ -99,7 +99,7 @@ def test_batches_are_a_function_of_the_seed_and_the_step():
 def test_settings_survive_a_round_trip_and_are_checked(digits):
     dataset = Mixture((Tinted("letters"), digits), (1.0, 2.0))
     assert from_dict(to_dict(dataset)) == dataset
-    assert override(dataset, {"weights": "(3.0, 1.0)"}).weights == (3.0, 1.0)
+    assert override(dataset, {"weights": Words(["3.0", "1.0"])}).weights == (3.0, 1.0)
     for fields, message in (
         ({"datasets": ()}, "datasets is empty"),
         ({"weights": (1.0,)}, "for each of 2 datasets"),

@@ -84,7 +84,9 @@ def check(directory, logits, gradients, video, labels):
     assert np.linalg.norm(found - logits) <= 1e-4 * np.linalg.norm(logits)
     config = json.loads((Path(directory) / "config.json").read_text())
     architecture = huggingface.architecture_of(config, "")
-    expected, _, unknown = names.to_ours(huggingface.renamed(gradients, config["model_type"]), architecture.rules)
+    expected, _, unknown = names.to_ours(
+        huggingface.rename_tensors(gradients, config["model_type"]), architecture.rules
+    )
     ours = flatten_dict(gradient["params"], sep="/")
     assert not unknown and set(ours) == set(expected)
     scale = max(np.linalg.norm(each) for each in expected.values())

@@ -9,17 +9,17 @@ import pytest
 
 import vitx
 from vitx.interop import cnn
-from vitx.interop.fill import flattened
+from vitx.interop.fill import flatten_variables
 from vitx.interop.images import FromImage
-from vitx.interop.load import initialise
 from vitx.interop.names import to_theirs
 from vitx.interop.tensors import write_safetensors
+from vitx.pretrained import start_from
 
 SHALLOW = (1, 1, 1, 1)
 NARROW = {"width": 8, "depths": SHALLOW}
 SMALL_TRUNK = {"width": 8, "trunk.depths": SHALLOW}
 IMAGE = vitx.create_model("tsn_r50", num_classes=7, **SMALL_TRUNK)
-RULES = tuple(cnn.IMAGE.rules(IMAGE))
+RULES = tuple(cnn.image_rules(IMAGE))
 
 
 @functools.cache
@@ -39,7 +39,7 @@ def variables():
 @pytest.fixture
 def state_dict():
     """As torchvision and timm name it."""
-    return to_theirs(flattened(variables()), RULES) | {"bn1.num_batches_tracked": np.array(7.0, np.float32)}
+    return to_theirs(flatten_variables(variables()), RULES) | {"bn1.num_batches_tracked": np.array(7.0, np.float32)}
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_tsn_is_the_image_network_classifier_and_all(load):
     jax.tree.map(np.testing.assert_array_equal, loaded[1], variables())
     other = load("tsn_r50", num_classes=3, **SMALL_TRUNK)
     assert set(other.report.left_over) == {"fc.weight", "fc.bias"} and len(other.report.fresh) == 2
-    bare = {name: x for name, x in to_theirs(flattened(variables()), RULES).items() if "fc" not in name}
+    bare = {name: x for name, x in to_theirs(flatten_variables(variables()), RULES).items() if "fc" not in name}
     assert load("tsn_r50", tensors=bare, **SMALL_TRUNK)[0].num_classes == 400
 
 
@@ -128,13 +128,13 @@ def test_tsn_is_the_image_network_classifier_and_all(load):
 def test_a_recurrent_network_gets_its_trunk_and_a_fresh_cell(name, load, tmp_path):
     loaded = load(name, hidden_size=6, **SMALL_TRUNK)
     assert {path.split("/")[0] for path in loaded.report.fresh} == {"recurrent", "head"}
-    found, expected = flattened(loaded[1]), flattened(variables())
+    found, expected = flatten_variables(loaded[1]), flatten_variables(variables())
     for path in loaded.report.loaded:
         np.testing.assert_array_equal(found[path], expected[path])
     assert set(expected) - set(loaded.report.loaded) == {"head/logits/kernel", "head/logits/bias"}
     # as training starts from it
     model = loaded[0].copy(num_classes=(("verb", 2), ("noun", 3)))
-    started = flattened(initialise(tmp_path / "resnet50.safetensors", model))
+    started = flatten_variables(start_from(tmp_path / "resnet50.safetensors", model)[0])
     np.testing.assert_array_equal(started["stem/conv/kernel"], expected["stem/conv/kernel"])
     assert started["head/noun/bias"].shape == (3,)
 
@@ -152,15 +152,20 @@ def without(part):
             {},
             "holds torchvision's or timm's resnet50 .* SlowFast is read from PyTorchVideo's",
         ),
-        (dict, "cnn_small", {}, "resnet50 .* FrameCNN of a PlainTrunk is read from runs of vitx and files"),
+        (dict, "cnn_small", {}, "FrameCNN of a PlainTrunk is read from runs of vitx"),
         (dict, "csn_r101", NARROW, r"layer1.0.conv2.weight has shape \[1, 3, 3, 8, 8\], expected \[3, 3, 3, 1, 8\]"),
         (dict, "tsn_r50", {}, r"conv1.weight has shape \[1, 7, 7, 3, 8\], expected \[1, 7, 7, 3, 64\]"),
         (without("running"), "i3d_r50", NARROW, "no statistics of batch normalisation"),
         (without("layer1.0.bn1.running_var"), "lrcn_gru_r50", SMALL_TRUNK, "missing stage_1/block_0/conv_a/norm/var"),
-        (without("conv3"), "i3d_r50", NARROW, "no state dict that is known here .* PyTorchVideo's .* or torchvision's"),
+        (
+            without("conv3"),
+            "i3d_r50",
+            NARROW,
+            "bn1.bias.* BottleneckResNet is read from PyTorchVideo's .* or torchvision's",
+        ),
         (lambda w: w | {"layer5.weight": w["fc.weight"]}, "slow_r50", NARROW, "unexpected layer5.weight"),
     ],
 )
-def test_a_state_dict_that_does_not_fit_is_told(change, name, fields, message, load, state_dict):
+def test_a_state_dict_that_does_not_fit_is_refused(change, name, fields, message, load, state_dict):
     with pytest.raises(vitx.UserError, match=f"(?s){message}"):
         load(name, tensors=change(state_dict), **fields)

@@ -13,7 +13,7 @@ from vitx.cli import main
 from vitx.data.decoding import decode_frames
 from vitx.data.encoding import encode_video
 from vitx.interop import predict
-from vitx.interop.predict import predict_files
+from vitx.interop.predict import predict_with
 from vitx.interop.preprocessing import Preprocessing
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -43,9 +43,9 @@ def vivit(tmp_path):
 @pytest.mark.smoke
 def test_predict_uses_the_preprocessing_that_came_with_the_weights(vivit, clip, capsys):
     loaded = vitx.load_pretrained(vivit)
-    found = predict_files(loaded, [clip], top=5)[str(clip)]["class"]
+    found = predict_with(loaded, [clip], top=5)[str(clip)]["class"]
     frames = decode_frames(str(clip), [1, 4, 7, 10])
-    shown = loaded.preprocessing.normalised(loaded.preprocessing.fit(frames))
+    shown = loaded.preprocessing.normalise(loaded.preprocessing.fit(frames))
     expected = np.asarray(jax.nn.softmax(loaded[0].apply(loaded[1], jax.numpy.asarray(shown[None]))[0]))
     assert list(found) == [f"LABEL_{i}" for i in expected.argsort()[::-1]]
     np.testing.assert_allclose(sorted(found.values()), sorted(expected), rtol=1e-4)
@@ -53,7 +53,7 @@ def test_predict_uses_the_preprocessing_that_came_with_the_weights(vivit, clip, 
     assert main(["predict", str(vivit), str(clip), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[str(clip)]["class"] == pytest.approx(found, rel=1e-4)
     bare = ["predict", str(vivit / "model.safetensors"), str(clip)]
-    assert main(bare) == 2 and "say the model's name too" in capsys.readouterr().err
+    assert main(bare) == 2 and "model's name" in capsys.readouterr().err
 
 
 def test_files_are_read_one_by_one(vivit, clip, monkeypatch):
@@ -61,7 +61,7 @@ def test_files_are_read_one_by_one(vivit, clip, monkeypatch):
     happened, read, best = [], predict.read_clip, predict._best
     monkeypatch.setattr(predict, "read_clip", lambda *words: happened.append("read") or read(*words))
     monkeypatch.setattr(predict, "_best", lambda *words: happened.append("answered") or best(*words))
-    predict_files(vitx.load_pretrained(vivit), [clip, clip])
+    predict_with(vitx.load_pretrained(vivit), [clip, clip])
     assert happened == ["read", "answered"] * 2
 
 
@@ -89,7 +89,7 @@ def test_probabilities_are_those_of_transformers_processor_and_model(shape, vivi
     frames = coarse.repeat(8, 1).repeat(8, 2)[:, : shape[0] // 2 * 2, : shape[1] // 2 * 2]
     path = tmp_path / "blocks.mp4"
     path.write_bytes(encode_video(np.ascontiguousarray(frames), options={"crf": "1"}))
-    found = predict_files(vitx.load_pretrained(vivit), [path], top=5)[str(path)]["class"]
+    found = predict_with(vitx.load_pretrained(vivit), [path], top=5)[str(path)]["class"]
 
     processor = transformers.VivitImageProcessor.from_pretrained(vivit)
     model = transformers.VivitForVideoClassification.from_pretrained(vivit)

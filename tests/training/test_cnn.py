@@ -8,8 +8,8 @@ import numpy as np
 
 import vitx
 from vitx.cli import main
-from vitx.interop.load import initialise
 from vitx.models.resnet3d import ResNet3D
+from vitx.pretrained import start_from
 from vitx.run import load_run, train
 from vitx.tasks.classification import Classification
 from vitx.training.optimizers import SGD
@@ -67,5 +67,5 @@ def test_cnn_trains_evaluates_and_converts(small, tmp_path, capsys):
     assert (loaded.preprocessing.num_frames, loaded.preprocessing.size) == (4, (24, 24))
     assert not loaded.report.fresh and not loaded.report.left_over
 
-    started = initialise(tmp_path / "own.safetensors", model)
+    started = start_from(tmp_path / "own.safetensors", model)[0]
     jax.tree.map(np.testing.assert_array_equal, started, again[1])

@@ -471,7 +471,7 @@ def test_initialise_from_takes_parameters_and_nothing_else(small, undisturbed, t
         {"training.initialise_from": str(undisturbed), "training.steps": 1, "optimizer.peak_lr": 0.0}
     )
     train(start, tmp_path)
-    ours, theirs = load_run(tmp_path, "last").variables, load_run(undisturbed, "last").variables
+    ours, theirs = load_run(tmp_path, "last").variables, load_run(undisturbed, "best").variables
     for mine, other in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
         np.testing.assert_array_equal(mine, other)
     assert [row["step"] for row in read_metrics(tmp_path) if row["split"] == "validation"] == [1]
@@ -479,7 +479,7 @@ def test_initialise_from_takes_parameters_and_nothing_else(small, undisturbed, t
     train(start.override({"training.ema_decay": 0.999}), tmp_path / "averaged")
     for mine, other in zip(*map(jax.tree.leaves, (load_run(tmp_path / "averaged").variables, averaged)), strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-6)
-    with pytest.raises(UserError, match=r"training\.initialise_from is .*/no"):
+    with pytest.raises(UserError, match=r"training\.initialise_from: .*/no"):
         train(start.override({"training.initialise_from": str(tmp_path / "no")}), tmp_path / "other")
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from vitx.errors import UserError
 from vitx.interop import cnn, huggingface
-from vitx.interop.fill import flattened
+from vitx.interop.fill import flatten_variables
 from vitx.interop.names import to_theirs
 from vitx.models.slowfast import SlowFast, slow_frames
 from vitx.models.transformer import VideoTransformer
@@ -197,7 +197,7 @@ def _huggingface(name: str, model: nn.Module, variables: Mapping[str, Any], vide
 def _load_weights(module: Any, model: nn.Module, variables: Mapping[str, Any]) -> Any:
     import torch
 
-    theirs = to_theirs(flattened(variables), tuple(cnn.LAYOUTS[type(model)][0].rules(model)))
+    theirs = to_theirs(flatten_variables(variables), tuple(cnn.original_layout(model).rules(model)))
     weights = {key: torch.tensor(x) for key, x in theirs.items()}
     counters = {key: x for key, x in module.state_dict().items() if key.endswith("num_batches_tracked")}
     try:

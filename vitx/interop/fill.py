@@ -1,7 +1,11 @@
-"""Filling a model with tensors: every parameter accounted for, every tensor reported."""
+"""Filling a model with tensors: every parameter accounted for, every tensor reported.
+
+Shapes: 1 x h x w x c x d is a kernel of one frame, t x h x w x c x d of t frames; c channels in, d out.
+"""
 
 import dataclasses
 import fnmatch
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -9,19 +13,22 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float
 
 from vitx.errors import UserError, as_user_error
+from vitx.interop.heads import Columns, Names, class_columns
 from vitx.interop.names import Tensors
 from vitx.interop.preprocessing import Preprocessing
 from vitx.layers.embeddings import resize_positions
-from vitx.models.cnn import VideoCNN
-from vitx.models.convlstm import ConvLSTM
-from vitx.models.transformer import VideoTransformer
+from vitx.models.base import VideoModel
 
 Inflation = Literal["central", "average"]
-VideoModel = VideoTransformer | VideoCNN | ConvLSTM
+Shape = tuple[int, ...]
+Variables = dict[str, Any]
+
+PROTOCOL = ("input_shape", "needs_input_shape", "with_input_shape", "position_tables")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,148 +36,240 @@ class Report:
     """What became of every tensor.
 
     Attributes:
-        loaded: {our path: their name}.
-        resized: {our path: (shape there, shape here)}, loaded after interpolation.
+        loaded: {our path: name in the source}.
+        resized: {our path: (shape in the source, shape in the model)}, loaded after interpolation.
         inflated: our paths of an image network's kernels that were extended over several frames.
-        fresh: our paths that the file does not give; they are as in a new model.
-        left_over: their names that the model has no place for.
+        classes: {our path of a head: (classes that were found by name in the source, all of its classes)}, where they
+            were reordered or only partly found.
+        fresh: our paths that the source does not give; they are as in a new model.
+        left_over: names in the source that the model has no place for.
     """
 
     loaded: dict[str, str]
-    resized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    resized: dict[str, tuple[Shape, Shape]]
     inflated: tuple[str, ...]
+    classes: dict[str, tuple[int, int]]
     fresh: tuple[str, ...]
     left_over: tuple[str, ...]
 
     def __str__(self) -> str:
         lines = [f"loaded {len(self.loaded)} tensors"]
-        lines += [f"resized {path}: {list(there)} to {list(here)}" for path, (there, here) in self.resized.items()]
+        lines += [f"resized {path}: {list(old)} to {list(new)}" for path, (old, new) in self.resized.items()]
         lines += [f"inflated along time: {_listed(self.inflated)}"] if self.inflated else []
+        for head, (found, classes) in self.classes.items():
+            rest = "reordered" if found == classes else "the others are fresh"
+            lines.append(f"matched {found} of {classes} classes of {head} by name, {rest}")
         lines += [f"fresh: {_listed(self.fresh)}"] if self.fresh else []
         lines += [f"left over: {_listed(self.left_over)}"] if self.left_over else []
         return "\n".join(lines)
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """Tensors in our names, and the model that they were.
+class WeightsSource:
+    """Tensors under our paths, and the model that they belong to.
 
     Attributes:
-        tensors: by our paths.
-        theirs: {our path: their name}.
-        unknown: their names that have no path here.
-        model: that they are of, before a user changed any field.
-        may_miss: patterns of our paths that need not be there.
-        set_aside: their names that are known and have no use here.
-        preprocessing: of the pixels, where the source says.
-        labels: {head: names of its classes}, where the source says.
-        inflation: of kernels of one frame, an image network's, where the model's extend over several.
-        kin: names of the variants that the tensors fit, looked for when they do not fit the one asked for.
+        tensors: arrays by our paths.
+        names: {our path: name in the source}.
+        unknown: names in the source that have no path here.
+        model: model of the tensors, before a user changed any field.
+        may_miss: patterns of our paths that the source need not have.
+        set_aside: names in the source that are known and have no use here.
+        preprocessing: preprocessing of the pixels, where the source has it.
+        labels: {head: names of its classes}, where the source has them.
+        inflation: how kernels of one frame are extended over several; None where the source is no image network.
+        matching_variants: returns the names of the variants that the tensors fit, for an error message.
     """
 
     tensors: Tensors
-    theirs: dict[str, str]
+    names: dict[str, str]
     unknown: tuple[str, ...]
-    model: VideoModel
+    model: nn.Module
     may_miss: tuple[str, ...] = ()
     set_aside: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
-    labels: dict[str, tuple[str, ...]] | None = None
+    labels: Names | None = None
     inflation: Inflation | None = None
-    kin: Callable[[], Sequence[str]] = tuple
+    matching_variants: Callable[[], Sequence[str]] = tuple
 
 
-def flattened(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns {path: array} of parameters and batch statistics together: none has the path of another."""
+def flatten_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns {path: array} of parameters and batch statistics together; no two of them share a path."""
     return {path: x for collection in variables.values() for path, x in flatten_dict(collection, sep="/").items()}
 
 
+def initial_variables(model: nn.Module) -> Variables:
+    """Returns fresh variables of a model, initialised on a clip of its `input_shape`.
+
+    Raises:
+        UserError: the model is no `vitx.models.VideoModel`, or cannot take that clip.
+    """
+    if not isinstance(model, VideoModel):
+        raise UserError(
+            f"{type(model).__name__} is no vitx.models.VideoModel: it lacks "
+            f"{', '.join(name for name in PROTOCOL if not hasattr(model, name))}; see vitx/models/base.py"
+        )
+    with as_user_error():
+        return model.init(jax.random.key(0), jnp.zeros((1, *model.input_shape)))
+
+
 def fill(
-    source: Source,
-    target: VideoModel,
+    source: WeightsSource,
+    target: nn.Module,
     where: str,
     *,
     swap_head: bool,
+    class_names: Names | None = None,
+    init: Callable[[], Variables] | None = None,
     allow_missing: Sequence[str] = (),
     allow_unexpected: Sequence[str] = (),
-) -> tuple[dict[str, Any], Report]:
+) -> tuple[Variables, Report]:
     """Returns (variables of the target, report): every array from the source, or fresh where it may be.
 
     Args:
-        where: of the source, for messages.
+        source: tensors to fill in.
+        target: model to fill.
+        where: path of the source, for messages.
         swap_head: whether a head of another shape is left over and the target's stays fresh.
+        class_names: {head: names of its classes} of the target; heads of the source that have names too are matched.
+        init: returns fresh variables of the target; by default those of `initial_variables`.
         allow_missing: patterns of our paths that may stay fresh.
-        allow_unexpected: patterns of their names that may be left over.
+        allow_unexpected: patterns of names in the source that may be left over.
 
     Raises:
-        UserError: tensors are missing, unexpected, of other shapes or not finite; or the target does not take its clip.
+        UserError: tensors are missing, unexpected, of other shapes or not finite; or the target is no video model.
     """
-    clip = jax.ShapeDtypeStruct((1, *target.input_shape), jnp.float32)
-    with as_user_error():
-        shapes = jax.eval_shape(target.init, jax.random.key(0), clip)
-    wanted = flattened(shapes)
-    tables, here = source.model.position_tables(), target.position_tables()
-    filled, loaded, resized, extended = {}, {}, {}, []
-    wrong, unexpected, left_over = {}, list(source.unknown), [*source.set_aside]
+    init = init or functools.partial(initial_variables, target)
+    shapes = jax.eval_shape(init)
+    filling = _Filling(source, target, flatten_variables(shapes), where)
+    columns = class_columns(source.model, source.labels, target, class_names)
     for path, tensor in source.tensors.items():
-        theirs, shape = source.theirs.get(path, path), wanted[path].shape if path in wanted else None
-        if swap_head and path.startswith("head/") and tensor.shape != shape:
-            left_over.append(theirs)
-            continue
-        if shape is None:
-            unexpected.append(theirs)
-            continue
-        tensor = _finite(tensor, f"{where}: {theirs}")
-        if path in tables and path in here and tables[path] != here[path]:
-            (prefix, old), (_, new) = tables[path], here[path]
-            if tensor.shape == (1, prefix + math.prod(old), shape[-1]):
-                resized[path] = tensor.shape, shape
-                tensor = resize_positions(tensor, prefix, old, new)
-        if source.inflation and len(shape) == 5 and tensor.shape == (1, *shape[1:]) != shape:
-            extended.append(path)
-            tensor = inflated_kernel(tensor, shape[0], source.inflation)
-        if tensor.shape == shape:
-            filled[path], loaded[path] = jnp.asarray(tensor), theirs
-        else:
-            called = "" if path == theirs else f" of {path}"
-            wrong[path] = f"{theirs} has shape {list(tensor.shape)}, expected {list(shape)}{called}"
-    fresh = [path for path in wanted if path not in filled]
+        filling.place(path, tensor, swap_head, columns.get(path.rpartition("/")[0]))
+    fresh = [path for path in filling.wanted if path not in filling.filled]
     may_miss = (*source.may_miss, *allow_missing, *(["head/*"] if swap_head else []))
     absent = [path for path in fresh if not _matches(path, may_miss)]
-    strange = [name for name in unexpected if not _matches(name, allow_unexpected)]
-    if wrong or absent or strange:
-        lines = [f"{where} does not fit {type(target).__name__}:", *list(wrong.values())[:5]]
-        lines += [f"missing {_listed(absent)} ({_advice(absent, shapes)})"] if absent else []
-        lines += [f"unexpected {_listed(strange)} (allow_unexpected names what may be left)"] if strange else []
-        heads = ((source.tensors[path].shape[-1:], wanted[path].shape[-1:]) for path in wrong if "head/logits/" in path)
-        others = {there for there, here in heads if there not in ((), here)}
-        lines += [f"num_classes {n} keeps its head, any other number set takes a fresh one" for (n,) in others]
-        if strange or not all(path.startswith("head/") for path in (*wrong, *absent)):
-            lines += [f"these are the weights of {name}" for name in source.kin()]
-        raise UserError("\n  ".join(lines))
-    if fresh:
-        filled |= _initialised(target, clip, fresh)
-    report = Report(loaded, resized, tuple(extended), tuple(fresh), (*left_over, *unexpected))
-    paths = {name: flatten_dict(each, sep="/") for name, each in shapes.items()}
-    variables = {name: unflatten_dict({path: filled[path] for path in each}, sep="/") for name, each in paths.items()}
+    strange = [name for name in filling.unexpected if not _matches(name, allow_unexpected)]
+    if filling.wrong or absent or strange:
+        raise UserError("\n  ".join(filling.complaint(absent, strange, shapes)))
+    if fresh or filling.partial:
+        initial = _initialised(init, [*fresh, *filling.partial])
+        filled = filling.filled | {path: initial[path] for path in fresh}
+        for path, found in filling.partial.items():
+            filled[path] = jnp.where(found >= 0, filled[path], initial[path])
+    else:
+        filled = filling.filled
+    report = Report(
+        loaded=filling.loaded,
+        resized=filling.resized,
+        inflated=tuple(filling.inflated),
+        classes=filling.classes,
+        fresh=tuple(fresh),
+        left_over=(*filling.left_over, *filling.unexpected),
+    )
+    paths = {name: flatten_dict(part, sep="/") for name, part in shapes.items()}
+    variables = {name: unflatten_dict({path: filled[path] for path in part}, sep="/") for name, part in paths.items()}
     return variables, report
 
 
-def inflated_kernel(
-    kernel: Float[np.ndarray, "1 height width channels width_out"], frames: int, inflation: Inflation
-) -> Float[np.ndarray, "frames height width channels width_out"]:
+class _Filling:
+    """What has become of a source's tensors so far; attributes are as in `Report`.
+
+    Attributes:
+        wanted: {our path: shape and type} of the target's variables.
+        filled: {our path: array}.
+        partial: {our path: columns} of heads in which classes without a column (-1) are fresh.
+        wrong: {our path: message} of tensors of other shapes.
+        unexpected: names of tensors that the target has no path for.
+    """
+
+    def __init__(self, source: WeightsSource, target: nn.Module, wanted: Mapping[str, Any], where: str):
+        self.source, self.target, self.wanted, self.where = source, target, wanted, where
+        self.old_tables, self.new_tables = _position_tables(source.model), _position_tables(target)
+        self.filled: dict[str, Any] = {}
+        self.partial: dict[str, Columns] = {}
+        self.loaded: dict[str, str] = {}
+        self.resized: dict[str, tuple[Shape, Shape]] = {}
+        self.inflated: list[str] = []
+        self.classes: dict[str, tuple[int, int]] = {}
+        self.wrong: dict[str, str] = {}
+        self.unexpected, self.left_over = [*source.unknown], [*source.set_aside]
+
+    def place(self, path: str, tensor: np.ndarray, swap_head: bool, columns: Columns | None) -> None:
+        """Puts one tensor where it belongs, or notes why not."""
+        name = self.source.names.get(path, path)
+        shape = self.wanted[path].shape if path in self.wanted else None
+        if columns is not None and shape is not None and tensor.shape[-1:] > (max(columns),):
+            head, found = path.rpartition("/")[0], int(np.sum(columns >= 0))
+            if not np.array_equal(columns, np.arange(tensor.shape[-1])):
+                self.classes[head] = found, len(columns)
+            if not found:
+                self.left_over.append(name)
+                return
+            if found < len(columns):
+                self.partial[path] = columns
+            tensor = tensor[..., columns]  # -1 takes the last class; `fill` puts a fresh one over it
+        if swap_head and path.startswith("head/") and tensor.shape != shape:
+            self.left_over.append(name)
+            return
+        if shape is None:
+            self.unexpected.append(name)
+            return
+        tensor = self._fit(path, _finite(tensor, f"{self.where}: {name}"), shape)
+        if tensor.shape == shape:
+            self.filled[path], self.loaded[path] = jnp.asarray(tensor), name
+        else:
+            ours = "" if path == name else f" of {path}"
+            self.wrong[path] = f"{name} has shape {list(tensor.shape)}, expected {list(shape)}{ours}"
+
+    def _fit(self, path: str, tensor: np.ndarray, shape: Shape) -> np.ndarray:
+        """Returns the tensor, resized if it is a table of positions, or inflated if it is an image's kernel."""
+        old, new = self.old_tables.get(path), self.new_tables.get(path)
+        # grids are compared, not shapes: 2x4 and 4x2 patches have tables of one shape
+        if old is not None and new is not None and old != new and tensor.shape == _table(*old, shape[-1]):
+            self.resized[path] = tensor.shape, shape
+            tensor = resize_positions(tensor, old[0], old[1], new[1])
+        if self.source.inflation and len(shape) == 5 and tensor.shape == (1, *shape[1:]) != shape:
+            self.inflated.append(path)
+            tensor = inflate_kernel(tensor, shape[0], self.source.inflation)
+        return tensor
+
+    def complaint(self, absent: Sequence[str], strange: Sequence[str], shapes: Mapping[str, Any]) -> list[str]:
+        """Returns the lines of an error message: what does not fit, and what to do."""
+        lines = [f"{self.where} does not fit {type(self.target).__name__}:", *list(self.wrong.values())[:5]]
+        lines += [f"missing {_listed(absent)} ({_advice(absent, shapes)})"] if absent else []
+        lines += [f"unexpected {_listed(strange)} (allow_unexpected names what may be left over)"] if strange else []
+        heads = [path for path in self.wrong if path.startswith("head/logits/")]
+        pairs = {(self.source.tensors[path].shape[-1:], self.wanted[path].shape[-1:]) for path in heads}
+        for classes in {old[0] for old, new in pairs if old and old != new}:
+            lines.append(f"num_classes {classes} keeps its head, another explicit num_classes takes a fresh one")
+        if strange or not all(path.startswith("head/") for path in (*self.wrong, *absent)):
+            lines += [f"these are the weights of {name}" for name in self.source.matching_variants()]
+        return lines
+
+
+def inflate_kernel(
+    kernel: Float[np.ndarray, "1 h w c d"], frames: int, inflation: Inflation
+) -> Float[np.ndarray, "t h w c d"]:
     """Returns an image's kernel over several frames: in the middle one alone, or spread evenly over all."""
     if inflation == "average":
         return np.repeat(kernel / np.float32(frames), frames, axis=0)
     return np.pad(kernel, [(frames // 2, (frames - 1) // 2), (0, 0), (0, 0), (0, 0), (0, 0)])
 
 
-def _initialised(model: VideoModel, clip: jax.ShapeDtypeStruct, paths: Sequence[str]) -> dict[str, Any]:
-    def some(key: Any) -> dict[str, Any]:
-        variables = flattened(model.init(key, jnp.zeros(clip.shape)))
+def _position_tables(model: nn.Module) -> Mapping[str, tuple[int, Any]]:
+    return model.position_tables() if hasattr(model, "position_tables") else {}
+
+
+def _table(prefix: int, grid: Shape, width: int) -> Shape:
+    return 1, prefix + math.prod(grid), width
+
+
+def _initialised(init: Callable[[], Variables], paths: Sequence[str]) -> dict[str, Any]:
+    def some() -> dict[str, Any]:
+        variables = flatten_variables(init())
         return {path: variables[path] for path in paths}
 
-    return jax.jit(some)(jax.random.key(0))
+    return jax.jit(some)()  # XLA removes the initialisation of all others
 
 
 def _finite(tensor: np.ndarray, where: str) -> np.ndarray:

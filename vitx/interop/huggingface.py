@@ -1,28 +1,30 @@
 """Hugging Face's video Transformers, Vivit and Timesformer: names, settings, files."""
 
 import dataclasses
+import functools
 import re
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from vitx.configuration import override
 from vitx.errors import UserError, closest
-from vitx.interop.fill import VideoModel
-from vitx.interop.names import CONVOLUTION, CONVOLUTION_2D, NORM, PLAIN, Rule, Tensors, to_theirs
+from vitx.interop.names import CONVOLUTION, CONVOLUTION_2D, NORM, PLAIN, NameRule, Tensors, to_theirs
 from vitx.interop.preprocessing import Preprocessing
 from vitx.interop.tensors import read_tensors, write_safetensors
 from vitx.layers.embeddings import height_and_width
+from vitx.local_copies import local_copy
 from vitx.models.timesformer import TimeSformer, TimeSformerSpace
 from vitx.models.transformer import VideoTransformer
 from vitx.models.vivit import ViViT
-from vitx.storage import read_json, report_io_errors, write_json
+from vitx.storage import is_file, read_json, report_io_errors, write_json
 
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -34,40 +36,43 @@ ACTIVATIONS = {
 THEIR_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_fast"}
 
 
-def encoder_rules(prefix: str, attention: str = "attention") -> list[Rule]:
-    """Returns the rules of a stack of blocks; `attention` is our name of the one that they call so."""
+def encoder_rules(prefix: str, attention: str = "attention") -> list[NameRule]:
+    """Returns the rules of a stack of blocks; `attention` is our name of the attention that is called so in theirs."""
     theirs, ours = f"{prefix}.encoder.layer.{{i}}", "encoder/block_{i}"
     return [
-        *(Rule(f"{theirs}.attention.attention.{x}", f"{ours}/{attention}/{x}") for x in ("query", "key", "value")),
-        Rule(f"{theirs}.attention.output.dense", f"{ours}/{attention}/out"),
-        Rule(f"{theirs}.layernorm_before", f"{ours}/{attention}_norm", NORM),
-        Rule(f"{theirs}.layernorm_after", f"{ours}/mlp_norm", NORM),
-        Rule(f"{theirs}.intermediate.dense", f"{ours}/mlp/hidden"),
-        Rule(f"{theirs}.output.dense", f"{ours}/mlp/out"),
-        Rule(f"{prefix}.layernorm", "encoder/norm", NORM),
-        Rule("classifier", "head/logits"),
-        Rule(f"{prefix}.embeddings.cls_token", "positions/class_token", PLAIN),
-        Rule(f"{prefix}.embeddings.position_embeddings", "positions/positions", PLAIN),
+        *(NameRule(f"{theirs}.attention.attention.{x}", f"{ours}/{attention}/{x}") for x in ("query", "key", "value")),
+        NameRule(f"{theirs}.attention.output.dense", f"{ours}/{attention}/out"),
+        NameRule(f"{theirs}.layernorm_before", f"{ours}/{attention}_norm", NORM),
+        NameRule(f"{theirs}.layernorm_after", f"{ours}/mlp_norm", NORM),
+        NameRule(f"{theirs}.intermediate.dense", f"{ours}/mlp/hidden"),
+        NameRule(f"{theirs}.output.dense", f"{ours}/mlp/out"),
+        NameRule(f"{prefix}.layernorm", "encoder/norm", NORM),
+        NameRule("classifier", "head/logits"),
+        NameRule(f"{prefix}.embeddings.cls_token", "positions/class_token", PLAIN),
+        NameRule(f"{prefix}.embeddings.position_embeddings", "positions/positions", PLAIN),
     ]
 
 
-VIVIT_RULES = [*encoder_rules("vivit"), Rule("vivit.embeddings.patch_embeddings.projection", "embedding", CONVOLUTION)]
+VIVIT_RULES = [
+    *encoder_rules("vivit"),
+    NameRule("vivit.embeddings.patch_embeddings.projection", "embedding", CONVOLUTION),
+]
 TIMESFORMER_RULES = [
     *encoder_rules("timesformer"),
-    Rule("timesformer.embeddings.time_embeddings", "positions/time_positions", PLAIN),
-    Rule("timesformer.embeddings.patch_embeddings.projection", "embedding", CONVOLUTION_2D),
+    NameRule("timesformer.embeddings.time_embeddings", "positions/time_positions", PLAIN),
+    NameRule("timesformer.embeddings.patch_embeddings.projection", "embedding", CONVOLUTION_2D),
 ]
 TIME = "timesformer.encoder.layer.{i}.temporal_"
 DIVIDED_RULES = [
     *encoder_rules("timesformer", "space_attention"),
     *TIMESFORMER_RULES[-2:],
     *(
-        Rule(f"{TIME}attention.attention.{x}", f"encoder/block_{{i}}/time_attention/{x}")
+        NameRule(f"{TIME}attention.attention.{x}", f"encoder/block_{{i}}/time_attention/{x}")
         for x in ("query", "key", "value")
     ),
-    Rule(f"{TIME}attention.output.dense", "encoder/block_{i}/time_attention/out"),
-    Rule(f"{TIME}layernorm", "encoder/block_{i}/time_attention_norm", NORM),
-    Rule(f"{TIME}dense", "encoder/block_{i}/time_dense"),
+    NameRule(f"{TIME}attention.output.dense", "encoder/block_{i}/time_attention/out"),
+    NameRule(f"{TIME}layernorm", "encoder/block_{i}/time_attention_norm", NORM),
+    NameRule(f"{TIME}dense", "encoder/block_{i}/time_dense"),
 ]
 # how transformers 5 renames what transformers 4 wrote
 RENAMED = [
@@ -86,74 +91,109 @@ class Architecture:
     """One kind of model that Hugging Face has.
 
     Attributes:
-        model_type: as config.json names it.
-        class_name: of the classifier there.
-        processor: of its preprocessing there.
+        model_type: kind of the model in config.json.
+        class_name: class of the classifier in transformers.
+        processor: class of its preprocessing in transformers.
         rules: names of its tensors.
-        model: ours, with the settings that config.json does not name.
+        model: our model, with the settings that config.json does not name.
+        fits: whether one of our Transformers is of this kind.
         fields: our settings from those of config.json that not all kinds share.
-        settings: the other way round, from our model.
+        settings: settings of config.json that not all kinds share, from our model.
+        attention_type: the kind's attention_type in config.json, where it has one.
+        joins_qkv: whether one tensor holds queries, keys and values.
+        note: what users of transformers should know, printed when weights are saved.
     """
 
     model_type: str
     class_name: str
     processor: str
-    rules: Sequence[Rule]
+    rules: Sequence[NameRule]
     model: VideoTransformer
+    fits: Callable[[VideoTransformer], bool]
     fields: Callable[[Mapping[str, Any]], dict[str, Any]]
     settings: Callable[[VideoTransformer], dict[str, Any]]
+    attention_type: str | None = None
+    joins_qkv: bool = False
+    note: str = ""
 
 
-def _timesformer(attention_type: str, rules: Sequence[Rule], model: VideoTransformer) -> Architecture:
+def _fits_vivit(model: VideoTransformer) -> bool:
+    return isinstance(model, ViViT) and model.layouts == ("joint",) and model.position_kind == "learned"
+
+
+def _fits_timesformer(model: VideoTransformer, like: VideoTransformer) -> bool:
+    rows, columns = height_and_width(model.image_size)
+    square = rows == columns and model.tubelet_size[1] == model.tubelet_size[2]  # transformers has squares alone
+    return type(model) is type(like) and model.layouts == like.layouts and square and model.tubelet_size[0] == 1
+
+
+def _timesformer(
+    attention_type: str, rules: Sequence[NameRule], model: VideoTransformer, note: str = ""
+) -> Architecture:
     return Architecture(
-        "timesformer",
-        "TimesformerForVideoClassification",
-        "VideoMAEImageProcessor",
-        rules,
-        model,
-        lambda config: {
+        model_type="timesformer",
+        class_name="TimesformerForVideoClassification",
+        processor="VideoMAEImageProcessor",
+        rules=rules,
+        model=model,
+        fits=functools.partial(_fits_timesformer, like=model),
+        fields=lambda config: {
             "tubelet_size": (1, config["patch_size"], config["patch_size"]),
             "drop_path_rate": config.get("drop_path_rate", 0.0),
         },
-        # drop_path_rate is not written: transformers 5 takes whole numbers alone
-        lambda model: {"patch_size": model.tubelet_size[1], "attention_type": attention_type},
+        # drop_path_rate is not written: the config of transformers 5.0 (2026-01) accepts whole numbers only
+        settings=lambda model: {"patch_size": model.tubelet_size[1], "attention_type": attention_type},
+        attention_type=attention_type,
+        joins_qkv=True,
+        note=note,
     )
 
 
-VIVIT = Architecture(
-    "vivit",
-    "VivitForVideoClassification",
-    "VivitImageProcessor",
-    VIVIT_RULES,
-    ViViT(),
-    lambda config: {"tubelet_size": config["tubelet_size"]},
-    lambda model: {"tubelet_size": list(model.tubelet_size)},
+# a kind of model is one entry here; config.json's model_type and attention_type choose
+ARCHITECTURES = (
+    Architecture(
+        model_type="vivit",
+        class_name="VivitForVideoClassification",
+        processor="VivitImageProcessor",
+        rules=VIVIT_RULES,
+        model=ViViT(),
+        fits=_fits_vivit,
+        fields=lambda config: {"tubelet_size": config["tubelet_size"]},
+        settings=lambda model: {"tubelet_size": list(model.tubelet_size)},
+    ),
+    _timesformer("divided_space_time", DIVIDED_RULES, TimeSformer()),
+    _timesformer("joint_space_time", TIMESFORMER_RULES, TimeSformer(layouts=("joint",))),
+    _timesformer(
+        "space_only",
+        TIMESFORMER_RULES,
+        TimeSformerSpace(),
+        note="transformers 5 gives space-only attention logits for every frame; its authors, and vitx, average the "
+        "frames before the last norm",
+    ),
 )
-TIMESFORMERS = {
-    "divided_space_time": _timesformer("divided_space_time", DIVIDED_RULES, TimeSformer()),
-    "joint_space_time": _timesformer("joint_space_time", TIMESFORMER_RULES, TimeSformer(layouts=("joint",))),
-    "space_only": _timesformer("space_only", TIMESFORMER_RULES, TimeSformerSpace()),
-}
+MODEL_TYPES = tuple(dict.fromkeys(architecture.model_type for architecture in ARCHITECTURES))
 
 
 def architecture_of(config: Mapping[str, Any], where: str) -> Architecture:
     """Returns the kind of model that a config.json describes.
 
     Raises:
-        UserError: none that is known here.
+        UserError: it is not known here.
     """
-    if config.get("model_type") == "timesformer":
-        kind = config.get("attention_type", "divided_space_time")
-        if str(kind) not in TIMESFORMERS:
-            raise UserError(f"{where} has attention_type {kind!r}; expected one of {', '.join(TIMESFORMERS)}")
-        return TIMESFORMERS[kind]
-    if config.get("model_type") == "vivit":
-        return VIVIT
-    known = ("vivit", "timesformer")
-    raise UserError(
-        f"{where} describes a model of type {config.get('model_type')!r}"
-        f"{closest(str(config.get('model_type')), known)} Known are {', '.join(known)}"
-    )
+    model_type = str(config.get("model_type"))
+    of_type = [architecture for architecture in ARCHITECTURES if architecture.model_type == model_type]
+    if not of_type:
+        raise UserError(
+            f"{where} describes a model of type {config.get('model_type')!r}{closest(model_type, MODEL_TYPES)} "
+            f"Known are {', '.join(MODEL_TYPES)}"
+        )
+    if len(of_type) == 1:
+        return of_type[0]
+    kinds = {str(architecture.attention_type): architecture for architecture in of_type}
+    kind = config.get("attention_type", of_type[0].attention_type)  # the first is the default of transformers
+    if str(kind) not in kinds:
+        raise UserError(f"{where} has attention_type {kind!r}; expected one of {', '.join(kinds)}")
+    return kinds[str(kind)]
 
 
 def model_of(config: Mapping[str, Any], where: str) -> VideoTransformer:
@@ -203,8 +243,8 @@ def family_of(tensors: Mapping[str, np.ndarray]) -> str | None:
     return "timesformer" if any(".attention.attention.qkv." in name for name in tensors) else None
 
 
-def renamed(tensors: Mapping[str, np.ndarray], model_type: str) -> Tensors:
-    """Returns the tensors under the names of the hub, transformers 4's; queries, keys and values apart."""
+def rename_tensors(tensors: Mapping[str, np.ndarray], model_type: str) -> Tensors:
+    """Returns the tensors under the names of the hub, transformers 4's; queries, keys and values split."""
     found = {}
     for name, tensor in tensors.items():
         if name.startswith(("embeddings.", "encoder.", "layernorm.", "layers.")):
@@ -212,37 +252,37 @@ def renamed(tensors: Mapping[str, np.ndarray], model_type: str) -> Tensors:
         for pattern, replacement in RENAMED:
             name = pattern.sub(replacement, name)
         found[name] = tensor
-    return qkv_apart(found)
+    return split_qkv(found)
 
 
-def qkv_apart(tensors: Mapping[str, np.ndarray]) -> Tensors:
-    """Returns the tensors with queries, keys and values apart where one tensor holds all three."""
+def split_qkv(tensors: Mapping[str, np.ndarray]) -> Tensors:
+    """Returns the tensors with queries, keys and values split where one tensor holds all three."""
     found = {}
     for name, tensor in tensors.items():
         if match := re.fullmatch(r"(.*)\.qkv\.(weight|bias)", name):
             if len(tensor) % 3:
                 raise UserError(f"{name} has shape {list(tensor.shape)}; expected queries, keys and values in one")
-            for part, each in zip(np.split(tensor, 3), ("query", "key", "value"), strict=True):
-                found[f"{match[1]}.{each}.{match[2]}"] = part
+            for part, name in zip(np.split(tensor, 3), ("query", "key", "value"), strict=True):
+                found[f"{match[1]}.{name}.{match[2]}"] = part
         else:
             found[name] = tensor
     return found
 
 
-def read_weights(directory: Path) -> Tensors:
+def read_weights(directory: PurePath) -> Tensors:
     """Returns all tensors of a Hugging Face directory, from one file or from several with an index."""
     index = directory / "model.safetensors.index.json"
-    if index.is_file():
+    if is_file(index):
         content = read_json(index)
         table = content.get("weight_map") if isinstance(content, dict) else None
         files = sorted({str(name) for name in table.values()}) if isinstance(table, dict) else []
-        strangers = [name for name in files if Path(name).name != name]
-        if strangers or not files:
-            raise UserError(f"{index} names files outside its directory, or none: {', '.join(strangers[:3])}")
-        return {name: x for file in files for name, x in read_tensors(directory / file).items()}
+        outside = [name for name in files if Path(name).name != name]
+        if outside or not files:
+            raise UserError(f"{index} names files outside its directory, or none: {', '.join(outside[:3])}")
+        return {name: x for file in files for name, x in read_tensors(local_copy(directory / file)).items()}
     for name in ("model.safetensors", "pytorch_model.bin"):
-        if (directory / name).is_file():
-            return read_tensors(directory / name)
+        if is_file(directory / name):
+            return read_tensors(local_copy(directory / name))
     raise UserError(f"{directory} has no weights: expected model.safetensors or pytorch_model.bin")
 
 
@@ -261,7 +301,7 @@ def labels_of(config: Mapping[str, Any], where: str) -> tuple[str, ...] | None:
 
 
 def save_huggingface(
-    model: VideoModel,
+    model: nn.Module,
     variables: Mapping[str, Any],
     directory: str | Path,
     *,
@@ -278,8 +318,8 @@ def save_huggingface(
         labels: names of the classes.
 
     Raises:
-        UserError: Hugging Face has no such model, the labels are not as many as the classes, or there is something in
-            the directory.
+        UserError: Hugging Face has no such model, the labels are not as many as the classes, or the directory is not
+            empty.
     """
     directory = Path(directory)
     architecture = architecture_for(model)
@@ -287,7 +327,7 @@ def save_huggingface(
         raise UserError(f"num_classes is {model.num_classes!r}; Hugging Face's classifiers have one head of classes")
     labels = tuple(labels or (f"LABEL_{i}" for i in range(model.num_classes)))
     if len(set(labels)) != len(labels):
-        raise UserError("two of the labels are equal; Hugging Face tells classes apart by their names")
+        raise UserError("two of the labels are equal; Hugging Face needs a different name for each class")
     if len(labels) != model.num_classes:
         raise UserError(f"there are {len(labels)} labels and the model has {model.num_classes} classes")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
@@ -320,14 +360,10 @@ def save_huggingface(
         for path, x in flatten_dict(jax.device_get(variables["params"]), sep="/").items()
     }
     tensors = to_theirs(params, architecture.rules)
-    if architecture.model_type == "timesformer":
-        tensors = _joined(tensors)
-    if architecture is TIMESFORMERS["space_only"]:
-        print(
-            f"{directory}: transformers 5 gives space-only attention logits for every frame; their authors, and vitx, "
-            "average the frames before the last norm",
-            file=sys.stderr,
-        )
+    if architecture.joins_qkv:
+        tensors = _join_qkv(tensors)
+    if architecture.note:
+        print(f"{directory}: {architecture.note}", file=sys.stderr)
     with report_io_errors(directory):
         directory.absolute().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.absolute().parent) as draft:
@@ -341,18 +377,25 @@ def save_huggingface(
             draft.rename(directory)
 
 
-def _joined(tensors: Tensors) -> Tensors:
+def _join_qkv(tensors: Tensors) -> Tensors:
     found = {}
     for name, tensor in tensors.items():
         if match := re.fullmatch(r"(.*)\.query\.(weight|bias)", name):
-            parts = [tensors[f"{match[1]}.{each}.{match[2]}"] for each in ("query", "key", "value")]
+            parts = [tensors[f"{match[1]}.{part}.{match[2]}"] for part in ("query", "key", "value")]
             found[f"{match[1]}.qkv.{match[2]}"] = np.concatenate(parts)
         elif not re.fullmatch(r".*\.(key|value)\.(weight|bias)", name):
             found[name] = tensor
     return found
 
 
-def architecture_for(model: VideoModel) -> Architecture:
+def find_architecture(model: nn.Module) -> Architecture | None:
+    """Returns the kind of model that Hugging Face has for one of ours, or None."""
+    if not isinstance(model, VideoTransformer) or model.pooling != "class" or model.sampled_frames:
+        return None
+    return next((architecture for architecture in ARCHITECTURES if architecture.fits(model)), None)
+
+
+def architecture_for(model: nn.Module) -> Architecture:
     """Returns the kind of model that Hugging Face has for one of ours.
 
     Raises:
@@ -360,18 +403,11 @@ def architecture_for(model: VideoModel) -> Architecture:
     """
     if not isinstance(model, VideoTransformer):
         raise UserError(f"Hugging Face has no {type(model).__name__}; write one .safetensors file instead")
-    plain = model.pooling == "class" and not model.sampled_frames
-    if isinstance(model, ViViT) and plain and model.layouts == ("joint",) and model.position_kind == "learned":
-        return VIVIT
-    rows, columns = height_and_width(model.image_size)
-    square = rows == columns and model.tubelet_size[1] == model.tubelet_size[2]  # theirs run on squares alone
-    if plain and square and model.tubelet_size[0] == 1:
-        if isinstance(model, TimeSformerSpace):
-            return TIMESFORMERS["space_only"]
-        kinds = {("time", "space"): "divided_space_time", ("joint",): "joint_space_time"}
-        if isinstance(model, TimeSformer) and model.layouts in kinds:
-            return TIMESFORMERS[kinds[model.layouts]]
-    raise UserError(
-        f"Hugging Face has no model like this {type(model).__name__} (layouts {model.layouts}, pooling "
-        f"{model.pooling!r}); it has ViViT 1 with a class token, and, for squares, TimeSformer divided, joint and space"
-    )
+    architecture = find_architecture(model)
+    if architecture is None:
+        raise UserError(
+            f"Hugging Face has no model like this {type(model).__name__} (layouts {model.layouts}, pooling "
+            f"{model.pooling!r}); it has ViViT 1 with a class token, and, for squares, TimeSformer divided, joint and "
+            "space. Write one .safetensors file instead"
+        )
+    return architecture

@@ -1,6 +1,6 @@
-"""Other people's names for our parameters: tables of rules that work in both directions.
+"""Names of our parameters in other libraries: tables of rules that work in both directions.
 
-A rule pairs a template of theirs with one of ours, and says how the tensors differ. {i} is the number of a block.
+A rule pairs the name of a module there with its path here, and converts its tensors. {i} is the number of a block.
 """
 
 import dataclasses
@@ -17,10 +17,11 @@ Tensors = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """How one module's tensors are named and laid out there and here.
+    """How one kind of module names and lays out its tensors, in the other library and here.
 
     Attributes:
-        leaves: (their suffix, our suffix, from theirs to ours, from ours to theirs) of each tensor; "" is no suffix.
+        leaves: (suffix of the name there, suffix of our path, conversion to ours, conversion to theirs), one for each
+            tensor; "" is no suffix.
     """
 
     leaves: tuple[tuple[str, str, Callable[..., np.ndarray], Callable[..., np.ndarray]], ...]
@@ -51,13 +52,13 @@ CONVOLUTION_2D = Kind(
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
-    """One module of theirs and ours.
+class NameRule:
+    """One module under both names.
 
     Attributes:
-        theirs: template of the name, such as "encoder.layer.{i}.output.dense".
-        ours: template of the path, such as "encoder/block_{i}/mlp/out".
-        kind: of its tensors.
+        theirs: template of its name in the other library, such as "encoder.layer.{i}.output.dense".
+        ours: template of our path, such as "encoder/block_{i}/mlp/out".
+        kind: kind of module.
     """
 
     theirs: str
@@ -65,16 +66,16 @@ class Rule:
     kind: Kind = DENSE
 
     def tensors(self) -> Iterator[tuple[str, str, Callable, Callable]]:
-        """Yields (their full template, ours, to ours, to theirs) of each tensor of the module."""
+        """Yields (template of the name, template of our path, to ours, to theirs) of each tensor of the module."""
         for their_leaf, our_leaf, to_ours, to_theirs in self.kind.leaves:
             theirs = f"{self.theirs}.{their_leaf}" if their_leaf else self.theirs
             yield theirs, f"{self.ours}/{our_leaf}" if our_leaf else self.ours, to_ours, to_theirs
 
 
 def to_ours(
-    tensors: Mapping[str, np.ndarray], rules: Sequence[Rule]
+    tensors: Mapping[str, np.ndarray], rules: Sequence[NameRule]
 ) -> tuple[Tensors, dict[str, str], tuple[str, ...]]:
-    """Returns (our tensors by path, {our path: their name}, names that no rule knows)."""
+    """Returns (tensors by our paths, {our path: name in the other library}, names that no rule knows)."""
     patterns = [(_pattern(theirs), ours, convert) for rule in rules for theirs, ours, convert, _ in rule.tensors()]
     found, sources, unknown = {}, {}, []
     for name, tensor in tensors.items():
@@ -85,7 +86,7 @@ def to_ours(
                     found[path], sources[path] = convert(tensor), name
                 except (ValueError, IndexError) as error:
                     raise UserError(
-                        f"{name} has shape {list(tensor.shape)}, which is not of {path}: {error}"
+                        f"{name} has shape {list(tensor.shape)}, which cannot be {path}: {error}"
                     ) from error
                 break
         else:
@@ -93,7 +94,7 @@ def to_ours(
     return found, sources, tuple(unknown)
 
 
-def to_theirs(params: Mapping[str, np.ndarray], rules: Sequence[Rule]) -> Tensors:
+def to_theirs(params: Mapping[str, np.ndarray], rules: Sequence[NameRule]) -> Tensors:
     """Inverse of `to_ours`; every parameter must have a rule."""
     patterns = [(_pattern(ours), theirs, convert) for rule in rules for theirs, ours, _, convert in rule.tensors()]
     tensors = {}

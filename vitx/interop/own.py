@@ -1,4 +1,4 @@
-"""Our own file: one .safetensors with our names, which carries its model, preprocessing and labels."""
+"""Our own format: one .safetensors file with our names, which carries its model, preprocessing and labels."""
 
 import json
 from collections.abc import Mapping
@@ -6,45 +6,46 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax import linen as nn
 
 from vitx.configuration import from_dict, to_dict
 from vitx.errors import UserError
-from vitx.interop.fill import Source, VideoModel, flattened
+from vitx.interop.fill import WeightsSource, flatten_variables
 from vitx.interop.preprocessing import Preprocessing
 from vitx.interop.tensors import read_metadata, read_tensors, write_safetensors
 from vitx.layers.head import classes_of
 
-KEY = "vitx"  # of the metadata
+KEY = "vitx"  # entry of the file's metadata
 
 
 def is_own(path: Path) -> bool:
-    """Whether a file is one of ours."""
+    """Returns whether a file is of our format."""
     return path.suffix == ".safetensors" and path.is_file() and KEY in read_metadata(path)
 
 
 def save_own(
-    model: VideoModel,
+    model: nn.Module,
     variables: Mapping[str, Any],
     path: Path,
     *,
     preprocessing: Preprocessing | None,
     labels: Mapping[str, tuple[str, ...]] | None,
 ) -> None:
-    """Writes the file in one piece."""
+    """Writes a file of our format atomically."""
     about = {
         "model": to_dict(model),
         "preprocessing": to_dict(preprocessing),
         "labels": None if labels is None else {head: list(names) for head, names in labels.items()},
     }
-    tensors = flattened(jax.device_get(variables))
+    tensors = flatten_variables(jax.device_get(variables))
     write_safetensors(tensors, path, {"format": "np", KEY: json.dumps(about)})
 
 
-def read_own(path: Path) -> Source:
-    """Returns what a file of ours holds; parts of registered types only.
+def read_own(path: Path) -> WeightsSource:
+    """Returns what a file of our format holds; its model can only be of a registered type.
 
     Raises:
-        UserError: damaged, or it does not say what it is of.
+        UserError: the file is damaged, or does not describe its model.
     """
     try:
         about = json.loads(read_metadata(path)[KEY])
@@ -52,8 +53,8 @@ def read_own(path: Path) -> Source:
         labels = about["labels"] and {head: tuple(map(str, names)) for head, names in about["labels"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} does not say which model it is of: {error}") from error
-    if not isinstance(model, VideoModel) or not isinstance(preprocessing, Preprocessing | None):
+    if not isinstance(model, nn.Module) or not isinstance(preprocessing, Preprocessing | None):
         raise UserError(f"{path} does not say which model it is of: found {type(model).__name__}")
     if labels and {head: len(names) for head, names in labels.items()} != classes_of(model.num_classes, labels):
         raise UserError(f"{path}: its labels are not those of {model.num_classes} classes")
-    return Source(read_tensors(path), {}, (), model, preprocessing=preprocessing, labels=labels or None)
+    return WeightsSource(read_tensors(path), {}, (), model, preprocessing=preprocessing, labels=labels or None)

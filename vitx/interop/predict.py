@@ -1,4 +1,4 @@
-"""What a pretrained model sees in video files, through the preprocessing that came with it."""
+"""Predictions of a pretrained model for video files, through the preprocessing that came with it."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from vitx.models import resolve_implementation
 HALF = (0.5, 0.5, 0.5)  # pixels in [-1, 1], where weights came without preprocessing
 
 
-def read_clip(file: Path, preprocessing: Preprocessing) -> Float[np.ndarray, "frames height width 3"]:
+def read_clip(file: Path, preprocessing: Preprocessing) -> Float[np.ndarray, "t h w 3"]:
     """Returns one clip of a video, ready for the model.
 
     Raises:
@@ -26,24 +26,25 @@ def read_clip(file: Path, preprocessing: Preprocessing) -> Float[np.ndarray, "fr
     """
     with open_video(str(file)) as video:
         (frames,) = video.read(preprocessing.indices(len(video.times)))
-    return preprocessing.normalised(preprocessing.fit(frames))
+    return preprocessing.normalise(preprocessing.fit(frames))
 
 
-def predict_files(
+def predict_with(
     pretrained: Pretrained, files: Sequence[Path], *, top: int = 5
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Returns {file: {head: {class: probability}}} of the `top` classes, most probable first.
 
     Raises:
-        UserError: a file cannot be read as video; the message names each. Or the model has no head.
+        UserError: a file cannot be read as video; the message names every such file. Or the model has no head.
     """
     model, variables = pretrained
-    if not model.num_classes:
+    if not getattr(model, "num_classes", 0):
         raise UserError("the model has no head (num_classes is 0) and so nothing to predict")
     preprocessing = pretrained.preprocessing
     if preprocessing is None:
         print(
-            "no preprocessing came with the weights: pixels are taken to [-1, 1], over the whole video", file=sys.stderr
+            "no preprocessing came with the weights: pixels are scaled to [-1, 1], frames taken over the whole video",
+            file=sys.stderr,
         )
         frames, *size, _ = model.input_shape
         preprocessing = Preprocessing(HALF, HALF, tuple(size), None, frames)

@@ -1,4 +1,4 @@
-"""What happens to pixels before a model sees them, as it travels with weights."""
+"""Preprocessing of pixels, as it is stored with weights."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ from PIL import Image
 from vitx.configuration import register
 
 Pair = tuple[int, int]
-Triple = tuple[float, float, float]
+PerChannel = tuple[float, float, float]
 
 
 @register
@@ -20,17 +20,17 @@ class Preprocessing:
     """From decoded frames to a model's input.
 
     Attributes:
-        mean: subtracted from pixels in [0, 1], one for each channel.
-        std: divided by.
+        mean: mean of each channel, subtracted from pixels in [0, 1].
+        std: standard deviation of each channel, by which pixels are divided.
         size: (height, width) of the crop in pixels.
-        short_side: frames are scaled so that their shorter side has as many pixels; None scales them to cover `size`.
-        num_frames: of a clip.
-        frame_stride: between them, in frames of the video; None spreads them evenly over the whole video.
-        note: what one should know of it.
+        short_side: length in pixels to which a frame's shorter side is scaled; None scales frames to cover `size`.
+        num_frames: frames of a clip.
+        frame_stride: distance of the clip's frames in the video; None spreads them evenly over the whole video.
+        note: what users should know, printed when weights are loaded.
     """
 
-    mean: Triple
-    std: Triple
+    mean: PerChannel
+    std: PerChannel
     size: Pair
     short_side: int | None
     num_frames: int
@@ -49,21 +49,21 @@ class Preprocessing:
 
     @property
     def value_range(self) -> tuple[float, float]:
-        """The least and the greatest value that a pixel can take."""
+        """Smallest and largest value that a pixel can take."""
         ends = [(end - mean) / std for mean, std in zip(self.mean, self.std, strict=True) for end in (0, 1)]
         return min(ends), max(ends)
 
     def indices(self, num_frames: int) -> np.ndarray:
-        """Returns which frames of a video make the clip: at its centre, or over all of it where there is no stride.
+        """Returns the indices of the clip's frames: at the video's centre, or over all of it without a stride.
 
-        A video shorter than the clip is played again from its start.
+        A video shorter than the clip is repeated from its start.
         """
         if self.frame_stride is None:
             return ((np.arange(self.num_frames) + 0.5) * num_frames / self.num_frames).astype(int)
         room = max(num_frames - (self.num_frames - 1) * self.frame_stride, 1)
         return (room // 2 + self.frame_stride * np.arange(self.num_frames)) % num_frames
 
-    def fit(self, frames: UInt8[np.ndarray, "frames _ _ 3"]) -> UInt8[np.ndarray, "frames height width 3"]:
+    def fit(self, frames: UInt8[np.ndarray, "t _ _ 3"]) -> UInt8[np.ndarray, "t h w 3"]:
         """Scales (bilinear, antialiased, as Pillow does) and crops the centre."""
         height, width = frames.shape[1:3]
         scale = max(self.size[0] / height, self.size[1] / width)
@@ -76,12 +76,12 @@ class Preprocessing:
         top, left = (new[0] - self.size[0]) // 2, (new[1] - self.size[1]) // 2
         return frames[:, top : top + self.size[0], left : left + self.size[1]]
 
-    def resized(self, num_frames: int, size: Pair) -> "Preprocessing":
-        """Returns the same for clips of another shape; the short side keeps its proportion to the crop."""
+    def resize(self, num_frames: int, size: Pair) -> "Preprocessing":
+        """Returns the preprocessing for clips of another shape; the short side keeps its ratio to the crop."""
         short_side = self.short_side and round(self.short_side * min(size) / min(self.size))
         return dataclasses.replace(self, num_frames=num_frames, size=size, short_side=short_side)
 
-    def normalised(self, frames: UInt8[np.ndarray, "*rest 3"]) -> Float[np.ndarray, "*rest 3"]:
+    def normalise(self, frames: UInt8[np.ndarray, "*b 3"]) -> Float[np.ndarray, "*b 3"]:
         """Returns (frames / 255 - mean) / std, float32."""
         return ((frames / np.float32(255) - np.float32(self.mean)) / np.float32(self.std)).astype(np.float32)
 
@@ -105,13 +105,13 @@ class Preprocessing:
 
     @classmethod
     def from_huggingface(cls, config: dict[str, Any], num_frames: int, size: Pair) -> "Preprocessing":
-        """Returns what a preprocessor_config.json says, to the letter; where it is silent, its processor's defaults.
+        """Returns exactly what a preprocessor_config.json asks for, with its processor's defaults for absent entries.
 
         The files of the released ViViT models shift pixels to [-1, 1] (`offset`) and then normalise again, which
-        gives [-3, 1], although the models were trained on [-1, 1]; that is what their users get, and what this is.
+        gives [-3, 1], although the models were trained on [-1, 1]. Users of transformers get [-3, 1], and so do ours.
 
         Raises:
-            ValueError: it asks for something that is not done here.
+            ValueError: the file asks for something that is not supported.
         """
         if not isinstance(config, dict):
             raise ValueError(f"found a {type(config).__name__}, expected an object")
@@ -119,7 +119,7 @@ class Preprocessing:
         config = DEFAULTS | (VIVIT_DEFAULTS if str(kind).startswith("Vivit") else {}) | config
         for name, known in KNOWN.items():
             if config[name] not in known:
-                raise ValueError(f"{name} is {config[name]!r}; what is done here is {' or '.join(map(repr, known))}")
+                raise ValueError(f"{name} is {config[name]!r}; supported is {' or '.join(map(repr, known))}")
         sides = config["size"]
         short_side = sides.get("shortest_edge") if isinstance(sides, dict) else sides
         if type(short_side) is not int:
@@ -174,6 +174,6 @@ KNOWN = {
     "offset": (True, False),
 }
 TWICE = (
-    "preprocessor_config.json shifts pixels to [-1, 1] and normalises them again, to [-3, 1]; that is what its users "
-    "get, and what is done here. ViViT was trained on [-1, 1], which is mean = std = (0.5, 0.5, 0.5)"
+    "preprocessor_config.json shifts pixels to [-1, 1] and normalises them again, to [-3, 1]; transformers does so, "
+    "and so does vitx. ViViT was trained on [-1, 1], which is mean = std = (0.5, 0.5, 0.5)"
 )

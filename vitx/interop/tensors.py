@@ -1,4 +1,4 @@
-"""Reading and writing files of named tensors, none of them trusted: nothing is unpickled, nothing is executed."""
+"""Reading and writing files of named tensors. Files are not trusted: nothing is unpickled, nothing is executed."""
 
 import math
 import os
@@ -14,11 +14,12 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 from vitx.errors import UserError
+from vitx.plugins import Registry
 from vitx.storage import report_io_errors
 
 Tensors = dict[str, np.ndarray]
 
-DEFLATE_AT_MOST = 1100  # times its own size is what a deflated file can unpack to
+DEFLATE_AT_MOST = 1100  # a deflated file unpacks to at most 1,032 times its size (zlib 1.3), headers come on top
 
 
 def read_tensors(path: Path) -> Tensors:
@@ -68,38 +69,40 @@ def read_npz(path: Path) -> Tensors:
 
 
 def _check_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Raises ValueError where an array claims more bytes than its member of the archive has: numpy would believe it."""
+    """Raises ValueError where an array claims more bytes than its member has: NumPy would allocate them."""
     with archive.open(member) as file:
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         version = np.lib.format.read_magic(file)
         if version not in read:
-            raise ValueError(f"{member.filename} is of version {version} of numpy's format")
+            raise ValueError(f"{member.filename} is of version {version} of NumPy's format")
         shape, _, dtype = read[version](file)
         if dtype.hasobject:
             raise ValueError(f"{member.filename} holds Python objects, which would have to be unpickled")
         if math.prod(shape) * dtype.itemsize > member.file_size:
-            raise ValueError(f"{member.filename} claims the shape {shape}, for which it has not the bytes")
+            raise ValueError(f"{member.filename} claims the shape {shape}, for which it has too few bytes")
 
 
 def read_torch(path: Path) -> Tensors:
-    """Returns the state dict of a PyTorch file, read by `torch.load(weights_only=True)` and in no other way."""
+    """Returns the state dict of a PyTorch file, read by `torch.load(weights_only=True)` only."""
     try:
         import torch
     except ImportError as error:
-        raise UserError(f"{path} is a PyTorch file, which takes PyTorch to read: pip install 'vitx[peers]'") from error
+        raise UserError(
+            f"{path} is a PyTorch file, which needs PyTorch to be read: pip install 'vitx[peers]'"
+        ) from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} holds more than tensors, perhaps a whole model, or is damaged; nothing is unpickled here: save "
-            "the weights alone, torch.save(model.state_dict(), FILE)"
+            f"{path} holds more than tensors, perhaps a whole model, or is damaged; vitx unpickles nothing: save the "
+            "weights alone, torch.save(model.state_dict(), FILE)"
         ) from error
     except Exception as error:  # damaged and hostile files surface as nearly anything
         reason = (str(error).strip().splitlines() or [""])[0]
-        told_as = f"{type(error).__name__}: {reason[:300]}"
-        raise UserError(f"{path} is no PyTorch file of plain weights, or is damaged: {told_as}") from error
+        summary = f"{type(error).__name__}: {reason[:300]}"
+        raise UserError(f"{path} is no PyTorch file of plain weights, or is damaged: {summary}") from error
     for wrapper in ("model_state", "state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
@@ -107,37 +110,41 @@ def read_torch(path: Path) -> Tensors:
         raise UserError(f"{path} holds a {type(state).__name__}; expected a dictionary of tensors by name")
     try:
         tensors = {name: x.detach().to_dense() for name, x in state.items() if isinstance(x, torch.Tensor)}
-        # numpy has no bfloat16
+        # NumPy has no bfloat16; float32 holds every value of it exactly
         return {str(name): (x.float() if x.dtype == torch.bfloat16 else x).numpy() for name, x in tensors.items()}
     except (RuntimeError, TypeError) as error:
         raise UserError(f"{path} holds tensors that cannot be read: {error}") from error
 
 
 def read_msgpack(path: Path) -> Tensors:
-    """Returns the arrays of a tree that Flax wrote, their names joined by "/"."""
+    """Returns the arrays of a tree that Flax wrote, by path: names joined by "/"."""
     try:
         tree = flax.serialization.msgpack_restore(path.read_bytes())
         flat = flatten_dict(tree, sep="/")
     except OSError:
         raise
     except Exception as error:  # damaged and hostile files surface as nearly anything
-        raise UserError(f"{path} is no tree of Flax's, or is damaged: {error}") from error
+        raise UserError(f"{path} is no msgpack file that Flax wrote, or is damaged: {error}") from error
     return {name: np.asarray(x) for name, x in flat.items() if isinstance(x, np.ndarray | np.generic)}
 
 
-READERS: dict[str, Callable[[Path], Tensors]] = {
-    ".safetensors": read_safetensors,
-    ".npz": read_npz,
-    ".msgpack": read_msgpack,
-    ".pth": read_torch,
-    ".pyth": read_torch,
-    ".pt": read_torch,
-    ".bin": read_torch,
-}
+# by suffix; a plug-in adds a container with READERS.add(".h5", read_h5)
+READERS: Registry[Callable[[Path], Tensors]] = Registry(
+    "container of tensor",
+    {
+        ".safetensors": read_safetensors,
+        ".npz": read_npz,
+        ".msgpack": read_msgpack,
+        ".pth": read_torch,
+        ".pyth": read_torch,
+        ".pt": read_torch,
+        ".bin": read_torch,
+    },
+)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Returns the texts that a .safetensors file carries beside its tensors."""
+    """Returns the text entries that a .safetensors file has beside its tensors."""
     try:
         with safetensors.safe_open(path, framework="np") as file:
             return file.metadata() or {}
@@ -146,7 +153,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def write_safetensors(tensors: Mapping[str, np.ndarray], path: Path, metadata: Mapping[str, str]) -> None:
-    """Writes a .safetensors file in one piece: a reader sees the whole file or none."""
+    """Writes a .safetensors file atomically: a reader sees the whole file or none."""
     draft = path.with_name(path.name + ".tmp")
     with report_io_errors(path):
         safetensors.numpy.save_file(

@@ -1,6 +1,6 @@
 """Names of JAX parameter trees: scenic's ViViT, and the image ViTs of AugReg and big_vision.
 
-A tree arrives flat, its names joined by "/": from an .npz file, or from the msgpack that Flax writes.
+Trees are flat, with names joined by "/": from an .npz file, or from the msgpack that Flax writes.
 """
 
 import re
@@ -39,14 +39,19 @@ RENAMED = [
 
 
 def is_tree(names: Mapping[str, np.ndarray]) -> bool:
-    """Whether tensors have the names of such a tree."""
+    """Returns whether tensors have the names of such a tree."""
     return any(re.search(r"Transformer/encoderblock_\d+/", name) for name in names)
 
 
-def to_ours(tensors: Mapping[str, np.ndarray]) -> tuple[Tensors, dict[str, str], tuple[str, ...]]:
-    """Returns (tensors by our paths, {our path: their name}, names of training state beside the parameters).
+def kernel_axes(tensors: Mapping[str, np.ndarray]) -> int:
+    """Returns the number of axes of the tree's patch kernel: 5 for a video's, 4 for an image's, 0 without one."""
+    return next((x.ndim for name, x in tensors.items() if re.search(r"(^|/)embedding/kernel$", name)), 0)
 
-    Names that are not theirs stay as they are.
+
+def to_ours(tensors: Mapping[str, np.ndarray]) -> tuple[Tensors, dict[str, str], tuple[str, ...]]:
+    """Returns (tensors by our paths, {our path: name in the tree}, names of training state beside the parameters).
+
+    Names that no pattern knows are kept.
     """
     trained = [name for name in tensors if PARAMETERS.match(name)]
     found, sources = {}, {}
@@ -59,7 +64,7 @@ def to_ours(tensors: Mapping[str, np.ndarray]) -> tuple[Tensors, dict[str, str],
 
 
 def _reshaped(path: str, x: np.ndarray) -> np.ndarray:
-    """Theirs has an axis of heads: [width, heads, head_dim] for inputs, [heads, head_dim, width] for the output."""
+    """Removes the axis of heads: [width, heads, head_dim] for inputs, [heads, head_dim, width] for the output."""
     if re.search(r"attention/(query|key|value)/kernel$", path) and x.ndim == 3:
         return x.reshape(x.shape[0], -1)
     if re.search(r"attention/(query|key|value)/bias$", path):

@@ -1,0 +1,279 @@
+"""Formats of weights: one object for each, in one table; the first that matches a path reads it.
+
+Two layers are open to plug-ins: containers (`tensors.READERS`: from a file to tensors by name) and the formats here
+(from names and settings to a model's variables).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Any, Protocol, runtime_checkable
+
+from flax import linen as nn
+
+from vitx.configuration import override
+from vitx.errors import UserError
+from vitx.interop import cnn, huggingface, images, names, trees
+from vitx.interop.fill import WeightsSource
+from vitx.interop.images import FromImage
+from vitx.interop.own import is_own, read_own
+from vitx.interop.preprocessing import Preprocessing
+from vitx.interop.tensors import Tensors, read_tensors
+from vitx.layers.embeddings import height_and_width
+from vitx.local_copies import local_copy
+from vitx.models.transformer import VideoTransformer
+from vitx.plugins import Registry
+from vitx.storage import is_file, is_folder, read_json
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsPath:
+    """A file or directory of weights, local or in a bucket; its content is read when it is first needed."""
+
+    path: PurePath
+
+    @functools.cached_property
+    def local(self) -> Path:
+        """A local file with the content of the file."""
+        return local_copy(self.path)
+
+    @functools.cached_property
+    def config(self) -> Any:
+        """Content of a directory's config.json; None without one."""
+        file = self.path / "config.json"
+        return read_json(file) if is_file(file) else None
+
+    @functools.cached_property
+    def is_own(self) -> bool:
+        """Whether it is a file of our format, which carries its model."""
+        return not is_folder(self.path) and is_own(self.local)
+
+    @functools.cached_property
+    def tensors(self) -> Tensors:
+        """Tensors of a file by the names that it has for them; none for a directory."""
+        return {} if is_folder(self.path) else read_tensors(self.local)
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a caller wants of weights.
+
+    Attributes:
+        model: model that the caller named, with its own shapes; None where the source must know its model itself.
+        fields: fields of the model that the caller changed.
+        from_image: how an image network is inflated.
+    """
+
+    model: nn.Module | None
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    from_image: FromImage = FromImage()
+
+    @property
+    def shaped(self) -> Any:
+        """The model with the caller's fields, but for its head."""
+        return override(self.model, {name: x for name, x in self.fields.items() if name != "num_classes"})
+
+
+@runtime_checkable
+class WeightFormat(Protocol):
+    """A way to store weights.
+
+    Attributes:
+        description: name of the format, for messages.
+        carries_model: whether the source says which model it is of; other formats need the model's name.
+    """
+
+    description: str
+    carries_model: bool
+
+    def matches(self, source: WeightsPath) -> bool:
+        """Returns whether a path is of this format."""
+
+    def fills(self, model: nn.Module) -> bool:
+        """Returns whether weights of this format can be those of a model; not asked where they carry their own."""
+
+    def read(self, source: WeightsPath, request: Request) -> WeightsSource:
+        """Returns the weights of a path that matches, under our paths."""
+
+
+class HuggingFaceDirectory:
+    """A directory that transformers wrote: config.json, weights, perhaps preprocessor_config.json."""
+
+    description = "a Hugging Face directory (Vivit, Timesformer)"
+    carries_model = True
+
+    def matches(self, source: WeightsPath) -> bool:
+        return isinstance(source.config, dict) and source.config.get("model_type") in huggingface.MODEL_TYPES
+
+    def fills(self, model: nn.Module) -> bool:
+        return huggingface.find_architecture(model) is not None
+
+    def read(self, source: WeightsPath, request: Request) -> WeightsSource:
+        path, config, where = source.path, source.config, str(source.path / "config.json")
+        architecture, model = huggingface.architecture_of(config, where), huggingface.model_of(config, where)
+        tensors = huggingface.rename_tensors(huggingface.read_weights(path), architecture.model_type)
+        preprocessing, file = None, path / "preprocessor_config.json"
+        if is_file(file):
+            try:
+                size = height_and_width(model.image_size)
+                preprocessing = Preprocessing.from_huggingface(read_json(file), model.num_frames, size)
+            except (TypeError, ValueError, AttributeError, OverflowError) as error:
+                raise UserError(f"{file} cannot be understood: {error}") from error
+        labels = huggingface.labels_of(config, where)
+        found = names.to_ours(tensors, architecture.rules)
+        return WeightsSource(*found, model, preprocessing=preprocessing, labels=labels and {"class": labels})
+
+
+class OwnFile:
+    """A file that `vitx convert` wrote."""
+
+    description = "a file that `vitx convert` wrote"
+    carries_model = True
+
+    def matches(self, source: WeightsPath) -> bool:
+        return source.is_own
+
+    def fills(self, model: nn.Module) -> bool:
+        return True
+
+    def read(self, source: WeightsPath, request: Request) -> WeightsSource:
+        return read_own(source.local)
+
+
+class ScenicViViT:
+    """A tree of scenic's ViViT: its patch kernel has five axes, an image's has four."""
+
+    description = "scenic's ViViT"
+    carries_model = False
+
+    def matches(self, source: WeightsPath) -> bool:
+        return trees.is_tree(source.tensors) and trees.kernel_axes(source.tensors) == 5
+
+    def fills(self, model: nn.Module) -> bool:
+        return isinstance(model, VideoTransformer)
+
+    def read(self, source: WeightsPath, request: Request) -> WeightsSource:
+        found, original, state = trees.to_ours(source.tensors)
+        return WeightsSource(found, original, (), request.model, set_aside=state)
+
+
+@dataclasses.dataclass(frozen=True)
+class HuggingFaceTensors:
+    """Tensors of a video Transformer of Hugging Face, without the config.json beside them."""
+
+    model_type: str
+    carries_model = False
+
+    @property
+    def description(self) -> str:
+        return f"Hugging Face's {self.model_type}"
+
+    def matches(self, source: WeightsPath) -> bool:
+        return huggingface.family_of(source.tensors) == self.model_type
+
+    def fills(self, model: nn.Module) -> bool:
+        architecture = huggingface.find_architecture(model)
+        return architecture is not None and architecture.model_type == self.model_type
+
+    def read(self, source: WeightsPath, request: Request) -> WeightsSource:
+        tensors = huggingface.rename_tensors(source.tensors, self.model_type)
+        rules = huggingface.architecture_for(request.model).rules
+        return WeightsSource(*names.to_ours(tensors, rules), request.model)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageTransformer:
+    """An image ViT, inflated to the video model that the caller named."""
+
+    kind: images.ImageFormat
+    carries_model = False
+
+    @property
+    def description(self) -> str:
+        return f"{self.kind.library}'s image ViT with learned positions"
+
+    def matches(self, source: WeightsPath) -> bool:
+        return self.kind.recognises(source.tensors)
+
+    def fills(self, model: nn.Module) -> bool:
+        return isinstance(model, VideoTransformer)
+
+    def read(self, source: WeightsPath, request: Request) -> WeightsSource:
+        return images.image_source(source.path, self.kind, source.tensors, request.shaped, request.from_image)
+
+
+@dataclasses.dataclass(frozen=True)
+class StateDict:
+    """A convolutional network's state dict."""
+
+    layout: cnn.StateDictLayout
+    carries_model = False
+
+    @property
+    def description(self) -> str:
+        return self.layout.description
+
+    def matches(self, source: WeightsPath) -> bool:
+        return self.layout.sign in source.tensors
+
+    def fills(self, model: nn.Module) -> bool:
+        return self.layout.fills(model)
+
+    def read(self, source: WeightsPath, request: Request) -> WeightsSource:
+        return cnn.state_dict_source(source.path, source.tensors, self.layout, request.shaped, request.from_image)
+
+
+# the first that matches reads; `vitx.pretrained` adds runs, which need experiments and checkpoints to be read
+FORMATS: Registry[WeightFormat] = Registry(
+    "weight format",
+    {
+        "vitx": OwnFile(),
+        "huggingface": HuggingFaceDirectory(),
+        "scenic": ScenicViViT(),
+        "vivit": HuggingFaceTensors("vivit"),
+        "timesformer": HuggingFaceTensors("timesformer"),
+        **{f"image_{name}": ImageTransformer(kind) for name, kind in images.FORMATS.items()},
+        **{layout.rules.__name__.removesuffix("_rules"): StateDict(layout) for layout in cnn.LAYOUTS},
+    },
+)
+
+
+def find_format(source: WeightsPath, model: nn.Module | None) -> WeightFormat:
+    """Returns the format of a path.
+
+    Args:
+        source: path that exists.
+        model: model that the caller named.
+
+    Raises:
+        UserError: no format matches, it needs the model's name, or cannot fill that model.
+    """
+    path = source.path
+    found = next((kind for kind in FORMATS.values() if kind.carries_model and kind.matches(source)), None)
+    if found is not None:
+        return found
+    if is_folder(path):
+        where = path / "config.json"
+        if not is_file(where):
+            raise UserError(f"{path} is not a run's folder and not a Hugging Face directory: it has no config.json")
+        if not isinstance(source.config, dict):
+            raise UserError(f"{where} is no JSON object")
+        huggingface.architecture_of(source.config, str(where))  # says which types are known
+    if model is None:
+        raise UserError(f"{path} is a bare file of weights; give the model's name too (`vitx models` lists them)")
+    readable = [kind.description for kind in FORMATS.values() if not kind.carries_model and kind.fills(model)]
+    if not readable:
+        raise UserError(f"{path} is a bare file of weights; {_readable_from(model, readable)}")
+    found = next((kind for kind in FORMATS.values() if not kind.carries_model and kind.matches(source)), None)
+    if found is not None and found.fills(model):
+        return found
+    listed = ", ".join(sorted(source.tensors)[:3])
+    content = found.description if found else "no weights that are known here"
+    raise UserError(f"{path} holds {content} (it names {listed}, ...); {_readable_from(model, readable)}")
+
+
+def _readable_from(model: nn.Module, descriptions: list[str]) -> str:
+    trunk = f" of a {type(model.trunk).__name__}" if hasattr(model, "trunk") else ""
+    where = " or ".join(descriptions) or "runs of vitx and files that `vitx convert` wrote"
+    return f"{type(model).__name__}{trunk} is read from {where}"
