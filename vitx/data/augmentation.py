@@ -124,6 +124,7 @@ class Augmentation:
         box_height, box_width = (
             side / scale / stretch for side, stretch in zip(size, rng.uniform(*self.stretch, 2), strict=True)
         )
+        # A box that does not fit into the frame is scaled down and keeps its shape.
         too_large = max(box_height / height, box_width / width, 1.0)
         box_height, box_width = box_height / too_large, box_width / too_large
         return np.array([rng.uniform(0, height - box_height), rng.uniform(0, width - box_width), box_height, box_width])
@@ -161,6 +162,7 @@ class Augmentation:
             for label, value in labels.items()
             for name in _class_names(label_names.get(label, ()), value)
         )
+        # Drawn for every clip, whatever its class, so that later draws do not depend on the label.
         if rng.uniform() >= self.flip or never:
             return clip, dict(labels)
         labels = {label: self._mirrored(value, label_names.get(label, ())) for label, value in labels.items()}

@@ -48,6 +48,33 @@ def bench(
     Raises:
         UserError: no clip can be read.
     """
+    stages = _time_stages(data, source, to_device, clips)
+    tried = [(count, 0) for count in threads if 0 in workers or not workers] + [
+        (1, count) for count in workers if count
+    ]
+    pipelines = [
+        {
+            "threads": count,
+            "workers": processes,
+            "clips_per_second": _time_pipeline(data, source, count, processes, clips),
+        }
+        for count, processes in tqdm(tried, desc="pipelines")
+    ]
+    fastest = max(pipeline["clips_per_second"] for pipeline in pipelines)
+    step = (
+        None if step_seconds is None else {"ms": 1e3 * step_seconds, "clips_per_second": data.batch_size / step_seconds}
+    )
+    is_starved = step is None or fastest < step["clips_per_second"]
+    return {
+        "stages": {name: {"ms": 1e3 * s, "clips_per_second": 1 / max(s, 1e-9)} for name, s in stages.items()},
+        "pipelines": pipelines,
+        "step": step,
+        "bottleneck": max(stages, key=stages.__getitem__) if is_starved else "model",
+    }
+
+
+def _time_stages(data: Data, source: Source, to_device: Callable[[Batch], Any], clips: int) -> dict[str, float]:
+    """Returns the median seconds per clip of each stage, one clip after the other."""
     seconds: dict[str, list[float]] = {name: [] for name in ("read", "decode", "augmented", "batch", "to_device")}
     read_clips, order = [], np.random.default_rng(0).permutation(np.arange(max(clips, len(source))) % len(source))
     for number, index in enumerate(tqdm(order[:clips], desc="stages", unit=" clips")):
@@ -73,31 +100,14 @@ def bench(
         with _timed(seconds["to_device"], data.batch_size):
             to_device(batch)
     medians = {name: statistics.median(durations) for name, durations in seconds.items()}
+    # Measured by the difference: augmentation also changes which pixels are scaled.
     augment = max(medians["augmented"] - medians["decode"], 0.0)
-    stages = {"read": medians["read"], "decode": medians["decode"], "augment": augment}
-    stages |= {name: medians[name] for name in ("batch", "to_device")}
-
-    tried = [(count, 0) for count in threads if 0 in workers or not workers] + [
-        (1, count) for count in workers if count
-    ]
-    pipelines = [
-        {
-            "threads": count,
-            "workers": processes,
-            "clips_per_second": _time_pipeline(data, source, count, processes, clips),
-        }
-        for count, processes in tqdm(tried, desc="pipelines")
-    ]
-    fastest = max(pipeline["clips_per_second"] for pipeline in pipelines)
-    step = (
-        None if step_seconds is None else {"ms": 1e3 * step_seconds, "clips_per_second": data.batch_size / step_seconds}
-    )
-    is_starved = step is None or fastest < step["clips_per_second"]
     return {
-        "stages": {name: {"ms": 1e3 * s, "clips_per_second": 1 / max(s, 1e-9)} for name, s in stages.items()},
-        "pipelines": pipelines,
-        "step": step,
-        "bottleneck": max(stages, key=stages.__getitem__) if is_starved else "model",
+        "read": medians["read"],
+        "decode": medians["decode"],
+        "augment": augment,
+        "batch": medians["batch"],
+        "to_device": medians["to_device"],
     }
 
 

@@ -44,6 +44,7 @@ def check(
             name = source.name(index)
             split_of[name].add(split)
             example_of[name] = (source, index)
+    # A file may be listed for several segments: it is checked once.
     paths = sorted(split_of)
     with ThreadPoolExecutor(threads) as pool, tqdm(desc="checking", total=len(paths), unit=" videos") as bar:
         found = []

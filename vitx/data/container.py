@@ -93,6 +93,7 @@ def open_container(source: VideoSource, seconds: float = MAX_SECONDS) -> Iterato
     name = f"{len(source)} bytes" if isinstance(source, bytes) else os.fspath(source)
     if not isinstance(source, bytes) and os.path.exists(name) and not os.path.isfile(name):
         raise VideoError(f"{name}: expected a regular file")  # a pipe or a device could be waited for without end
+    # A file that cannot be opened here is left to FFmpeg, whose error names the reason.
     with contextlib.suppress(OSError), io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
         if excess := mp4_boxes.find_excess(file):
             raise VideoError(f"{name}: it claims {excess}, more than its bytes can hold")
@@ -100,6 +101,7 @@ def open_container(source: VideoSource, seconds: float = MAX_SECONDS) -> Iterato
     options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS, "max_pixels": str(MAX_PIXELS)}
     file = io.BytesIO(source) if isinstance(source, bytes) else f"file:{name}"
     with prefix_errors(name), av.open(file, options=options, timeout=seconds, **_METADATA_ERRORS) as container:
+        # The cover picture of a file is a video stream, too.
         streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
             raise VideoError(f"found {len(container.streams)} streams but no video")
@@ -152,6 +154,7 @@ def index_frames(container: InputContainer, stream: VideoStream, deadline: float
     if is_unordered or any(pts is None for pts, *_ in packets):
         raise VideoError("found frames without presentation times, expected a container that stores them")
     # Packets that an edit list discards are decoded, because others refer to them, but no player shows them.
+    # A set, because packets of one time are one frame to a player.
     times = sorted({pts for pts, _, _, is_discard in packets if not is_discard})
     keys = sorted((pts, pts if dts is None else dts) for pts, dts, is_keyframe, _ in packets if is_keyframe)
     if not times or not keys:

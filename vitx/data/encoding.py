@@ -46,6 +46,7 @@ def encode_video(
     with prefix_errors("cannot encode"), av.open(file, "w", format="mp4") as container:
         stream = container.add_stream(codec, rate=fps, options=dict(options or {}))
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixel_format
+        # What x264 writes depends on its number of threads, and that would depend on the machine.
         stream.codec_context.thread_count = 1
         for pts, array in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(array, format="rgb24")
@@ -66,6 +67,7 @@ def mux_images(images: Sequence[bytes], *, fps: int | Fraction = 25) -> bytes:
     found = [codec for magic, codec in codecs.items() if len(images) and images[0].startswith(magic)]
     if not found:
         raise VideoError(f"found {len(images)} images, expected at least one, PNG or JPEG")
+    # Stored as they are, images keep their pixels, and only those of a clip are ever decoded.
     with open_container(images[0]) as (_, image):
         height, width = image.height, image.width
     with prefix_errors("cannot put images together"), av.open(file, "w", format="mov") as container:
@@ -119,6 +121,7 @@ def transcode(
             for index, frame in zip(wanted, video.decode(wanted), strict=True):
                 frame_size = upright_size(frame)
                 if size is None:
+                    # yuv420p stores colours of two by two pixels, so sides must be even.
                     scale = min(1, short_side / min(frame_size))
                     size = tuple(max(2 * round(side * scale / 2), 2) for side in frame_size)
                     encoder.height, encoder.width = size
@@ -126,6 +129,7 @@ def transcode(
                     context.thread_count, context.gop_size, context.time_base = 1, keyint, stream.time_base
                 (pixels,) = scaler(frame, size, np.array([(0.0, 0.0, *frame_size)]))
                 small = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p", threads=1)
+                # Times are the source's own, so that a variable frame rate stays one.
                 small.pts, small.time_base = pts[index] - pts[wanted[0]], stream.time_base
                 target.mux(encoder.encode(small))
             target.mux(encoder.encode(None))

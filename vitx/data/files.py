@@ -195,6 +195,8 @@ class Table:
         rows = [self._row(file, line, fields) for line, fields in _lines(file)]
         if not rows:
             raise UserError(f"{file} lists no videos")
+        # A hundred show whether the paths are right; a million files on a network disk would take minutes. Single
+        # missing videos are found by `vitx data check`, and replaced in training.
         if not any(Path(row.path).is_file() for row in rows[:100]):
             raise UserError(f"{file} lists {rows[0].path}, which does not exist; paths are relative to its folder")
         return _videos(rows, self.labels, self, self.multi_label, self.targets)
@@ -249,6 +251,7 @@ def _parse_number(cell: Any, where: str) -> float:
 def _lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Yields (line number, fields) of a CSV or JSONL file."""
     try:
+        # Spreadsheets write a byte order mark, which would become a part of the first column's name.
         with open(file, encoding="utf-8-sig", newline="") as lines:
             if file.suffix == ".csv":
                 reader = csv.DictReader(lines, strict=True)
@@ -293,6 +296,7 @@ def _videos(
     targets: Sequence[str] = (),
 ) -> dict[str, Videos]:
     """Returns the videos of every split that has some, with their labels as numbers."""
+    # Names are of all splits, so that the number of a class is the same in each.
     names = {label: _sort_names({row.labels[i] for row in rows}) for i, label in enumerate(labels)}
     names |= {label: _sort_names({name for row in rows for name in row.sets[i]}) for i, label in enumerate(multi_label)}
     for label in multi_label:

@@ -61,6 +61,7 @@ class MixedVideos:
 
     def _locate(self, index: int) -> tuple[Source, int]:
         """Returns the source of an example, and its index there."""
+        # Examples of a source are numbered through; behind its last one it starts again.
         ends = np.cumsum(self.counts)
         which = int(np.searchsorted(ends, index, side="right"))
         source = self.sources[which]
@@ -110,6 +111,7 @@ class Mixture:
         sources = tuple(dataset.open(split) for dataset in self.datasets)
         sizes = tuple(map(len, sources))
         if split == "train" and self.weights:
+            # The epoch is as long as the dataset takes that is sampled most sparsely: its examples come once.
             epoch = max(size / weight for size, weight in zip(sizes, self.weights, strict=True))
             counts = tuple(max(round(weight * epoch), size) for weight, size in zip(self.weights, sizes, strict=True))
             if sum(counts) > MAX_EXAMPLES:

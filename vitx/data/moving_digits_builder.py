@@ -192,6 +192,7 @@ def build(clips: ClipConfig, *, data_dir: str | os.PathLike | None = None) -> Mo
                     f"{builder.name} cannot be built in {builder.data_dir_root}: {error.strerror or error}; "
                     "free some space there, or set data.dataset.data_dir (or TFDS_DATA_DIR) to another folder"
                 ) from error
+            # Opened anew: where another process has built the dataset meanwhile, this builder lacks its splits.
             builder = MovingDigitsBuilder(config=config, data_dir=data_dir, file_format="array_record")
     return builder
 

@@ -46,6 +46,7 @@ class Sequences:
 
     def __getitem__(self, index: int) -> dict[str, bytes | dict]:
         grey = np.asarray(self._records[index]["image_sequence"])
+        # A file like any other dataset's, so that one reader serves all; PNG keeps every pixel.
         frames = np.broadcast_to(grey, (*grey.shape[:3], 3))
         return {"video": encode_video(frames, codec="png", pixel_format="rgb24"), "labels": {}}
 

@@ -45,6 +45,7 @@ def class_weights(labels: Int[np.ndarray, " size"], power: float) -> Float[np.nd
     return weights
 
 
+# Threads that read ahead ask for clips of two epochs in turn where one ends.
 @functools.lru_cache(maxsize=4)
 def _draw_epoch(order: Order, epoch: int) -> tuple[Int[np.ndarray, " size"], Int[np.ndarray, " size"]]:
     """Returns the examples of an epoch, and the occurrence index of each in the epoch."""

@@ -252,6 +252,7 @@ class Data:
         if self.temporal == "segments":
             positions = start if rng is None else rng.uniform(size=self.num_frames)
             return part[sampling.sample_segments(len(part), self.num_frames, positions)]
+        # Draws happen only where a setting asks for them: without it a seed draws the same boxes as before.
         jitter = 1.0 if rng is None or not self.stride_jitter else 1 + self.stride_jitter * rng.uniform(-1, 1)
         if self.frame_rate is not None:
             rate = self.frame_rate / jitter
@@ -272,6 +273,7 @@ class Data:
         Raises:
             VideoError: the clip cannot be read.
         """
+        # No state is carried from clip to clip, so that any clip can be read again, alone and in any process.
         rng = np.random.default_rng((seed, epoch, index, repeat))
         example = _load(source, index, functools.partial(self.read_clip, start=rng.uniform(), rng=rng))
         video, labels = self.augmentation.mirror(rng, example["video"], example["labels"], source.label_names)
@@ -336,6 +338,7 @@ class _EvalRows:
     def __call__(self, row: int) -> Batch:
         batch, offset = divmod(int(row), self.rows)
         index = batch * self.batch_size + self.first_row + offset
+        # Padding makes the last batch whole: every process runs the same number of steps of one shape.
         if index >= len(self.source):
             return _padding(self.data, self.source, index)
         try:
@@ -343,6 +346,7 @@ class _EvalRows:
         except VideoError as error:
             return _padding(self.data, self.source, index) | {"error": encode_error(_named(self.source, index, error))}
         views, max_views = len(example["video"]), self.data.max_views
+        # All videos of a batch have as many views as the longest may have; the step skips the empty ones.
         if views < max_views:
             rest = np.zeros((max_views - views, *example["video"].shape[1:]), np.uint8)
             example["video"] = np.concatenate([example["video"], rest])
@@ -364,6 +368,7 @@ class _TrainRows:
         epoch, index, repeat = self.order[batch * self.data.batch_size + self.first_row + offset]
         size, failure = self.order.size, {}
         for attempt in range(MAX_ATTEMPTS):
+            # The replacement depends on the index alone, so that it is the same after a resume and in any process.
             try:
                 example = self.data.train_example(self.source, self.order.seed, epoch, (index + attempt) % size, repeat)
             except VideoError as error:
@@ -412,6 +417,7 @@ def _part(times: Float[np.ndarray, " frames"], example: Mapping[str, Any]) -> In
 
 
 def _load(source: Source, index: int, read: Callable[[Mapping[str, Any]], np.ndarray]) -> Batch:
+    # This thread's processor time: wall time would count the other threads, too.
     began = time.thread_time()
     example = source[index]
     video = read(example)

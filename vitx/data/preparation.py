@@ -132,6 +132,7 @@ def open_bytes(video: bytes | str | os.PathLike) -> BinaryIO:
 
 def _digest_videos(splits: Mapping[str, Source]) -> str:
     """Returns a digest of names, labels, segments and file sizes, which differs for other videos."""
+    # Sizes in the place of contents: hashing terabytes would take longer than to resume is worth.
     sizes = [
         os.path.getsize(name) if os.path.exists(name := source.name(index)) else -1
         for source in splits.values()
@@ -267,6 +268,7 @@ def _try_encoder(settings: Preparation) -> None:
 @contextlib.contextmanager
 def _open_writer(file: Path) -> Iterator[ArrayRecordWriter]:
     try:
+        # One record a group, for reading at random; videos are compressed already.
         with contextlib.closing(ArrayRecordWriter(str(file), "group_size:1,uncompressed")) as writer:
             yield writer
     except RuntimeError as error:  # array_record 0.8 (2026-11) raises it for a full disk, too

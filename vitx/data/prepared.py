@@ -73,6 +73,7 @@ class PreparedVideos:
         segment = {"segment": tuple(self.segments[index])} if self.segments else {}
         return {"video": video, "labels": labels, **segment}
 
+    # Open files do not pickle; worker processes open their own.
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
@@ -104,6 +105,7 @@ class Prepared:
     def splits(self) -> dict[str, PreparedVideos]:
         """Returns the videos of every split, by its name."""
         root, manifest = as_path(self.path), self._manifest()
+        # A copy that was cut short is found at once; changed bytes are found by `vitx data check`.
         for shard in _shards(manifest):
             file = root / shard["file"]
             size = file_size(file) if storage.is_file(file) else None

@@ -66,6 +66,7 @@ class PyAVVideo:
                 packet, whose pixels are bounded, is not interrupted.
         """
         self.source, self.container, self.stream = source, container, stream
+        # A damaged file can name packets for hours: one deadline holds for finding and for decoding the frames.
         self.deadline = time.monotonic() + seconds
         self.index: FrameIndex = index_frames(container, stream, self.deadline)
         self.times: Float[np.ndarray, " t"] = self.index.seconds(stream)
@@ -118,6 +119,7 @@ class PyAVVideo:
                 raise VideoError(f"frame {index} is of another size than frame {wanted[0]}: {height} x {width}")
             for crop, pixels in zip(crops, scaler(frame, size, boxes), strict=True):
                 crop[row] = pixels
+        # Frames are decoded once and in order; repeats and other orders are made of the result.
         rows = [bisect.bisect_left(wanted, index) for index in frames]
         return crops if rows == list(range(len(wanted))) else crops[:, rows]
 
@@ -146,7 +148,8 @@ class PyAVVideo:
         held: dict[int, av.VideoFrame] = {}
         for row, index in enumerate(wanted):
             keyframes = self.index.keyframes_until(index)
-            # After a jump the decoder takes in about as many packets again as it reorders.
+            # The first wanted frame always needs a seek, because reading the times has moved to the end of the file.
+            # Another seek pays only beyond the packets that a decoder takes in again before it returns a frame.
             if not row or keyframes[-1].index - position > 1 + 2 * self.stream.codec_context.reorder_depth:
                 frames = self._decode_from(keyframes, needed)
             while pts[index] not in held:
@@ -170,6 +173,8 @@ class PyAVVideo:
             first = next((packet for packet in packets if packet.is_keyframe), None)
             if first is not None and first.pts in known:
                 break
+        # Whether a frame may be skipped is said before each packet. Later packets are demanded one at a time, so that
+        # decoding stops where the caller does.
         decoder = self.stream.codec_context
         skipped, may_skip = None, decoder.name in SKIPPING
         for packet in itertools.chain([first] if first else [], packets):
@@ -213,6 +218,7 @@ class FrameScaler:
         height, width = (max(round(o * s), new) for o, s, new in zip(old, scales, size, strict=True))
         quarters = _quarter_turns(frame)
         stored = (height, width) if quarters % 2 else (width, height)
+        # One thread, because PyAV's default takes all cores for every frame.
         if frame.format.name == "yuv420p":  # half as many numbers to scale as in RGB
             frame = self.scale.reformat(frame, *stored, interpolation=Interpolation.BILINEAR, threads=1)
         frame = self.convert.reformat(frame, *stored, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1)

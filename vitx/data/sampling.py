@@ -28,7 +28,9 @@ def sample_dense(
         start: position of the clip among those possible, in [0, 1]; 0.5 is the centre.
         short: how a video shorter than the clip fills it.
     """
+    # A stride such as 1.1 reaches 10.999... where it should reach 11.
     steps = np.floor(stride * np.arange(clip_frames) + 1e-6).astype(int)
+    # As many starts as fit; `start` = 1 would be the one behind the last.
     num_starts = max(num_frames - int(steps[-1]), 1)
     indices = min(int(start * num_starts), num_starts - 1) + steps
     return indices % num_frames if short == "loop" else np.minimum(indices, num_frames - 1)
@@ -93,6 +95,7 @@ def covering_starts(num_frames: int, clip_frames: int, stride: int | float, max_
     clips = min(1 + math.ceil(room / (clip_frames * stride) - 1e-6), max_clips)
     if clips == 1:
         return np.array([0.5])
+    # Whole frames: the clips of a video lie on its frames, as those of one clip do.
     return np.linspace(0, room, clips).round() / room
 
 

@@ -37,6 +37,7 @@ class TFDSVideos:
     def _records(self) -> tuple[Any, Any]:
         from tensorflow_datasets.core.example_parser import ExampleParserNp
 
+        # TFDS's own data source decodes every frame of an example; its parser leaves images encoded.
         builder = _import_tfds().builder_from_directory(self.directory)
         source = builder.as_data_source(self.split)
         return source.data_source, ExampleParserNp(builder.info.features.get_serialized_info())
