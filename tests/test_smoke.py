@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vitx.cli import main
-from vitx.data.decoding import encode_video
+from vitx.data.encoding import encode_video
 
 pytestmark = pytest.mark.smoke
 
