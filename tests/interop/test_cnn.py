@@ -421,7 +421,7 @@ def test_files_and_variables_without_batch_statistics_are_refused(tmp_path):
     save_own(model, params, tmp_path / "own.safetensors", preprocessing=None, labels=None)
     with pytest.raises(vitx.UserError, match=r"missing .*norm/mean.*statistics of batch normalisation, without which"):
         vitx.load_pretrained(tmp_path / "own.safetensors")
-    with pytest.raises(ValueError, match=r"the statistics of batch normalisation are missing; apply takes all"):
+    with pytest.raises(ValueError, match="no statistics of batch normalisation"):
         jax.eval_shape(model.apply, params, video)
 
 
