@@ -202,7 +202,7 @@ def _required(name: str) -> str:
 
 
 def _satisfies(version: str, bounds: str) -> bool:
-    """Compares the numbers of a version with bounds such as ">=0.11,<=0.12"; other operators are not judged."""
+    """Compares the numbers of a version with bounds such as ">=0.11,<=0.12"; other operators are ignored."""
     for operator, bound in re.findall(r"(>=|<=|<|>)([^,]+)", bounds):
         found, wanted = _numbers(version), _numbers(bound)
         length = max(len(found), len(wanted))
