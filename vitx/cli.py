@@ -151,8 +151,12 @@ def _train(options: argparse.Namespace, settings: list[str]) -> int | None:
     if options.help:
         import tyro
 
+        from vitx.configuration import tuples_of_parts
+
+        in_files = ", ".join(f"--{path}" for path in tuples_of_parts(experiment))
         tyro.cli(
             type(experiment),
+            description=f"Every setting, its meaning and its default. Set in an experiment file alone: {in_files}.",
             prog=f"vitx train {options.experiment} --workdir DIR [--extend]",
             default=experiment,
             args=["--help"],

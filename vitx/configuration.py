@@ -61,6 +61,16 @@ def paths(part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
+def tuples_of_parts(part: Any, prefix: str = "") -> Iterator[str]:
+    """Yields the dotted path of every setting that holds any number of parts; these are set in files alone."""
+    for name, annotation in _annotations(type(part)).items():
+        value = getattr(part, name)
+        if dataclasses.is_dataclass(value):
+            yield from tuples_of_parts(value, f"{prefix}{name}.")
+        elif typing.get_origin(annotation) is tuple and any(map(dataclasses.is_dataclass, typing.get_args(annotation))):
+            yield prefix + name
+
+
 class Words(tuple):
     """Words of a command line, to be read as the type of the setting that they are given for."""
 
