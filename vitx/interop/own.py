@@ -55,6 +55,11 @@ def read_own(path: Path) -> WeightsSource:
         raise UserError(f"{path} does not say which model it is of: {error}") from error
     if not isinstance(model, nn.Module) or not isinstance(preprocessing, Preprocessing | None):
         raise UserError(f"{path} does not say which model it is of: found {type(model).__name__}")
-    if labels and {head: len(names) for head, names in labels.items()} != classes_of(model.num_classes, labels):
+    classifies = hasattr(model, "num_classes")  # a forecaster does not
+    if (
+        labels
+        and classifies
+        and {head: len(names) for head, names in labels.items()} != classes_of(model.num_classes, labels)
+    ):
         raise UserError(f"{path}: its labels are not those of {model.num_classes} classes")
     return WeightsSource(read_tensors(path), {}, (), model, preprocessing=preprocessing, labels=labels or None)
