@@ -203,13 +203,6 @@ def test_a_video_of_one_frame_is_read():
     assert probe(video).num_frames == 1
 
 
-def test_frames_without_times_are_refused():
-    for container_format in ("h264", "avi"):
-        video = encode(numbered_frames(9), "libx264", container_format, "yuv420p", {})
-        with pytest.raises(VideoError, match="without presentation times"):
-            decode_frames(video, [0])
-
-
 def test_reading_ends_at_its_deadline(monkeypatch):
     """With a clock that advances by a second whenever it is read."""
     ticks = iter(range(10_000))

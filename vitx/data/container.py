@@ -4,20 +4,17 @@ A file may be anything: a pipe that is never filled, a playlist that names someb
 more frames than fit into memory. Everything that reads a video goes through `open_container`.
 """
 
-import bisect
 import contextlib
+import dataclasses
 import io
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import av
-import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
-from jaxtyping import Float
 
 from vitx.data import mp4_boxes
 
@@ -43,48 +40,35 @@ class VideoError(ValueError):
     """A video that cannot be read or written; the message says what was found and what was expected."""
 
 
-class Keyframe(NamedTuple):
-    """A frame at which decoding can begin.
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+    """What is read of a video file.
 
     Attributes:
-        index: frame number in presentation order.
-        pts: presentation time in units of the stream's time base.
-        dts: decoding time in the same units.
+        stream: number of the stream among the file's video streams, from 0; None leaves it to FFmpeg, which takes the
+            best one. Cover pictures and previews of one frame are never taken where the file has a film.
+        square_pixels: scale frames of non-square pixels as players do; False leaves pixels as they are stored.
+        accept_damaged: return frames that the decoder marks as corrupt, or reports errors for, in place of an error.
     """
 
-    index: int
-    pts: int
-    dts: int
+    stream: int | None = None
+    square_pixels: bool = True
+    accept_damaged: bool = False
 
 
-class FrameIndex(NamedTuple):
-    """Which frames a video has, in presentation order.
-
-    Attributes:
-        pts: presentation time of each frame in units of the stream's time base; frame i is the one with `pts[i]`.
-        keyframes: frames at which decoding can begin.
-    """
-
-    pts: list[int]
-    keyframes: list[Keyframe]
-
-    def seconds(self, stream: VideoStream) -> Float[np.ndarray, " t"]:
-        """Returns the time of each frame in seconds from the first."""
-        return (np.asarray(self.pts) - self.pts[0]) * float(stream.time_base)
-
-    def keyframes_until(self, index: int) -> Sequence[Keyframe]:
-        """Returns the keyframes up to a frame; at least one, though a stream may begin with another frame."""
-        count = bisect.bisect_right(self.keyframes, index, key=lambda keyframe: keyframe.index)
-        return self.keyframes[: max(count, 1)]
+DEFAULT_OPTIONS = ReadOptions()
 
 
 @contextlib.contextmanager
-def open_container(source: VideoSource, seconds: float = MAX_SECONDS) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Opens a video at its first real video stream, with one decoder thread.
+def open_container(
+    source: VideoSource, seconds: float = MAX_SECONDS, options: ReadOptions = DEFAULT_OPTIONS
+) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Opens a video at its best video stream, with one decoder thread.
 
     Args:
         source: the file's bytes or its path.
         seconds: time that FFmpeg may wait for the file.
+        options: which stream is taken.
 
     Raises:
         VideoError: the video is unreadable, or something inside the `with` block raised it. The message begins with
@@ -97,15 +81,12 @@ def open_container(source: VideoSource, seconds: float = MAX_SECONDS) -> Iterato
     with contextlib.suppress(OSError), io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
         if excess := mp4_boxes.find_excess(file):
             raise VideoError(f"{name}: it claims {excess}, more than its bytes can hold")
-    # The whitelists and the prefix keep names from reaching out to the network, and files to other files.
-    options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS, "max_pixels": str(MAX_PIXELS)}
-    file = io.BytesIO(source) if isinstance(source, bytes) else f"file:{name}"
-    with prefix_errors(name), av.open(file, options=options, timeout=seconds, **_METADATA_ERRORS) as container:
-        # The cover picture of a file is a video stream, too.
-        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not streams:
-            raise VideoError(f"found {len(container.streams)} streams but no video")
-        stream = streams[0]
+    with prefix_errors(name), contextlib.ExitStack() as opened:
+        container = opened.enter_context(_open(source, seconds))
+        stream = _choose_stream(container, options.stream, seconds)
+        if len(container.streams.video) > 1:  # choosing among them has read packets
+            container = opened.enter_context(_open(source, seconds))
+            stream = container.streams[stream.index]
         if stream.codec_context is None:
             raise VideoError("found a video stream of an unknown codec")
         if not 0 < stream.height * stream.width <= MAX_PIXELS:
@@ -115,21 +96,60 @@ def open_container(source: VideoSource, seconds: float = MAX_SECONDS) -> Iterato
         yield container, stream
 
 
+def _open(source: VideoSource, seconds: float) -> InputContainer:
+    """Opens a file that names no other ones."""
+    # The whitelists and the prefix keep names from reaching out to the network, and files to other files.
+    guards = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS, "max_pixels": str(MAX_PIXELS)}
+    file = io.BytesIO(source) if isinstance(source, bytes) else f"file:{os.fspath(source)}"
+    return av.open(file, options=guards, timeout=seconds, **_METADATA_ERRORS)
+
+
+def _choose_stream(container: InputContainer, number: int | None, seconds: float) -> VideoStream:
+    """Returns the video stream of a number, or the best one."""
+    streams = list(container.streams.video)
+    if number is not None:
+        if not 0 <= number < len(streams):
+            raise VideoError(f"found {len(streams)} video streams, expected more than {number} (video_stream)")
+        return streams[number]
+    # The cover picture of a file is a video stream, too.
+    films = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
+    if not films:
+        raise VideoError(f"found {len(container.streams)} streams but no video")
+    if len(films) > 1:
+        films = _several_frames(container, films, time.monotonic() + seconds) or films
+    best = container.streams.best("video")
+    return best if best in films else films[0]
+
+
+def _several_frames(container: InputContainer, streams: Sequence[VideoStream], deadline: float) -> list[VideoStream]:
+    """Returns the streams that have more than one frame: others are previews, though no flag says so."""
+    counts = dict.fromkeys((stream.index for stream in streams), 0)
+    for packet in demux_packets(container, streams, deadline):
+        counts[packet.stream_index] += bool(packet.size)
+        if min(counts.values()) > 1:
+            break
+    return [stream for stream in streams if counts[stream.index] > 1]
+
+
 @contextlib.contextmanager
 def prefix_errors(prefix: str) -> Iterator[None]:
     """Raises FFmpeg's errors and `VideoError` as a `VideoError` whose message begins with a prefix."""
     try:
         yield
     except (av.FFmpegError, VideoError) as error:
-        raise VideoError(f"{prefix}: {getattr(error, 'strerror', error)}") from error
+        message = str(getattr(error, "strerror", error))
+        # A file that is opened again, for another pass of its decoder, has its name in the message already.
+        raise VideoError(message if message.startswith(prefix) else f"{prefix}: {message}") from error
 
 
-def demux_packets(container: InputContainer, stream: VideoStream, deadline: float) -> Iterator[av.Packet]:
+def demux_packets(
+    container: InputContainer, stream: VideoStream | Sequence[VideoStream], deadline: float
+) -> Iterator[av.Packet]:
     """Yields the packets of a stream until a deadline; the last packet is empty and flushes the decoder.
 
     Args:
         container: an open file.
-        stream: one of its streams.
+        stream: one of its streams, or several.
         deadline: `time.monotonic()` at which reading is given up.
     """
     # Closed, because PyAV 18.1 (2026-11) leaks 170 bytes with every such generator that is dropped before its end.
@@ -138,25 +158,3 @@ def demux_packets(container: InputContainer, stream: VideoStream, deadline: floa
             if time.monotonic() > deadline:
                 raise VideoError("reading it takes too long; the file is damaged, or slow to reach")
             yield packet
-
-
-def index_frames(container: InputContainer, stream: VideoStream, deadline: float) -> FrameIndex:
-    """Reads all packets of a stream, decodes none, and returns which frames there are."""
-    packets = [
-        (packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
-        for packet in demux_packets(container, stream, deadline)
-        if packet.size
-    ]
-    # AVI stores decoding times; with B-frames only MPEG-4's decoder makes presentation times of them.
-    is_unordered = (
-        container.format.name == "avi" and stream.codec_context.name != "mpeg4" and stream.codec_context.has_b_frames
-    )
-    if is_unordered or any(pts is None for pts, *_ in packets):
-        raise VideoError("found frames without presentation times, expected a container that stores them")
-    # Packets that an edit list discards are decoded, because others refer to them, but no player shows them.
-    # A set, because packets of one time are one frame to a player.
-    times = sorted({pts for pts, _, _, is_discard in packets if not is_discard})
-    keys = sorted((pts, pts if dts is None else dts) for pts, dts, is_keyframe, _ in packets if is_keyframe)
-    if not times or not keys:
-        raise VideoError(f"found {len(times)} frames and {len(keys)} keyframes, expected at least one of each")
-    return FrameIndex(times, [Keyframe(bisect.bisect_left(times, pts), pts, dts) for pts, dts in keys])

@@ -10,9 +10,9 @@ works, so callers get parallelism from threads. Letters in shapes: t frames, h h
 """
 
 import contextlib
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from types import MappingProxyType
 from typing import Literal
 
@@ -20,11 +20,23 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
-from vitx.data.container import MAX_SECONDS, VideoError, VideoSource, index_frames, open_container
+from vitx.data.container import DEFAULT_OPTIONS, MAX_SECONDS, ReadOptions, VideoError, VideoSource, open_container
 from vitx.data.pyav_video import Indices, PyAVVideo
 from vitx.data.torchcodec_video import TorchcodecVideo
+from vitx.data.upright import SQUARE
 
-__all__ = ["DECODERS", "Decoder", "VideoError", "VideoInfo", "VideoSource", "decode_frames", "open_video", "probe"]
+__all__ = [
+    "DECODERS",
+    "Decoder",
+    "ReadOptions",
+    "VideoError",
+    "VideoInfo",
+    "VideoSource",
+    "decode_frames",
+    "describe",
+    "open_video",
+    "probe",
+]
 
 Decoder = Literal["pyav", "torchcodec"]
 
@@ -32,26 +44,38 @@ DECODERS: Mapping[Decoder, type[PyAVVideo]] = MappingProxyType({"pyav": PyAVVide
 
 
 @contextlib.contextmanager
-def open_video(source: VideoSource, *, decoder: Decoder = "pyav", seconds: float = MAX_SECONDS) -> Iterator[PyAVVideo]:
+def open_video(
+    source: VideoSource,
+    *,
+    decoder: Decoder = "pyav",
+    options: ReadOptions = DEFAULT_OPTIONS,
+    seconds: float = MAX_SECONDS,
+) -> Iterator[PyAVVideo]:
     """Opens a video and reads the times of its frames.
 
     Args:
         source: the file's bytes or its path.
         decoder: library that decodes.
+        options: what is read of the file.
         seconds: time after which reading is given up.
 
     Raises:
         VideoError: the video is unreadable. Errors inside the `with` block get the file's name, too.
     """
     with (
-        open_container(source, seconds) as (container, stream),
-        contextlib.closing(DECODERS[decoder](source, container, stream, seconds)) as video,
+        open_container(source, seconds, options) as (container, stream),
+        contextlib.closing(DECODERS[decoder](source, container, stream, seconds, options)) as video,
     ):
         yield video
 
 
 def decode_frames(
-    source: VideoSource, frames: Indices, *, size: tuple[int, int] | None = None, decoder: Decoder = "pyav"
+    source: VideoSource,
+    frames: Indices,
+    *,
+    size: tuple[int, int] | None = None,
+    decoder: Decoder = "pyav",
+    options: ReadOptions = DEFAULT_OPTIONS,
 ) -> UInt8[np.ndarray, "t h w 3"]:
     """Decodes frames whose numbers are known beforehand.
 
@@ -61,26 +85,28 @@ def decode_frames(
         size: (height, width) that the largest box at the centre of this shape is scaled to; None leaves frames as they
             are.
         decoder: library that decodes.
+        options: what is read of the file.
 
     Raises:
         VideoError: the video is unreadable, or a wanted frame of it is.
         IndexError: a frame number is negative or not below the number of frames.
     """
-    with open_video(source, decoder=decoder) as video:
+    with open_video(source, decoder=decoder, options=options) as video:
         return video.read(frames, size=size)[0]
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Contents of a video's header.
+    """What a video holds.
 
     Attributes:
         codec: FFmpeg's name of the codec.
-        num_frames: frames that decoding returns, counted.
+        num_frames: frames that decoding returns.
         fps: average frames per second.
         height: pixels, before any rotation.
         width: pixels, before any rotation.
         duration: seconds.
+        pixel_aspect: width of a pixel in units of its height.
     """
 
     codec: str
@@ -89,25 +115,29 @@ class VideoInfo:
     height: int
     width: int
     duration: float
+    pixel_aspect: Fraction = SQUARE
 
 
-def probe(source: VideoSource) -> VideoInfo:
-    """Reads a video's header, and its packets too where the header does not list the frames; decodes nothing.
+def probe(source: VideoSource, *, options: ReadOptions = DEFAULT_OPTIONS) -> VideoInfo:
+    """Reads a video's header and packets; decodes it only where those do not say which frames there are.
 
     Raises:
         VideoError: the video is unreadable.
     """
-    with open_container(source) as (container, stream):
-        if stream.frames and len(stream.index_entries):
-            num_frames = sum(not entry.is_discard for entry in stream.index_entries)
-        else:
-            num_frames = len(index_frames(container, stream, time.monotonic() + MAX_SECONDS).pts)
-        rate = stream.average_rate or stream.guessed_rate
-        if stream.duration:
-            duration = float(stream.duration * stream.time_base)
-        elif container.duration:
-            duration = container.duration / av.time_base
-        else:
-            duration = float(num_frames / rate) if rate else 0.0
-        fps = float(rate) if rate else num_frames / duration if duration else 0.0
-        return VideoInfo(stream.codec_context.name, num_frames, fps, stream.height, stream.width, duration)
+    with open_video(source, options=options) as video:
+        return describe(video)
+
+
+def describe(video: PyAVVideo) -> VideoInfo:
+    """Returns what an open video holds."""
+    container, stream, num_frames = video.container, video.stream, len(video.times)
+    rate = stream.average_rate or stream.guessed_rate
+    if stream.duration:
+        duration = float(stream.duration * stream.time_base)
+    elif container.duration:
+        duration = container.duration / av.time_base
+    else:
+        duration = float(num_frames / rate) if rate else 0.0
+    fps = float(rate) if rate else num_frames / duration if duration else 0.0
+    aspect = stream.sample_aspect_ratio or SQUARE
+    return VideoInfo(stream.codec_context.name, num_frames, fps, stream.height, stream.width, duration, aspect)

@@ -12,9 +12,10 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
-from vitx.data.container import VideoError, VideoSource, open_container, prefix_errors
-from vitx.data.pyav_video import FrameScaler, PyAVVideo, upright_size
+from vitx.data.container import DEFAULT_OPTIONS, ReadOptions, VideoError, VideoSource, open_container, prefix_errors
+from vitx.data.pyav_video import PyAVVideo
 from vitx.data.sampling import frames_between
+from vitx.data.upright import FrameScaler, fit_boxes, upright_size
 
 MAX_SECONDS = 3600.0
 """Time after which transcoding a video is given up."""
@@ -90,6 +91,7 @@ def transcode(
     keyint: int,
     segment: tuple[float, float] = (0.0, float("inf")),
     seconds: float = MAX_SECONDS,
+    read: ReadOptions = DEFAULT_OPTIONS,
 ) -> bytes:
     """Encodes a video anew as an mp4 file: upright, at most so large, without sound, every frame at its time.
 
@@ -104,30 +106,33 @@ def transcode(
         keyint: frames from one keyframe to the next at most.
         segment: (begin, end) of the part to encode, in seconds from the first frame.
         seconds: time after which transcoding is given up.
+        read: what is read of the file.
 
     Raises:
         VideoError: the video or a frame of it is unreadable, or the encoder refuses it.
     """
     file = io.BytesIO()
-    with open_container(source, seconds) as (container, stream):
-        video = PyAVVideo(source, container, stream, seconds)
+    with open_container(source, seconds, read) as (container, stream):
+        video = PyAVVideo(source, container, stream, seconds, read)
         wanted = frames_between(video.times, *segment).tolist()
         if not wanted:
             raise VideoError(f"it ends before the segment {segment} begins")
-        scaler, pts = FrameScaler(), video.index.pts
+        scaler, pts = FrameScaler(video.aspect), video.index.pts
         with av.open(file, "w", format="mp4") as target:
             rate = stream.average_rate or stream.guessed_rate or Fraction(25)
             encoder, size = target.add_stream(codec, rate=rate, options={"crf": str(crf)}), None
             for index, frame in zip(wanted, video.decode(wanted), strict=True):
-                frame_size = upright_size(frame)
+                own_size = upright_size(frame, video.aspect)
                 if size is None:
+                    frame_size = own_size
                     # yuv420p stores colours of two by two pixels, so sides must be even.
                     scale = min(1, short_side / min(frame_size))
                     size = tuple(max(2 * round(side * scale / 2), 2) for side in frame_size)
                     encoder.height, encoder.width = size
                     encoder.pix_fmt, context = "yuv420p", encoder.codec_context
                     context.thread_count, context.gop_size, context.time_base = 1, keyint, stream.time_base
-                (pixels,) = scaler(frame, size, np.array([(0.0, 0.0, *frame_size)]))
+                whole = np.array([(0.0, 0.0, *frame_size)])
+                (pixels,) = scaler(frame, size, fit_boxes(whole, frame_size, own_size))
                 small = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p", threads=1)
                 # Times are the source's own, so that a variable frame rate stays one.
                 small.pts, small.time_base = pts[index] - pts[wanted[0]], stream.time_base

@@ -13,18 +13,34 @@ from typing import NamedTuple
 import av
 import numpy as np
 from av.container import InputContainer
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.frame import PictureType
 from av.video.stream import VideoStream
 from jaxtyping import Float, Int, UInt8
 
-from vitx.data.container import MAX_PIXELS, FrameIndex, Keyframe, VideoError, VideoSource, demux_packets, index_frames
+from vitx.data.container import (
+    DEFAULT_OPTIONS,
+    ReadOptions,
+    VideoError,
+    VideoSource,
+    demux_packets,
+    open_container,
+)
+from vitx.data.damage import Decoded, decode_packets
+from vitx.data.frame_index import FrameIndex, Keyframe, index_packets, order_times
 from vitx.data.sampling import crop_box
+from vitx.data.upright import FrameScaler, fit_boxes, pixel_aspect, upright_size
 
 MAX_REORDERED = 16
 """Frames that a decoder may return before one that is shown earlier: the most that H.264 and H.265 keep."""
 
+MAX_KEPT = 2**25
+"""Bytes of decoded frames that are kept where a video had to be decoded to count them: 300 of 320 x 240 pixels."""
+
 SKIPPING = ("h264", "hevc", "mpeg4", "mpeg2video")
 """Decoders whose `skip_frame` may change between packets, so that a frame that no other refers to can be left out."""
+
+PREDICTED = (PictureType.P, PictureType.B, PictureType.S, PictureType.SP)
+"""Types of frames that refer to others."""
 
 Indices = Sequence[int] | Int[np.ndarray, " t"]
 """Frame numbers from 0 in presentation order: any order, repeats allowed."""
@@ -44,19 +60,33 @@ class _Started(NamedTuple):
     frames: Iterator[av.VideoFrame]
 
 
+class _SeekingFailedError(Exception):
+    """Frames after a jump are not certain to be those of a plain pass."""
+
+
 class PyAVVideo:
     """An open video; `vitx.data.decoding.open_video` opens and closes it.
 
     First plan, then read: `times` says which frames there are, `upright_size` how large those that were chosen are, and
-    `read` decodes them once, in one pass. It holds one decoded frame beside the result, so that the size of the result
-    bounds the memory.
+    `read` decodes them once, in one pass. Frame i is the i-th that one plain pass of the decoder returns. Where the
+    packets say which that is, decoding begins at the last keyframe before a wanted frame; where they leave doubt, the
+    whole video is decoded to count its frames, and frames are found by counting. Beside the result it holds one decoded
+    frame, or the MAX_KEPT bytes of those that were counted.
 
     Attributes:
         times: time of each frame in seconds from the first.
+        aspect: width of a stored pixel in units of its height, as frames are scaled.
     """
 
-    def __init__(self, source: VideoSource, container: InputContainer, stream: VideoStream, seconds: float):
-        """Reads the times of the frames.
+    def __init__(
+        self,
+        source: VideoSource,
+        container: InputContainer,
+        stream: VideoStream,
+        seconds: float,
+        options: ReadOptions = DEFAULT_OPTIONS,
+    ):
+        """Finds out which frames there are.
 
         Args:
             source: the file's bytes or its path.
@@ -64,11 +94,14 @@ class PyAVVideo:
             stream: the video stream.
             seconds: time from now on after which reading is given up. Checked between packets: the decoding of one
                 packet, whose pixels are bounded, is not interrupted.
+            options: what is read.
         """
-        self.source, self.container, self.stream = source, container, stream
+        self.source, self.container, self.stream, self.options = source, container, stream, options
         # A damaged file can name packets for hours: one deadline holds for finding and for decoding the frames.
         self.deadline = time.monotonic() + seconds
-        self.index: FrameIndex = index_frames(container, stream, self.deadline)
+        self.aspect = pixel_aspect(stream) if options.square_pixels else 1
+        self._kept: list[Decoded] = []
+        self.index: FrameIndex = index_packets(container, stream, self.deadline) or self._count_frames()
         self.times: Float[np.ndarray, " t"] = self.index.seconds(stream)
         self._started: _Started | None = None
 
@@ -112,12 +145,12 @@ class PyAVVideo:
         if boxes is None:
             boxes = crop_box(*frame_size, size, 0.5)[None]
         crops = np.empty((len(boxes), len(wanted), *size, 3), np.uint8)
-        scaler = FrameScaler()
-        for row, (index, frame) in enumerate(zip(wanted, decoded, strict=True)):
-            if upright_size(frame) != frame_size:
-                height, width = frame_size
-                raise VideoError(f"frame {index} is of another size than frame {wanted[0]}: {height} x {width}")
-            for crop, pixels in zip(crops, scaler(frame, size, boxes), strict=True):
+        scaler = FrameScaler(self.aspect)
+        for row, frame in enumerate(decoded):
+            # A broadcast or a call may change its frames' size in the middle.
+            own_size = upright_size(frame, self.aspect)
+            own_boxes = boxes if own_size == frame_size else fit_boxes(boxes, frame_size, own_size)
+            for crop, pixels in zip(crops, scaler(frame, size, own_boxes), strict=True):
                 crop[row] = pixels
         # Frames are decoded once and in order; repeats and other orders are made of the result.
         rows = [bisect.bisect_left(wanted, index) for index in frames]
@@ -125,7 +158,7 @@ class PyAVVideo:
 
     def close(self) -> None:
         """Ends decoding that was started and not read."""
-        self._started = None
+        self._started, self._kept = None, []
 
     def _start(self, wanted: list[int]) -> "_Started":
         """Decodes the first of the wanted frames, or returns where decoding them has been started already."""
@@ -134,11 +167,28 @@ class PyAVVideo:
         if self._started is None or self._started.wanted != wanted:
             decoded = self.decode(wanted)
             first = next(decoded)
-            self._started = _Started(wanted, upright_size(first), itertools.chain([first], decoded))
+            self._started = _Started(wanted, upright_size(first, self.aspect), itertools.chain([first], decoded))
         return self._started
 
     def decode(self, wanted: list[int]) -> Iterator[av.VideoFrame]:
         """Yields frames; their numbers are in order, each once.
+
+        Raises:
+            VideoError: a frame is missing, or is damaged and the options do not accept that.
+        """
+        if not self.index.keyframes:
+            yield from self._decode_from_start(wanted)
+            return
+        count = 0
+        try:
+            for frame in self._decode_by_seeking(wanted):
+                yield frame
+                count += 1
+        except _SeekingFailedError:
+            yield from self._decode_from_start(wanted[count:])
+
+    def _decode_by_seeking(self, wanted: list[int]) -> Iterator[av.VideoFrame]:
+        """Yields frames, found by their times behind keyframes.
 
         Decodes frames that no other refers to only where they are wanted, skips to the last keyframe before a wanted
         frame where that is ahead, and stops after the last wanted frame.
@@ -155,15 +205,32 @@ class PyAVVideo:
             while pts[index] not in held:
                 frame = next(frames, None)
                 if frame is None or len(held) > MAX_REORDERED:
-                    raise VideoError(f"cannot decode frame {index} of {len(pts)}: the video is damaged or cut short")
+                    raise _SeekingFailedError
                 if frame.pts in needed:  # where frames are left out, H.264's decoder may return others out of order
                     held[frame.pts] = frame
-            needed.remove(pts[index])
-            position = index
             yield held.pop(pts[index])
+            position = index
 
     def _decode_from(self, keyframes: Sequence[Keyframe], needed: Set[int]) -> Iterator[av.VideoFrame]:
         """Decodes from the last of these keyframes on, without frames that are not needed and no other refers to."""
+        first, packets = self._seek(keyframes)
+        decoded = decode_packets(
+            self._skip(itertools.chain([first], packets), needed | {first.pts}), self.stream.codec_context.name
+        )
+        is_verified = False
+        for frame, problem in decoded:
+            if frame.pts is not None and frame.pts < first.pts:
+                continue  # it refers to frames before the jump
+            # With intra refresh a frame is marked as a keyframe that is none: decoding there takes a while to recover.
+            is_keyframe = frame.pts == first.pts and frame.pict_type not in PREDICTED
+            # What seems damaged may only lack the frames before the jump.
+            if problem or not (is_verified or is_keyframe):
+                raise _SeekingFailedError
+            is_verified = True
+            yield frame
+
+    def _seek(self, keyframes: Sequence[Keyframe]) -> tuple[av.Packet, Iterator[av.Packet]]:
+        """Jumps to the last of these keyframes, or one before it; returns its packet, and those that follow."""
         # By presentation time mp4 finds the keyframe; others land behind it, or (MPEG-PS) lose the times after a jump:
         # then by decoding time, or from the start.
         known = {keyframe.pts for keyframe in keyframes}
@@ -172,60 +239,66 @@ class PyAVVideo:
             packets = demux_packets(self.container, self.stream, self.deadline)
             first = next((packet for packet in packets if packet.is_keyframe), None)
             if first is not None and first.pts in known:
-                break
-        # Whether a frame may be skipped is said before each packet. Later packets are demanded one at a time, so that
-        # decoding stops where the caller does.
-        decoder = self.stream.codec_context
-        skipped, may_skip = None, decoder.name in SKIPPING
-        for packet in itertools.chain([first] if first else [], packets):
-            skip = "NONREF" if may_skip and packet.size and packet.pts not in needed else "DEFAULT"
-            if skip != skipped:
+                return first, packets
+        raise _SeekingFailedError
+
+    def _skip(self, packets: Iterator[av.Packet], needed: Set[int]) -> Iterator[av.Packet]:
+        """Yields packets, one when it is demanded, and says of each before it is decoded whether it may be skipped."""
+        decoder, skipped = self.stream.codec_context, None
+        for packet in packets:
+            is_skipped = decoder.name in SKIPPING and packet.size and packet.pts not in needed
+            if (skip := "NONREF" if is_skipped else "DEFAULT") != skipped:
                 decoder.skip_frame = skipped = skip
-            yield from packet.decode()
+            yield packet
+
+    def _decode_from_start(self, wanted: Sequence[int]) -> Iterator[av.VideoFrame]:
+        """Yields frames of one plain pass of the decoder."""
+        numbered = self._number_frames()
+        for index in wanted:
+            where = f"frame {index} of {len(self.times)} ({self.times[index]:.2f} s)"
+            number, decoded = next((found for found in numbered if found[0] >= index), (None, None))
+            if number != index:
+                raise VideoError(f"cannot decode {where}: the video is damaged or cut short")
+            if decoded.problem and not self.options.accept_damaged:
+                raise VideoError(f"{where} is damaged: {decoded.problem}")
+            yield decoded.frame
+
+    def _number_frames(self) -> Iterator[tuple[int, Decoded]]:
+        """Yields (number, frame) of one plain pass of the decoder."""
+        if self._kept or not self.index.keyframes:
+            yield from enumerate(self._kept or self._pass_plainly())
+            return
+        # By time, so that the numbers of others stay where damaged frames are missing.
+        pts = self.index.pts
+        for decoded in self._pass_plainly():
+            number = None if decoded.frame.pts is None else bisect.bisect_left(pts, decoded.frame.pts)
+            if number is not None and pts[number : number + 1] == [decoded.frame.pts]:
+                yield number, decoded
+
+    def _pass_plainly(self) -> Iterator[Decoded]:
+        """Yields all frames of the file, opened anew, in the order in which the decoder returns them."""
+        seconds = max(self.deadline - time.monotonic(), 1.0)
+        with open_container(self.source, seconds, self.options) as (container, stream):
+            yield from decode_packets(demux_packets(container, stream, self.deadline), stream.codec_context.name)
+
+    def _count_frames(self) -> FrameIndex:
+        """Decodes the whole video to find out which frames it has; keeps them where they are few and small."""
+        pts, dts, num_bytes = [], [], 0
+        for decoded in self._pass_plainly():
+            pts.append(decoded.frame.pts)
+            dts.append(decoded.frame.dts)
+            num_bytes += sum(plane.buffer_size for plane in decoded.frame.planes)
+            if num_bytes <= MAX_KEPT:
+                self._kept.append(decoded)
+            else:
+                self._kept.clear()
+        if not pts:
+            raise VideoError("found no frame that can be decoded")
+        rate = self.stream.average_rate or self.stream.guessed_rate or 25
+        return FrameIndex(order_times(pts, dts, float(1 / (rate * self.stream.time_base))), [])
 
     def _check(self, frames: Indices) -> list[int]:
         wanted = sorted(set(map(operator.index, frames)))
         if wanted and not 0 <= wanted[0] <= wanted[-1] < len(self.times):
             raise IndexError(f"asked for frames {wanted[0]} to {wanted[-1]} of a video of {len(self.times)} frames")
         return wanted
-
-
-def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
-    """Returns the (height, width) of a decoded frame after it is turned upright."""
-    return (frame.width, frame.height) if _quarter_turns(frame) % 2 else (frame.height, frame.width)
-
-
-def _quarter_turns(frame: av.VideoFrame) -> int:
-    """Returns by how many quarters of a turn, counter-clockwise, a frame has to be turned to stand upright."""
-    return round(frame.rotation / 90) % 4
-
-
-class FrameScaler:
-    """Turns boxes of decoded frames into upright RGB pixels; keeps FFmpeg's scaling tables from frame to frame."""
-
-    def __init__(self) -> None:
-        self.scale, self.convert = VideoReformatter(), VideoReformatter()
-
-    def __call__(
-        self, frame: av.VideoFrame, size: tuple[int, int], boxes: Float[np.ndarray, "boxes 4"]
-    ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        """Yields boxes of the upright frame, all of one height and width, scaled to a (height, width)."""
-        old, box_size = upright_size(frame), boxes[0, 2:].tolist()
-        scales = tuple(new / side for new, side in zip(size, box_size, strict=True))
-        if old[0] * old[1] * scales[0] * scales[1] > MAX_PIXELS:
-            raise VideoError(f"found frames of {old[0]} x {old[1]}, too long and narrow to cover {size[0]} x {size[1]}")
-        # The whole frame is scaled once and every box is cut out of it: boxes of one frame overlap.
-        height, width = (max(round(o * s), new) for o, s, new in zip(old, scales, size, strict=True))
-        quarters = _quarter_turns(frame)
-        stored = (height, width) if quarters % 2 else (width, height)
-        # One thread, because PyAV's default takes all cores for every frame.
-        if frame.format.name == "yuv420p":  # half as many numbers to scale as in RGB
-            frame = self.scale.reformat(frame, *stored, interpolation=Interpolation.BILINEAR, threads=1)
-        frame = self.convert.reformat(frame, *stored, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1)
-        whole = np.rot90(frame.to_ndarray(), quarters)
-        for box in boxes.tolist():
-            top, left = (
-                min(max(round(place * scale), 0), side - new)
-                for place, scale, side, new in zip(box[:2], scales, (height, width), size, strict=True)
-            )
-            yield whole[top : top + size[0], left : left + size[1]]

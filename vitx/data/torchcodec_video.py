@@ -7,6 +7,7 @@ import av
 
 from vitx.data.container import VideoError
 from vitx.data.pyav_video import PyAVVideo
+from vitx.data.upright import Orientation
 from vitx.errors import UserError
 
 
@@ -18,12 +19,23 @@ class TorchcodecVideo(PyAVVideo):
     """
 
     def decode(self, wanted: list[int]) -> Iterator[av.VideoFrame]:
+        if not self._is_read_alike():
+            yield from super().decode(wanted)
+            return
         try:
             frames = self._open().get_frames_at(wanted).data.numpy()
         except (RuntimeError, ValueError, IndexError) as error:
             raise VideoError(f"torchcodec: {str(error).strip().splitlines()[0]}") from error
         for pixels in frames:
             yield av.VideoFrame.from_ndarray(pixels, format="rgb24")
+
+    def _is_read_alike(self) -> bool:
+        """Returns whether torchcodec finds the same frames by number, and shows them the same way up."""
+        if not self.index.keyframes or self.aspect != 1 or self.options.stream is not None:
+            return False
+        first = next(super().decode([0]))
+        turn = Orientation.of(first)
+        return sum(turn) % 2 == 0
 
     def _open(self):
         try:
