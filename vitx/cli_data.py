@@ -23,6 +23,23 @@ def add_source(command: argparse.ArgumentParser, name: str) -> None:
     command.add_argument("--targets", nargs="*", default=[], help="columns of a list that are numbers")
 
 
+def _add_reading(command: argparse.ArgumentParser) -> None:
+    """Adds the arguments that `_reading_from` reads."""
+    command.add_argument("--stream", type=int, help="number of the video stream to read (default: FFmpeg's best one)")
+    command.add_argument("--stored_pixels", action="store_true", help="leave pixels that are not square as they are")
+    command.add_argument("--accept_damaged", action="store_true", help="read frames that the decoder finds damaged")
+
+
+def _reading_from(options: argparse.Namespace) -> Any:
+    """Returns the `ReadOptions` of a command."""
+    from vitx.data.container import ReadOptions
+
+    try:
+        return ReadOptions(options.stream, not options.stored_pixels, options.accept_damaged)
+    except ValueError as error:
+        raise UserError(f"--{error}") from error
+
+
 def dataset_from(options: argparse.Namespace) -> Any:
     """Returns the dataset that a command's path and columns name."""
     from vitx.data.files import Folder, Table
@@ -68,6 +85,7 @@ def add_commands(commands: Any) -> None:
     )
     add_source(check, "PATH")
     check.add_argument("--whole", action="store_true", help="decode every frame")
+    _add_reading(check)
     check.add_argument("--sheet", type=local_path, metavar="FILE.png", help="draw frames of some videos of every class")
     check.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     check.set_defaults(command=_check)
@@ -99,6 +117,7 @@ def add_commands(commands: Any) -> None:
     ready.add_argument("--crf", type=int, default=20, help="quality; less is better (default: 20)")
     ready.add_argument("--keyint", type=int, default=32, help="frames between keyframes (default: 32)")
     ready.add_argument("--shard_size", type=int, default=256, help="videos per file (default: 256)")
+    _add_reading(ready)
     ready.add_argument("--workers", type=int, default=2, help="files that are written at once (default: 2)")
     ready.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     ready.set_defaults(command=_prepare)
@@ -127,11 +146,12 @@ def _check(options: argparse.Namespace, _: list[str]) -> int:
     dataset = dataset_from(options)
     splits = dataset.splits()
     ignored = dataset.ignored() if isinstance(dataset, Folder) else []
-    report = check.check(splits, whole=options.whole, ignored=ignored)
+    reading = _reading_from(options)
+    report = check.check(splits, whole=options.whole, ignored=ignored, reading=reading)
     if isinstance(dataset, Prepared):
         report["broken"] += dataset.damaged_shards()
     if options.sheet:
-        check.draw_sheet(splits, {video["path"] for video in report["broken"]}, options.sheet)
+        check.draw_sheet(splits, {video["path"] for video in report["broken"]}, options.sheet, reading=reading)
     print(json.dumps(report) if options.json else check.format_report(report))
     return 1 if report["broken"] else 0
 
@@ -141,9 +161,10 @@ def _prepare(options: argparse.Namespace, _: list[str]) -> None:
 
     if options.workers < 1:
         raise UserError(f"--workers is {options.workers}; expected at least 1")
-    names = [field.name for field in dataclasses.fields(Preparation)]
+    names = {field.name for field in dataclasses.fields(Preparation)} - {"reading"}
+    reading = _reading_from(options)
     try:
-        settings = Preparation(**{name: getattr(options, name) for name in names})
+        settings = Preparation(**{name: getattr(options, name) for name in names}, reading=reading)
     except ValueError as error:
         raise UserError(str(error)) from error
     splits = dataset_from(options).splits()

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from vitx.data.decoding import VideoError, VideoInfo, open_video, probe
+from vitx.data.container import DEFAULT_OPTIONS, ReadOptions
+from vitx.data.decoding import VideoError, VideoInfo, describe, open_video
 from vitx.data.sources import Source, label_columns
 from vitx.errors import UserError
 
@@ -21,7 +22,12 @@ MAX_LINES = 20  # lines of each kind of problem on the terminal
 
 
 def check(
-    splits: Mapping[str, Source], *, whole: bool = False, threads: int = 2, ignored: Sequence[str] = ()
+    splits: Mapping[str, Source],
+    *,
+    whole: bool = False,
+    threads: int = 2,
+    ignored: Sequence[str] = (),
+    reading: ReadOptions = DEFAULT_OPTIONS,
 ) -> dict[str, Any]:
     """Opens every video and decodes its first, middle and last frame.
 
@@ -30,10 +36,12 @@ def check(
         whole: decode every frame.
         threads: videos that are checked at once.
         ignored: files among the videos that no split has.
+        reading: what is read of each file.
 
     Returns:
         JSON data: {"videos": number of files, "ignored", "broken": [{"path", "problem"}], "duplicates": [[paths of the
-        same content]], "leaks": duplicates in more than one split, "codecs", "sizes", "fps": {value: videos},
+        same content]], "leaks": duplicates in more than one split, "codecs", "sizes", "pixel_aspects", "fps":
+        {value: videos},
         "seconds": {"shortest", "median", "longest", "sum"}, "classes": {label: {class: {split: examples}}}, "values":
         {name: {split: {"least", "median", "most"}}}}.
     """
@@ -48,7 +56,7 @@ def check(
     paths = sorted(split_of)
     with ThreadPoolExecutor(threads) as pool, tqdm(desc="checking", total=len(paths), unit=" videos") as bar:
         found = []
-        for result in pool.map(lambda path: _check_video(path, *example_of[path], whole), paths):
+        for result in pool.map(lambda path: _check_video(path, *example_of[path], whole, reading), paths):
             found.append(result)
             bar.update()
     infos = [info for info, _, _ in found if info is not None]
@@ -68,6 +76,7 @@ def check(
         "leaks": [group for group in duplicates if len(set().union(*(split_of[path] for path in group))) > 1],
         "codecs": _count(info.codec for info in infos),
         "sizes": _count(f"{info.height}x{info.width}" for info in infos),
+        "pixel_aspects": _count(f"{info.pixel_aspect.numerator}:{info.pixel_aspect.denominator}" for info in infos),
         "fps": _count(f"{info.fps:.5g}" for info in infos),
         "seconds": {
             "shortest": seconds[0],
@@ -87,7 +96,8 @@ def format_report(report: Mapping[str, Any]) -> str:
         f"files, {len(report['leaks'])} of them in more than one split",
         *(
             f"{name}: " + ", ".join(f"{value} ({count})" for value, count in list(report[name].items())[:8])
-            for name in ("codecs", "sizes", "fps")
+            for name in ("codecs", "sizes", "pixel_aspects", "fps")
+            if name != "pixel_aspects" or set(report[name]) - {"1:1"}
         ),
         f"seconds: {seconds['shortest']:.2f} to {seconds['longest']:.2f}, median {seconds['median']:.2f}, "
         f"{seconds['sum'] / 3600:.2f} hours in total",
@@ -117,7 +127,15 @@ def format_report(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw_sheet(splits: Mapping[str, Source], broken: set[str], file: Path, *, rows: int = 24, columns: int = 6) -> None:
+def draw_sheet(
+    splits: Mapping[str, Source],
+    broken: set[str],
+    file: Path,
+    *,
+    rows: int = 24,
+    columns: int = 6,
+    reading: ReadOptions = DEFAULT_OPTIONS,
+) -> None:
     """Draws the middle frame of some videos, with a row for each class of the first label.
 
     Args:
@@ -126,6 +144,7 @@ def draw_sheet(splits: Mapping[str, Source], broken: set[str], file: Path, *, ro
         file: path of the picture, .png.
         rows: greatest number of classes.
         columns: greatest number of videos of a class.
+        reading: what is read of each file.
 
     Raises:
         UserError: the picture cannot be written.
@@ -149,7 +168,7 @@ def draw_sheet(splits: Mapping[str, Source], broken: set[str], file: Path, *, ro
             axes.set(xticks=[], yticks=[], frame_on=False)
         axes_of_class[0].set_ylabel(name)
         for axes, (path, source, index) in zip(axes_of_class, members, strict=False):
-            with open_video(source[index]["video"]) as video:
+            with open_video(source[index]["video"], options=reading) as video:
                 axes.imshow(video.read([len(video.times) // 2], size=(128, 128))[0, 0])
             axes.set_title(Path(path).name[:20], fontsize=7)
     try:
@@ -159,7 +178,7 @@ def draw_sheet(splits: Mapping[str, Source], broken: set[str], file: Path, *, ro
 
 
 def _check_video(
-    path: str, source: Source, index: int, whole: bool
+    path: str, source: Source, index: int, whole: bool, reading: ReadOptions
 ) -> tuple[VideoInfo | None, bytes | None, str | None]:
     """Returns (header, digest of the content, what is wrong) of a video."""
     try:
@@ -172,9 +191,8 @@ def _check_video(
         return None, None, f"{path}: {error.strerror}"
 
     try:
-        info = probe(video)
-        with open_video(video) as opened:
-            count = len(opened.times)
+        with open_video(video, options=reading) as opened:
+            info, count = describe(opened), len(opened.times)
             opened.read(range(count) if whole else [0, count // 2, count - 1], size=TINY)
     except VideoError as error:
         return None, digest, f"{path}: {error}" if isinstance(video, bytes) else str(error)

@@ -16,6 +16,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from vitx.configuration import register
 from vitx.data import mp4_boxes
 
 MAX_PIXELS = 64_000_000
@@ -40,6 +41,7 @@ class VideoError(ValueError):
     """A video that cannot be read or written; the message says what was found and what was expected."""
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class ReadOptions:
     """What is read of a video file.
@@ -54,6 +56,10 @@ class ReadOptions:
     stream: int | None = None
     square_pixels: bool = True
     accept_damaged: bool = False
+
+    def __post_init__(self):
+        if self.stream is not None and self.stream < 0:
+            raise ValueError(f"stream is {self.stream}; expected a number from 0, or None")
 
 
 DEFAULT_OPTIONS = ReadOptions()
@@ -109,7 +115,7 @@ def _choose_stream(container: InputContainer, number: int | None, seconds: float
     streams = list(container.streams.video)
     if number is not None:
         if not 0 <= number < len(streams):
-            raise VideoError(f"found {len(streams)} video streams, expected more than {number} (video_stream)")
+            raise VideoError(f"found {len(streams)} video streams, no number {number} (stream)")
         return streams[number]
     # The cover picture of a file is a video stream, too.
     films = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]

@@ -23,7 +23,7 @@ from jaxtyping import UInt8
 from vitx.data.container import DEFAULT_OPTIONS, MAX_SECONDS, ReadOptions, VideoError, VideoSource, open_container
 from vitx.data.pyav_video import Indices, PyAVVideo
 from vitx.data.torchcodec_video import TorchcodecVideo
-from vitx.data.upright import SQUARE
+from vitx.data.upright import SQUARE, pixel_aspect
 
 __all__ = [
     "DECODERS",
@@ -139,5 +139,5 @@ def describe(video: PyAVVideo) -> VideoInfo:
     else:
         duration = float(num_frames / rate) if rate else 0.0
     fps = float(rate) if rate else num_frames / duration if duration else 0.0
-    aspect = stream.sample_aspect_ratio or SQUARE
-    return VideoInfo(stream.codec_context.name, num_frames, fps, stream.height, stream.width, duration, aspect)
+    name, aspect = stream.codec_context.name, pixel_aspect(stream)
+    return VideoInfo(name, num_frames, fps, stream.height, stream.width, duration, aspect)

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from vitx.data.container import DEFAULT_OPTIONS, ReadOptions, VideoError, VideoSource, open_container, prefix_errors
 from vitx.data.pyav_video import PyAVVideo
 from vitx.data.sampling import frames_between
-from vitx.data.upright import FrameScaler, fit_boxes, upright_size
+from vitx.data.upright import FrameScaler, upright_size
 
 MAX_SECONDS = 3600.0
 """Time after which transcoding a video is given up."""
@@ -122,9 +122,8 @@ def transcode(
             rate = stream.average_rate or stream.guessed_rate or Fraction(25)
             encoder, size = target.add_stream(codec, rate=rate, options={"crf": str(crf)}), None
             for index, frame in zip(wanted, video.decode(wanted), strict=True):
-                own_size = upright_size(frame, video.aspect)
                 if size is None:
-                    frame_size = own_size
+                    frame_size = upright_size(frame, video.aspect)
                     # yuv420p stores colours of two by two pixels, so sides must be even.
                     scale = min(1, short_side / min(frame_size))
                     size = tuple(max(2 * round(side * scale / 2), 2) for side in frame_size)
@@ -132,7 +131,7 @@ def transcode(
                     encoder.pix_fmt, context = "yuv420p", encoder.codec_context
                     context.thread_count, context.gop_size, context.time_base = 1, keyint, stream.time_base
                 whole = np.array([(0.0, 0.0, *frame_size)])
-                (pixels,) = scaler(frame, size, fit_boxes(whole, frame_size, own_size))
+                (pixels,) = scaler(frame, size, whole, frame_size)
                 small = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p", threads=1)
                 # Times are the source's own, so that a variable frame rate stays one.
                 small.pts, small.time_base = pts[index] - pts[wanted[0]], stream.time_base

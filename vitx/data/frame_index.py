@@ -4,11 +4,11 @@ The truth about frame i is one plain pass of the decoder: frame i is the i-th th
 """
 
 import bisect
-import heapq
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
+import av
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
@@ -58,69 +58,59 @@ class FrameIndex(NamedTuple):
         return self.keyframes[: max(count, 1)]
 
 
-class _Packet(NamedTuple):
-    """What a packet says of its frame; `is_shown` is False where the frame is only there to be referred to."""
-
-    pts: int | None
-    dts: int | None
-    is_keyframe: bool
-    is_shown: bool
-
-
 def index_packets(container: InputContainer, stream: VideoStream, deadline: float) -> FrameIndex | None:
     """Reads all packets of a stream, decodes none, and returns which frames there are.
 
     Returns:
         None where packets do not say for certain which frames a decoder returns, and in which order.
     """
-    codec = stream.codec_context.name
-    packets = []
-    for packet in demux_packets(container, stream, deadline):
-        if not packet.size:
-            continue
-        if codec == "mpeg4" and (packet.size < SMALLEST_VOP or bytes(packet).count(VOP_START) > 1):
-            return None  # two frames in one packet (DivX and XviD in AVI), and the placeholders that follow
-        # Packets that an edit list discards, and VP8's hidden frames, are decoded because others refer to them.
-        is_hidden = codec in ("vp8", "libvpx") and not memoryview(packet)[0] & 0x10
-        is_shown = not (packet.is_discard or is_hidden)
-        packets.append(_Packet(packet.pts, packet.dts, packet.is_keyframe, is_shown))
+    check = _CHECKS.get(stream.codec_context.name, _trust)
+    packets = [
+        (packet.pts, packet.dts, packet.is_keyframe, _HIDDEN if packet.is_discard else check(packet))
+        for packet in demux_packets(container, stream, deadline)
+        if packet.size
+    ]
     # AVI stores no presentation times; FFmpeg guesses them, for B-frames wrongly.
-    if container.format.name == "avi" and stream.codec_context.has_b_frames:
-        return None
-    return _index_times(packets, stream.codec_context.reorder_depth)
-
-
-def _index_times(packets: Sequence[_Packet], reorder_depth: int) -> FrameIndex | None:
-    """Returns the index of packets in decoding order, or None where they leave doubt.
-
-    Args:
-        packets: a stream's packets.
-        reorder_depth: frames that the decoder holds back to put them in order.
-    """
-    times = [packet.pts for packet in packets]
-    shown = [packet.pts for packet in packets if packet.is_shown]
-    if not shown or None in times or len(set(times)) < len(times):
+    is_guessed = container.format.name == "avi" and stream.codec_context.has_b_frames
+    times, kinds = [pts for pts, *_ in packets], {kind for *_, kind in packets}
+    if is_guessed or not times or None in times or len(set(times)) < len(times) or _UNCERTAIN in kinds:
         return None
     # A stream cut without encoding it anew: the decoder drops some of what comes before its first keyframe.
-    if not packets[0].is_keyframe or min(times) < times[0]:
+    if not packets[0][2] or min(times) < times[0]:
         return None
-    # The decoder returns the least of the times that it holds: where they begin again, or need more room, not in order.
-    held, latest = times[:reorder_depth], -math.inf
-    heapq.heapify(held)
-    for time in times[reorder_depth:]:
-        if (returned := heapq.heappushpop(held, time)) < latest:
-            return None
-        latest = returned
-    shown.sort()
-    return FrameIndex(
-        shown,
-        [
-            Keyframe(
-                bisect.bisect_left(shown, packet.pts), packet.pts, packet.pts if packet.dts is None else packet.dts
-            )
-            for packet in sorted(packet for packet in packets if packet.is_keyframe)
-        ],
+    # A decoder that holds no more packets back returns frames in another order; so it does where times begin again.
+    if np.max(np.argsort(times) - np.arange(len(times))) > stream.codec_context.reorder_depth:
+        return None
+    # Packets that an edit list discards are decoded, because others refer to them, but no player shows them.
+    shown = sorted(times if kinds == {None} else [pts for pts, *_, kind in packets if kind != _HIDDEN])
+    keys = sorted((pts, pts if dts is None else dts) for pts, dts, is_keyframe, _ in packets if is_keyframe)
+    return (
+        FrameIndex(shown, [Keyframe(bisect.bisect_left(shown, pts), pts, dts) for pts, dts in keys]) if shown else None
     )
+
+
+_UNCERTAIN, _HIDDEN = "uncertain", "hidden"
+
+
+def _trust(packet: av.Packet) -> None:
+    """Finds nothing, without looking."""
+
+
+def _check_mpeg4(packet: av.Packet) -> str | None:
+    """Finds two frames in one packet (DivX and XviD in AVI), and the placeholders that follow."""
+    is_single = packet.size >= SMALLEST_VOP and bytes(packet).count(VOP_START) == 1
+    return None if is_single else _UNCERTAIN
+
+
+def _check_vp8(packet: av.Packet) -> str | None:
+    """Finds frames that are never shown, because others only refer to them."""
+    return None if memoryview(packet)[0] & 0x10 else _HIDDEN
+
+
+_CHECKS: Mapping[str, Callable[[av.Packet], str | None]] = MappingProxyType(
+    {"mpeg4": _check_mpeg4, "vp8": _check_vp8, "libvpx": _check_vp8}
+)
+"""What a packet's bytes say of its frame, by the name of the decoder."""
 
 
 def order_times(pts: Sequence[int | None], dts: Sequence[int | None], step: float) -> list[int]:

@@ -29,6 +29,7 @@ from jaxtyping import Float, Int, UInt8
 from vitx.configuration import mutable_on_resume, register
 from vitx.data import sampling
 from vitx.data.augmentation import Augmentation
+from vitx.data.container import DEFAULT_OPTIONS, ReadOptions
 from vitx.data.decoding import Decoder, VideoError, open_video
 from vitx.data.order import Order, class_weights
 from vitx.data.sources import Dataset, Source, label_arrays, label_columns
@@ -69,6 +70,8 @@ class Data:
         eval_clips: evenly spaced clips of each video in evaluation; "all" takes as many as cover the video.
         max_eval_clips: greatest number of clips that "all" takes.
         eval_crops: crops of each of those clips: 1 is the centre; 3 are both ends and the centre of the longer side.
+        reading: which stream of a file is read, whether its pixels become square, and whether damaged frames are
+            accepted or make a video unreadable.
         decoder: library that decodes; torchcodec is a package of its own (`pip install torchcodec`).
         num_threads: decoding threads of each process.
         num_workers: worker processes; 0 decodes in threads of this process.
@@ -93,6 +96,7 @@ class Data:
     eval_clips: int | Literal["all"] = 1
     max_eval_clips: int = 30
     eval_crops: Literal[1, 3] = 1
+    reading: ReadOptions = DEFAULT_OPTIONS
     decoder: Decoder = "pyav"
     num_threads: int = mutable_on_resume(2)
     num_workers: int = mutable_on_resume(0)
@@ -187,7 +191,7 @@ class Data:
             VideoError: the video, or the segment of it that the example is, cannot be read.
         """
         positions = (0.5,) if self.eval_crops == 1 else (0.0, 0.5, 1.0)
-        with open_video(example["video"], decoder=self.decoder) as video:
+        with open_video(example["video"], decoder=self.decoder, options=self.reading) as video:
             frames = self._plan_views(video.times, example)
             frame_size = video.upright_size(frames)
             boxes = np.stack([sampling.crop_box(*frame_size, self.image_size, position) for position in positions])
@@ -209,7 +213,7 @@ class Data:
         Raises:
             VideoError: the video, or the segment of it that the example is, cannot be read.
         """
-        with open_video(example["video"], decoder=self.decoder) as video:
+        with open_video(example["video"], decoder=self.decoder, options=self.reading) as video:
             frames = self._plan_clip(video.times, _part(video.times, example), start, rng)
             frame_size = video.upright_size(frames)
             if rng is None:

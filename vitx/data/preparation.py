@@ -28,7 +28,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm.auto import tqdm
 
 from vitx import storage
-from vitx.data.container import VideoError
+from vitx.data.container import DEFAULT_OPTIONS, ReadOptions, VideoError
 from vitx.data.encoding import encode_video, transcode
 from vitx.data.prepared import FORMAT, MANIFEST, PLAN, file_digest
 from vitx.data.sources import Source, label_columns
@@ -48,6 +48,7 @@ class Preparation:
         crf: constant quality of the encoder; less is better and larger.
         keyint: greatest number of frames from one keyframe to the next; few make seeking fast and files large.
         shard_size: videos of a shard.
+        reading: what is read of each file.
     """
 
     short_side: int = 256
@@ -55,6 +56,7 @@ class Preparation:
     crf: int = 20
     keyint: int = 32
     shard_size: int = 256
+    reading: ReadOptions = DEFAULT_OPTIONS
 
     def __post_init__(self):
         for name, least in (("short_side", 2), ("crf", 0), ("keyint", 1), ("shard_size", 1)):
@@ -71,7 +73,15 @@ class Preparation:
             with open_bytes(example["video"]) as content:
                 return content.read()
         options = {name: getattr(self, name) for name in ("short_side", "codec", "crf", "keyint")}
-        return transcode(example["video"], **options, segment=example.get("segment", (0.0, math.inf)))
+        segment = example.get("segment", (0.0, math.inf))
+        return transcode(example["video"], **options, segment=segment, read=self.reading)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the settings as JSON data, without `reading` where it is the default, as in older folders."""
+        settings = dataclasses.asdict(self)
+        if self.reading == DEFAULT_OPTIONS:
+            del settings["reading"]
+        return settings
 
 
 class Shard(NamedTuple):
@@ -96,7 +106,7 @@ def prepare(
     Raises:
         UserError: the folder holds something else, the encoder is missing, the disk is full, or no video is readable.
     """
-    plan = {"format": FORMAT, "settings": dataclasses.asdict(settings), "videos": _digest_videos(splits)}
+    plan = {"format": FORMAT, "settings": settings.to_dict(), "videos": _digest_videos(splits)}
     _try_encoder(settings)
     shards = [
         Shard(f"{split}-{number:05}", split, range(start, min(start + settings.shard_size, len(source))))

@@ -25,19 +25,16 @@ from vitx.data.container import (
     demux_packets,
     open_container,
 )
-from vitx.data.damage import Decoded, decode_packets
 from vitx.data.frame_index import FrameIndex, Keyframe, index_packets, order_times
+from vitx.data.packet_decoding import Decoded, decode_packets
 from vitx.data.sampling import crop_box
-from vitx.data.upright import FrameScaler, fit_boxes, pixel_aspect, upright_size
+from vitx.data.upright import FrameScaler, pixel_aspect, upright_size
 
 MAX_REORDERED = 16
 """Frames that a decoder may return before one that is shown earlier: the most that H.264 and H.265 keep."""
 
 MAX_KEPT = 2**25
 """Bytes of decoded frames that are kept where a video had to be decoded to count them: 300 of 320 x 240 pixels."""
-
-SKIPPING = ("h264", "hevc", "mpeg4", "mpeg2video")
-"""Decoders whose `skip_frame` may change between packets, so that a frame that no other refers to can be left out."""
 
 PREDICTED = (PictureType.P, PictureType.B, PictureType.S, PictureType.SP)
 """Types of frames that refer to others."""
@@ -147,10 +144,7 @@ class PyAVVideo:
         crops = np.empty((len(boxes), len(wanted), *size, 3), np.uint8)
         scaler = FrameScaler(self.aspect)
         for row, frame in enumerate(decoded):
-            # A broadcast or a call may change its frames' size in the middle.
-            own_size = upright_size(frame, self.aspect)
-            own_boxes = boxes if own_size == frame_size else fit_boxes(boxes, frame_size, own_size)
-            for crop, pixels in zip(crops, scaler(frame, size, own_boxes), strict=True):
+            for crop, pixels in zip(crops, scaler(frame, size, boxes, frame_size), strict=True):
                 crop[row] = pixels
         # Frames are decoded once and in order; repeats and other orders are made of the result.
         rows = [bisect.bisect_left(wanted, index) for index in frames]
@@ -206,20 +200,17 @@ class PyAVVideo:
                 frame = next(frames, None)
                 if frame is None or len(held) > MAX_REORDERED:
                     raise _SeekingFailedError
-                if frame.pts in needed:  # where frames are left out, H.264's decoder may return others out of order
-                    held[frame.pts] = frame
+                held[frame.pts] = frame  # where frames are left out, H.264's decoder may return others out of order
             yield held.pop(pts[index])
             position = index
 
     def _decode_from(self, keyframes: Sequence[Keyframe], needed: Set[int]) -> Iterator[av.VideoFrame]:
         """Decodes from the last of these keyframes on, without frames that are not needed and no other refers to."""
         first, packets = self._seek(keyframes)
-        decoded = decode_packets(
-            self._skip(itertools.chain([first], packets), needed | {first.pts}), self.stream.codec_context.name
-        )
+        decoded = decode_packets(itertools.chain([first], packets), self.stream.codec_context, needed | {first.pts})
         is_verified = False
         for frame, problem in decoded:
-            if frame.pts is not None and frame.pts < first.pts:
+            if frame.pts < first.pts:
                 continue  # it refers to frames before the jump
             # With intra refresh a frame is marked as a keyframe that is none: decoding there takes a while to recover.
             is_keyframe = frame.pts == first.pts and frame.pict_type not in PREDICTED
@@ -241,15 +232,6 @@ class PyAVVideo:
             if first is not None and first.pts in known:
                 return first, packets
         raise _SeekingFailedError
-
-    def _skip(self, packets: Iterator[av.Packet], needed: Set[int]) -> Iterator[av.Packet]:
-        """Yields packets, one when it is demanded, and says of each before it is decoded whether it may be skipped."""
-        decoder, skipped = self.stream.codec_context, None
-        for packet in packets:
-            is_skipped = decoder.name in SKIPPING and packet.size and packet.pts not in needed
-            if (skip := "NONREF" if is_skipped else "DEFAULT") != skipped:
-                decoder.skip_frame = skipped = skip
-            yield packet
 
     def _decode_from_start(self, wanted: Sequence[int]) -> Iterator[av.VideoFrame]:
         """Yields frames of one plain pass of the decoder."""
@@ -279,7 +261,7 @@ class PyAVVideo:
         """Yields all frames of the file, opened anew, in the order in which the decoder returns them."""
         seconds = max(self.deadline - time.monotonic(), 1.0)
         with open_container(self.source, seconds, self.options) as (container, stream):
-            yield from decode_packets(demux_packets(container, stream, self.deadline), stream.codec_context.name)
+            yield from decode_packets(demux_packets(container, stream, self.deadline), stream.codec_context)
 
     def _count_frames(self) -> FrameIndex:
         """Decodes the whole video to find out which frames it has; keeps them where they are few and small."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideDataContainer, Type
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import Float, UInt8
@@ -28,13 +28,16 @@ class Orientation(NamedTuple):
     @classmethod
     def of(cls, frame: av.VideoFrame) -> "Orientation":
         """Returns the one of the eight orientations that is nearest to what a frame's display matrix says."""
-        matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+        # `frame.side_data` (PyAV 18.1, 2026-11) would be a cycle, which keeps the frame until garbage is collected.
+        # Looking for what is not there costs more than counting, and few frames have anything at their side.
+        side_data = SideDataContainer(frame)
+        matrix = side_data.get(Type.DISPLAYMATRIX) if len(side_data) else None
         if matrix is None or matrix.buffer_size < 36:
-            return cls()
+            return _AS_STORED
         # A pixel (x, y) is shown at (a x + c y, b x + d y); the third column and row hold no turn.
         a, b, _, c, d = struct.unpack_from("=5i", matrix)
         if a * d == b * c:  # no turn keeps the area of nothing
-            return cls()
+            return _AS_STORED
         if abs(b) + abs(c) > abs(a) + abs(d):
             return cls(True, b < 0, c < 0)
         return cls(False, d < 0, a < 0)
@@ -45,8 +48,11 @@ class Orientation(NamedTuple):
         return pixels[:: -1 if self.is_upside_down else 1, :: -1 if self.is_mirrored else 1]
 
 
+_AS_STORED = Orientation()
+
+
 def pixel_aspect(stream: VideoStream) -> Fraction:
-    """Returns the width of a stream's pixels in units of their height, 1 where the file does not say.
+    """Returns the width of a stream's pixels in units of their height, 1 where it makes no difference.
 
     Raises:
         VideoError: frames of square pixels would be too large.
@@ -57,7 +63,8 @@ def pixel_aspect(stream: VideoStream) -> Fraction:
             f"found frames of {stream.height} x {stream.width} whose pixels are {aspect} as wide as high, expected at "
             f"most {MAX_PIXELS:,} square ones"
         )
-    return aspect
+    # Encoders write odd aspects, such as 640:639, where they rounded the width to whole pixels.
+    return aspect if abs(stream.width * aspect - stream.width) >= 1 else SQUARE
 
 
 def upright_size(frame: av.VideoFrame, aspect: Fraction = SQUARE) -> tuple[int, int]:
@@ -67,10 +74,12 @@ def upright_size(frame: av.VideoFrame, aspect: Fraction = SQUARE) -> tuple[int, 
         frame: the frame.
         aspect: width of a stored pixel in units of its height.
     """
-    width = frame.width * aspect
-    # Encoders write odd aspects, such as 640:639, where they rounded the width to whole pixels.
-    width = frame.width if abs(width - frame.width) < 1 else max(round(width), 1)
-    return (width, frame.height) if Orientation.of(frame).is_transposed else (frame.height, width)
+    return _size_of(frame, aspect, Orientation.of(frame))
+
+
+def _size_of(frame: av.VideoFrame, aspect: Fraction, orientation: Orientation) -> tuple[int, int]:
+    width = frame.width if aspect == 1 else max(round(frame.width * aspect), 1)
+    return (width, frame.height) if orientation.is_transposed else (frame.height, width)
 
 
 def fit_boxes(
@@ -104,16 +113,30 @@ class FrameScaler:
         self.scale, self.convert = VideoReformatter(), VideoReformatter()
 
     def __call__(
-        self, frame: av.VideoFrame, size: tuple[int, int], boxes: Float[np.ndarray, "boxes 4"]
+        self,
+        frame: av.VideoFrame,
+        size: tuple[int, int],
+        boxes: Float[np.ndarray, "boxes 4"],
+        frame_size: tuple[int, int],
     ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        """Yields boxes of the upright frame, all of one height and width, scaled to a (height, width)."""
-        old, box_size = upright_size(frame, self.aspect), boxes[0, 2:].tolist()
+        """Yields boxes of a frame, upright.
+
+        Args:
+            frame: the frame.
+            size: (height, width) that each box is scaled to.
+            boxes: (top, left, height, width) of each, all of one height and width.
+            frame_size: (height, width) of the upright frames that the boxes were planned for. A broadcast or a call may
+                change the size of its frames in the middle.
+        """
+        orient = Orientation.of(frame)
+        if (old := _size_of(frame, self.aspect, orient)) != frame_size:
+            boxes = fit_boxes(boxes, frame_size, old)
+        box_size = boxes[0, 2:].tolist()
         scales = tuple(new / side for new, side in zip(size, box_size, strict=True))
         if old[0] * old[1] * scales[0] * scales[1] > MAX_PIXELS:
             raise VideoError(f"found frames of {old[0]} x {old[1]}, too long and narrow to cover {size[0]} x {size[1]}")
         # The whole frame is scaled once and every box is cut out of it: boxes of one frame overlap.
         height, width = (max(round(o * s), new) for o, s, new in zip(old, scales, size, strict=True))
-        orient = Orientation.of(frame)
         stored = (height, width) if orient.is_transposed else (width, height)
         # One thread, because PyAV's default takes all cores for every frame.
         if frame.format.name == "yuv420p":  # half as many numbers to scale as in RGB

@@ -1,0 +1,91 @@
+"""Decoding of packets: it leaves out frames that nobody needs, and notices damage.
+
+Damage is what a decoder marks as corrupt, or reports as an error, or refuses.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Set
+from typing import NamedTuple
+
+import av
+import av.logging
+from av.video.codeccontext import VideoCodecContext
+
+SKIPPING = ("h264", "hevc", "mpeg4", "mpeg2video")
+"""Decoders whose `skip_frame` may change between packets, so that a frame that no other refers to can be left out."""
+
+
+class Decoded(NamedTuple):
+    """A decoded frame.
+
+    Attributes:
+        frame: the frame.
+        problem: description of the damage that it shows, or that a frame before it had on which it may depend; None
+            where the decoder found nothing wrong.
+    """
+
+    frame: av.VideoFrame
+    problem: str | None
+
+
+def decode_packets(
+    packets: Iterable[av.Packet], decoder: VideoCodecContext, needed: Set[int] | None = None
+) -> Iterator[Decoded]:
+    """Decodes packets, one when it is demanded, and passes over those that the decoder refuses.
+
+    Damage spreads to the frames that refer to a damaged one: it lasts until the next keyframe.
+
+    Args:
+        packets: packets in decoding order.
+        decoder: what decodes them.
+        needed: presentation times of the frames to return; others are not even decoded where no frame refers to
+            them. None returns all.
+    """
+    _listen()
+    # With one decoder thread messages come from the thread that decodes, which is the one that is here.
+    capture, may_skip, skipped = av.logging.Capture(), needed is not None and decoder.name in SKIPPING, None
+    problem, problem_before, key_time = None, None, None
+    problems: dict[int, str] = {}
+    for packet in packets:
+        # Whether a frame may be skipped is said before each packet.
+        skip = "NONREF" if may_skip and packet.size and packet.pts not in needed else "DEFAULT"
+        if skip != skipped:
+            decoder.skip_frame = skipped = skip
+        frames, refusal = (), None
+        with capture as messages:
+            try:
+                frames = packet.decode()
+            except av.FFmpegError as error:
+                refusal = error.strerror
+        if packet.is_keyframe and packet.size:
+            problem, problem_before, key_time = None, problem, _time_of(packet)
+        if messages or refusal:
+            errors = [text.strip() for _, name, text in messages if name == decoder.name] or [refusal]
+            problem = problem or errors[0]
+            messages.clear()
+        if problem or problem_before:
+            # Frames that are shown before a keyframe and decoded after it refer to frames before it.
+            time = _time_of(packet)
+            is_before = None not in (time, key_time) and time < key_time
+            if own := problem or (problem_before if is_before else None):
+                problems[time] = own
+        for frame in frames:
+            if frame.is_corrupt:
+                problem = problem or "the decoder marks it as corrupt"
+                problems[_time_of(frame)] = problem
+            if needed is None or frame.pts in needed:
+                yield Decoded(frame, problems.pop(_time_of(frame), None) if problems else None)
+
+
+def _time_of(item: av.Packet | av.VideoFrame) -> int | None:
+    """Returns when a packet or a frame is shown, or decoded where that is not known."""
+    return item.dts if item.pts is None else item.pts
+
+
+def _listen() -> None:
+    """Lets PyAV pass FFmpeg's errors on, which it drops unless somebody has set a level."""
+    if av.logging.get_level() is None:
+        # Only `Capture` is to have them: without it they would be logged, on many sound videos, too.
+        logging.getLogger("libav").setLevel(logging.CRITICAL + 1)
+        av.logging.set_skip_repeated(False)
+        av.logging.set_level(av.logging.ERROR)
