@@ -23,6 +23,10 @@ SMALLEST_VOP = 20
 """Bytes below which a packet of MPEG-4 may be a placeholder that no frame comes of (FFmpeg's MAX_NVOP_SIZE is 19)."""
 
 
+STORING_TIMES = ("flv", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "mpeg", "mpegts", "nut")
+"""FFmpeg's names of the containers that store when a frame is shown, not only when it is decoded."""
+
+
 class Keyframe(NamedTuple):
     """A frame at which decoding can begin.
 
@@ -70,16 +74,19 @@ def index_packets(container: InputContainer, stream: VideoStream, deadline: floa
         for packet in demux_packets(container, stream, deadline)
         if packet.size
     ]
-    # AVI stores no presentation times; FFmpeg guesses them, for B-frames wrongly.
-    is_guessed = container.format.name == "avi" and stream.codec_context.has_b_frames
     times, kinds = [pts for pts, *_ in packets], {kind for *_, kind in packets}
-    if is_guessed or not times or None in times or len(set(times)) < len(times) or _UNCERTAIN in kinds:
+    if not times or None in times or len(set(times)) < len(times) or _UNCERTAIN in kinds:
+        return None
+    # AVI and MXF store no presentation times. FFmpeg guesses them, for frames that it puts in order wrongly; so it did
+    # for files that were copied into another container.
+    depth, is_sorted = stream.codec_context.reorder_depth, times == sorted(times)
+    if depth and (is_sorted or container.format.name not in STORING_TIMES):
         return None
     # A stream cut without encoding it anew: the decoder drops some of what comes before its first keyframe.
     if not packets[0][2] or min(times) < times[0]:
         return None
     # A decoder that holds no more packets back returns frames in another order; so it does where times begin again.
-    if np.max(np.argsort(times) - np.arange(len(times))) > stream.codec_context.reorder_depth:
+    if not is_sorted and np.max(np.argsort(times) - np.arange(len(times))) > depth:
         return None
     # Packets that an edit list discards are decoded, because others refer to them, but no player shows them.
     shown = sorted(times if kinds == {None} else [pts for pts, *_, kind in packets if kind != _HIDDEN])

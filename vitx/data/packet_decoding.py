@@ -15,6 +15,10 @@ SKIPPING = ("h264", "hevc", "mpeg4", "mpeg2video")
 """Decoders whose `skip_frame` may change between packets, so that a frame that no other refers to can be left out."""
 
 
+HARMLESS = ("mmco: unref short failure",)
+"""Errors that change no pixel: H.264 is to forget a frame that is not there, after a jump or a cut."""
+
+
 class Decoded(NamedTuple):
     """A decoded frame.
 
@@ -60,8 +64,8 @@ def decode_packets(
         if packet.is_keyframe and packet.size:
             problem, problem_before, key_time = None, problem, _time_of(packet)
         if messages or refusal:
-            errors = [text.strip() for _, name, text in messages if name == decoder.name] or [refusal]
-            problem = problem or errors[0]
+            texts = [text.strip() for _, name, text in messages if name == decoder.name]
+            problem = problem or next((text for text in texts if text not in HARMLESS), refusal)
             messages.clear()
         if problem or problem_before:
             # Frames that are shown before a keyframe and decoded after it refer to frames before it.
