@@ -28,7 +28,7 @@ from vitx.data.container import (
 from vitx.data.frame_index import FrameIndex, Keyframe, index_packets, order_times
 from vitx.data.packet_decoding import Decoded, decode_packets
 from vitx.data.sampling import crop_box
-from vitx.data.upright import FrameScaler, pixel_aspect, upright_size
+from vitx.data.upright import SQUARE, FrameScaler, pixel_aspect, upright_size
 
 MAX_REORDERED = 16
 """Frames that a decoder may return before one that is shown earlier: the most that H.264 and H.265 keep."""
@@ -96,7 +96,7 @@ class PyAVVideo:
         self.source, self.container, self.stream, self.options = source, container, stream, options
         # A damaged file can name packets for hours: one deadline holds for finding and for decoding the frames.
         self.deadline = time.monotonic() + seconds
-        self.aspect = pixel_aspect(stream) if options.square_pixels else 1
+        self.aspect = pixel_aspect(stream) if options.square_pixels else SQUARE
         self._kept: list[Decoded] = []
         self.index: FrameIndex = index_packets(container, stream, self.deadline) or self._count_frames()
         self.times: Float[np.ndarray, " t"] = self.index.seconds(stream)

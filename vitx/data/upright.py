@@ -97,7 +97,9 @@ def fit_boxes(
     sides, old_sides, new_sides = boxes[:, 2:], np.asarray(old), np.asarray(new)
     scale = np.min(new_sides / sides, axis=1) / np.min(old_sides / sides, axis=1)
     new_boxes = sides * scale[:, None]
-    places = boxes[:, :2] / np.maximum(old_sides - sides, 1e-9)
+    room = old_sides - sides
+    # A box that takes a whole side is in its middle, too.
+    places = np.divide(boxes[:, :2], room, out=np.full_like(room, 0.5), where=room > 0)
     return np.concatenate([places * (new_sides - new_boxes), new_boxes], axis=1)
 
 
