@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vitx.data.files import ENDINGS
+from vitx.data.file_kinds import ENDINGS
 from vitx.errors import UserError
 
 Rows = Iterator[tuple[str, dict[str, Any]]]

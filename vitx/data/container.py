@@ -25,7 +25,7 @@ MAX_PIXELS = 64_000_000
 MAX_SECONDS = 60.0
 """Time after which reading a video is given up."""
 
-CONTAINERS = "asf,avi,flv,gif,h264,hevc,ivf,jpeg_pipe,matroska,mov,mpeg,mpegts,mxf,nut,ogg,png_pipe"
+CONTAINERS = "apng,asf,avi,flv,gif,h264,hevc,ivf,jpeg_pipe,matroska,mov,mpeg,mpegts,mxf,nut,ogg,png_pipe"
 """FFmpeg's names of the formats that are read. All hold their video themselves; playlists, which name other files, are
 missing on purpose."""
 

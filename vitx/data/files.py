@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from vitx.configuration import register
+from vitx.data.file_kinds import ENDINGS, find_videos, read_video, refuse_classes_without_videos
 from vitx.data.sources import SPLITS, Source, check_split
 from vitx.errors import UserError, closest
 
-ENDINGS = tuple(".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ts .webm .wmv".split())  # noqa: SIM905  reads easier
 WHOLE = (0.0, float("inf"))  # segment of a whole video
 
 
@@ -46,7 +46,7 @@ class Videos:
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         segment = {"segment": self.segments[index]} if self.segments else {}
         return {
-            "video": self.paths[index],
+            "video": read_video(self.paths[index]),
             "labels": {name: column[index] for name, column in self.labels.items()},
             **segment,
         }
@@ -82,7 +82,7 @@ class Folder:
 
     Or `PATH/train/CLASS/*.mp4`, with `PATH/validation` and `PATH/test` beside it. A split without a folder is drawn
     from the training videos, the same fraction of every class, by a hash of their names: files that are added later
-    move few others.
+    move few others. A folder of numbered pictures, `PATH/CLASS/NAME/*.png` or `*.jpg`, is a video, too.
 
     Attributes:
         path: path of the folder.
@@ -127,6 +127,9 @@ class Folder:
         if found and "train" not in found:
             raise UserError(f"{root} has {', '.join(found)} and no train; a folder of each class goes into each")
         rows = [row for name, folder in (found or {None: root}).items() for row in self._rows(folder, name)]
+        for folder in found.values() or [root]:
+            names = {row.labels[0] for row in rows}
+            refuse_classes_without_videos(folder, names)
         if not rows:
             raise UserError(f"{root} has no videos; expected {root}/CLASS/*.mp4 (or {', '.join(ENDINGS)})")
         return _videos(rows, (self.label,), self)
@@ -134,14 +137,14 @@ class Folder:
     def ignored(self) -> list[str]:
         """Returns the files in the folder that are in no split, without hidden ones."""
         root, used = Path(self.path), {path for videos in self.splits().values() for path in videos.paths}
-        files = (path for path in sorted(root.rglob("[!.]*")) if str(path) not in used and path.is_file())
+        files = (path for path in sorted(root.rglob("[!.]*")) if path.is_file())
+        files = (path for path in files if not {str(path), str(path.parent)} & used)  # a folder of pictures is a video
         return [str(path) for path in files if not any(part.startswith(".") for part in path.relative_to(root).parts)]
 
     def _rows(self, folder: Path, split: str | None) -> Iterator[_Row]:
-        for path in sorted(folder.glob("*/**/*")):
-            if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file():
-                name = path.relative_to(folder)
-                yield _Row(str(path), (name.parts[0],), split, name.as_posix())
+        for path in find_videos(folder):
+            name = path.relative_to(folder)
+            yield _Row(str(path), (name.parts[0],), split, name.as_posix())
 
 
 @register
@@ -197,7 +200,7 @@ class Table:
             raise UserError(f"{file} lists no videos")
         # A hundred show whether the paths are right; a million files on a network disk would take minutes. Single
         # missing videos are found by `vitx data check`, and replaced in training.
-        if not any(Path(row.path).is_file() for row in rows[:100]):
+        if not any(Path(row.path).exists() for row in rows[:100]):
             raise UserError(f"{file} lists {rows[0].path}, which does not exist; paths are relative to its folder")
         return _videos(rows, self.labels, self, self.multi_label, self.targets)
 

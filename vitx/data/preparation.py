@@ -21,7 +21,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -128,7 +128,7 @@ def prepare(
         return storage.read_json(destination / MANIFEST)
 
 
-def open_bytes(video: bytes | str | os.PathLike) -> BinaryIO:
+def open_bytes(video: bytes | str | os.PathLike) -> io.BufferedIOBase:
     """Opens the content of a video file that is in memory or on disk.
 
     Raises:

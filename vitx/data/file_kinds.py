@@ -1,0 +1,89 @@
+"""Which files count as videos: by their ending, or a folder of numbered pictures; and why others do not."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from vitx.data.container import VideoError
+from vitx.data.encoding import mux_images
+from vitx.errors import UserError
+
+ENDINGS = (
+    *(".3g2", ".3gp", ".apng", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".ivf", ".m2ts", ".m2v", ".m4v"),
+    *(".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogv", ".qt", ".ts", ".vob"),
+    *(".webm", ".wmv"),
+)
+"""Endings of files that are read as videos."""
+
+FRAME_ENDINGS = (".jpeg", ".jpg", ".png")
+"""Endings of pictures that are the frames of a video where a folder below the class's holds nothing else."""
+
+_STILL = "a still picture; put the frames of each video into a folder of its own below its class"
+_UNKNOWN = "no container that is read; convert it, for example with `ffmpeg -i FILE FILE.mp4`"
+UNREAD: Mapping[str, str] = MappingProxyType(
+    dict.fromkeys((".jpeg", ".jpg", ".avif", ".bmp", ".heic", ".tif", ".tiff"), _STILL)
+    | {".png": f"{_STILL}; an animated PNG is read where its name ends in .apng"}
+    | {".webp": "a picture, or an animation that FFmpeg (8, 2026-11) does not decode; convert it to .gif or .apng"}
+    | dict.fromkeys((".264", ".265", ".bik", ".h264", ".h265", ".hevc", ".rm", ".rmvb", ".swf", ".y4m"), _UNKNOWN)
+)
+"""Endings of files that look like the videos of a class and are not read, and the reason."""
+
+
+def find_videos(folder: Path) -> Iterator[Path]:
+    """Yields the videos below the folders of classes: files, and folders that hold the frames of one, sorted."""
+    paths = [path for path in sorted(folder.glob("*/**/*")) if not path.name.startswith(".")]
+    files = {path for path in paths if path.suffix.lower() in ENDINGS and path.is_file()}
+    beside = {path.parent for path in files}
+    for path in paths:
+        # Pictures in a folder beside videos are thumbnails of them more often than videos.
+        if path in files or (path.parent not in beside and path.is_dir() and is_sequence(path)):
+            yield path
+
+
+def is_sequence(folder: Path) -> bool:
+    """Returns whether a folder holds several pictures of one ending and nothing else: the frames of a video."""
+    with os.scandir(folder) as entries:
+        endings = [Path(entry.name).suffix.lower() for entry in entries if not entry.name.startswith(".")]
+    return len(endings) > 1 and len(set(endings)) == 1 and endings[0] in FRAME_ENDINGS
+
+
+def read_video(path: str) -> str | bytes:
+    """Returns what a video is opened by: its path, or the content of one that is made of a folder of pictures.
+
+    Raises:
+        VideoError: a folder cannot be read, or has other files than PNG or JPEG.
+    """
+    if path.lower().endswith(ENDINGS) or not os.path.isdir(path):
+        return path
+    try:
+        names = sorted((name for name in os.listdir(path) if not name.startswith(".")), key=_natural_key)
+        return mux_images([Path(path, name).read_bytes() for name in names])
+    except (OSError, VideoError) as error:
+        raise VideoError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def refuse_classes_without_videos(folder: Path, names: Iterable[str]) -> None:
+    """Raises an error where a class would vanish because none of its files is read as a video.
+
+    Args:
+        folder: folder of the classes.
+        names: names of the classes that have videos.
+
+    Raises:
+        UserError: a class has pictures or videos, and none that is read. Folders of texts and tables are no classes.
+    """
+    for path in sorted(set(folder.iterdir()) - {folder / name for name in names}):
+        if path.name.startswith(".") or not path.is_dir():
+            continue
+        counts = Counter(file.suffix.lower() for file in path.rglob("[!.]*") if file.is_file())
+        if unread := [ending for ending in counts if ending in UNREAD]:
+            found = "; ".join(f"{counts[ending]} of {ending} ({UNREAD[ending]})" for ending in sorted(unread))
+            raise UserError(f"{path} is a class without a video: found {found}; expected {', '.join(ENDINGS)}")
+
+
+def _natural_key(name: str) -> list[tuple[int, str]]:
+    """Returns a key that sorts frame_2 before frame_10."""
+    return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", name)]
