@@ -12,9 +12,9 @@ from vitx.data.encoding import mux_images
 from vitx.errors import UserError
 
 ENDINGS = (
-    *(".3g2", ".3gp", ".apng", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".ivf", ".m2ts", ".m2v", ".m4v"),
-    *(".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogv", ".qt", ".ts", ".vob"),
-    *(".webm", ".wmv"),
+    *(".264", ".265", ".3g2", ".3gp", ".apng", ".asf", ".avi", ".avifs", ".divx", ".f4v", ".flv", ".gif", ".h264"),
+    *(".h265", ".hevc", ".ivf", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts"),
+    *(".mxf", ".nut", ".ogv", ".qt", ".ts", ".vob", ".webm", ".wmv"),
 )
 """Endings of files that are read as videos."""
 
@@ -27,7 +27,7 @@ UNREAD: Mapping[str, str] = MappingProxyType(
     dict.fromkeys((".jpeg", ".jpg", ".avif", ".bmp", ".heic", ".tif", ".tiff"), _STILL)
     | {".png": f"{_STILL}; an animated PNG is read where its name ends in .apng"}
     | {".webp": "a picture, or an animation that FFmpeg (8, 2026-11) does not decode; convert it to .gif or .apng"}
-    | dict.fromkeys((".264", ".265", ".bik", ".h264", ".h265", ".hevc", ".rm", ".rmvb", ".swf", ".y4m"), _UNKNOWN)
+    | dict.fromkeys((".bik", ".rm", ".rmvb", ".swf", ".y4m"), _UNKNOWN)
 )
 """Endings of files that look like the videos of a class and are not read, and the reason."""
 
