@@ -68,9 +68,9 @@ def index_packets(container: InputContainer, stream: VideoStream, deadline: floa
     Returns:
         None where packets do not say for certain which frames a decoder returns, and in which order.
     """
-    check = _CHECKS.get(stream.codec_context.name, _trust)
+    check = _CHECKS.get(stream.codec_context.name)
     packets = [
-        (packet.pts, packet.dts, packet.is_keyframe, _HIDDEN if packet.is_discard else check(packet))
+        (packet.pts, packet.dts, packet.is_keyframe, _HIDDEN if packet.is_discard else check and check(packet))
         for packet in demux_packets(container, stream, deadline)
         if packet.size
     ]
@@ -86,7 +86,7 @@ def index_packets(container: InputContainer, stream: VideoStream, deadline: floa
     if not packets[0][2] or min(times) < times[0]:
         return None
     # A decoder that holds no more packets back returns frames in another order; so it does where times begin again.
-    if not is_sorted and np.max(np.argsort(times) - np.arange(len(times))) > depth:
+    if not is_sorted and (np.argsort(times) - np.arange(len(times))).max() > depth:
         return None
     # Packets that an edit list discards are decoded, because others refer to them, but no player shows them.
     shown = sorted(times if kinds == {None} else [pts for pts, *_, kind in packets if kind != _HIDDEN])
@@ -97,10 +97,6 @@ def index_packets(container: InputContainer, stream: VideoStream, deadline: floa
 
 
 _UNCERTAIN, _HIDDEN = "uncertain", "hidden"
-
-
-def _trust(packet: av.Packet) -> None:
-    """Finds nothing, without looking."""
 
 
 def _check_mpeg4(packet: av.Packet) -> str | None:

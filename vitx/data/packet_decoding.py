@@ -52,10 +52,11 @@ def decode_packets(
     problems: dict[int, str] = {}
     for packet in packets:
         # Whether a frame may be skipped is said before each packet.
-        skip = "NONREF" if may_skip and packet.size and packet.pts not in needed else "DEFAULT"
+        skip = "NONREF" if may_skip and packet.pts not in needed and packet.size else "DEFAULT"
         if skip != skipped:
             decoder.skip_frame = skipped = skip
-        frames, refusal = (), None
+        # The decoder writes into the memory of frames that nobody holds, which is still in the processor's cache.
+        frames, frame, refusal = (), None, None
         with capture as messages:
             try:
                 frames = packet.decode()
@@ -63,7 +64,7 @@ def decode_packets(
                 refusal = error.strerror
         if packet.is_keyframe and packet.size:
             problem, problem_before, key_time = None, problem, _time_of(packet)
-        if messages or refusal:
+        if refusal or messages:
             texts = [text.strip() for _, name, text in messages if name == decoder.name]
             problem = problem or next((text for text in texts if text not in HARMLESS), refusal)
             messages.clear()
