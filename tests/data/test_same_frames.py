@@ -233,6 +233,29 @@ def test_times_that_begin_again_leave_every_frame_in_its_place():
         assert len(opened.times) == 2 * NUM_FRAMES and np.all(np.diff(opened.times) > 0)
 
 
+@pytest.mark.parametrize("hidden", [3, 12, 15])  # in a group, at its end, in the next group
+@pytest.mark.parametrize("container_format", ["mp4", "mov"])
+def test_frames_before_the_beginning_of_an_edit_list_are_not_shown(container_format, hidden):
+    video = x264("mp4", f"{X264}:keyint=12:min-keyint=12")
+    packets = [(data, pts - hidden, dts - hidden, is_key) for data, pts, dts, is_key in coded(video)]
+    video = mux(packets, video, container_format)
+    assert_reads_like_a_plain_pass(video)
+    assert read_numbers(decode_frames(video, [0])[:, :32, :32]) == [hidden]
+
+
+def test_two_frames_of_one_time_are_two_frames():
+    video = x264("matroska", f"{X264}:keyint=12")
+    packets = coded(video)
+    packets[7] = (packets[7][0], packets[6][1], *packets[7][2:])
+    assert_reads_like_a_plain_pass(mux(packets, video, "matroska"))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_short_videos_are_read_like_a_plain_pass(length):
+    options = {"x264-params": "bframes=3:b-adapt=0"}
+    assert_reads_like_a_plain_pass(encode(numbered_frames(length, 64), "libx264", "mp4", "yuv420p", options))
+
+
 def test_frames_that_were_counted_are_not_all_kept_in_memory(monkeypatch):
     video = packed("avi")
     whole = decode_frames(video, range(NUM_FRAMES))

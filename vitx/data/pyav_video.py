@@ -226,7 +226,10 @@ class PyAVVideo:
         # then by decoding time, or from the start.
         known = {keyframe.pts for keyframe in keyframes}
         for target in (keyframes[-1].pts, keyframes[-1].dts, min(0, self.stream.start_time or 0)):
-            self.container.seek(target, stream=self.stream)
+            try:
+                self.container.seek(target, stream=self.stream)
+            except av.FFmpegError:  # a container without an index, in the middle of which nothing can be found
+                continue
             packets = demux_packets(self.container, self.stream, self.deadline)
             first = next((packet for packet in packets if packet.is_keyframe), None)
             if first is not None and first.pts in known:
