@@ -12,6 +12,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from tests.data.test_decoding import encode, remux
+from tests.data.test_same_frames import coded, mux
 from vitx.cli import main
 from vitx.data.check import check
 from vitx.data.decoding import ReadOptions, VideoError, decode_frames, open_video
@@ -24,7 +25,7 @@ FORMATS = {  # (encoder, container, pixel format, its options), whose decoders n
     "H.264": ("libx264", "matroska", "yuv420p", {}),
     "H.264 in AVI": ("libx264", "avi", "yuv420p", {}),
     "MPEG-4": ("mpeg4", "avi", "yuv420p", {"q": "3"}),
-    "MPEG-4 with B-frames": ("mpeg4", "mp4", "yuv420p", {"q": "3", "bf": "2"}),
+    "MPEG-4 with B-frames": ("mpeg4", "avi", "yuv420p", {"q": "3", "bf": "2"}),
     "MPEG-2": ("mpeg2video", "mpeg", "yuv420p", {"q": "3", "bf": "2"}),
     "Windows": ("wmv2", "asf", "yuv420p", {}),
     "checksums": ("ffv1", "matroska", "yuv420p", {"slicecrc": "1", "slices": "4", "level": "3"}),
@@ -60,7 +61,7 @@ def test_every_frame_that_is_off_after_the_decoder_complains_is_reported(name, s
     codec, container_format, pixel_format, options = FORMATS[name]
     video = encode(scene, codec, container_format, pixel_format, options)
     sound, num_noticed = decode_frames(video, range(NUM_FRAMES)).astype(int), 0
-    for seed in range(4):
+    for seed in range(6):
         damaged = overwrite(video, seed)
         noticed = heard(damaged)
         num_noticed += bool(noticed)
@@ -110,6 +111,24 @@ def test_damage_lasts_until_the_next_keyframe(damaged):
     assert _is_damaged(video, first + 1)
     assert not any(_is_damaged(video, index) for index in range(20, NUM_FRAMES))
     assert decode_frames(video, range(20, NUM_FRAMES)).shape[0] == 20
+
+
+def test_frames_that_are_shown_before_a_keyframe_share_the_damage_of_those_before_it(scene):
+    """In an open group they are decoded after the keyframe, and refer to both sides of it."""
+    options = {"x264-params": "keyint=10:min-keyint=10:bframes=3:b-adapt=0:scenecut=0:open-gop=1"}
+    video = encode(scene, "libx264", "matroska", "yuv420p", options)
+    packets = coded(video)
+    key = [number for number, packet in enumerate(packets) if packet[3]][2]
+    leading = [packet[1] for packet in packets[key + 1 :] if packet[1] < packets[key][1]]
+    assert leading
+    for seed in range(20):
+        data, *rest = packets[key - 4]  # the frame that was shown last before them
+        damaged = mux([*packets[: key - 4], (overwrite(data, seed), *rest), *packets[key - 3 :]], video, "matroska")
+        if heard(damaged):
+            assert all(_is_damaged(damaged, index) for index in leading)
+            assert not _is_damaged(damaged, packets[key][1])
+            return
+    raise AssertionError("no seed damages that frame")
 
 
 def test_damaged_frames_are_returned_where_they_are_accepted(damaged):

@@ -250,6 +250,18 @@ def test_two_frames_of_one_time_are_two_frames():
     assert_reads_like_a_plain_pass(mux(packets, video, "matroska"))
 
 
+def test_times_out_of_the_order_in_which_a_decoder_returns_frames_are_not_believed():
+    video = encode(numbered_frames(NUM_FRAMES, 64), "mjpeg", "matroska", "yuvj420p", {})
+    packets = [(data, (number ^ 1) + 1, number, True) for number, (data, *_) in enumerate(coded(video))]
+    assert_reads_like_a_plain_pass(mux(packets, video, "matroska"))
+
+
+def test_frames_that_are_falsely_marked_as_keyframes_are_not_begun_at():
+    video = encode(numbered_frames(NUM_FRAMES, 64), "mpeg4", "matroska", "yuv420p", {"g": "40", "q": "2"})
+    packets = [(data, pts, dts, True) for data, pts, dts, _ in coded(video)]
+    assert_reads_like_a_plain_pass(mux(packets, video, "matroska"))
+
+
 @pytest.mark.parametrize("length", [1, 2, 3])
 def test_short_videos_are_read_like_a_plain_pass(length):
     options = {"x264-params": "bframes=3:b-adapt=0"}

@@ -173,7 +173,8 @@ def test_the_film_of_a_file_is_read_and_never_a_preview(before):
 
 def test_of_two_films_the_one_that_ffmpeg_takes_is_read_unless_another_is_named():
     small, large = numbered_frames(20, 32), numbered_frames(20, 64)[::-1]
-    for first, second in itertools.permutations(((small, "libx264", 0), (large, "libx264", 0))):
+    pairs = [*itertools.permutations(((small, "libx264", 0), (large, "libx264", 0)))]
+    for first, second in [*pairs, ((small, "libx264", 0), (large, "libx264", DEFAULT))]:
         video = several_streams(first, second)
         with av.open(io.BytesIO(video)) as container:
             best = container.streams.best("video").index
