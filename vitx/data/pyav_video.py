@@ -13,7 +13,6 @@ from typing import NamedTuple
 import av
 import numpy as np
 from av.container import InputContainer
-from av.video.frame import PictureType
 from av.video.stream import VideoStream
 from jaxtyping import Float, Int, UInt8
 
@@ -35,9 +34,6 @@ MAX_REORDERED = 16
 
 MAX_KEPT = 2**25
 """Bytes of decoded frames that are kept where a video had to be decoded to count them: 300 of 320 x 240 pixels."""
-
-PREDICTED = (PictureType.P, PictureType.B, PictureType.S, PictureType.SP)
-"""Types of frames that refer to others."""
 
 Indices = Sequence[int] | Int[np.ndarray, " t"]
 """Frame numbers from 0 in presentation order: any order, repeats allowed."""
@@ -212,10 +208,9 @@ class PyAVVideo:
         for frame, problem in decoded:
             if frame.pts < first.pts:
                 continue  # it refers to frames before the jump
-            # With intra refresh a frame is marked as a keyframe that is none: decoding there takes a while to recover.
-            is_keyframe = frame.pts == first.pts and frame.pict_type not in PREDICTED
-            # What seems damaged may only lack the frames before the jump.
-            if problem or not (is_verified or is_keyframe):
+            # With intra refresh a frame is marked as a keyframe that is none: what is returned first is a frame that
+            # has been recovered, maybe roughly. What seems damaged may only lack the frames before the jump.
+            if problem or not (is_verified or frame.pts == first.pts):
                 raise _SeekingFailedError
             is_verified = True
             yield frame
