@@ -18,6 +18,9 @@ _HOMES = {
     "Run": "vitx.run",
     "Experiment": "vitx.experiment",
     "load_experiment": "vitx.experiment",
+    "ablate": "vitx.ablations.runner",
+    "Ablation": "vitx.ablations.description",
+    "Row": "vitx.ablations.description",
     "UserError": "vitx.errors",
 }
 __all__ = ["__version__", *_HOMES]

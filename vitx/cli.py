@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 
 import vitx
-from vitx import cli_data, cli_models, environment
+from vitx import cli_ablations, cli_data, cli_models, environment
 from vitx.cli_settings import load_parts, parse_settings
 from vitx.errors import Preempted, RunError, UserError
 from vitx.storage import as_path, exists, local_path
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return options.command(options, settings) or 0
     except (Exception, KeyboardInterrupt) as error:
-        message, status = describe_error(error, training=options.command is _train)
+        message, status = describe_error(error, training=options.command in (_train, cli_ablations.run_ablation))
         if debug and isinstance(error, Exception) and not isinstance(error, Preempted):
             traceback.print_exc()
             return status
@@ -114,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--top", type=int, default=5, help="classes shown for each label (default: 5)")
     predict.set_defaults(command=_predict)
 
+    cli_ablations.add_commands(commands)
     cli_data.add_commands(commands)
     cli_models.add_commands(commands)
     return parser

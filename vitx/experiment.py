@@ -71,26 +71,41 @@ def load_experiment(path: str | Path) -> Experiment:
     Raises:
         UserError: no such file, the file raises, or it defines no experiment.
     """
-    asking = (frame.filename for frame in inspect.stack() if frame.frame.f_globals.get("__name__") == RUN_NAME)
-    path = Path(next(asking, "")).parent / path
+    path = _beside_caller(path)
+    names = run_file(path)
+    if not isinstance(names.get("experiment"), Experiment):
+        raise UserError(f"{path} defines no `experiment = vitx.Experiment(...)`")
+    return names["experiment"]
+
+
+def run_file(path: str | Path) -> dict[str, Any]:
+    """Executes a Python file that describes experiments; returns its names.
+
+    Raises:
+        UserError: no such file, or the file raises.
+    """
+    path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no experiment file {path}")
     try:
-        names = runpy.run_path(str(path), run_name=RUN_NAME)
+        return runpy.run_path(str(path), run_name=RUN_NAME)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except Exception as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f"{path}, line {lines[-1]}" if lines else getattr(error, "filename", None) or path
         raise UserError(f"{where}: {type(error).__name__}: {error}") from error
-    if not isinstance(names.get("experiment"), Experiment):
-        raise UserError(f"{path} defines no `experiment = vitx.Experiment(...)`")
-    return names["experiment"]
+
+
+def _beside_caller(path: str | Path) -> Path:
+    """Returns the path that an experiment file means by a relative one; any other caller's path stays."""
+    asking = (frame.filename for frame in inspect.stack() if frame.frame.f_globals.get("__name__") == RUN_NAME)
+    return Path(next(asking, "")).parent / path
 
 
 def save_config(experiment: Experiment, path: PurePath) -> None:
     """Writes config.json: the settings, with the versions that they were run with."""
-    versions = {"vitx": vitx.__version__, "jax": jax.__version__, "git": _git_commit()}
+    versions = {"vitx": vitx.__version__, "jax": jax.__version__, "git": git_commit()}
     write_json(path, {"format": FORMAT, "versions": versions, "experiment": configuration.to_dict(experiment)})
 
 
@@ -113,8 +128,8 @@ def load_config(workdir: str | PurePath) -> Experiment:
     return experiment
 
 
-def _git_commit() -> str | None:
-    """The commit of this checkout; None where vitx is installed without its history."""
+def git_commit() -> str | None:
+    """Returns the commit of this checkout; None where vitx is installed without its history."""
     root = Path(__file__).parents[1]
     command = ["git", "-C", str(root), "rev-parse", "--show-toplevel", "HEAD"]
     try:

@@ -27,6 +27,10 @@ LEASE_SECONDS = 60.0  # longer than a process is ever held up by its machine or 
 BEATS = 6  # of a lease
 
 
+class BusyError(UserError):
+    """Another process holds the folder."""
+
+
 class Hold:
     """A folder that this process holds."""
 
@@ -43,7 +47,8 @@ def hold_folder(folder: PurePath, *, busy: str) -> Iterator[Hold]:
         busy: message where another process holds the folder.
 
     Raises:
-        UserError: another process holds the folder, or it cannot be written.
+        BusyError: another process holds the folder.
+        UserError: the folder cannot be written.
     """
     if storage.is_bucket(folder):
         lease = Lease(folder, busy)
@@ -57,7 +62,7 @@ def hold_folder(folder: PurePath, *, busy: str) -> Iterator[Hold]:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise UserError(busy) from None
+        raise BusyError(busy) from None
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}; choose another folder") from error
     try:
@@ -98,17 +103,14 @@ class Lease(Hold):
 
     def _acquire(self) -> int:
         newest = self._newest()
-        if newest and not _is_over(record := self._read(newest)):
-            owner = f"process {record.get('pid')} on {record.get('host')}"
-            print(f"{self._folder.parent} was held by {owner}; waiting for its heartbeat", file=sys.stderr)
-            if self._beats(newest, record):
-                raise UserError(f"{self._busy} ({owner})")
+        if newest and not _is_over(record := self._read(newest)) and self._beats(newest, record):
+            raise BusyError(f"{self._busy} ({_describe_owner(record)})")
         number = newest + 1
         if not storage.create_file(self._path(number), self._content()):
-            raise UserError(self._busy)
+            raise BusyError(self._busy)
         if self._newest() > number:  # this process slept through a whole tenure of another, which removed `number`
             storage.remove(self._path(number))
-            raise UserError(self._busy)
+            raise BusyError(self._busy)
         for old in self._numbers():
             if old < number:
                 storage.remove(self._path(old))
@@ -116,6 +118,8 @@ class Lease(Hold):
 
     def _beats(self, number: int, record: dict[str, Any]) -> bool:
         """Returns whether an owner's beat changes within a lease."""
+        owner = _describe_owner(record)
+        print(f"{self._folder.parent} was held by {owner}; waiting for its heartbeat", file=sys.stderr)
         deadline = time.monotonic() + LEASE_SECONDS
         while time.monotonic() < deadline:
             time.sleep(LEASE_SECONDS / BEATS / 2)
@@ -131,7 +135,7 @@ class Lease(Hold):
             try:
                 if (newest := self._newest()) > self._number:
                     owner = self._read(newest)
-                    self._lost = f"process {owner.get('pid')} on {owner.get('host')} took it over"
+                    self._lost = f"{_describe_owner(owner)} took it over"
                     return
                 self._beat += 1
                 self._write()
@@ -163,6 +167,10 @@ class Lease(Hold):
 
     def _path(self, number: int) -> PurePath:
         return self._folder / f"{number:08}.json"
+
+
+def _describe_owner(record: dict[str, Any]) -> str:
+    return f"process {record.get('pid')} on {record.get('host')}"
 
 
 def _is_over(record: dict[str, Any]) -> bool:

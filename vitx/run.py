@@ -16,7 +16,8 @@ from vitx.data.decoding import VideoError
 from vitx.data.sources import Source
 from vitx.errors import UserError, as_user_error
 from vitx.evaluation import report
-from vitx.evaluation.evaluate import evaluate, predict
+from vitx.evaluation.evaluate import Predictions, evaluate, predict
+from vitx.evaluation.examples import predictions_path, save_predictions
 from vitx.evaluation.presentation import presenter_for
 from vitx.experiment import Experiment, load_config, save_config
 from vitx.interop.load import require_source
@@ -203,12 +204,11 @@ def restore_variables(
 
 def evaluate_and_report(run: Run, split: str, clock: Stopwatch) -> dict[str, Any]:
     """Evaluates a run, reports and logs; see `Run.evaluate`. The folder is locked."""
-    task, mesh = run.experiment.task, run.sharding.mesh
-    model = resolve_implementation(run.experiment.model, mesh.devices.flat[0])
-    data = run.experiment.data.for_devices(mesh.size)
+    task, data = run.experiment.task, run.experiment.data
+    model = resolve_implementation(run.experiment.model, run.sharding.mesh.devices.flat[0])
     with clock("evaluate"):
         source = data.dataset.open(split)
-        predictions = evaluate(model, task, run.variables, data, source, run.sharding, split=split)
+        predictions = predict_split(run, split)
         metrics = task.metrics(predictions)
     if predictions.unreadable:
         log_info(predictions.describe_errors())
@@ -234,12 +234,20 @@ def evaluate_and_report(run: Run, split: str, clock: Stopwatch) -> dict[str, Any
                 sections=sections,
             )
             log_info(f"see {path}")
+            save_predictions(predictions_path(run.workdir, split), run.step, predictions)
         # Last, so that a row says that the report is there.
         if split != "train":
             with MetricsLog(run.workdir, lambda row: (row["step"], row["split"]) != (run.step, split)) as log:
                 log.write(run.step, split, row)
     tables = presenter.tables(predictions, run.outputs)
     return {"step": run.step, "views": predictions.views, **metrics, **tables}
+
+
+def predict_split(run: Run, split: str) -> Predictions:
+    """Returns the predictions of a run for every example of a split."""
+    data = run.experiment.data.for_devices(run.sharding.mesh.size)
+    source = data.dataset.open(split)
+    return evaluate(run.experiment.model, run.experiment.task, run.variables, data, source, run.sharding, split=split)
 
 
 def _facts(run: Run) -> list[str]:

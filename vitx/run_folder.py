@@ -6,6 +6,7 @@ metrics.jsonl    one object a line: step, split, metrics
 checkpoints/     one folder a step, written in the background and renamed into place when complete
 events.*         TensorBoard's view of metrics.jsonl
 report.md        what the run learnt, with its pictures
+predictions_*    outputs and labels of every example of an evaluated split
 """
 
 import contextlib

@@ -1,5 +1,6 @@
 """What a run is about to do: parameters by module, mesh, cost of the model and of the whole run."""
 
+import functools
 from pathlib import PurePath
 from typing import Any
 
@@ -64,3 +65,12 @@ def count_macs(model: Any, task: Any, variables: Any, data: Any) -> int | None:
         return macs_of(predict(variables, video).jaxpr)
     except ValueError:
         return None
+
+
+def count_cost_of(experiment: Any) -> tuple[int, int | None]:
+    """Returns (parameters, multiply-accumulates of one view or None) of an experiment's model; see `count_macs`."""
+    model, task, data = experiment.model, experiment.task, experiment.data
+    video = jax.ShapeDtypeStruct((1, data.num_frames, *data.image_size, 3), jnp.uint8)
+    init = functools.partial(task.init, model, batch={"video": video})
+    variables = dict(jax.eval_shape(init, jax.random.key(0)))
+    return sum(count_parameters(variables["params"]).values()), count_macs(model, task, variables, data)

@@ -1,0 +1,241 @@
+"""An ablation end to end: every cell once, resumed, shared by processes; failures shown; tables and pictures."""
+
+import collections
+import csv
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+import xml.etree.ElementTree
+
+import numpy as np
+import pytest
+
+import vitx
+from vitx import storage
+from vitx.ablations import runner
+from vitx.ablations.cells import Results
+from vitx.ablations.description import Row
+from vitx.ablations.pictures import pareto_front
+from vitx.ablations.plan import make_plan
+from vitx.cli import main
+from vitx.errors import Preempted
+from vitx.evaluation.examples import load_predictions
+from vitx.run import load_run
+
+
+@pytest.fixture(scope="module")
+def done(two_rows, tmp_path_factory):
+    """An ablation of two rows and two seeds that has run."""
+    workdir = tmp_path_factory.mktemp("ablation") / "done"
+    return workdir, vitx.ablate(two_rows, workdir)
+
+
+@pytest.fixture
+def fake_runs(monkeypatch):
+    """Replaces training; returns the list of cells that were run, and a dictionary of what to do in their place."""
+    ran, instead = [], {}
+
+    def run_cell(cell, lease, results):
+        ran.append(cell.name)
+        instead.get(cell.name, lambda: None)()
+        time.sleep(0.005)
+        results.record(cell, {"row": cell.row})
+        return True
+
+    monkeypatch.setattr(runner, "run_cell", run_cell)
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0.02)
+    return ran, instead
+
+
+@pytest.mark.smoke
+def test_the_table_has_means_and_deviations_of_what_the_runs_logged(done):
+    workdir, table = done
+    for row in table.rows:
+        values = [
+            next(r for r in load_run(path).metrics() if r["split"] == "test")["motion/top1"]
+            for path in sorted((workdir / "runs").glob(f"{row.name.replace(' ', '_')}_seed*"))
+        ]
+        assert row.seeds == (0, 1) and len(values) == 2
+        assert row.values["motion/top1"] == (pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)))
+    cost = vitx.count_cost(load_run(workdir / "runs" / "base_seed0").experiment.model, (4, 24, 24, 3))
+    assert table.rows[0].values["params"] == (cost.params, None)
+    assert table.rows[0].values["gmacs"] == (cost.macs / 1e9, None)
+    assert table.header["split"] == "test, 19 clips" and table.header["views"] == "1x1"
+    assert {"dataset", "hardware", "commit"} <= table.header.keys()
+    assert str(workdir.parent.parent) not in str(table)
+
+
+def test_tables_are_written_in_four_formats_that_agree(done):
+    workdir, table = done
+    data = json.loads((workdir / "table.json").read_text())
+    rows = list(csv.DictReader((workdir / "table.csv").read_text().splitlines()))
+    for row, from_json, from_csv in zip(table.rows, data["rows"], rows, strict=True):
+        mean, deviation = row.values["motion/top1"]
+        assert from_json["values"]["motion/top1"] == {"mean": mean, "std": deviation}
+        assert (float(from_csv["motion/top1"]), float(from_csv["motion/top1_std"])) == (mean, deviation)
+        shown = f"{mean:.1f} ± {deviation:.1f}"
+        assert shown in (workdir / "table.md").read_text()
+        assert shown.replace("±", r"$\pm$") in (workdir / "table.tex").read_text()
+    latex = (workdir / "table.tex").read_text()
+    assert all(rule in latex for rule in (r"\toprule", r"\midrule", r"\bottomrule")) and r"motion/top1" in latex
+
+
+def test_differences_are_paired_over_clips_where_the_metric_allows_it(done):
+    workdir, table = done
+    by_column = {difference.column: difference for difference in table.differences}
+    assert "19 clips and 2 seeds" in by_column["motion/top1"].basis
+    assert "t-test" in by_column["motion/macro_f1"].basis or by_column["motion/macro_f1"].verdict == "not tested"
+    means = [row.values["motion/top1"][0] for row in table.rows]
+    assert by_column["motion/top1"].mean == pytest.approx(means[1] - means[0])
+    assert by_column["motion/top1"].verdict in (workdir / "table.md").read_text()
+
+
+def test_pictures_are_written_as_png_and_svg(done):
+    workdir, _ = done
+    for name in ("curves", "pareto"):
+        assert (workdir / f"{name}.png").stat().st_size > 5000
+        assert xml.etree.ElementTree.parse(workdir / f"{name}.svg").getroot().tag.endswith("svg")
+
+
+def test_predictions_of_every_clip_are_kept_beside_the_run(done):
+    workdir, _ = done
+    run = load_run(workdir / "runs" / "base_seed0")
+    step, predictions = load_predictions(run.workdir / "predictions_test.npz")
+    metrics = run.experiment.task.metrics(predictions)
+    logged = next(row for row in run.metrics() if row["split"] == "test")
+    assert step == run.step and predictions.views == "1x1"
+    assert {name: logged[name] for name in metrics} == metrics
+
+
+def test_finished_cells_are_never_trained_again(done, two_rows, monkeypatch):
+    workdir, table = done
+    monkeypatch.setattr(runner, "run_cell", None)
+    assert vitx.ablate(two_rows, workdir) == table
+
+
+def test_a_new_row_alone_is_run(done, two_rows, fake_runs):
+    workdir, _ = done
+    plan = make_plan(dataclasses.replace(two_rows, rows=(*two_rows.rows, Row("new"))), workdir)
+    runner.run_cells(plan)
+    assert fake_runs[0] == ["new_seed0", "new_seed1"]
+    for name in fake_runs[0]:
+        (workdir / "results" / f"{name}.json").unlink()
+
+
+def test_the_dry_run_runs_nothing_and_knows_what_is_left(done, two_rows, tmp_path):
+    workdir, _ = done
+    estimates = vitx.ablate(two_rows, workdir, seeds=[0, 5], dry_run=True)
+    assert collections.Counter(e.state for e in estimates) == {"finished": 2, "missing": 2}
+    macs = make_plan(two_rows, workdir).costs["base"][1]
+    assert estimates[0].clips == 16 and estimates[0].gmacs == pytest.approx(3 * macs * 16 / 1e9)
+    assert all(estimate.seconds > 0 for estimate in estimates)
+    assert not (workdir / "runs" / "base_seed5").exists()
+
+
+def test_a_failed_cell_shows_its_reason_and_the_others_run(two_rows, tmp_path):
+    rows = (Row("base"), Row("diverges", {"optimizer.peak_lr": 1e30, "training.max_skipped": 0}))
+    ablation = dataclasses.replace(two_rows, rows=rows, seeds=(0,))
+    table = vitx.ablate(ablation, tmp_path / "out")
+    assert table.rows[0].seeds == (0,) and table.rows[1].seeds == ()
+    (reason,) = table.rows[1].failures.values()
+    assert "max_skipped" in reason
+    assert "failed" in (tmp_path / "out" / "table.md").read_text() and reason[:40] in str(table)
+    assert "max_skipped" in (tmp_path / "out" / "table.csv").read_text()
+
+
+def test_processes_that_share_a_folder_run_every_cell_once(two_rows, folder, fake_runs):
+    ran, _ = fake_runs
+    plan = make_plan(dataclasses.replace(two_rows, seeds=tuple(range(5))), folder)
+    threads = [threading.Thread(target=runner.run_cells, args=(plan,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(ran) == sorted(cell.name for cell in plan.cells)
+
+
+def test_a_failure_is_tried_again_by_the_next_call_and_not_by_one_that_runs_already(two_rows, tmp_path, fake_runs):
+    ran, _ = fake_runs
+    plan = make_plan(dataclasses.replace(two_rows, seeds=(0,)), tmp_path)
+    results = Results(tmp_path)
+    results.record_failure(plan.cells[0], "an earlier failure")
+    runner.run_cells(plan)
+    assert sorted(ran) == ["base_seed0", "no_temporal_layer_seed0"] and results.failure(plan.cells[0]) is None
+    ran.clear()
+    (tmp_path / "results" / "base_seed0.json").unlink()
+    (tmp_path / "results" / "no_temporal_layer_seed0.json").unlink()
+    fake_runs[1]["base_seed0"] = lambda: results.record_failure(plan.cells[1], "another process met this")
+    runner.run_cells(plan)
+    assert ran == ["base_seed0"]
+
+
+def test_a_request_to_stop_ends_the_ablation_and_releases_the_cell(two_rows, tmp_path, fake_runs):
+    ran, instead = fake_runs
+    plan = make_plan(dataclasses.replace(two_rows, seeds=(0,)), tmp_path)
+
+    def stop():
+        raise Preempted("stopped")
+
+    instead["base_seed0"] = stop
+    with pytest.raises(Preempted):
+        runner.run_cells(plan)
+    instead.clear()
+    runner.run_cells(plan)
+    assert ran == ["base_seed0", "base_seed0", "no_temporal_layer_seed0"]
+
+
+def test_the_pareto_front_has_the_rows_that_none_beats_at_lower_or_equal_cost():
+    points = {"cheap": (1.0, 50.0), "same cost, worse": (1.0, 40.0), "dear": (3.0, 70.0), "beaten": (2.0, 45.0)}
+    assert pareto_front(points) == ["cheap", "dear"]
+    assert pareto_front(points, is_higher=False) == ["same cost, worse"]
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_cells_and_one_takes_over_when_the_other_is_killed(folder, small_file, tmp_path):
+    """Last run: see the report of the commit; 60 s for each store, of which most is starting Python."""
+    file = tmp_path / "ablation.py"
+    file.write_text(
+        "from vitx import Ablation, Row, load_experiment\n"
+        f"ablation = Ablation(load_experiment({small_file!r}).override({{'training.steps': 60}}),\n"
+        "    (Row('base'), Row('two layers', {'model.num_layers': 2})), seeds=(0, 1), columns=('motion/top1',))\n"
+    )
+    command = [sys.executable, "-m", "vitx", "ablate", str(file), "--workdir", str(folder)]
+    first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while not any(name.startswith("base_seed0") for name in storage.names_in(folder / "runs")):
+        assert first.poll() is None, first.stderr.read()
+        time.sleep(0.05)
+    second = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while "two_layers_seed0" not in storage.names_in(folder / "runs"):
+        assert second.poll() is None, second.stderr.read()
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    killed, rest = first.communicate()[1], second.communicate(timeout=300)[1]
+    assert second.returncode == 0, rest
+    begun = [line.split("; row ")[1] for text in (killed, rest) for line in text.splitlines() if "; row " in line]
+    counts = collections.Counter(begun)
+    assert len(counts) == 4 and sum(counts.values()) == 5  # the killed cell alone was begun twice
+    data = json.loads(storage.read_text(folder / "table.json"))
+    assert [row["seeds"] for row in data["rows"]] == [[0, 1], [0, 1]]
+
+
+def test_the_command_prints_the_table_and_the_estimates(done, two_rows, tmp_path, small_file, capsys, monkeypatch):
+    workdir, _ = done
+    file = tmp_path / "ablation.py"
+    changes = {name: getattr(two_rows.base.training, name) for name in ("steps", "log_every", "evaluate_every")}
+    file.write_text(
+        "from vitx import Ablation, Row, load_experiment\n"
+        f"changes = {{f'training.{{name}}': value for name, value in {changes!r}.items()}}\n"
+        f"ablation = Ablation(load_experiment({small_file!r}).override(changes),\n"
+        f"    (Row('base'), Row('no temporal layer', {{'model.num_temporal_layers': 0}})),\n"
+        f"    seeds=(0, 1), columns={two_rows.columns!r})\n"
+    )
+    monkeypatch.setattr(runner, "run_cell", None)
+    assert main(["ablate", str(file), "--workdir", str(workdir), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((workdir / "table.json").read_text())
+    assert main(["ablate", str(file), "--workdir", str(workdir), "--dry_run", "--json", "--rows", "base"]) == 0
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    assert [(cell["row"], cell["state"]) for cell in cells] == [("base", "finished")] * 2

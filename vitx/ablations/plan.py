@@ -1,0 +1,267 @@
+"""The cells of an ablation, checked before anything runs: settings, names, columns, the folder."""
+
+import dataclasses
+import fnmatch
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from vitx import configuration, storage
+from vitx.ablations.description import Ablation, Row
+from vitx.errors import UserError, closest
+from vitx.evaluation.presentation import presenter_for
+from vitx.experiment import Experiment, load_config
+from vitx.training.overview import count_cost_of
+
+FORMAT = 1
+COSTS = ("params", "gmacs", "clips_per_second", "peak_memory_mib", "seconds")
+DEFAULT_COSTS = COSTS[:-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One row and one seed: one run.
+
+    Attributes:
+        row: name of the row.
+        seed: value of training.seed.
+        name: name of its files in the ablation's folder.
+        experiment: its settings.
+        folder: folder of the run.
+    """
+
+    row: str
+    seed: int
+    name: str
+    experiment: Experiment
+    folder: PurePath
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A checked ablation in its folder.
+
+    Attributes:
+        ablation: rows, seeds and columns as described.
+        workdir: folder of the ablation.
+        cells: the selected cells, in the order in which they run: all rows with the first seed come first.
+        columns: names of the table's columns.
+        costs: {row: (parameters, multiply-accumulates of one view, None where they cannot be counted)}.
+    """
+
+    ablation: Ablation
+    workdir: PurePath
+    cells: tuple[Cell, ...]
+    columns: tuple[str, ...]
+    costs: dict[str, tuple[int, int | None]]
+
+    @property
+    def reference(self) -> str:
+        """Name of the row that the others are compared with."""
+        return self.ablation.reference or self.ablation.rows[0].name
+
+    def all_cells(self) -> list[Cell]:
+        """Returns the cells of all rows, selected or not, with the ablation's seeds and the selected ones, too."""
+        seeds = dict.fromkeys([*self.ablation.seeds, *(cell.seed for cell in self.cells)])
+        return [_cell(self.ablation, row, seed, self.workdir) for row in self.ablation.rows for seed in seeds]
+
+
+def make_plan(
+    ablation: Ablation,
+    workdir: str | PurePath,
+    *,
+    rows: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> Plan:
+    """Checks an ablation and returns its cells.
+
+    Args:
+        ablation: what to run.
+        workdir: folder of the ablation; need not exist.
+        rows: names or patterns, such as "ViViT*", of the rows to run; None for all.
+        seeds: seeds to run; None for the ablation's.
+
+    Raises:
+        UserError: anything is wrong; the message lists every problem with the name of its row.
+    """
+    workdir = storage.as_path(workdir)
+    problems = list(_check_names(ablation, seeds))
+    if problems:  # rows cannot be told apart
+        raise _refused(problems)
+    selected = _select_rows(ablation, rows, problems)
+    problems += _check_folder(ablation.base, workdir)
+    costs, metrics = {}, {}
+    open_labels = _LabelNames()
+    for row in ablation.rows:
+        with _collect(problems, row.name):
+            experiment = ablation.base.override(row.changes)
+            if "training.seed" in row.changes:
+                raise UserError("found training.seed; expected it in the seeds of the ablation alone")
+            metrics[row.name] = _metric_names(experiment, open_labels(experiment))
+            costs[row.name] = count_cost_of(experiment)
+    columns = ablation.columns or _default_columns(ablation.base, metrics)
+    if len(metrics) == len(ablation.rows):  # otherwise a column may be that of a row that is refused
+        problems += _check_columns(columns, metrics)
+    cells = []
+    for seed in dict.fromkeys(ablation.seeds if seeds is None else seeds):
+        for row in (row for row in ablation.rows if row.name in costs and row.name in selected):
+            with _collect(problems, row.name):
+                cell = _cell(ablation, row, seed, workdir)
+                _check_cell(cell)
+                cells.append(cell)
+    if problems:
+        raise _refused(list(dict.fromkeys(problems)))
+    return Plan(ablation, workdir, tuple(cells), tuple(columns), costs)
+
+
+def claim_folder(plan: Plan) -> None:
+    """Creates the ablation's folder and records its base there; of several processes one does.
+
+    Raises:
+        UserError: the folder belongs to another base.
+    """
+    storage.make_folder(plan.workdir)
+    record = {"format": FORMAT, "base": configuration.to_dict(plan.ablation.base)}
+    if not storage.create_file(plan.workdir / "ablation.json", (json.dumps(record, indent=2) + "\n").encode()):
+        problems = list(_check_folder(plan.ablation.base, plan.workdir))
+        if problems:
+            raise _refused(problems)
+
+
+def _refused(problems: Sequence[str]) -> UserError:
+    return UserError("the ablation cannot run; nothing was started:" + "".join(f"\n  {p}" for p in problems))
+
+
+class _collect:
+    """Turns errors of one row into a problem with the row's name, so that all rows are checked."""
+
+    def __init__(self, problems: list[str], row: str):
+        self._problems, self._row = problems, row
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
+        if isinstance(error, UserError | ValueError):
+            self._problems.append(f"row {self._row!r}: {error}")
+            return True
+        return False
+
+
+class _LabelNames:
+    """The names of classes of each dataset, opened once: rows mostly share theirs."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[Any, dict[str, tuple[str, ...]]]] = []
+
+    def __call__(self, experiment: Experiment) -> dict[str, tuple[str, ...]]:
+        dataset = experiment.data.dataset
+        for known, names in self._known:
+            if known == dataset:
+                return names
+        names = {split: dict(dataset.open(split).label_names) for split in ("train", "test")}["train"]
+        self._known.append((dataset, names))
+        return names
+
+
+def _check_names(ablation: Ablation, seeds: Sequence[int] | None) -> Iterator[str]:
+    names = [row.name for row in ablation.rows]
+    if not names:
+        yield "there are no rows; add vitx.Row(name, {setting: value}) to the ablation"
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1:
+            yield f"row {name!r}: {names.count(name)} rows have this name; give each its own"
+    folders: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        other = folders.setdefault(_slug(name), name)
+        if other != name:
+            yield f"row {name!r}: its files would have the name of those of row {other!r}; choose another name"
+        if not _slug(name):
+            yield f"row {name!r}: expected a name with a letter or a digit"
+    if ablation.reference is not None and ablation.reference not in names:
+        yield f"the reference {ablation.reference!r} is not a row{closest(ablation.reference, names)}"
+    if not (ablation.seeds if seeds is None else seeds):
+        yield "there are no seeds; expected at least one"
+
+
+def _select_rows(ablation: Ablation, patterns: Sequence[str] | None, problems: list[str]) -> set[str]:
+    names = [row.name for row in ablation.rows]
+    if patterns is None:
+        return set(names)
+    selected = set()
+    for pattern in patterns:
+        found = {name for name in names if name == pattern or fnmatch.fnmatchcase(name, pattern)}
+        if not found:
+            problems.append(f"row {pattern!r}: there is no such row{closest(pattern, names)}")
+        selected |= found
+    return selected
+
+
+def _check_folder(base: Experiment, workdir: PurePath) -> Iterator[str]:
+    if storage.is_file(workdir):
+        yield f"{workdir} is a file; --workdir takes a folder"
+        return
+    path = workdir / "ablation.json"
+    if not storage.exists(path):
+        foreign = [name for name in storage.names_in(workdir) if not name.startswith(".")]
+        if foreign:
+            yield (
+                f"{workdir} holds {', '.join(foreign[:5])} and no ablation.json, so it is not an ablation's folder; "
+                "choose another --workdir"
+            )
+        return
+    record = storage.read_json(path)
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        yield f"{path} does not describe an ablation of format {FORMAT}; choose another --workdir"
+        return
+    changed = configuration.differences(configuration.from_dict(record["base"], str(path)), base)
+    for setting, (old, new) in changed.items():
+        if not configuration.is_mutable_on_resume(base, setting):
+            yield f"{workdir} was made by another base: {setting} is {old!r} there, {new!r} here"
+
+
+def _check_cell(cell: Cell) -> None:
+    """Raises UserError where the cell's folder holds a run with other settings."""
+    if not storage.exists(cell.folder / "config.json"):
+        return
+    changed = configuration.differences(load_config(cell.folder), cell.experiment)
+    refused = [
+        f"{path} is {old!r} there, {new!r} here"
+        for path, (old, new) in changed.items()
+        if not configuration.is_mutable_on_resume(cell.experiment, path)
+    ]
+    if refused:
+        raise UserError(f"{cell.folder} holds a run with other settings ({'; '.join(refused)}); rename the row")
+
+
+def _metric_names(experiment: Experiment, label_names: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    outputs = experiment.task.outputs(experiment.model, label_names)
+    return experiment.task.metric_names(outputs)
+
+
+def _default_columns(base: Experiment, metrics: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Returns the metrics of a task's headline but losses, and the costs."""
+    formats = presenter_for(base.task).formats
+    names = dict.fromkeys(name for row in metrics.values() for name in row)
+    main = [name for name in names if name.split("/")[-1] in formats and name.split("/")[-1] not in ("loss", "top5")]
+    return (*(main or ["loss"]), *DEFAULT_COSTS)
+
+
+def _check_columns(columns: Sequence[str], metrics: dict[str, tuple[str, ...]]) -> Iterator[str]:
+    known = dict.fromkeys([*COSTS, *(name for row in metrics.values() for name in row)])
+    for column in columns:
+        if column not in known:
+            rows = ", ".join(map(repr, metrics))
+            yield f"column {column!r}: none of the rows {rows} can fill it{closest(column, known)}"
+
+
+def _cell(ablation: Ablation, row: Row, seed: int, workdir: PurePath) -> Cell:
+    experiment = ablation.base.override({**row.changes, "training.seed": seed})
+    name = f"{_slug(row.name)}_seed{seed}"
+    return Cell(row.name, seed, name, experiment, workdir / "runs" / name)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9.=]+", "_", name.lower()).strip("_.")

@@ -1,0 +1,47 @@
+"""`vitx ablate` and `compare`: tables of many runs, and runs side by side."""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from vitx.storage import as_path, local_path
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the commands to the parser of `vitx`."""
+    ablate = commands.add_parser(
+        "ablate",
+        help="train the rows of an ablation with several seeds, and write its table",
+        description="Trains what is missing, resumes what was stopped, and writes table.md, .tex, .csv, .json and "
+        "pictures. Any number of processes and machines may share the folder, also in a bucket.",
+    )
+    ablate.add_argument("file", type=local_path, metavar="ABLATION.py")
+    ablate.add_argument("--workdir", type=as_path, required=True, help="folder of the ablation")
+    ablate.add_argument("--rows", nargs="+", metavar="ROW", help="names or patterns of the rows to run (default: all)")
+    ablate.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="seeds to run (default: the file's)")
+    ablate.add_argument("--jobs", type=int, default=1, help="processes that share the cells (default: 1)")
+    ablate.add_argument("--dry_run", action="store_true", help="print the estimated time and cost of each cell alone")
+    ablate.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    ablate.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # one of --jobs
+    ablate.set_defaults(command=run_ablation)
+
+
+def run_ablation(options: argparse.Namespace, _: list[str]) -> None:
+    """Runs `vitx ablate`."""
+    import dataclasses
+
+    from vitx.ablations import runner, tables
+    from vitx.ablations.estimate import format_estimates
+
+    selected = {"rows": options.rows, "seeds": options.seeds}
+    if options.worker:
+        runner.run_cells(runner.make_plan(runner.load_ablation(options.file), options.workdir, **selected))
+        return
+    done = runner.ablate(options.file, options.workdir, **selected, jobs=options.jobs, dry_run=options.dry_run)
+    if options.dry_run:
+        cells = [dataclasses.asdict(cell) for cell in done]
+        print(json.dumps({"cells": cells}) if options.json else format_estimates(done))
+        return
+    print(tables.to_json(done) if options.json else tables.to_markdown(done), end="")
+    print(f"see {options.workdir / 'table.md'}", file=sys.stderr)

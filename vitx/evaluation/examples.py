@@ -1,0 +1,125 @@
+"""Predictions of every example, kept beside a run, and the metrics of single examples that paired tests need."""
+
+import functools
+import io
+import json
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import log_softmax
+
+from vitx import storage
+from vitx.evaluation.evaluate import Predictions
+from vitx.tasks.classification import Classification
+from vitx.tasks.frame_prediction import FramePrediction
+from vitx.tasks.regression import Regression
+from vitx.tasks.task import Supervised, Task
+
+
+def predictions_path(workdir: PurePath, split: str) -> PurePath:
+    """Returns the path of a run's predictions for a split."""
+    return workdir / f"predictions_{split}.npz"
+
+
+def save_predictions(path: PurePath, step: int, predictions: Predictions) -> None:
+    """Writes predictions, without pickled objects.
+
+    Args:
+        path: path of the file.
+        step: checkpoint that they come from.
+        predictions: predictions of a split.
+    """
+    about = {"step": step, "views": predictions.views, "errors": predictions.errors}
+    arrays = {f"outputs/{name}": values for name, values in predictions.outputs.items()}
+    arrays |= {f"labels/{name}": values for name, values in predictions.labels.items()}
+    unreadable = np.asarray(predictions.unreadable, np.int32)
+    file = io.BytesIO()
+    np.savez_compressed(
+        file, about=np.array(json.dumps(about)), index=predictions.index, unreadable=unreadable, **arrays
+    )
+    storage.write_bytes(path, file.getvalue())
+
+
+def load_predictions(path: PurePath) -> tuple[int, Predictions]:
+    """Returns (checkpoint, predictions) that `save_predictions` wrote."""
+    with np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False) as file:
+        arrays = dict(file)
+    about = json.loads(arrays["about"].item())
+
+    def under(prefix: str) -> dict[str, np.ndarray]:
+        return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+    predictions = Predictions(
+        outputs=under("outputs/"),
+        labels=under("labels/"),
+        index=arrays["index"],
+        unreadable=tuple(arrays["unreadable"].tolist()),
+        views=about["views"],
+        errors=tuple(about["errors"]),
+    )
+    return about["step"], predictions
+
+
+def example_metric(task: Task, predictions: Predictions, name: str) -> Float[np.ndarray, "n"] | None:
+    """Returns a metric of each example, NaN where it has none, or None for a metric that is no mean over examples.
+
+    Args:
+        task: the task that was learnt.
+        predictions: predictions of a split.
+        name: name of the metric, such as "motion/top1"; its values have the metric's unit.
+    """
+    values = _example_metric(task, predictions, name)
+    if values is None or np.isnan(values).all():
+        return None
+    whole = task.metrics(predictions).get(name)
+    # A subclass may define a metric of the same name otherwise.
+    is_mean = whole is not None and np.isclose(np.nanmean(values), whole, rtol=1e-3, atol=1e-3)
+    return values if is_mean else None
+
+
+@functools.singledispatch
+def _example_metric(task: Task, predictions: Predictions, name: str) -> Any:
+    return None
+
+
+@_example_metric.register
+def _(task: Classification, predictions: Predictions, name: str) -> Any:
+    label, _, metric = name.rpartition("/")
+    if label not in predictions.outputs or metric not in ("loss", "top1", "top5"):
+        return None
+    logits, labels = predictions.outputs[label].astype(np.float64), predictions.labels[label]
+    valid = np.asarray(task.has_label(labels))
+    rows, known = np.arange(len(labels)), np.where(valid, labels, 0)
+    if metric == "loss":
+        values = -log_softmax(logits, axis=1)[rows, known]
+    elif metric == "top1":
+        values = 100.0 * (logits.argmax(axis=1) == known)
+    else:
+        values = 100.0 * ((logits > logits[rows, known][:, None]).sum(axis=1) < 5)
+    return np.where(valid, values, np.nan)
+
+
+@_example_metric.register
+def _(task: Regression, predictions: Predictions, name: str) -> Any:
+    label, _, metric = name.rpartition("/")
+    if label not in predictions.outputs or metric not in ("loss", "mae"):
+        return None
+    errors = predictions.outputs[label] - predictions.labels[label]
+    values = (np.square(errors) if metric == "loss" else np.abs(errors)).mean(axis=1)
+    return np.where(np.asarray(task.has_label(predictions.labels[label])), values, np.nan)
+
+
+@_example_metric.register
+def _(task: FramePrediction, predictions: Predictions, name: str) -> Any:
+    values = predictions.outputs.get(name)
+    return None if values is None else values.reshape(len(values), -1).mean(axis=1)
+
+
+def is_correct(task: Task, predictions: Predictions, label: str) -> Any:
+    """Returns whether each example's class is predicted, or None for a task without classes."""
+    if not isinstance(task, Supervised):
+        return None
+    values = _example_metric(task, predictions, f"{label}/top1")
+    return None if values is None else values == 100
