@@ -43,6 +43,7 @@ def _reading_from(options: argparse.Namespace) -> Any:
 def dataset_from(options: argparse.Namespace) -> Any:
     """Returns the dataset that a command's path and columns name."""
     from vitx.data.files import Folder, Table
+    from vitx.data.lists import is_list
     from vitx.data.prepared import MANIFEST, Prepared
 
     if exists(options.path / MANIFEST):
@@ -52,7 +53,7 @@ def dataset_from(options: argparse.Namespace) -> Any:
             f"{options.path} holds no {MANIFEST}; expected a folder that `vitx data prepare` has written: copy the "
             "videos to a local disk and prepare them into the bucket"
         )
-    if options.path.suffix not in (".csv", ".jsonl"):
+    if not is_list(options.path):
         return Folder(str(options.path))
     others = {"multi_label": tuple(options.multi_label), "targets": tuple(options.targets)}
     labels = ["class"] if options.labels is None and not any(others.values()) else options.labels or []
@@ -81,7 +82,8 @@ def add_commands(commands: Any) -> None:
         "check",
         help="find broken, duplicate and odd videos before training does",
         description="Opens every video and decodes its first, middle and last frame; reports broken videos, "
-        "duplicates, codecs, sizes, durations and classes. Exit status 1 where a video is broken.",
+        "duplicates, codecs, sizes, durations and classes. Exit status 1 where a video is broken, in two splits or of "
+        "two classes, a folder cannot be read, or classes or test videos are too few.",
     )
     add_source(check, "PATH")
     check.add_argument("--whole", action="store_true", help="decode every frame")
@@ -140,20 +142,25 @@ def _list(options: argparse.Namespace, _: list[str]) -> None:
 
 def _check(options: argparse.Namespace, _: list[str]) -> int:
     from vitx.data import check
-    from vitx.data.files import Folder
     from vitx.data.prepared import Prepared
 
     dataset = dataset_from(options)
-    splits = dataset.splits()
-    ignored = dataset.ignored() if isinstance(dataset, Folder) else []
     reading = _reading_from(options)
-    report = check.check(splits, whole=options.whole, ignored=ignored, reading=reading)
     if isinstance(dataset, Prepared):
+        splits = dataset.splits()
+        report = check.check(splits, whole=options.whole, reading=reading)
         report["broken"] += dataset.damaged_shards()
+    else:
+        contents = dataset.read()
+        splits, found = (
+            contents.splits,
+            {"ignored": contents.ignored, "errors": contents.errors, "notes": contents.notes},
+        )
+        report = check.check(splits, whole=options.whole, reading=reading, **found)
     if options.sheet:
         check.draw_sheet(splits, {video["path"] for video in report["broken"]}, options.sheet, reading=reading)
     print(json.dumps(report) if options.json else check.format_report(report))
-    return 1 if report["broken"] else 0
+    return 1 if report["broken"] or report["problems"] else 0
 
 
 def _prepare(options: argparse.Namespace, _: list[str]) -> None:

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitx.configuration import from_dict, to_dict
-from vitx.data.files import Folder, Table, _assign_splits, _Row
+from vitx.data.files import Folder, Table
 from vitx.data.sources import label_columns
+from vitx.data.splits import Row, assign_splits
 from vitx.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -101,21 +102,21 @@ ROWS = st.lists(st.tuples(st.integers(0, 9), st.sampled_from("abc"), st.sampled_
 @given(ROWS, st.integers(0, 5))
 def test_a_group_is_never_torn_apart_and_no_class_is_missing_in_training(rows, seed):
     settings = Table("list.csv", validation=0.2, test=0.3, seed=seed)
-    listed = [_Row(str(i), tuple(labels), None, f"group {group}") for i, (group, *labels) in enumerate(rows)]
-    splits = _assign_splits(listed, settings)
+    listed = [Row(str(i), tuple(labels), None, f"group {group}") for i, (group, *labels) in enumerate(rows)]
+    splits = assign_splits(listed, settings)
     assert len({(row.group, split) for row, split in zip(listed, splits, strict=True)}) == len(
         {r.group for r in listed}
     )
     training = [row for row, split in zip(listed, splits, strict=True) if split == "train"]
     assert {row.labels[0] for row in training} == {row.labels[0] for row in listed}
     order = np.random.default_rng(seed).permutation(len(listed))
-    assert _assign_splits([listed[i] for i in order], settings) == [splits[i] for i in order]
+    assert assign_splits([listed[i] for i in order], settings) == [splits[i] for i in order]
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=60), st.integers(0, 5))
 def test_the_fractions_hold_in_every_class(labels, seed):
     settings = Table("list.csv", validation=0.2, test=0.3, seed=seed)
-    splits = _assign_splits([_Row(str(i), (label,), None, str(i)) for i, label in enumerate(labels)], settings)
+    splits = assign_splits([Row(str(i), (label,), None, str(i)) for i, label in enumerate(labels)], settings)
     for label, size in Counter(labels).items():
         counts = Counter(split for name, split in zip(labels, splits, strict=True) if name == label)
         assert counts["train"]
@@ -128,24 +129,24 @@ def test_the_fractions_hold_in_every_class(labels, seed):
 def test_fractions_hold_with_several_labels_and_with_groups():
     rng = np.random.default_rng(0)
     several = [
-        _Row(str(i), (f"{v}", f"{n}", f"{v} {n}"), None, str(i))
+        Row(str(i), (f"{v}", f"{n}", f"{v} {n}"), None, str(i))
         for i, (v, n) in enumerate(zip(rng.integers(50, size=1000), rng.integers(100, size=1000), strict=True))
     ]
-    rare = [_Row(str(i), (f"{i // 2}",), None, str(i)) for i in range(1000)]
-    patients = [_Row(str(i), ("ill" if i % 40 < 20 else "well",), None, f"patient {i // 20}") for i in range(200)]
+    rare = [Row(str(i), (f"{i // 2}",), None, str(i)) for i in range(1000)]
+    patients = [Row(str(i), ("ill" if i % 40 < 20 else "well",), None, f"patient {i // 20}") for i in range(200)]
     for rows, near in ((several, 10), (rare, 10), (patients, 10)):
-        counts = Counter(_assign_splits(rows, Table("list.csv")))
+        counts = Counter(assign_splits(rows, Table("list.csv")))
         for name in ("validation", "test"):
             assert abs(counts[name] - 0.15 * len(rows)) <= near, counts
-    splits = _assign_splits(several, Table("list.csv"))
+    splits = assign_splits(several, Table("list.csv"))
     verbs = Counter(row.labels[0] for row, split in zip(several, splits, strict=True) if split == "test")
     assert len(verbs) == 50 and max(verbs.values()) <= 6
 
 
 def test_videos_that_are_added_move_few_others():
-    rows = [_Row(str(i), ("ab"[i % 2],), None, str(i)) for i in range(100)]
-    before = _assign_splits(rows, Table("list.csv"))
-    after = _assign_splits([*rows, _Row("new", ("a",), None, "new")], Table("list.csv"))
+    rows = [Row(str(i), ("ab"[i % 2],), None, str(i)) for i in range(100)]
+    before = assign_splits(rows, Table("list.csv"))
+    after = assign_splits([*rows, Row("new", ("a",), None, "new")], Table("list.csv"))
     assert sum(one != other for one, other in zip(before, after, strict=False)) <= 2
 
 
@@ -156,9 +157,9 @@ def test_videos_that_are_added_move_few_others():
         (["path,clas", "a.mp4,x"], "list.csv", "line 2 has no 'class'; did you mean clas? It has path, clas"),
         (["path,class", "a.mp4,x", "a.mp4,"], "list.csv", "line 3: class is empty"),
         (
-            ["path,class,split", "a.mp4,x,val"],
+            ["path,class,split", "a.mp4,x,fold 1"],
             "list.csv",
-            "line 2: split is 'val'; expected one of train, validation, test",
+            "line 2: split is 'fold 1'; expected one of train, validation, test",
         ),
         (["path,class,begin,end", "a.mp4,x,3,2"], "list.csv", "line 2: the segment from 3.0 to 2.0 s is empty"),
         (["path,class,begin", "a.mp4,x,3"], "list.csv", "begin and end are '3' and None"),
@@ -167,7 +168,7 @@ def test_videos_that_are_added_move_few_others():
         (["path,class"], "list.csv", "lists no videos"),
         (["[1]"], "list.jsonl", "line 1: found [1], expected an object"),
         (["{"], "list.jsonl", "cannot be read: Expecting property name"),
-        (["a.mp4 x"], "list.txt", "ends in '.txt'; expected .csv or .jsonl"),
+        (["a.mp4 x"], "list.txt", "ends in '.txt'; expected .csv"),
     ],
 )
 def test_a_malformed_table_names_file_and_line(rows, name, message, tmp_path):

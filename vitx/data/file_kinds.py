@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from vitx.data.container import VideoError
 from vitx.data.encoding import mux_images
+from vitx.data.folders import Listing
 from vitx.errors import UserError
 
 ENDINGS = (
@@ -32,14 +33,13 @@ UNREAD: Mapping[str, str] = MappingProxyType(
 """Endings of files that look like the videos of a class and are not read, and the reason."""
 
 
-def find_videos(folder: Path) -> Iterator[Path]:
-    """Yields the videos below the folders of classes: files, and folders that hold the frames of one, sorted."""
-    paths = [path for path in sorted(folder.glob("*/**/*")) if not path.name.startswith(".")]
-    files = {path for path in paths if path.suffix.lower() in ENDINGS and path.is_file()}
+def find_videos(listing: Listing) -> Iterator[Path]:
+    """Yields the videos below the folder of a class: files, and folders that hold the frames of one, sorted."""
+    files = {path for path in listing.files if path.suffix.lower() in ENDINGS}
     beside = {path.parent for path in files}
-    for path in paths:
+    for path in sorted((*files, *listing.folders)):
         # Pictures in a folder beside videos are thumbnails of them more often than videos.
-        if path in files or (path.parent not in beside and path.is_dir() and is_sequence(path)):
+        if path in files or (path.parent not in beside and is_sequence(path)):
             yield path
 
 

@@ -1,11 +1,8 @@
 """Custom videos: a folder for each class, or a table of paths and labels."""
 
-import csv
 import dataclasses
-import hashlib
-import json
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -13,11 +10,17 @@ from typing import Any
 import numpy as np
 
 from vitx.configuration import register
+from vitx.data.class_names import clean_name, differing_in_case, is_text
 from vitx.data.file_kinds import ENDINGS, find_videos, read_video, refuse_classes_without_videos
+from vitx.data.folders import Listing, child_folders, list_folder
+from vitx.data.lists import read_list
+from vitx.data.same_files import Example, Repeats, find_repeats, identify_files
 from vitx.data.sources import SPLITS, Source, check_split
+from vitx.data.splits import Row, assign_splits, split_named
 from vitx.errors import UserError, closest
 
 WHOLE = (0.0, float("inf"))  # segment of a whole video
+MAX_LINES = 10  # lines of one kind in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +32,14 @@ class Videos:
         paths: path of each example's file.
         labels: {label: class of each example, or float32 [examples, k] of k classes or values}.
         segments: (begin, end) of each example in seconds from the first frame, or () where examples are whole files.
+        notes: what a user should know about the dataset, a line each.
     """
 
     label_names: Mapping[str, tuple[str, ...]]
     paths: tuple[str, ...]
     labels: Mapping[str, tuple[int, ...] | np.ndarray]
     segments: tuple[tuple[float, float], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -53,26 +58,39 @@ class Videos:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Row:
-    """One video of a folder or a table.
+class Contents:
+    """What a folder or a list holds.
 
     Attributes:
-        path: path of the file.
-        labels: class of each label.
-        split: split that the folder or the table gives it, or None.
-        group: name of the videos that stay in one split.
-        segment: (begin, end) in seconds, or None for the whole video.
-        sets: classes of each label that has any number of them.
-        values: numbers to predict.
+        splits: {split: its videos}, of those that have some.
+        repeats: files that are in it more than once.
+        errors: what forbids training, a line each, beside contradictions among `repeats`.
+        notes: what was taken to be the same, skipped or left out, a line each.
+        ignored: files that are in no split.
     """
 
-    path: str
-    labels: tuple[str, ...]
-    split: str | None
-    group: str
-    segment: tuple[float, float] | None = None
-    sets: tuple[frozenset[str], ...] = ()
-    values: tuple[float, ...] = ()
+    splits: Mapping[str, Videos]
+    repeats: Repeats
+    errors: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    def checked(self, where: str) -> dict[str, Videos]:
+        """Returns the splits, with notes for their users.
+
+        Raises:
+            UserError: something forbids training.
+        """
+        if wrong := [*self.errors, *self.repeats.contradictions]:
+            more = f"\n  and {len(wrong) - MAX_LINES} more" if len(wrong) > MAX_LINES else ""
+            hint = "; a video has one class of each label: leave one row, or use multi_label" if not self.errors else ""
+            raise UserError(f"{where} cannot be used{hint}:\n  " + "\n  ".join(wrong[:MAX_LINES]) + more)
+        leaks = self.repeats.describe_leaks()
+        more = [f"{len(leaks) - MAX_LINES} more files are in several splits"] if len(leaks) > MAX_LINES else []
+        copies = sum(len(names) - 1 for names in self.repeats.copies)
+        more += [f"{copies} videos are copies of others, or links to them"] if copies else []
+        notes = (*self.notes, *leaks[:MAX_LINES], *more)
+        return {split: dataclasses.replace(videos, notes=notes) for split, videos in self.splits.items()}
 
 
 @register
@@ -111,6 +129,10 @@ class Folder:
 
     def splits(self) -> dict[str, "Videos"]:
         """Returns the videos of every split that has some, by its name."""
+        return self.read().checked(self.path)
+
+    def read(self) -> Contents:
+        """Returns the videos, and what is odd about the folder."""
         root = Path(self.path)
         if not root.is_dir():
             raise UserError(f"there is no folder {root} (data.dataset.path); expected {root}/CLASS/*.mp4")
@@ -118,33 +140,99 @@ class Folder:
             raise UserError(
                 f"{root} was written by `vitx data prepare`; in the experiment file, Prepared({self.path!r}) reads it"
             )
-        folders = {name: root / name for name in SPLITS}
-        if (root / "val").is_dir():
-            if folders["validation"].is_dir():
-                raise UserError(f"{root} has both val and validation; put all videos of that split into one of them")
-            folders["validation"] = root / "val"
-        found = {name: folder for name, folder in folders.items() if folder.is_dir()}
-        if found and "train" not in found:
-            raise UserError(f"{root} has {', '.join(found)} and no train; a folder of each class goes into each")
-        rows = [row for name, folder in (found or {None: root}).items() for row in self._rows(folder, name)]
-        for folder in found.values() or [root]:
-            names = {row.labels[0] for row in rows}
-            refuse_classes_without_videos(folder, names)
-        if not rows:
+        try:
+            folders = _split_folders(root)
+            classes = [(split, path) for split, folder in folders.items() for path in child_folders(folder)]
+        except OSError as error:
+            raise UserError(f"{error.filename} cannot be read: {error.strerror} (data.dataset.path)") from error
+        listings = [list_folder(path) for _, path in classes]
+        rows = [row for of, listing in zip(classes, listings, strict=True) for row in self._rows(*of, listing)]
+        errors = [problem for listing in listings for problem in listing.unreadable]
+        errors += [
+            f"{path}: {'the name of a class is blank' if is_text(path.name) else 'its name is not UTF-8'}; rename it"
+            for _, path in classes
+            if not is_text(path.name) or not clean_name(path.name)
+        ]
+        if not errors:
+            for split, folder in folders.items():
+                names = {path.name for of, path in classes if of == split and _has_video(rows, path)}
+                refuse_classes_without_videos(folder, names)
+        if not rows and not errors:
             raise UserError(f"{root} has no videos; expected {root}/CLASS/*.mp4 (or {', '.join(ENDINGS)})")
-        return _videos(rows, (self.label,), self)
+        notes = [f"not used: {problem}" for listing in listings for problem in listing.skipped]
+        notes += _merged_names(path.name for _, path in classes)
+        if None not in folders:
+            notes += [
+                f"not used: {path}, which is no split" for path in child_folders(root) if not split_named(path.name)
+            ]
+        ignored = _unused_files(root, {row.path for row in rows})
+        return _contents(rows, (self.label,), self, errors=errors, notes=notes, ignored=ignored)
 
     def ignored(self) -> list[str]:
         """Returns the files in the folder that are in no split, without hidden ones."""
-        root, used = Path(self.path), {path for videos in self.splits().values() for path in videos.paths}
-        files = (path for path in sorted(root.rglob("[!.]*")) if path.is_file())
-        files = (path for path in files if not {str(path), str(path.parent)} & used)  # a folder of pictures is a video
-        return [str(path) for path in files if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+        return list(self.read().ignored)
 
-    def _rows(self, folder: Path, split: str | None) -> Iterator[_Row]:
-        for path in find_videos(folder):
-            name = path.relative_to(folder)
-            yield _Row(str(path), (name.parts[0],), split, name.as_posix())
+    def _rows(self, split: str | None, path: Path, listing: Listing) -> Iterator[Row]:
+        name = clean_name(path.name)
+        for file in find_videos(listing) if name and is_text(name) else ():
+            listed = file.relative_to(path.parent).as_posix()
+            yield Row(str(file), (name,), split, "", listed=listed)
+
+
+def _split_folders(root: Path) -> dict[str | None, Path]:
+    """Returns {split: its folder of classes}, or {None: root} where the classes are in no split's folder.
+
+    A class may be called as a split (`bus`, `train`): its folder holds videos, a split's holds folders.
+
+    Raises:
+        UserError: a split has two folders, or the one of training is missing.
+    """
+    found: dict[str | None, Path] = {}
+    holding_videos, children = [], child_folders(root)
+    for path in children:
+        if (split := split_named(path.name)) is None:
+            continue
+        if any(file.suffix.lower() in ENDINGS for file in path.iterdir() if not file.is_dir()):
+            holding_videos.append(path.name)
+        elif split in found:
+            raise UserError(
+                f"{root} has both {found[split].name} and {path.name}; put all videos of the {split} split into one"
+            )
+        else:
+            found[split] = path
+    if holding_videos and len(holding_videos) + len(found) == len(children):
+        name = holding_videos[0]
+        raise UserError(f"{root / name} has videos and no folders of classes; expected {root / name}/CLASS/*.mp4")
+    if holding_videos or not found:
+        return {None: root}
+    if "train" not in found:
+        names = ", ".join(path.name for path in found.values())
+        raise UserError(f"{root} has {names} and no train; a folder of each class goes into each")
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+def _has_video(rows: Sequence[Row], folder: Path) -> bool:
+    return any(Path(row.path).is_relative_to(folder) for row in rows)
+
+
+def _merged_names(names: Iterable[str]) -> list[str]:
+    """Returns a line for each class whose folders or cells have it in several spellings, and each that may have."""
+    spellings: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        spellings[clean_name(name)].add(name)
+    same = [f"taken for one class: {_shown(those)}" for those in spellings.values() if len(those) > 1]
+    return same + [
+        f"different classes, in upper and lower case alone: {_shown(of)}" for of in differing_in_case(spellings)
+    ]
+
+
+def _shown(names: Set[str] | Sequence[str]) -> str:
+    return ", ".join(ascii(name) for name in sorted(names))
+
+
+def _unused_files(root: Path, used: Set[str]) -> tuple[str, ...]:
+    files = list_folder(root).files
+    return tuple(str(path) for path in files if not {str(path), str(path.parent)} & used)  # a folder may be a video
 
 
 @register
@@ -194,28 +282,45 @@ class Table:
 
     def splits(self) -> dict[str, "Videos"]:
         """Returns the videos of every split that has some, by its name."""
-        file = Path(self.path)
-        rows = [self._row(file, line, fields) for line, fields in _lines(file)]
+        return self.read().checked(self.path)
+
+    def read(self) -> Contents:
+        """Returns the videos, and what is odd about the list."""
+        file, spellings, groups = Path(self.path), defaultdict(set), defaultdict(set)
+        columns = (self.column, *self.labels, *self.targets, *self.multi_label)
+        rows = []
+        for where, fields in read_list(file, columns, self.column):
+            rows.append(self._row(file, where, fields))
+            for name in self.labels:
+                spellings[name].add(str(fields[name]))
+            groups[rows[-1].group].add(fields.get("group"))
         if not rows:
             raise UserError(f"{file} lists no videos")
         # A hundred show whether the paths are right; a million files on a network disk would take minutes. Single
         # missing videos are found by `vitx data check`, and replaced in training.
         if not any(Path(row.path).exists() for row in rows[:100]):
             raise UserError(f"{file} lists {rows[0].path}, which does not exist; paths are relative to its folder")
-        return _videos(rows, self.labels, self, self.multi_label, self.targets)
+        notes = [note for names in spellings.values() for note in _merged_names(names)]
+        notes += [
+            f"taken for one group: {_shown({repr(x) for x in of})}"
+            for name, of in groups.items()
+            if name and len(of) > 1
+        ]
+        return _contents(rows, self.labels, self, self.multi_label, self.targets, notes=notes)
 
-    def _row(self, file: Path, line: int, fields: Mapping[str, Any]) -> _Row:
-        where = f"{file}, line {line}"
+    def _row(self, file: Path, where: str, fields: Mapping[str, Any]) -> Row:
         for name in (self.column, *self.labels, *self.targets, *self.multi_label):
             if name not in fields:
                 raise UserError(f"{where} has no {name!r}{closest(name, fields)} It has {', '.join(map(str, fields))}")
-            if fields[name] in (None, "") and name not in self.multi_label:
+            if not _text(fields[name]) and name not in self.multi_label:
                 raise UserError(f"{where}: {name} is empty")
-        split = fields.get("split") or None
-        if split is not None and split not in SPLITS:
-            raise UserError(f"{where}: split is {split!r}; expected one of {', '.join(SPLITS)}")
+        split = None
+        if written := _text(fields.get("split")):
+            split = split_named(written)
+            if split is None:
+                raise UserError(f"{where}: split is {written!r}; expected one of {', '.join(SPLITS)}")
         path, segment = str(fields[self.column]), None
-        if any(fields.get(name) not in (None, "") for name in ("begin", "end")):
+        if any(_text(fields.get(name)) for name in ("begin", "end")):
             try:
                 segment = tuple(float(fields[name]) for name in ("begin", "end"))
             except (KeyError, TypeError, ValueError):
@@ -223,22 +328,29 @@ class Table:
                 raise UserError(f"{where}: begin and end are {found}; expected seconds, both or neither") from None
             if not 0 <= segment[0] < segment[1]:
                 raise UserError(f"{where}: the segment from {segment[0]} to {segment[1]} s is empty or negative")
-        group = str(fields.get("group") or path)
-        return _Row(
+        if not is_text(path) and not (file.parent / path).exists():
+            raise UserError(f"{where}: {path!r} is not UTF-8, and no file has that name; save the list as UTF-8")
+        return Row(
             str(file.parent / path),
-            tuple(str(fields[name]) for name in self.labels),
+            tuple(_text(fields[name]) for name in self.labels),
             split,
-            group,
+            _text(fields.get("group")),
             segment,
             tuple(_split_classes(fields[name]) for name in self.multi_label),
             tuple(_parse_number(fields[name], f"{where}: {name}") for name in self.targets),
+            path,
         )
+
+
+def _text(cell: Any) -> str:
+    """Returns a cell as a name; "" where nothing is in it. 0 and False are something."""
+    return "" if cell is None else clean_name(str(cell))
 
 
 def _split_classes(cell: Any) -> frozenset[str]:
     """Returns the classes of a cell: a list, or text with semicolons."""
-    words = cell if isinstance(cell, list) else str(cell or "").split(";")
-    return frozenset(name for word in words if (name := str(word).strip()))
+    words = cell if isinstance(cell, list) else _text(cell).split(";")
+    return frozenset(name for word in words if (name := _text(word)))
 
 
 def _parse_number(cell: Any, where: str) -> float:
@@ -249,35 +361,6 @@ def _parse_number(cell: Any, where: str) -> float:
     if not math.isfinite(value):
         raise UserError(f"{where} is {cell!r}; expected a number")
     return value
-
-
-def _lines(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yields (line number, fields) of a CSV or JSONL file."""
-    try:
-        # Spreadsheets write a byte order mark, which would become a part of the first column's name.
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            if file.suffix == ".csv":
-                reader = csv.DictReader(lines, strict=True)
-                for fields in reader:
-                    if None in fields:
-                        raise UserError(
-                            f"{file}, line {reader.line_num} has more cells than the header; put quotes around a cell "
-                            "that has a comma in it"
-                        )
-                    yield reader.line_num, fields
-            elif file.suffix == ".jsonl":
-                for number, line in enumerate(lines, 1):
-                    if line.strip():
-                        fields = json.loads(line)
-                        if not isinstance(fields, dict):
-                            raise UserError(f"{file}, line {number}: found {line.strip()[:60]}, expected an object")
-                        yield number, fields
-            else:
-                raise UserError(f"{file} ends in {file.suffix!r}; expected .csv or .jsonl")
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror} (data.dataset.path)") from error
-    except (ValueError, csv.Error, RecursionError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
 
 
 def _open_split(dataset: Folder | Table, split: str) -> Videos:
@@ -291,12 +374,49 @@ def _open_split(dataset: Folder | Table, split: str) -> Videos:
     return splits[split]
 
 
-def _videos(
-    rows: Sequence[_Row],
+def _contents(
+    rows: Sequence[Row],
     labels: Sequence[str],
     settings: Folder | Table,
     multi_label: Sequence[str] = (),
     targets: Sequence[str] = (),
+    **found: Sequence[str],
+) -> Contents:
+    """Returns the videos of every split that has some, with their labels as numbers, and what is odd about them."""
+    files = identify_files([row.path for row in rows])
+    rows = _with_groups(rows, files)
+    splits = assign_splits(rows, settings)
+
+    def examples() -> Iterator[Example]:
+        for row, file, split in zip(rows, files, splits, strict=True):
+            shown = ", ".join([*row.labels, *(";".join(sorted(names)) for names in row.sets), *map(str, row.values)])
+            yield Example(row.path, file, split, row.segment or WHOLE, (row.labels, row.sets, row.values), shown)
+
+    videos = _videos(rows, splits, labels, settings, multi_label, targets) if rows else {}
+    return Contents(videos, find_repeats(examples()), **{name: tuple(lines) for name, lines in found.items()})
+
+
+def _with_groups(rows: Sequence[Row], files: Sequence[int]) -> list[Row]:
+    """Returns the rows with a group each: examples of one file that have none share that of another, or its name."""
+    group_of: dict[int, str] = {}
+    for row, file in zip(rows, files, strict=True):
+        if row.group:
+            group_of.setdefault(file, row.group)
+    for row, file in zip(rows, files, strict=True):
+        group_of.setdefault(file, row.listed)
+    return [
+        row if row.group else dataclasses.replace(row, group=group_of[file])
+        for row, file in zip(rows, files, strict=True)
+    ]
+
+
+def _videos(
+    rows: Sequence[Row],
+    splits: Sequence[str],
+    labels: Sequence[str],
+    settings: Folder | Table,
+    multi_label: Sequence[str],
+    targets: Sequence[str],
 ) -> dict[str, Videos]:
     """Returns the videos of every split that has some, with their labels as numbers."""
     # Names are of all splits, so that the number of a class is the same in each.
@@ -306,11 +426,11 @@ def _videos(
         if not names[label]:
             raise UserError(f"{settings.path}: no row names a class in {label}")
     numbers = {label: {name: i for i, name in enumerate(names[label])} for label in names}
-    members: dict[str, list[_Row]] = defaultdict(list)
-    for row, split in zip(rows, _assign_splits(rows, settings), strict=True):
+    members: dict[str, list[Row]] = defaultdict(list)
+    for row, split in zip(rows, splits, strict=True):
         members[split].append(row)
 
-    def columns(chosen: Sequence[_Row]) -> dict[str, tuple[int, ...] | np.ndarray]:
+    def columns(chosen: Sequence[Row]) -> dict[str, tuple[int, ...] | np.ndarray]:
         single = {label: tuple(numbers[label][row.labels[i]] for row in chosen) for i, label in enumerate(labels)}
         several = {label: np.zeros((len(chosen), len(names[label])), np.float32) for label in multi_label}
         for i, (label, column) in enumerate(several.items()):
@@ -338,82 +458,6 @@ def _sort_names(names: Set[str]) -> tuple[str, ...]:
 def _natural_key(name: str) -> tuple[bool, int, str]:
     """Returns a key that sorts 2 before 10, and numbers before words."""
     return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)
-
-
-def _assign_splits(rows: Sequence[_Row], settings: Folder | Table) -> list[str]:
-    """Returns the split of every row: its own, or one drawn for its group.
-
-    The groups of each class stand on a line from 0 to 1 at even distances, in the order of a hash of their names. Those
-    below `test` are held out for the test, the next below `test` + `validation` for validation. A video that is added
-    later shifts the others of its class a little, so that few change their split.
-    """
-    present = {row.split for row in rows}
-    fractions = {name: getattr(settings, name) for name in ("test", "validation") if name not in present}
-    groups: dict[str, list[_Row]] = defaultdict(list)
-    for row in rows:
-        if row.split in (None, "train"):
-            groups[row.group].append(row)
-    split_of = dict.fromkeys(sorted(groups, key=lambda group: _unit_hash(settings.seed, group)), "train")
-    for name, line in _stratify(groups, split_of).items():
-        # Classes start at different places, so that rounding does not always favour the same split.
-        start = _unit_hash(settings.seed, name, "start")
-        # Of three groups one at least is held out for each split.
-        least = 1 / len(line) if len(line) > 2 else 0.0
-        for i, group in enumerate(line):
-            bound = 0.0
-            for split, fraction in fractions.items():
-                bound += max(fraction, least) if fraction else 0.0
-                if split_of[group] == "train" and (i + start) / len(line) < bound:
-                    split_of[group] = split
-    _keep_classes_in_training(groups, split_of)
-    return [split_of[row.group] if row.split in (None, "train") else row.split for row in rows]
-
-
-def _stratify(groups: Mapping[str, list[_Row]], order: Iterable[str]) -> dict[str, list[str]]:
-    """Returns the groups of each class of the first label, in an order; "" has those of all classes of one or two.
-
-    A group of several classes counts as of the most frequent one.
-    """
-    class_of = {}
-    for group, rows in groups.items():
-        counts = Counter(name for row in rows for label, name in _classes_of(row) if label == 0)
-        class_of[group] = min(counts, key=lambda name: (-counts[name], name), default="")
-    sizes, seen = Counter(class_of.values()), Counter()
-    lines: dict[str, list[str]] = defaultdict(list)
-    occurrence = {}
-    for group in order:
-        name = class_of[group]
-        occurrence[group], seen[name] = seen[name], seen[name] + 1
-        lines[name if sizes[name] > 2 else ""].append(group)
-    # Those that are held out come first: the second groups of their classes, because the first are left for training.
-    lines[""].sort(key=lambda group: -occurrence[group])
-    return {name: line for name, line in lines.items() if line}
-
-
-def _keep_classes_in_training(groups: Mapping[str, list[_Row]], split_of: dict[str, str]) -> None:
-    """Moves the last group of each class that training lacks there.
-
-    Classes of further labels that one group alone has, such as rare actions of a verb and a noun, may be missing.
-    """
-    members: dict[tuple[int, str], list[str]] = defaultdict(list)
-    for group in split_of:
-        for kind in dict.fromkeys(kind for row in groups[group] for kind in _classes_of(row)):
-            members[kind].append(group)
-    for (label, _), those in sorted(members.items()):
-        if (label == 0 or len(those) > 1) and all(split_of[group] != "train" for group in those):
-            split_of[those[-1]] = "train"
-
-
-def _classes_of(row: _Row) -> list[tuple[int, str]]:
-    """Returns the classes of a row, each with the number of its label."""
-    labels = [(name,) for name in row.labels] + [sorted(names) for names in row.sets]
-    return [(label, name) for label, names in enumerate(labels) for name in names]
-
-
-def _unit_hash(*parts: int | str) -> float:
-    """Returns a number in [0, 1) that is a function of the parts alone."""
-    digest = hashlib.sha256(" ".join(map(str, parts)).encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:6]) / 2**48
 
 
 def _check_fractions(settings: Folder | Table) -> None:

@@ -1,0 +1,91 @@
+"""Reading of lists: CSV with any usual delimiter, or JSONL; errors name the file and the line."""
+
+import codecs
+import csv
+import json
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vitx.data.class_names import is_text
+from vitx.errors import UserError
+
+DELIMITERS = (",", ";", "\t", "|")
+TABLES, OBJECTS = (".csv", ".tsv"), (".jsonl", ".ndjson")
+ENDINGS = (*TABLES, *OBJECTS)
+# spreadsheets write UTF-16 as "Unicode text", and a byte order mark before UTF-8
+MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+def is_list(path: Any) -> bool:
+    """Returns whether a path is named as a list."""
+    return path.suffix.lower() in ENDINGS
+
+
+def read_list(file: Path, columns: Collection[str], paths: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yields (file and line for messages, fields by column) of each row.
+
+    Args:
+        file: path of the list.
+        columns: columns that are wanted; the delimiter is the one with which the header has most of them.
+        paths: column of paths, the only one whose bytes need not be UTF-8: file names need not be either.
+
+    Raises:
+        UserError: the file cannot be read, or a line is malformed.
+    """
+    if not is_list(file):
+        raise UserError(f"{file} ends in {file.suffix!r}; expected {', '.join(ENDINGS)}")
+    try:
+        # Of two kinds of line ends, csv needs both as they are.
+        with open(file, encoding=_encoding(file), errors="surrogateescape", newline="") as lines:
+            rows = _objects if file.suffix.lower() in OBJECTS else _cells
+            for where, fields in rows(lines, file, columns):
+                for name, value in fields.items():
+                    texts = (name, value if isinstance(value, str) and name != paths else "")
+                    if not all(map(is_text, texts)):
+                        raise UserError(f"{where}: {texts!r} is not UTF-8; save the list as UTF-8")
+                yield where, fields
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror} (data.dataset.path)") from error
+    except (ValueError, csv.Error, RecursionError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+
+
+def _encoding(file: Path) -> str:
+    with open(file, "rb") as content:
+        begin = content.read(3)
+    return next((name for mark, name in MARKS.items() if begin.startswith(mark)), "utf-8")
+
+
+def _cells(lines: Any, file: Path, columns: Collection[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    header = lines.readline()
+    lines.seek(0)
+    headers = {delimiter: next(csv.reader([header], delimiter=delimiter), []) for delimiter in DELIMITERS}
+    # `max` takes the first of equals: a comma, unless another delimiter gives more of the columns.
+    delimiter = max(headers, key=lambda one: len({name.strip() for name in headers[one]} & set(columns)))
+    # "path, class" has a space behind the comma, which belongs to no name.
+    spaced = all(name.startswith(" ") for name in headers[delimiter][1:])
+    reader = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=spaced, strict=True)
+    reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+    if repeated := [name for name in reader.fieldnames if reader.fieldnames.count(name) > 1 and name in columns]:
+        raise UserError(f"{file}, line 1: the column {repeated[0]!r} is there twice; give each column its own name")
+    for fields in reader:
+        where = f"{file}, line {reader.line_num}"
+        if None in fields:
+            name = {",": "a comma", "\t": "a tab"}.get(delimiter, repr(delimiter))
+            raise UserError(f"{where} has more cells than the header; put quotes around a cell that has {name} in it")
+        yield where, fields
+
+
+def _objects(lines: Any, file: Path, columns: Collection[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{file}, line {number}"
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where} cannot be read: {error}; expected one object a line") from error
+        if not isinstance(fields, dict):
+            raise UserError(f"{where}: found {line.strip()[:60]}, expected an object")
+        yield where, fields

@@ -1,0 +1,141 @@
+"""Files that are the same: one path written in two ways, links, and copies; and what follows for labels and splits."""
+
+import dataclasses
+import hashlib
+import os
+import stat
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+
+Segment = tuple[float, float]
+
+MAX_COMPARED = 10_000  # files; more are compared by their paths alone, since a network disk would take minutes
+HEAD = 2**16  # bytes at the begin and the end of files of one size that are compared first
+
+
+def identify_files(paths: Sequence[str]) -> list[int]:
+    """Returns for each path the index of the first path of the same file: by path, by link, or with the same content.
+
+    Files that cannot be read are the same as none; empty files have no content to compare. Of more than MAX_COMPARED
+    different paths only the paths are compared.
+    """
+    first: dict[Hashable, int] = {}
+    texts = [os.path.abspath(path) for path in paths]
+    same = [first.setdefault(text, i) for i, text in enumerate(texts)]
+    distinct = sorted(set(same))
+    if len(distinct) > MAX_COMPARED:
+        return same
+    sizes: dict[int, list[int]] = defaultdict(list)
+    merged = {}
+    for i in distinct:
+        try:
+            status = os.stat(texts[i])
+        except OSError:
+            continue
+        merged[i] = first.setdefault((status.st_dev, status.st_ino), i)
+        if merged[i] == i and stat.S_ISREG(status.st_mode) and status.st_size:
+            sizes[status.st_size].append(i)
+    for members in sizes.values():
+        # The whole of a file is read only where its size, begin and end are those of another.
+        for ends in _group(members, lambda i: _digest(texts[i], ends_only=True)):
+            for copies in _group(ends, lambda i: _digest(texts[i], ends_only=False)):
+                merged |= dict.fromkeys(copies, copies[0])
+    # A link may lead to a file that turned out to be a copy.
+    return [merged.get(merged.get(i, i), i) for i in same]
+
+
+def _group(members: Sequence[int], key: Callable[[int], bytes | None]) -> list[list[int]]:
+    """Returns the groups of more than one member with the same key; members whose key is None are in none."""
+    groups = defaultdict(list)
+    for member in members if len(members) > 1 else ():
+        if (value := key(member)) is not None:
+            groups[value].append(member)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _digest(path: str, *, ends_only: bool) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            if not ends_only:
+                return hashlib.file_digest(file, "sha256").digest()
+            head = file.read(HEAD)
+            file.seek(max(os.fstat(file.fileno()).st_size - HEAD, 0))
+            return hashlib.sha256(head + file.read(HEAD)).digest()
+    except OSError:
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One example of a split, as far as it matters whether two are the same.
+
+    Attributes:
+        name: name in messages, the path of its file.
+        file: what is equal for the same file.
+        split: split that it is in.
+        segment: (begin, end) in seconds.
+        labels: its labels, comparable.
+        shown: its labels in messages.
+    """
+
+    name: str
+    file: Hashable
+    split: str
+    segment: Segment
+    labels: Hashable
+    shown: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeats:
+    """Files that are in several examples.
+
+    Attributes:
+        contradictions: the same file, or segment of it, with different labels, a line each.
+        leaks: (names of the same file, splits), where those splits have the same part of it.
+        copies: names of the same file, where several names or examples have it.
+    """
+
+    contradictions: tuple[str, ...]
+    leaks: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
+    copies: tuple[tuple[str, ...], ...]
+
+    def describe_leaks(self) -> list[str]:
+        """Returns a line for each leak."""
+        return [f"{' = '.join(names)} is in {' and in '.join(splits)}" for names, splits in self.leaks]
+
+
+def find_repeats(examples: Iterable[Example]) -> Repeats:
+    """Returns the files that are in several examples, and what is wrong with that."""
+    of_file: dict[Hashable, list[Example]] = defaultdict(list)
+    for example in examples:
+        of_file[example.file].append(example)
+    contradictions, leaks, copies = [], [], []
+    for members in of_file.values():
+        if len(members) == 1:
+            continue
+        names = tuple(sorted({example.name for example in members}))
+        if len(names) > 1 or len({example.segment for example in members}) < len(members):
+            copies.append(names)
+        first: dict[Segment, Example] = {}
+        for example in members:
+            other = first.setdefault(example.segment, example)
+            if other.labels != example.labels:
+                same = "is listed as" if other.name == example.name else f"is {other.shown}, its copy {example.name} is"
+                both = f"{other.shown} and as {example.shown}" if other.name == example.name else example.shown
+                contradictions.append(f"{other.name} {same} {both}")
+        if splits := _splits_that_overlap(members):
+            leaks.append((names, splits))
+    return Repeats(tuple(contradictions), tuple(leaks), tuple(copies))
+
+
+def _splits_that_overlap(members: Sequence[Example]) -> tuple[str, ...]:
+    """Returns the splits of one file's examples whose segments overlap those of another split."""
+    ends: dict[str, float] = {}
+    found: dict[str, None] = {}
+    for example in sorted(members, key=lambda example: example.segment):
+        for split, end in ends.items():
+            if split != example.split and example.segment[0] < end:
+                found |= {split: None, example.split: None}
+        ends[example.split] = max(example.segment[1], ends.get(example.split, 0.0))
+    return tuple(found)
