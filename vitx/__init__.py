@@ -20,6 +20,7 @@ _HOMES = {
     "load_experiment": "vitx.experiment",
     "ablate": "vitx.ablations.runner",
     "Ablation": "vitx.ablations.description",
+    "compare": "vitx.ablations.comparison",
     "Row": "vitx.ablations.description",
     "UserError": "vitx.errors",
 }

@@ -5,6 +5,7 @@ import json
 import sys
 from typing import Any
 
+from vitx.cli_settings import load_parts
 from vitx.storage import as_path, local_path
 
 
@@ -26,6 +27,18 @@ def add_commands(commands: Any) -> None:
     ablate.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # one of --jobs
     ablate.set_defaults(command=run_ablation)
 
+    compare = commands.add_parser(
+        "compare",
+        help="compare runs: settings, metrics, curves, clips that only one gets right",
+        description="Compares runs with the first. Predictions that a run keeps are read; others are computed.",
+    )
+    compare.add_argument("runs", nargs="+", type=as_path, metavar="RUN")
+    compare.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: test")
+    compare.add_argument("--output", type=as_path, default="comparison", help="folder to write (default: comparison)")
+    compare.add_argument("--experiment", type=local_path, help="file that defines your own parts; it is executed")
+    compare.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    compare.set_defaults(command=_compare)
+
 
 def run_ablation(options: argparse.Namespace, _: list[str]) -> None:
     """Runs `vitx ablate`."""
@@ -45,3 +58,12 @@ def run_ablation(options: argparse.Namespace, _: list[str]) -> None:
         return
     print(tables.to_json(done) if options.json else tables.to_markdown(done), end="")
     print(f"see {options.workdir / 'table.md'}", file=sys.stderr)
+
+
+def _compare(options: argparse.Namespace, _: list[str]) -> None:
+    from vitx.ablations import comparison
+
+    load_parts(options.experiment)
+    found = comparison.compare(options.runs, options.output, split=options.split)
+    print(comparison.to_json(found) if options.json else comparison.to_markdown(found), end="")
+    print(f"see {options.output / 'comparison.md'}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import pytest
 
+import vitx
 from vitx.ablations.description import Ablation, Row
 
 
@@ -18,3 +19,10 @@ def two_rows(tiny):
     """An ablation of two rows and two seeds."""
     rows = (Row("base"), Row("no temporal layer", {"model.num_temporal_layers": 0}))
     return Ablation(tiny, rows, seeds=(0, 1), columns=("motion/top1", "motion/macro_f1", "params", "gmacs"))
+
+
+@pytest.fixture(scope="session")
+def done(two_rows, tmp_path_factory):
+    """(folder, table) of that ablation, which has run."""
+    workdir = tmp_path_factory.mktemp("ablation") / "done"
+    return workdir, vitx.ablate(two_rows, workdir)

@@ -104,7 +104,9 @@ def to_markdown(table: Table) -> str:
     if table.differences:
         reference = table.differences[0].reference
         lines += ["", f"Differences from {reference!r}, 95 % intervals, p-values with Holm's correction:", ""]
-        lines += markdown_table(("row", "metric", "difference", "interval", "p", "verdict"), _difference_rows(table))
+        lines += markdown_table(
+            ("row", "metric", "difference", "interval", "p", "verdict"), difference_rows(table.differences)
+        )
         lines += ["", f"Tests: {'; '.join(dict.fromkeys(d.basis for d in table.differences))}."]
     failures = [
         f"- {row.name}, seed {seed}: {' '.join(reason.split())}"
@@ -292,9 +294,10 @@ def format_value(column: str, mean: float | int, deviation: float | None, *, bet
     return form.format(mean) + ("" if deviation is None else between + form.format(deviation))
 
 
-def _difference_rows(table: Table) -> list[tuple[str, ...]]:
+def difference_rows(differences: Sequence[Difference]) -> list[tuple[str, ...]]:
+    """Returns (row, metric, difference, interval, p, verdict) of each difference as text."""
     rows = []
-    for d in table.differences:
+    for d in differences:
         bounds = "-" if d.low is None else f"{d.low:+.2f} to {d.high:+.2f}"
         rows.append((d.row, d.column, f"{d.mean:+.2f}", bounds, "-" if d.p is None else f"{d.p:.3f}", d.verdict))
     return rows

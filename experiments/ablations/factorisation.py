@@ -1,0 +1,69 @@
+"""Space-time factorisation: which layouts see motion, and which digits, with single frames and with tubelets?
+
+    vitx ablate experiments/ablations/factorisation.py --workdir runs/factorisation
+
+Ten layouts with tubelets of one and of four frames, both labels of moving digits, three seeds: 60 short runs. All share
+the recipe of moving_digits/two_labels.py with fewer steps, frames of half the size and the models of
+moving_digits/layouts.py, narrower. `--dry_run` prints what each cell costs; the table and its pictures are written into
+the folder, and a killed command resumes.
+
+Compare with table 2 of ViViT (Arnab et al. 2021) and table 1 of TimeSformer (Bertasius et al. 2021): there joint
+attention is slightly better than the factorisations on appearance (Kinetics-400), and space alone loses on motion
+(Epic-Kitchens, Something-Something V2).
+
+Result: not measured yet.
+"""
+
+import runpy
+from pathlib import Path
+
+from vitx import Ablation, Row, load_experiment
+from vitx.configuration import override
+from vitx.data.moving_digits import ClipConfig
+from vitx.data.sources import MovingDigits
+
+MODELS = runpy.run_path(str(Path(__file__).parents[1] / "moving_digits" / "layouts.py"))["MODELS"]
+SIZE = {
+    "num_classes": (("appearance", 10), ("motion", 8)),
+    "num_frames": 8,
+    "image_size": 24,
+    "hidden_size": 64,
+    "num_layers": 2,
+    "num_heads": 4,
+    "mlp_dim": 128,
+}
+# Half of the default side, speed, size and radius: the same motions on a quarter of the pixels.
+CLIPS = ClipConfig(
+    num_frames=8,
+    side=24,
+    speed=(1.0, 1.75),
+    radius=(3.5, 4.5),
+    period=(7.0, 9.0),
+    size=(10.0, 17.0),
+    num_clips=(4000, 500, 1000),
+)
+
+base = load_experiment("../moving_digits/two_labels.py").override(
+    {
+        "model": override(MODELS["ViViT 1, joint"], {**SIZE, "tubelet_size": (1, 8, 8)}),
+        "data.dataset": MovingDigits(CLIPS),
+        "data.num_frames": 8,
+        "data.image_size": (24, 24),
+        "data.eval_batch_size": 100,
+        "training.steps": 800,
+        "training.evaluate_every": 200,
+        "training.checkpoint_every": 400,
+    }
+)
+rows = tuple(
+    Row(f"{name}, {kind}", {"model": override(model, {**SIZE, "tubelet_size": (frames, 8, 8)})})
+    for kind, frames in (("frames", 1), ("tubelets", 4))
+    for name, model in MODELS.items()
+)
+ablation = Ablation(
+    base,
+    rows,
+    seeds=(0, 1, 2),
+    columns=("motion/top1", "appearance/top1", "params", "gmacs", "clips_per_second", "peak_memory_mib"),
+    reference="ViViT 1, joint, frames",
+)

@@ -1,0 +1,271 @@
+"""Runs side by side: settings that differ, metrics with intervals, curves, and clips that only one gets right."""
+
+import dataclasses
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+
+from vitx import configuration, storage
+from vitx.ablations.pictures import learning_curves, save_figure
+from vitx.ablations.statistics import Difference, compare_clips, correct_for_rows, interval
+from vitx.ablations.tables import difference_rows, stack_examples
+from vitx.data.sources import Source, check_split
+from vitx.errors import UserError
+from vitx.evaluation.evaluate import Predictions
+from vitx.evaluation.examples import example_metric, is_correct, load_predictions, predictions_path
+from vitx.evaluation.presentation import presenter_for
+from vitx.evaluation.report import clip_strip
+from vitx.evaluation.report import table as markdown_table
+from vitx.experiment import Experiment, load_config
+from vitx.run import load_run, predict_split
+from vitx.tasks.task import COUNTS
+from vitx.training.logs import read_metrics
+
+MAX_LISTED = 20  # clips of a list in Markdown; the JSON has all
+MAX_CLIPS = 8  # clips of a picture
+
+
+@dataclasses.dataclass(frozen=True)
+class Disagreement:
+    """Clips of which one run predicts the class of a label and another does not.
+
+    Attributes:
+        label: name of the label.
+        right: name of the run that is right.
+        wrong: name of the run that is wrong.
+        indices: indices of the clips in the split.
+        clips: their names.
+        captions: (class, class predicted by the run that is wrong) of each.
+    """
+
+    label: str
+    right: str
+    wrong: str
+    indices: tuple[int, ...]
+    clips: tuple[str, ...]
+    captions: tuple[tuple[str, str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Runs side by side; the first is the one that the others are compared with.
+
+    Attributes:
+        split: name of the split.
+        runs: {name: folder}.
+        tested: {name: views, clips and step of the predictions}.
+        settings: {dotted path: {name: value}} of the settings that differ.
+        metrics: {metric: {name: (value, bounds of its 95 % interval or None)}}.
+        differences: paired tests of the metrics that are means over clips.
+        disagreements: clips that one run gets right and the other wrong.
+    """
+
+    split: str
+    runs: Mapping[str, str]
+    tested: Mapping[str, str]
+    settings: Mapping[str, Mapping[str, Any]]
+    metrics: Mapping[str, Mapping[str, tuple[float | int, tuple[float, float] | None]]]
+    differences: tuple[Difference, ...]
+    disagreements: tuple[Disagreement, ...]
+
+    def __str__(self) -> str:
+        return to_markdown(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tested:
+    """A run with its predictions."""
+
+    name: str
+    workdir: PurePath
+    experiment: Experiment
+    step: int
+    predictions: Predictions
+
+
+def compare(runs: Sequence[str | PurePath], output: str | PurePath | None = None, *, split: str = "test") -> Comparison:
+    """Compares runs on a split; changes nothing in their folders.
+
+    Predictions that a run keeps are read; a run without them is evaluated.
+
+    Args:
+        runs: folders of two or more runs.
+        output: folder for comparison.md, comparison.json, curves and clips; None writes nothing.
+        split: split of the metrics.
+
+    Raises:
+        UserError: fewer than two runs, one twice, or a folder that is not a run's.
+    """
+    check_split(split)
+    folders = [storage.as_path(run) for run in runs]
+    if len(folders) < 2 or len(set(map(str, folders))) < len(folders):
+        raise UserError(f"found {len(folders)} runs ({', '.join(map(str, folders))}); expected two or more, each once")
+    short = [storage.absolute(folder).name for folder in folders]
+    names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
+    configs = [load_config(folder) for folder in folders]  # all are checked before the first is evaluated
+    tested = [_test(*parts, split) for parts in zip(names, folders, configs, strict=True)]
+    differences, disagreements = [], []
+    source = configs[0].data.dataset.open(split)
+    for other in tested[1:]:
+        if other.experiment.data.dataset == tested[0].experiment.data.dataset:  # otherwise clips have no pairs
+            differences += _differences(other, tested[0])
+            disagreements += _disagreements(tested[0], other, source)
+    comparison = Comparison(
+        split=split,
+        runs={run.name: str(run.workdir) for run in tested},
+        tested={run.name: f"{run.predictions.coverage}, step {run.step}" for run in tested},
+        settings=_settings(tested),
+        metrics=_metrics(tested),
+        differences=tuple(correct_for_rows(differences)),
+        disagreements=tuple(disagreements),
+    )
+    if output is not None:
+        _write(comparison, tested, source, storage.as_path(output))
+    return comparison
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """Returns a comparison as Markdown."""
+    names = list(comparison.runs)
+    lines = [f"- {name}: {comparison.runs[name]} ({comparison.tested[name]})" for name in names]
+    lines += ["", f"Metrics of the {comparison.split} split, with 95 % intervals where they are means over clips:", ""]
+    rows = [
+        (metric, *(_with_interval(values.get(name)) for name in names)) for metric, values in comparison.metrics.items()
+    ]
+    lines += markdown_table(("metric", *names), rows)
+    if comparison.differences:
+        head = ("run", "metric", "difference", "interval", "p", "verdict")
+        lines += ["", f"Differences from {names[0]!r} (paired bootstrap over clips):", ""]
+        lines += markdown_table(head, difference_rows(comparison.differences))
+    lines += ["", "Settings that differ:", ""]
+    settings = [(path, *(str(values[name]) for name in names)) for path, values in comparison.settings.items()]
+    lines += markdown_table(("setting", *names), settings) if settings else ["none"]
+    for found in comparison.disagreements:
+        lines += ["", f"{found.label}: {len(found.clips)} clips that {found.right} gets right and {found.wrong} wrong"]
+        listed = list(zip(found.clips, found.captions, strict=True))[:MAX_LISTED]
+        lines += ["", *(f"- {clip}: {true}, not {predicted}" for clip, (true, predicted) in listed)] if listed else []
+        if len(found.clips) > MAX_LISTED:
+            lines.append(f"- and {len(found.clips) - MAX_LISTED} more, in comparison.json")
+    return "\n".join(lines) + "\n"
+
+
+def to_json(comparison: Comparison) -> str:
+    """Returns a comparison as one JSON object."""
+    data = dataclasses.asdict(comparison)
+    data["settings"] = {
+        path: {name: configuration.to_dict(value) for name, value in values.items()}
+        for path, values in comparison.settings.items()
+    }
+    data["differences"] = [dataclasses.asdict(d) | {"verdict": d.verdict} for d in comparison.differences]
+    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+
+
+def _test(name: str, workdir: PurePath, experiment: Experiment, split: str) -> _Tested:
+    path = predictions_path(workdir, split)
+    if storage.exists(path):
+        return _Tested(name, workdir, experiment, *load_predictions(path))
+    run = load_run(workdir)
+    return _Tested(name, workdir, run.experiment, run.step, predict_split(run, split))
+
+
+def _settings(tested: Sequence[_Tested]) -> dict[str, dict[str, Any]]:
+    """Returns the values of all runs of each setting in which some differ."""
+    first, *others = tested
+    changes = {run.name: configuration.differences(first.experiment, run.experiment) for run in others}
+    found: dict[str, dict[str, Any]] = {}
+    for path, value in ((path, pair[0]) for changed in changes.values() for path, pair in changed.items()):
+        ours = {name: changed[path][1] if path in changed else value for name, changed in changes.items()}
+        found[path] = {first.name: value, **ours}
+    return found
+
+
+def _metrics(tested: Sequence[_Tested]) -> dict[str, dict[str, Any]]:
+    metrics: dict[str, dict[str, Any]] = {}
+    for run in tested:
+        task = run.experiment.task
+        for metric, value in task.metrics(run.predictions).items():
+            if metric in COUNTS:
+                continue
+            values = example_metric(task, run.predictions, metric)
+            bounds = None if values is None else interval(values[None])
+            metrics.setdefault(metric, {})[run.name] = (value, bounds)
+    return metrics
+
+
+def _differences(run: _Tested, reference: _Tested) -> list[Difference]:
+    common = np.intersect1d(run.predictions.index, reference.predictions.index)
+    found = []
+    for metric in run.experiment.task.metrics(run.predictions):
+        if metric in COUNTS:
+            continue
+        pair = [stack_examples(each.experiment.task, [each.predictions], metric) for each in (run, reference)]
+        if any(stacked is None for stacked in pair) or not len(common):
+            continue
+        ours, theirs = (values[:, np.searchsorted(index, common)] for index, values in pair)
+        found.append(compare_clips(run.name, reference.name, metric, ours, theirs))
+    return found
+
+
+def _disagreements(first: _Tested, other: _Tested, source: Source) -> list[Disagreement]:
+    common = np.intersect1d(first.predictions.index, other.predictions.index)
+    found = []
+    for label in first.predictions.outputs:
+        correct = [is_correct(run.experiment.task, run.predictions, label) for run in (first, other)]
+        if any(values is None for values in correct):
+            continue
+        places = [np.searchsorted(run.predictions.index, common) for run in (first, other)]
+        ours, theirs = (values[rows] for values, rows in zip(correct, places, strict=True))
+        has_label = first.experiment.task.has_label(first.predictions.labels[label][places[0]])
+        for right, wrong, mask in ((first, other, ours & ~theirs), (other, first, theirs & ~ours)):
+            indices = common[mask & has_label]
+            captions = tuple(_caption(wrong.predictions, source, label, int(index)) for index in indices)
+            clips = tuple(_clip_name(source, int(index)) for index in indices)
+            found.append(Disagreement(label, right.name, wrong.name, tuple(indices.tolist()), clips, captions))
+    return found
+
+
+def _caption(predictions: Predictions, source: Source, label: str, index: int) -> tuple[str, str]:
+    row, names = np.searchsorted(predictions.index, index), source.label_names[label]
+    return names[int(predictions.labels[label][row])], names[int(predictions.outputs[label][row].argmax())]
+
+
+def _clip_name(source: Source, index: int) -> str:
+    return source.name(index) if hasattr(source, "name") else f"clip {index}"
+
+
+def _with_interval(value: tuple[float | int, tuple[float, float] | None] | None) -> str:
+    if value is None:
+        return "-"
+    number, bounds = value
+    shown = f"{number:.2f}" if isinstance(number, float) else str(number)
+    return shown if bounds is None else f"{shown} ({bounds[0]:.2f} to {bounds[1]:.2f})"
+
+
+def _write(comparison: Comparison, tested: Sequence[_Tested], source: Source, output: PurePath) -> None:
+    """Writes a comparison and its pictures into a folder."""
+    storage.make_folder(output)
+    curves = presenter_for(tested[0].experiment.task).curves
+    drawn = [m for m in comparison.metrics if m.split("/")[-1] in curves and not m.endswith("/loss")]
+    runs = {run.name: [read_metrics(run.workdir)] for run in tested}
+    save_figure(learning_curves(runs, drawn), output / "curves")
+    pictures = ["![learning curves](curves.png)"]
+    data = tested[0].experiment.data
+    for number, found in enumerate(each for each in comparison.disagreements if each.indices):
+        indices = found.indices[:MAX_CLIPS]
+        clips = np.stack([data.read_views(source[index])[0].copy() for index in indices])
+        captions = [
+            [(f"{found.right}: {true}", True), (f"{found.wrong}: {predicted}", False)]
+            for true, predicted in found.captions[:MAX_CLIPS]
+        ]
+        file = io.BytesIO()
+        clip_strip(clips, captions).savefig(file, dpi=110)
+        storage.write_bytes(output / f"clips_{number}.png", file.getvalue())
+        caption = f"{found.label}: clips that {found.right} gets right and {found.wrong} wrong"
+        pictures.append(f"{caption}:\n\n![{caption}](clips_{number}.png)")
+    text = "# Comparison\n\n" + to_markdown(comparison) + "\n" + "\n\n".join(pictures) + "\n"
+    storage.write_text(output / "comparison.md", text)
+    storage.write_text(output / "comparison.json", to_json(comparison))
