@@ -12,7 +12,9 @@ import numpy as np
 
 from vitx import configuration, storage
 from vitx.checkpoints import Checkpoints, abstract_state
+from vitx.data.aligned import align_classes, open_split
 from vitx.data.decoding import VideoError
+from vitx.data.labels import check_labels
 from vitx.data.sources import Source
 from vitx.errors import UserError, as_user_error
 from vitx.evaluation import report
@@ -24,7 +26,8 @@ from vitx.interop.load import require_source
 from vitx.layers.partition import batch_sharding
 from vitx.models import resolve_implementation
 from vitx.pretrained import start_from
-from vitx.run_folder import check_may_train, lock_run, open_checkpoints
+from vitx.run_folder import check_may_train, lock_run, open_checkpoints, read_newest_record
+from vitx.tasks.task import Supervised
 from vitx.training import loop
 from vitx.training.faults import PreemptionGuard
 from vitx.training.logs import MetricsLog, Stopwatch, log_info, read_metrics
@@ -126,8 +129,9 @@ def train(experiment: Experiment, workdir: str | PurePath, *, extend: bool = Fal
         experiment.training.mesh.build(experiment.data.batch_size, experiment.model)
         if is_first_process():
             check_may_train(workdir, experiment, extend=extend)
+        learnt = _learnt_classes(experiment, workdir)
         with clock("build"), first_process_first("build"):
-            sources = open_sources(experiment)
+            sources = open_sources(experiment, learnt, str(workdir))
         fitted = dataclasses.replace(experiment, task=experiment.task.fit(sources["train"]))
         label_names = dict(sources["train"].label_names)
         outputs = fitted.task.outputs(fitted.model, label_names)
@@ -183,11 +187,43 @@ def load_run(workdir: str | PurePath, which: Which = "best") -> Run:
     return Run(experiment, workdir, step, variables, outputs, batch_sharding(mesh))
 
 
-def open_sources(experiment: Experiment) -> dict[str, Source]:
-    """Returns {split: its examples} of all that training reads; opening a dataset may build it."""
+def open_sources(
+    experiment: Experiment, learnt: Mapping[str, tuple[str, ...]] | None = None, model: str = ""
+) -> dict[str, Source]:
+    """Returns {split: its examples} of all that training reads; opening a dataset may build it.
+
+    Args:
+        experiment: the settings.
+        learnt: {label: names of its classes} of a run that is resumed: classes of the data get its order.
+        model: what that run is, for messages.
+
+    Raises:
+        UserError: a dataset cannot be opened, or has other classes than the run that is resumed.
+    """
     data, settings = experiment.data, experiment.training
-    sources = {split: data.dataset.open(split) for split in ("train", "validation")}
-    return sources | {extra.name: extra.open(data.dataset) for extra in settings.validation_sets}
+    sources = {split: open_split(data.dataset, split, learnt, model) for split in ("train", "validation")}
+    notes = dict.fromkeys(note for source in sources.values() for note in getattr(source, "notes", ()))
+    for note in notes:
+        log_info(f"dataset: {note}")
+    # Classes have one order in all sets, that of the run or of the training split.
+    expected = learnt if learnt is not None else _predicted(experiment, sources["train"].label_names)
+    for extra in settings.validation_sets:
+        source = extra.open(data.dataset)
+        check_labels(source, f"the set {extra.name}")
+        sources[extra.name] = align_classes(source, expected, f"the set {extra.name}", model or "the train split")
+    return sources
+
+
+def _learnt_classes(experiment: Experiment, workdir: PurePath) -> dict[str, tuple[str, ...]] | None:
+    """Returns {label: names of its classes} that a run which is resumed predicts, or None for a new run."""
+    names = read_newest_record(workdir).get("label_names")
+    return None if names is None else _predicted(experiment, {label: tuple(of) for label, of in names.items()})
+
+
+def _predicted(experiment: Experiment, label_names: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Returns those names of classes that the experiment's model predicts; a forecaster predicts none."""
+    outputs = experiment.task.outputs(experiment.model, label_names)
+    return {label: names for label, names in outputs.items() if label in label_names}
 
 
 def restore_variables(
@@ -207,8 +243,8 @@ def evaluate_and_report(run: Run, split: str, clock: Stopwatch) -> dict[str, Any
     task, data = run.experiment.task, run.experiment.data
     model = resolve_implementation(run.experiment.model, run.sharding.mesh.devices.flat[0])
     with clock("evaluate"):
-        source = data.dataset.open(split)
-        predictions = predict_split(run, split)
+        source = open_run_split(run, split)
+        predictions = predict_split(run, split, source)
         metrics = task.metrics(predictions)
     if predictions.unreadable:
         log_info(predictions.describe_errors())
@@ -243,10 +279,21 @@ def evaluate_and_report(run: Run, split: str, clock: Stopwatch) -> dict[str, Any
     return {"step": run.step, "views": predictions.views, **metrics, **tables}
 
 
-def predict_split(run: Run, split: str) -> Predictions:
-    """Returns the predictions of a run for every example of a split."""
+def open_run_split(run: Run, split: str) -> Source:
+    """Returns the examples of a split of a run's dataset, with classes in the order that the run has learnt.
+
+    Raises:
+        UserError: the split cannot be opened, or has other classes than the run.
+    """
+    # What a forecaster predicts is no label of the data.
+    learnt = run.outputs if isinstance(run.experiment.task, Supervised) else {}
+    return open_split(run.experiment.data.dataset, split, learnt, str(run.workdir))
+
+
+def predict_split(run: Run, split: str, source: Source | None = None) -> Predictions:
+    """Returns the predictions of a run for every example of a split; opens the split unless its source is given."""
     data = run.experiment.data.for_devices(run.sharding.mesh.size)
-    source = data.dataset.open(split)
+    source = open_run_split(run, split) if source is None else source
     return evaluate(run.experiment.model, run.experiment.task, run.variables, data, source, run.sharding, split=split)
 
 

@@ -10,11 +10,12 @@ predictions_*    outputs and labels of every example of an evaluated split
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import PurePath
+from typing import Any
 
 from vitx import configuration, storage
-from vitx.checkpoints import Checkpoints
+from vitx.checkpoints import Checkpoints, DamagedCheckpointError
 from vitx.errors import UserError
 from vitx.experiment import Experiment, load_config
 from vitx.locks import Hold, hold_folder
@@ -95,3 +96,15 @@ def open_checkpoints(workdir: PurePath) -> Checkpoints:
     if not checkpoints.steps():
         raise UserError(f"{folder} holds no complete checkpoint yet")
     return checkpoints
+
+
+def read_newest_record(workdir: PurePath) -> Mapping[str, Any]:
+    """Returns the record of the newest checkpoint that can be read, {} where there is none."""
+    folder = workdir / "checkpoints"
+    if not storage.is_folder(folder):
+        return {}
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        for step in reversed(checkpoints.steps()):
+            with contextlib.suppress(DamagedCheckpointError):
+                return checkpoints.restore(step, {})[1]
+    return {}

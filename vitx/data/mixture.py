@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from vitx.configuration import register
+from vitx.data.aligned import open_split
+from vitx.data.class_names import clean_name, places_of
 from vitx.data.sources import Dataset, Source, label_arrays, label_columns
 from vitx.errors import UserError
 
@@ -40,6 +42,11 @@ class MixedVideos:
                 columns[label].append(column[np.arange(count) % len(column)])
         return {label: np.concatenate(parts) for label, parts in columns.items()}
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about the datasets, a line each."""
+        return tuple(note for source in self.sources for note in getattr(source, "notes", ()))
+
     def __len__(self) -> int:
         return sum(self.counts)
 
@@ -72,7 +79,7 @@ class MixedVideos:
         value, names = np.asarray(value), self.label_names[label]
         if value.dtype.kind == "f" or source.label_names[label] == names:
             return value
-        numbers = np.array([names.index(name) for name in source.label_names[label]], np.int32)
+        numbers = places_of(names, source.label_names[label])
         return np.asarray(np.where(value < 0, np.int32(-1), numbers[value]))
 
 
@@ -108,7 +115,7 @@ class Mixture:
         Raises:
             UserError: a dataset cannot be opened, labels contradict each other, or weights are too uneven.
         """
-        sources = tuple(dataset.open(split) for dataset in self.datasets)
+        sources = tuple(open_split(dataset, split) for dataset in self.datasets)
         sizes = tuple(map(len, sources))
         if split == "train" and self.weights:
             # The epoch is as long as the dataset takes that is sampled most sparsely: its examples come once.
@@ -137,5 +144,8 @@ def _merge_labels(sources: tuple[Source, ...]) -> tuple[dict[str, tuple[str, ...
                     f"two datasets have different labels {label}: {', '.join(known)[:80]} and {', '.join(own)[:80]}; "
                     "give one of them another name"
                 )
-            names[label], missing[label] = tuple(dict.fromkeys((*known, *own))), empty
+            # Spellings of one class in two datasets are one class, under the name that the first gives it.
+            spelled = {clean_name(name): name for name in reversed((*known, *own))}
+            names[label] = tuple(dict.fromkeys(spelled[clean_name(name)] for name in (*known, *own)))
+            missing[label] = empty
     return names, missing

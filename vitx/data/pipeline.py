@@ -31,6 +31,7 @@ from vitx.data import sampling
 from vitx.data.augmentation import Augmentation
 from vitx.data.container import DEFAULT_OPTIONS, ReadOptions
 from vitx.data.decoding import Decoder, VideoError, open_video, refuse_pictures
+from vitx.data.labels import check_example
 from vitx.data.order import Order, class_weights
 from vitx.data.sources import Dataset, Source, label_arrays, label_columns
 from vitx.errors import UserError
@@ -426,6 +427,7 @@ def _load(source: Source, index: int, read: Callable[[Mapping[str, Any]], np.nda
     # This thread's processor time: wall time would count the other threads, too.
     began = time.thread_time()
     example = source[index]
+    check_example(source, index, example["labels"])
     video = read(example)
     return {
         "video": video,
