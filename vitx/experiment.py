@@ -71,7 +71,7 @@ def load_experiment(path: str | Path) -> Experiment:
     Raises:
         UserError: no such file, the file raises, or it defines no experiment.
     """
-    path = _beside_caller(path)
+    path = beside_caller(path)
     names = run_file(path)
     if not isinstance(names.get("experiment"), Experiment):
         raise UserError(f"{path} defines no `experiment = vitx.Experiment(...)`")
@@ -97,7 +97,7 @@ def run_file(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{where}: {type(error).__name__}: {error}") from error
 
 
-def _beside_caller(path: str | Path) -> Path:
+def beside_caller(path: str | Path) -> Path:
     """Returns the path that an experiment file means by a relative one; any other caller's path stays."""
     asking = (frame.filename for frame in inspect.stack() if frame.frame.f_globals.get("__name__") == RUN_NAME)
     return Path(next(asking, "")).parent / path

@@ -29,12 +29,14 @@ def test_every_problem_is_reported_at_once_with_the_name_of_its_row(two_rows, tm
         Row("impossible", {"model.num_heads": 7}),
         Row("other classes", {"model.num_classes": (("motion", 9),)}),
         Row("own seed", {"training.seed": 3}),
+        Row("no weights", {"training.initialise_from": "nowhere.safetensors"}),
     )
     with pytest.raises(UserError) as refused:
         make_plan(dataclasses.replace(two_rows, rows=rows), tmp_path)
     message = str(refused.value)
     assert "row 'base'" not in message
-    for row, value in zip(rows[1:], ("num_layers?", "'two'", "7", "9 classes", "training.seed"), strict=True):
+    found = ("num_layers?", "'two'", "7", "9 classes", "training.seed", "nowhere.safetensors")
+    for row, value in zip(rows[1:], found, strict=True):
         assert any(row.name in line and value in line for line in message.splitlines()), row.name
 
 

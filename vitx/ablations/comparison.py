@@ -12,7 +12,7 @@ import numpy as np
 from vitx import configuration, storage
 from vitx.ablations.pictures import learning_curves, save_figure
 from vitx.ablations.statistics import Difference, compare_clips, correct_for_rows, interval
-from vitx.ablations.tables import difference_rows, stack_examples
+from vitx.ablations.tables import difference_rows, has_same_clips, pair_examples
 from vitx.data.sources import Source, check_split
 from vitx.errors import UserError
 from vitx.evaluation.evaluate import Predictions
@@ -111,7 +111,7 @@ def compare(runs: Sequence[str | PurePath], output: str | PurePath | None = None
     differences, disagreements = [], []
     source = configs[0].data.dataset.open(split)
     for other in tested[1:]:
-        if other.experiment.data.dataset == tested[0].experiment.data.dataset:  # otherwise clips have no pairs
+        if has_same_clips(other.predictions, tested[0].predictions):
             differences += _differences(other, tested[0])
             disagreements += _disagreements(tested[0], other, source)
     comparison = Comparison(
@@ -197,16 +197,12 @@ def _metrics(tested: Sequence[_Tested]) -> dict[str, dict[str, Any]]:
 
 
 def _differences(run: _Tested, reference: _Tested) -> list[Difference]:
-    common = np.intersect1d(run.predictions.index, reference.predictions.index)
+    tasks, predictions = zip(*((each.experiment.task, [each.predictions]) for each in (run, reference)), strict=True)
     found = []
     for metric in run.experiment.task.metrics(run.predictions):
-        if metric in COUNTS:
-            continue
-        pair = [stack_examples(each.experiment.task, [each.predictions], metric) for each in (run, reference)]
-        if any(stacked is None for stacked in pair) or not len(common):
-            continue
-        ours, theirs = (values[:, np.searchsorted(index, common)] for index, values in pair)
-        found.append(compare_clips(run.name, reference.name, metric, ours, theirs))
+        pair = None if metric in COUNTS else pair_examples(tasks, predictions, metric)
+        if pair is not None:
+            found.append(compare_clips(run.name, reference.name, metric, *pair))
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from vitx import configuration
 from vitx.errors import UserError
-from vitx.experiment import Experiment, run_file
+from vitx.experiment import Experiment, beside_caller, run_file
 from vitx.training.overview import count_cost_of
 
 TRIES_PER_ROW = 50  # of a random search, before the budget is taken to leave nothing more
@@ -52,9 +52,13 @@ class Ablation:
 def load_ablation(path: str | Path) -> Ablation:
     """Returns the `ablation` that a Python file defines.
 
+    Args:
+        path: path of the file; in an experiment or ablation file, relative to that file.
+
     Raises:
         UserError: no such file, the file raises, or it defines no ablation.
     """
+    path = beside_caller(path)
     names = run_file(path)
     if not isinstance(names.get("ablation"), Ablation):
         raise UserError(f"{path} defines no `ablation = vitx.Ablation(...)`")

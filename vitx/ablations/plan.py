@@ -13,6 +13,7 @@ from vitx.ablations.description import Ablation, Row
 from vitx.errors import UserError, closest
 from vitx.evaluation.presentation import presenter_for
 from vitx.experiment import Experiment, load_config
+from vitx.interop.load import require_source
 from vitx.training.overview import count_cost_of
 
 FORMAT = 1
@@ -99,6 +100,8 @@ def make_plan(
             experiment = ablation.base.override(row.changes)
             if "training.seed" in row.changes:
                 raise UserError("found training.seed; expected it in the seeds of the ablation alone")
+            if (weights := experiment.training.initialise_from) is not None:
+                require_source(storage.as_path(weights))
             metrics[row.name] = _metric_names(experiment, open_labels(experiment))
             costs[row.name] = count_cost_of(experiment)
     columns = ablation.columns or _default_columns(ablation.base, metrics)

@@ -185,6 +185,36 @@ def stack_examples(
     return common, np.stack(rows)
 
 
+def has_same_clips(one: Predictions, other: Predictions) -> bool:
+    """Returns whether two sets of predictions are of the same clips, as far as their indices and labels tell."""
+    common, rows, others = np.intersect1d(one.index, other.index, return_indices=True)
+    labels = [name for name in one.labels if name in other.labels]
+    total = [len(each.index) + len(each.unreadable) for each in (one, other)]
+    same = all(np.array_equal(one.labels[name][rows], other.labels[name][others], equal_nan=True) for name in labels)
+    return len(common) > 0 and total[0] == total[1] and same
+
+
+def pair_examples(
+    tasks: Sequence[Task], predictions: Sequence[Sequence[Predictions]], column: str
+) -> tuple[Float[np.ndarray, "s n"], Float[np.ndarray, "s n"]] | None:
+    """Returns a metric of each clip with each seed for two rows, over the clips that all predictions have.
+
+    Args:
+        tasks: the task of each row.
+        predictions: the predictions of each row, one for each seed.
+        column: name of the metric.
+
+    Returns:
+        None where the metric is no mean over clips, or no clip is common to all.
+    """
+    stacked = [stack_examples(*each, column) for each in zip(tasks, predictions, strict=True)]
+    if any(each is None for each in stacked):
+        return None
+    (index, values), (other_index, others) = stacked
+    common, places, other_places = np.intersect1d(index, other_index, return_indices=True)
+    return (values[:, places], others[:, other_places]) if len(common) else None
+
+
 def _values(plan: Plan, row: str, records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float | int, float | None]]:
     params, macs = plan.costs.get(row, (None, None))
     exact = {"params": params, "gmacs": None if macs is None else macs / 1e9}
@@ -215,21 +245,16 @@ def _differences(plan: Plan, cells: Sequence[Cell], records: Mapping[str, Any]) 
         if not seeds:
             continue
         ours = {seed: _predictions(own[seed]) for seed in seeds}
-        # Clips are paired only where both rows were tested on the same ones.
-        same_clips = own[seeds[0]].experiment.data.dataset == reference[seeds[0]].experiment.data.dataset
+        known = [found[seed] for seed in seeds for found in (ours, theirs) if found[seed] is not None]
+        can_pair = len(known) == 2 * len(seeds) and all(has_same_clips(known[0], each) for each in known)
         for column in metrics:
             tasks = own[seeds[0]].experiment.task, reference[seeds[0]].experiment.task
-            stacked = [
-                stack_examples(task, [found[seed] for seed in seeds], column)
-                for task, found in zip(tasks, (ours, theirs), strict=True)
-                if same_clips and all(found[seed] is not None for seed in seeds)
-            ]
-            if len(stacked) == 2 and None not in [None if s is None else 0 for s in stacked]:
-                (index, values), (index2, values2) = stacked
-                common = np.intersect1d(index, index2)
-                pair = values[:, np.searchsorted(index, common)], values2[:, np.searchsorted(index2, common)]
-                differences.append(compare_clips(row, plan.reference, column, *pair))
-                continue
+            if can_pair:
+                each = [[found[seed] for seed in seeds] for found in (ours, theirs)]
+                pair = pair_examples(tasks, each, column)
+                if pair is not None:
+                    differences.append(compare_clips(row, plan.reference, column, *pair))
+                    continue
             pairs = [[records[cells_of[s].name]["metrics"].get(column) for s in seeds] for cells_of in (own, reference)]
             if None not in pairs[0] + pairs[1]:
                 differences.append(compare_seeds(row, plan.reference, column, *pairs))
