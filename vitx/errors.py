@@ -29,8 +29,8 @@ def as_user_error(hint: str = "", of: str = "") -> Iterator[None]:
     try:
         yield
     except (ValueError, UserError) as error:
-        told = str(error) if isinstance(error, UserError) else f"{error}{hint}"
-        raise UserError(f"{of}: {told}" if of else told) from error
+        message = str(error) if isinstance(error, UserError) else f"{error}{hint}"
+        raise UserError(f"{of}: {message}" if of else message) from error
 
 
 class RunError(Exception):

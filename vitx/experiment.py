@@ -36,7 +36,7 @@ class Experiment:
     Attributes:
         model: a Linen module, which is its own settings.
         data: the dataset and how it becomes batches.
-        task: what is learnt: loss, figures, normalisation of pixels.
+        task: what is learnt: loss, metrics, normalisation of pixels.
         optimizer: how parameters change.
         training: how long and how the run trains.
     """

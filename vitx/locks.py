@@ -89,7 +89,7 @@ class Lease(Hold):
         if self._lost or time.monotonic() - self._beaten_at > LEASE_SECONDS:
             raise RunError(
                 f"{self._folder.parent} is no longer held by this process: {self._lost or 'no heartbeat was stored'}; "
-                "nothing more is written. If no other process goes on with it, run the same command again"
+                "nothing more is written. If no other process continues it, run the same command again"
             )
 
     def release(self) -> None:

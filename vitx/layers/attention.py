@@ -4,18 +4,21 @@ In shapes: b batch, n tokens, q queries, k keys, d size of a token or of a head.
 """
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from vitx.layers.layouts import LAYOUTS, Grid
+from vitx.layers.attention_cpu import attend_in_blocks, is_worthwhile
+from vitx.layers.layouts import LAYOUTS, Core, Grid
 from vitx.layers.partition import attend, attend_locally
 from vitx.layers.types import DType
 
 Bias = Float[Array, "..."] | None
 Mask = Bool[Array, "..."] | None
+AttentionImplementation = Literal["auto", "reference", "cpu"]
 
 
 def attention_weights(
@@ -51,6 +54,23 @@ def core(
     return jnp.einsum("bhqk,bkhd->bqhd", attention_weights(q, k, bias=bias, mask=mask).astype(v.dtype), v)
 
 
+def core_cpu(
+    q: Float[Array, "b q heads d"],
+    k: Float[Array, "b k heads d"],
+    v: Float[Array, "b k heads d"],
+    *,
+    bias: Bias = None,
+    mask: Mask = None,
+) -> Float[Array, "b q heads d"]:
+    """Computes what `core` does: long sequences without bias and mask in blocks, the others as `core`."""
+    if bias is None and mask is None and is_worthwhile(q.shape[1], k.shape[1]):
+        return attend_in_blocks(q, k, v)
+    return core(q, k, v, bias=bias, mask=mask)
+
+
+IMPLEMENTATIONS: dict[AttentionImplementation, Core] = {"auto": core, "reference": core, "cpu": core_cpu}
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention of tokens on a (t, h, w) grid, each within the neighbourhood that a layout defines.
 
@@ -62,6 +82,8 @@ class SelfAttention(nn.Module):
         layout: name of the layout in `vitx.layers.layouts.LAYOUTS`.
         qkv_bias: whether the three input projections have a bias.
         zero_init: whether the output projection starts at zero, so that the branch around it starts as the identity.
+        implementation: "reference" is two products and a softmax, "cpu" computes the same faster and in less memory
+            there, and "auto" stands for the one that `vitx.models.resolve_implementation` chooses, or the reference.
         dtype: type of the computations; parameters are float32.
     """
 
@@ -69,6 +91,7 @@ class SelfAttention(nn.Module):
     layout: str = "joint"
     qkv_bias: bool = True
     zero_init: bool = False
+    implementation: AttentionImplementation = "reference"
     dtype: DType = "float32"
 
     @nn.compact
@@ -93,6 +116,6 @@ class SelfAttention(nn.Module):
         if self.is_mutable_collection("intermediates"):
             out = attend_locally(layout, core_and_sow, *qkv, **settings)
         else:
-            out = attend(layout, core, *qkv, chunks=chunks, **settings)
+            out = attend(layout, IMPLEMENTATIONS[self.implementation], *qkv, chunks=chunks, **settings)
         kernel_init = nn.initializers.zeros if self.zero_init else nn.initializers.xavier_uniform()
         return dense(kernel_init=kernel_init, name="out")(out.reshape(x.shape))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vitx.layers.attention import SelfAttention
+from vitx.layers.attention import AttentionImplementation, SelfAttention
 from vitx.layers.layouts import LAYOUTS, Grid
 from vitx.layers.partition import HEADS, constrain_activations, merge_time, num_time_chunks, split_time
 from vitx.layers.types import DType
@@ -91,6 +91,7 @@ class EncoderBlock(nn.Module):
         qkv_bias: whether query, key and value have a bias.
         zero_init: whether the last projection of every attention but the last starts at zero.
         projected: whether a dense layer follows every attention but the last (TimeSformer's temporal_fc).
+        implementation: implementation of attention, see `SelfAttention`.
         dtype: type of the computations; parameters are float32.
     """
 
@@ -103,6 +104,7 @@ class EncoderBlock(nn.Module):
     qkv_bias: bool = True
     zero_init: bool = False
     projected: bool = False
+    implementation: AttentionImplementation = "reference"
     dtype: DType = "float32"
 
     @nn.compact
@@ -134,6 +136,7 @@ class EncoderBlock(nn.Module):
                 layout,
                 self.qkv_bias,
                 zero_init=self.zero_init and not self.projected and not is_last,
+                implementation=self.implementation,
                 dtype=self.dtype,
                 name=name,
             )

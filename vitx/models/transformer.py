@@ -11,6 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from vitx.configuration import override, setting
+from vitx.layers.attention import AttentionImplementation
 from vitx.layers.embeddings import (
     Size,
     TubeletEmbedding,
@@ -55,6 +56,8 @@ class VideoTransformer(nn.Module):
         remat_policy: what the backward pass keeps instead of computing it again, to save memory: "nothing_saveable",
             "dots_saveable" (results of matrix products), "dots_with_no_batch_dims_saveable" (those of products with
             parameters); None keeps everything.
+        implementation: implementation of attention; all compute the same. Training, evaluation, prediction and
+            benchmarks replace "auto" by the one that suits their devices.
         dtype: type of the computations; parameters are float32.
     """
 
@@ -77,6 +80,7 @@ class VideoTransformer(nn.Module):
     zero_init: bool = setting(False, chosen_by_user=True)
     scan_layers: bool = setting(False, mutable_on_resume=True)
     remat_policy: RematPolicy | None = setting(None, mutable_on_resume=True)
+    implementation: AttentionImplementation = setting("auto", mutable_on_resume=True)
     dtype: DType = setting("float32", chosen_by_user=True)
 
     def __post_init__(self):
@@ -216,6 +220,7 @@ class VideoTransformer(nn.Module):
             qkv_bias=self.qkv_bias,
             zero_init=self.zero_init,
             projected=projected,
+            implementation=self.implementation,
             dtype=self.dtype,
         )
         return Encoder(num_layers, block, self.drop_path_rate, self.scan_layers, self.remat_policy)

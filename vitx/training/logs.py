@@ -130,7 +130,7 @@ def _numbers(row: Row) -> dict[str, float]:
 
 
 def _start_wandb(project: str, workdir: PurePath) -> Any:
-    """Returns a run of Weights & Biases that belongs to the folder: a resumed run goes on in the same one."""
+    """Returns a run of Weights & Biases that belongs to the folder: a resumed run continues in the same one."""
     try:
         import wandb
     except ImportError as error:

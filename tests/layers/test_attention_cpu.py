@@ -1,0 +1,108 @@
+"""Attention in blocks computes what the reference does, with less memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vitx
+from vitx.layers import attention_cpu
+from vitx.layers.attention import IMPLEMENTATIONS, core, core_cpu
+from vitx.layers.attention_cpu import attend_in_blocks
+from vitx.models import resolve_implementation
+
+SHAPES = [(2, 7, 7, 3, 4), (1, 20, 20, 2, 8), (1, 33, 5, 1, 4), (2, 1, 19, 2, 4), (1, 16, 40, 2, 4)]
+
+
+def random_heads(shape, dtype="float32"):
+    batch, queries, keys, heads, size = shape
+    draws = [jax.random.normal(jax.random.key(i), (batch, n, heads, size)) for i, n in enumerate((queries, keys, keys))]
+    return [2 * x.astype(dtype) for x in draws]
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of 8 queries, so that short sequences have several, some of them padded."""
+    monkeypatch.setattr(attention_cpu, "BLOCK", 8)
+    monkeypatch.setattr(attention_cpu, "WORTHWHILE", 0)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("shape", SHAPES)
+def test_outputs_and_gradients_equal_those_of_the_reference(small_blocks, shape):
+    heads = random_heads(shape)
+    out_gradient = jax.random.normal(jax.random.key(9), heads[0].shape)
+    (expected, pull_back), (found, pull_back_blocks) = jax.vjp(core, *heads), jax.vjp(attend_in_blocks, *heads)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    for gradient, reference in zip(pull_back_blocks(out_gradient), pull_back(out_gradient), strict=True):
+        np.testing.assert_allclose(gradient, reference, atol=2e-6 * float(jnp.abs(reference).max()) + 2e-6)
+
+
+def test_half_precision_is_as_exact_as_the_reference(small_blocks):
+    exact = random_heads((1, 20, 20, 2, 8))
+    halves = [x.astype("bfloat16") for x in exact]
+    exact = [x.astype("float32") for x in halves]
+
+    def gradients(function, heads):
+        return jax.grad(lambda *x: (function(*x).astype("float32") ** 2).sum(), argnums=(0, 1, 2))(*heads)
+
+    for target, reference, found in zip(
+        (core(*exact), *gradients(core, exact)),
+        (core(*halves), *gradients(core, halves)),
+        (attend_in_blocks(*halves), *gradients(attend_in_blocks, halves)),
+        strict=True,
+    ):
+        assert found.dtype == jnp.bfloat16
+        error, permitted = (float(jnp.linalg.norm(x.astype("float32") - target)) for x in (found, reference))
+        assert error < 1.5 * permitted + 1e-3 * float(jnp.linalg.norm(target))
+
+
+def test_large_scores_do_not_overflow(small_blocks):
+    heads = [100 * x for x in random_heads((1, 20, 20, 1, 4))]
+    np.testing.assert_allclose(attend_in_blocks(*heads), core(*heads), atol=1e-3)
+    gradients = jax.grad(lambda *x: attend_in_blocks(*x).sum(), argnums=(0, 1, 2))(*heads)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("option", ["bias", "mask"])
+def test_bias_and_mask_are_computed_as_by_the_reference(small_blocks, option):
+    heads = random_heads((2, 12, 12, 2, 4))
+    scores = jax.random.normal(jax.random.key(5), (2, 12, 12))
+    options = {option: scores if option == "bias" else scores > 0}
+    np.testing.assert_array_equal(core_cpu(*heads, **options), core(*heads, **options))
+    assert np.abs(core_cpu(*heads, **options) - core_cpu(*heads)).max() > 0.1
+
+
+def test_memory_grows_linearly_in_tokens():
+    def temporaries(function, tokens):
+        heads = [jax.ShapeDtypeStruct((1, tokens, 12, 64), jnp.float32)] * 3
+        step = jax.jit(jax.grad(lambda *x: function(*x).sum(), argnums=(0, 1, 2)))
+        return step.lower(*heads).compile().memory_analysis().temp_size_in_bytes
+
+    small, large = (temporaries(core_cpu, tokens) for tokens in (1569, 3137))
+    assert large < 2.2 * small
+    assert large < temporaries(core, 3137) / 10
+
+
+@pytest.mark.parametrize("name", ["vivit_b_16x2", "vivit_b_16x2_fe", "timesformer_b_16_divided"])
+def test_a_model_computes_the_same_with_every_implementation(small_blocks, name):
+    sizes = {"num_layers": 1, "hidden_size": 24, "num_heads": 2, "mlp_dim": 24, "num_classes": 3}
+    model = vitx.create_model(name, num_frames=4, image_size=48, **sizes)
+    video = jax.random.normal(jax.random.key(0), (2, 4, 48, 48, 3))
+    variables = model.init(jax.random.key(1), video)
+    assert resolve_implementation(model, jax.devices()[0]).implementation == "cpu"
+    outputs = [jax.jit(model.copy(implementation=x).apply)(variables, video) for x in IMPLEMENTATIONS]
+    for output in outputs[1:]:
+        np.testing.assert_allclose(output, outputs[0], atol=2e-6)
+
+
+def test_each_device_of_a_mesh_attends_in_blocks(small_blocks):
+    heads = random_heads((2, 20, 20, 2, 8))
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        spec = jax.sharding.PartitionSpec("data")
+        sharded = jax.shard_map(attend_in_blocks, in_specs=(spec,) * 3, out_specs=spec)
+        found = jax.jit(jax.grad(lambda *x: (sharded(*x) ** 2).sum(), argnums=(0, 1, 2)))(*heads)
+    expected = jax.jit(jax.grad(lambda *x: (attend_in_blocks(*x) ** 2).sum(), argnums=(0, 1, 2)))(*heads)
+    for gradient, reference in zip(found, expected, strict=True):
+        np.testing.assert_allclose(gradient, reference, rtol=1e-6, atol=1e-6)

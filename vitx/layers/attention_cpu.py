@@ -1,0 +1,118 @@
+"""Attention for CPUs: one head and one block of queries at a time, so that no whole matrix of scores is ever in memory.
+
+XLA's CPU backend computes a batch of small matrix products far below the speed of single ones, and writes every score
+several times. Here a block of scores stays in the cache, softmax divides after the product with the values (the
+narrower array), and the backward pass computes the scores again from their log-sum-exp (Dao et al. 2022, algorithm 4,
+without its tiles of keys).
+
+In shapes: r rows (a head of a clip), n queries, m keys, c queries of a block, d size of a head.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+BLOCK = 512  # queries; with 3,137 keys a block of scores is 6 MB: larger ones leave the cache, smaller ones cost calls
+WORTHWHILE = 96 * 96  # scores of a head; with fewer, the loop over heads costs as much as it saves
+
+
+def is_worthwhile(queries: int, keys: int) -> bool:
+    """Whether heads of this size are faster in blocks than all at once."""
+    return queries * keys >= WORTHWHILE
+
+
+@jax.custom_vjp
+def attend_in_blocks(
+    q: Float[Array, "b n heads d"], k: Float[Array, "b m heads d"], v: Float[Array, "b m heads d"]
+) -> Float[Array, "b n heads d"]:
+    """Computes softmax(q kᵀ / sqrt(d)) v with memory linear in the number of tokens."""
+    return _forward(q, k, v)[0]
+
+
+def _forward(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, ...]]:
+    rows = [_to_rows(x) for x in (q, k, v)]
+    out, log_sum = jax.lax.map(lambda row: _forward_row(*row), tuple(rows))
+    out = _from_rows(out, q.shape)
+    # kept before it is rounded to half precision: the backward pass subtracts it from numbers of its own size
+    return out.astype(v.dtype), (q, k, v, out, log_sum)
+
+
+def _backward(saved: tuple[Array, ...], out_gradient: Array) -> tuple[Array, Array, Array]:
+    q, k, v, out, log_sum = saved
+    rows = [_to_rows(x) for x in (q, k, v, out, out_gradient)]
+    gradients = jax.lax.map(lambda row: _backward_row(*row), (*rows, log_sum))
+    return tuple(_from_rows(gradient, x.shape) for gradient, x in zip(gradients, (q, k, v), strict=True))
+
+
+attend_in_blocks.defvjp(_forward, _backward)
+
+
+def _forward_row(q: Float[Array, "n d"], k: Float[Array, "m d"], v: Float[Array, "m d"]) -> tuple[Array, Array]:
+    """Returns the outputs of one head, and the log-sum-exp of each query's scores."""
+
+    def block(q: Float[Array, "c d"]) -> tuple[Array, Array]:
+        scores = _product("cd,md->cm", q, k) * q.shape[-1] ** -0.5
+        largest = scores.max(axis=-1, keepdims=True)
+        weights = jnp.exp(scores - largest)
+        total = weights.sum(axis=-1, keepdims=True)
+        out = _product("cm,md->cd", weights.astype(v.dtype), v) / total
+        return out, (largest + jnp.log(total))[:, 0]
+
+    if len(q) <= BLOCK:
+        return block(q)
+    out, log_sum = jax.lax.map(block, _to_blocks(q))
+    return _from_blocks(out, len(q)), _from_blocks(log_sum, len(q))
+
+
+def _backward_row(q: Array, k: Array, v: Array, out: Array, out_gradient: Array, log_sum: Array) -> tuple[Array, ...]:
+    """Returns the gradients of one head's queries, keys and values."""
+    scale = q.shape[-1] ** -0.5
+
+    def block(sums: tuple[Array, Array], block: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
+        q, out, out_gradient, log_sum = block
+        weights = jnp.exp(_product("cd,md->cm", q, k) * scale - log_sum[:, None])
+        v_sum = sums[1] + _product("cm,cd->md", weights.astype(v.dtype), out_gradient)
+        # the mean of the weights' gradients under the weights themselves, without the matrix of them
+        mean = _product("cd,cd->c", out_gradient.astype(out.dtype), out)[:, None]
+        score_gradient = (weights * (_product("cd,md->cm", out_gradient, v) - mean) * scale).astype(q.dtype)
+        k_sum = sums[0] + _product("cm,cd->md", score_gradient, q)
+        return (k_sum, v_sum), _product("cm,md->cd", score_gradient, k).astype(q.dtype)
+
+    # inside a shard_map the sums vary over devices as the keys do, which constants would not
+    zeros = tuple(x.astype(_accumulator(x)) * 0 for x in (k, v))
+    along_queries = (q, out, out_gradient, log_sum)
+    if len(q) <= BLOCK:
+        (k_gradient, v_gradient), q_gradient = block(zeros, along_queries)
+    else:
+        # padded queries have an output gradient of zero and so contribute nothing
+        sums, q_gradients = jax.lax.scan(block, zeros, tuple(_to_blocks(x) for x in along_queries))
+        (k_gradient, v_gradient), q_gradient = sums, _from_blocks(q_gradients, len(q))
+    return q_gradient, k_gradient.astype(k.dtype), v_gradient.astype(v.dtype)
+
+
+def _accumulator(x: Array) -> jnp.dtype:
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def _product(formula: str, a: Array, b: Array) -> Array:
+    return jnp.einsum(formula, a, b, preferred_element_type=_accumulator(a))
+
+
+def _to_rows(x: Float[Array, "b n heads d"]) -> Float[Array, "r n d"]:
+    return x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3])
+
+
+def _from_rows(x: Float[Array, "r n d"], shape: tuple[int, ...]) -> Float[Array, "b n heads d"]:
+    batch, tokens, heads, size = shape
+    return x.reshape(batch, heads, tokens, size).swapaxes(1, 2)
+
+
+def _to_blocks(x: Float[Array, "n *_"]) -> Float[Array, "blocks c *_"]:
+    """Divides queries into blocks of equal sizes, the last one padded with zeros."""
+    number = -(-len(x) // BLOCK)
+    size = -(-len(x) // number)
+    return jnp.pad(x, ((0, number * size - len(x)), *((0, 0),) * (x.ndim - 1))).reshape(number, size, *x.shape[1:])
+
+
+def _from_blocks(x: Float[Array, "blocks c *_"], queries: int) -> Float[Array, "n *_"]:
+    return x.reshape(-1, *x.shape[2:])[:queries]
