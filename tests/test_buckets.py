@@ -109,7 +109,7 @@ def test_videos_are_prepared_into_a_bucket_and_trained_from_there(bucket, tmp_pa
         for label in ("a", "b"):
             folder = tmp_path / "videos" / split / label
             folder.mkdir(parents=True)
-            video = np.random.default_rng(len(split) + ord(label)).integers(0, 255, (6, 32, 32, 3), np.uint8)
+            video = np.random.default_rng(100 * len(split) + ord(label)).integers(0, 255, (6, 32, 32, 3), np.uint8)
             (folder / "x.mp4").write_bytes(encode_video(video))
     there, here = as_path(bucket) / "prepared", tmp_path / "prepared"
     for destination in (there, here):

@@ -82,18 +82,16 @@ def test_random_variables_have_no_zero_branches():
     assert all(leaf.min() > 0 for path, leaf in jax.tree.leaves_with_path(variables) if path[-1].key == "var")
 
 
-def test_implementation_follows_the_platform_of_the_device():
-    model = vitx.create_model("r3d_18")
+@pytest.mark.parametrize("name", ["r3d_18", "vivit_ti_16x2"])
+def test_implementation_follows_the_platform_of_the_device(name):
+    model = vitx.create_model(name)
     assert model.implementation == "auto"
     assert resolve_implementation(model, jax.devices()[0]).implementation == "cpu"
     for platform in ("gpu", "tpu"):
-        assert (
-            resolve_implementation(model, mock.Mock(spec=jax.Device, platform=platform)).implementation == "reference"
-        )
+        device = mock.Mock(spec=jax.Device, platform=platform)
+        assert resolve_implementation(model, device).implementation == "reference"
     chosen = model.copy(implementation="reference")
     assert resolve_implementation(chosen, jax.devices()[0]) is chosen
-    transformer = vitx.create_model("vivit_ti_16x2")
-    assert resolve_implementation(transformer, jax.devices()[0]) is transformer
 
 
 @pytest.mark.parametrize("library", ["torchvision", "pytorchvideo", "huggingface"])

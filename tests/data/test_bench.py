@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
     frames = np.random.default_rng(0).integers(0, 255, (20, 32, 48, 3), np.uint8)
     for i in range(12):
         (root / f"{i % 2}").mkdir(exist_ok=True)
-        (root / f"{i % 2}" / f"{i}.mp4").write_bytes(encode_video(frames) if i != 2 else b"no video")
+        (root / f"{i % 2}" / f"{i}.mp4").write_bytes(encode_video(np.roll(frames, i)) if i != 2 else b"no video")
     return root
 
 
