@@ -14,7 +14,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from vitx.data.container import DEFAULT_OPTIONS, ReadOptions
-from vitx.data.decoding import VideoError, VideoInfo, describe, open_video, refuse_pictures
+from vitx.data.decoding import VideoError, VideoInfo, describe, open_video
 from vitx.data.same_files import Example, find_repeats
 from vitx.data.sources import Source, label_columns
 from vitx.errors import UserError
@@ -205,7 +205,6 @@ def _check_video(
 
     try:
         with open_video(video, options=reading) as opened:
-            refuse_pictures(opened)
             info, count = describe(opened), len(opened.times)
             opened.read(range(count) if whole else [0, count // 2, count - 1], size=TINY)
     except VideoError as error:

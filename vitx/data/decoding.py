@@ -42,9 +42,6 @@ Decoder = Literal["pyav", "torchcodec"]
 
 DECODERS: Mapping[Decoder, type[PyAVVideo]] = MappingProxyType({"pyav": PyAVVideo, "torchcodec": TorchcodecVideo})
 
-PICTURES = ("apng", "gif", "jpeg_pipe", "png_pipe")
-"""FFmpeg's names of the formats whose files hold a picture, or an animation."""
-
 
 @contextlib.contextmanager
 def open_video(
@@ -96,13 +93,6 @@ def decode_frames(
     """
     with open_video(source, decoder=decoder, options=options) as video:
         return video.read(frames, size=size)[0]
-
-
-def refuse_pictures(video: PyAVVideo) -> None:
-    """Raises VideoError for a picture that is named as a video; a video of one frame is one."""
-    name = video.container.format.name
-    if len(video.times) == 1 and name in PICTURES:
-        raise VideoError(f"it is a still picture ({name}); expected a video")
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from vitx.configuration import mutable_on_resume, register
 from vitx.data import sampling
 from vitx.data.augmentation import Augmentation
 from vitx.data.container import DEFAULT_OPTIONS, ReadOptions
-from vitx.data.decoding import Decoder, VideoError, open_video, refuse_pictures
+from vitx.data.decoding import Decoder, VideoError, open_video
 from vitx.data.labels import check_example
 from vitx.data.order import Order, class_weights
 from vitx.data.sources import Dataset, Source, label_arrays, label_columns
@@ -193,7 +193,6 @@ class Data:
         """
         positions = (0.5,) if self.eval_crops == 1 else (0.0, 0.5, 1.0)
         with open_video(example["video"], decoder=self.decoder, options=self.reading) as video:
-            refuse_pictures(video)
             frames = self._plan_views(video.times, example)
             frame_size = video.upright_size(frames)
             boxes = np.stack([sampling.crop_box(*frame_size, self.image_size, position) for position in positions])
@@ -216,7 +215,6 @@ class Data:
             VideoError: the video, or the segment of it that the example is, cannot be read.
         """
         with open_video(example["video"], decoder=self.decoder, options=self.reading) as video:
-            refuse_pictures(video)
             frames = self._plan_clip(video.times, _part(video.times, example), start, rng)
             frame_size = video.upright_size(frames)
             if rng is None:

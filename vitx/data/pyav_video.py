@@ -35,6 +35,9 @@ MAX_REORDERED = 16
 MAX_KEPT = 2**25
 """Bytes of decoded frames that are kept where a video had to be decoded to count them: 300 of 320 x 240 pixels."""
 
+PICTURES = ("apng", "gif", "jpeg_pipe", "png_pipe")
+"""FFmpeg's names of the formats whose files hold a picture, or an animation."""
+
 Indices = Sequence[int] | Int[np.ndarray, " t"]
 """Frame numbers from 0 in presentation order: any order, repeats allowed."""
 
@@ -88,6 +91,9 @@ class PyAVVideo:
             seconds: time from now on after which reading is given up. Checked between packets: the decoding of one
                 packet, whose pixels are bounded, is not interrupted.
             options: what is read.
+
+        Raises:
+            VideoError: it has no frame that can be read, or is a still picture that is named as a video.
         """
         self.source, self.container, self.stream, self.options = source, container, stream, options
         # A damaged file can name packets for hours: one deadline holds for finding and for decoding the frames.
@@ -96,6 +102,8 @@ class PyAVVideo:
         self._kept: list[Decoded] = []
         self.index: FrameIndex = index_packets(container, stream, self.deadline) or self._count_frames()
         self.times: Float[np.ndarray, " t"] = self.index.seconds(stream)
+        if len(self.times) == 1 and container.format.name in PICTURES:
+            raise VideoError(f"it is a still picture ({container.format.name}); expected a video")
         self._started: _Started | None = None
 
     def upright_size(self, frames: Indices) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from vitx.data.decoding import VideoError, open_video, refuse_pictures
+from vitx.data.decoding import VideoError, open_video
 from vitx.errors import UserError
 from vitx.interop.load import Pretrained
 from vitx.interop.preprocessing import Preprocessing
@@ -25,7 +25,6 @@ def read_clip(file: Path, preprocessing: Preprocessing) -> Float[np.ndarray, "t 
         VideoError: the file cannot be read as video.
     """
     with open_video(str(file)) as video:
-        refuse_pictures(video)
         (frames,) = video.read(preprocessing.indices(len(video.times)))
     return preprocessing.normalise(preprocessing.fit(frames))
 
