@@ -131,17 +131,19 @@ def mutated(whole: bytes, kind: int, rng: np.random.Generator) -> bytes:
 def test_files_outside_of_classes_are_reported(tmp_path, capsys):
     for name in ("a/1.mp4", "b/2.mp4"):
         (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_bytes(video(len(name)))
-    main(["data", "check", str(tmp_path)])
+        (tmp_path / name).write_bytes(video(ord(name[0])))
+    # Two videos in all: too few of validation and of the test, whatever lies beside them.
+    assert main(["data", "check", str(tmp_path)]) == 1
     assert "not read" not in capsys.readouterr().out
     ignored = [tmp_path / name for name in ("a/1.mp4.part", "b/labels.txt", "loose.mp4")]
     for path in [*ignored, tmp_path / ".DS_Store", tmp_path / "a" / "._1.mp4"]:
         path.write_bytes(b"")
-    main(["data", "check", str(tmp_path)])
+    assert main(["data", "check", str(tmp_path)]) == 1
     out = capsys.readouterr().out
     assert "not read" in out and all(f"  {path}\n" in out for path in ignored) and "/._1" not in out
-    main(["data", "check", str(tmp_path), "--json"])
-    assert json.loads(capsys.readouterr().out)["ignored"] == [str(path) for path in ignored]
+    assert main(["data", "check", str(tmp_path), "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert len(report["problems"]) == 2 and report["ignored"] == [str(path) for path in ignored]
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])

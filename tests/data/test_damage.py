@@ -157,8 +157,9 @@ def test_check_names_file_frame_and_time_of_damage(damaged, scene, tmp_path, cap
     arguments = ["data", "check", str(tmp_path), "--whole", "--json"]
     assert main(arguments) == 1
     assert len(json.loads(capsys.readouterr().out)["broken"]) == 1
-    main([*arguments, "--accept_damaged"])
-    assert json.loads(capsys.readouterr().out)["broken"] == []
+    assert main([*arguments, "--accept_damaged"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["broken"] == [] and len(report["problems"]) == 3  # one class, no validation, no test
 
 
 def test_a_damaged_clip_is_replaced_like_an_unreadable_video(damaged, scene, tmp_path):

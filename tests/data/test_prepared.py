@@ -72,8 +72,9 @@ def test_every_readable_video_is_prepared_with_its_label(folder, ready, capsys):
             seen += 1
         assert set(labels) <= {str(folder / "walk" / "3.mp4")}
     assert seen == 19
-    main(["data", "check", str(ready), "--json"])
+    assert main(["data", "check", str(ready), "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
+    assert len(report["problems"]) == 2  # few videos of validation and of the test, and nothing else
     assert report["videos"] == 19 and report["broken"] == [] and report["sizes"] == {"32x48": 19}
     assert main(prepare(folder, ready, "--json")) == 0  # again: it is finished
     assert json.loads(capsys.readouterr().out)["broken"] == manifest["broken"]

@@ -230,7 +230,7 @@ def test_a_frame_size_that_changes_within_a_file_changes_no_size_of_a_clip(codec
 def test_settings_of_reading_are_given_on_the_command_line(tmp_path, capsys):
     (tmp_path / "videos" / "class").mkdir(parents=True)
     (tmp_path / "videos" / "class" / "a.mkv").write_bytes(several_streams((PREVIEW, "mjpeg", 0), (FILM, "libx264", 0)))
-    main(["data", "check", str(tmp_path / "videos"), "--stream", "0", "--json"])
+    assert main(["data", "check", str(tmp_path / "videos"), "--stream", "0", "--json"]) == 1  # one class, one video
     assert json.loads(capsys.readouterr().out)["sizes"] == {"128x128": 1}
     arguments = [str(tmp_path / "videos"), str(tmp_path / "ready"), "--stream", "0", "--json"]
     assert not main(["data", "prepare", *arguments])
