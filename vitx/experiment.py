@@ -7,7 +7,7 @@ import subprocess
 import traceback
 from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from flax import linen as nn
@@ -24,6 +24,7 @@ from vitx.tasks.task import Task
 from vitx.training.loop import Training
 from vitx.training.optimizers import AdamW, Optimizer
 
+T = TypeVar("T")
 FORMAT = 1
 RUN_NAME = "<experiment>"  # __name__ inside an experiment file
 
@@ -71,36 +72,35 @@ def load_experiment(path: str | Path) -> Experiment:
     Raises:
         UserError: no such file, the file raises, or it defines no experiment.
     """
-    path = beside_caller(path)
-    names = run_file(path)
-    if not isinstance(names.get("experiment"), Experiment):
-        raise UserError(f"{path} defines no `experiment = vitx.Experiment(...)`")
-    return names["experiment"]
+    return load_object(path, "experiment", Experiment)
 
 
-def run_file(path: str | Path) -> dict[str, Any]:
-    """Executes a Python file that describes experiments; returns its names.
+def load_object(path: str | Path, name: str, kind: type[T]) -> T:
+    """Executes a Python file that describes experiments; returns one of the objects that it defines.
+
+    Args:
+        path: path of the file; in another such file, relative to that file.
+        name: name of the object.
+        kind: its class.
 
     Raises:
-        UserError: no such file, or the file raises.
+        UserError: no such file, the file raises, or it defines no such object.
     """
-    path = Path(path)
+    asking = (frame.filename for frame in inspect.stack() if frame.frame.f_globals.get("__name__") == RUN_NAME)
+    path = Path(next(asking, "")).parent / path
     if not path.is_file():
         raise UserError(f"there is no experiment file {path}")
     try:
-        return runpy.run_path(str(path), run_name=RUN_NAME)
+        names = runpy.run_path(str(path), run_name=RUN_NAME)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except Exception as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f"{path}, line {lines[-1]}" if lines else getattr(error, "filename", None) or path
         raise UserError(f"{where}: {type(error).__name__}: {error}") from error
-
-
-def beside_caller(path: str | Path) -> Path:
-    """Returns the path that an experiment file means by a relative one; any other caller's path stays."""
-    asking = (frame.filename for frame in inspect.stack() if frame.frame.f_globals.get("__name__") == RUN_NAME)
-    return Path(next(asking, "")).parent / path
+    if not isinstance(names.get(name), kind):
+        raise UserError(f"{path} defines no `{name} = vitx.{kind.__name__}(...)`")
+    return names[name]
 
 
 def save_config(experiment: Experiment, path: PurePath) -> None:

@@ -74,9 +74,9 @@ def run_cell(cell: Cell, lease: Lease, results: Results) -> bool:
     reset_peak_memory()
     try:
         run = train(cell.experiment, cell.folder)
-    except (Preempted, BusyError) as error:
-        if isinstance(error, Preempted):
-            raise
+    except Preempted:
+        raise
+    except BusyError as error:
         # A lease may expire while its owner was held up; the lock of the run's folder decides.
         log_info(str(error))
         return False

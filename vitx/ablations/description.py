@@ -10,7 +10,7 @@ from typing import Any
 
 from vitx import configuration
 from vitx.errors import UserError
-from vitx.experiment import Experiment, beside_caller, run_file
+from vitx.experiment import Experiment, load_object
 from vitx.training.overview import count_cost_of
 
 TRIES_PER_ROW = 50  # of a random search, before the budget is taken to leave nothing more
@@ -58,11 +58,7 @@ def load_ablation(path: str | Path) -> Ablation:
     Raises:
         UserError: no such file, the file raises, or it defines no ablation.
     """
-    path = beside_caller(path)
-    names = run_file(path)
-    if not isinstance(names.get("ablation"), Ablation):
-        raise UserError(f"{path} defines no `ablation = vitx.Ablation(...)`")
-    return names["ablation"]
+    return load_object(path, "ablation", Ablation)
 
 
 def grid(choices: Mapping[str, Sequence[Any]]) -> tuple[Row, ...]:

@@ -1,5 +1,6 @@
 """The cells of an ablation, checked before anything runs: settings, names, columns, the folder."""
 
+import contextlib
 import dataclasses
 import fnmatch
 import json
@@ -89,7 +90,7 @@ def make_plan(
     """
     workdir = storage.as_path(workdir)
     problems = list(_check_names(ablation, seeds))
-    if problems:  # rows cannot be told apart
+    if problems:  # rows are identified by their names
         raise _refused(problems)
     selected = _select_rows(ablation, rows, problems)
     problems += _check_folder(ablation.base, workdir)
@@ -137,20 +138,13 @@ def _refused(problems: Sequence[str]) -> UserError:
     return UserError("the ablation cannot run; nothing was started:" + "".join(f"\n  {p}" for p in problems))
 
 
-class _collect:
+@contextlib.contextmanager
+def _collect(problems: list[str], row: str) -> Iterator[None]:
     """Turns errors of one row into a problem with the row's name, so that all rows are checked."""
-
-    def __init__(self, problems: list[str], row: str):
-        self._problems, self._row = problems, row
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
-        if isinstance(error, UserError | ValueError):
-            self._problems.append(f"row {self._row!r}: {error}")
-            return True
-        return False
+    try:
+        yield
+    except (UserError, ValueError) as error:
+        problems.append(f"row {row!r}: {error}")
 
 
 class _LabelNames:
