@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 Segment = tuple[float, float]
 
 MAX_COMPARED = 10_000  # files; more are compared by their paths alone, since a network disk would take minutes
-HEAD = 2**16  # bytes at the begin and the end of files of one size that are compared first
+HEAD = 2**16  # bytes at the beginning and the end of files of one size that are compared first
 
 
 def identify_files(paths: Sequence[str]) -> list[int]:
@@ -36,7 +36,7 @@ def identify_files(paths: Sequence[str]) -> list[int]:
         if merged[i] == i and stat.S_ISREG(status.st_mode) and status.st_size:
             sizes[status.st_size].append(i)
     for members in sizes.values():
-        # The whole of a file is read only where its size, begin and end are those of another.
+        # The whole of a file is read only where its size, beginning and end are those of another.
         for ends in _group(members, lambda i: _digest(texts[i], ends_only=True)):
             for copies in _group(ends, lambda i: _digest(texts[i], ends_only=False)):
                 merged |= dict.fromkeys(copies, copies[0])
