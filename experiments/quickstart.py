@@ -10,7 +10,7 @@ Why tubelets of 4x8x8 and batches of 16: experiments/benchmarks/quickstart.md. T
 the digit: experiments/moving_digits/two_labels.py.
 
 Result: motion top-1 100.0 % (test split, 1,000 clips of unseen handwriting, 1x1 views) in 3 min 7 s with installation
-and building the dataset. Two cores of an AMD EPYC beside other jobs, Python 3.13, JAX 0.12.0, 2026-11-26, seed 0.
+and building the dataset. Two cores of an Intel Xeon beside other jobs, Python 3.13, JAX 0.12.0, 2026-11-26, seed 0.
 """
 
 from vitx.data.pipeline import Data

@@ -25,6 +25,7 @@ def small_blocks(monkeypatch):
     """Blocks of 8 queries, so that short sequences have several, some of them padded."""
     monkeypatch.setattr(attention_cpu, "BLOCK", 8)
     monkeypatch.setattr(attention_cpu, "WORTHWHILE", 0)
+    monkeypatch.setattr(attention_cpu, "WORTHWHILE_WITH_GRADIENTS", 0)
 
 
 @pytest.mark.smoke
@@ -71,6 +72,29 @@ def test_bias_and_mask_are_computed_as_by_the_reference(small_blocks, option):
     options = {option: scores if option == "bias" else scores > 0}
     np.testing.assert_array_equal(core_cpu(*heads, **options), core(*heads, **options))
     assert np.abs(core_cpu(*heads, **options) - core_cpu(*heads)).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("tokens", "forward", "with_gradients"), [(64, False, False), (128, True, False), (384, True, True)]
+)
+def test_sequences_are_computed_in_blocks_where_that_is_faster(tokens, forward, with_gradients):
+    heads = [jax.ShapeDtypeStruct((1, tokens, 3, 8), jnp.float32)] * 3
+
+    def has_all_scores(function):
+        return f"[1,3,{tokens},{tokens}]" in str(jax.make_jaxpr(function)(*heads))
+
+    gradients = jax.grad(lambda *x: core_cpu(*x).sum(), argnums=(0, 1, 2))
+    assert has_all_scores(jax.jit(core)) and has_all_scores(jax.jit(core_cpu)) is not forward
+    assert has_all_scores(jax.jit(gradients)) is not with_gradients
+
+
+def test_gradients_of_shorter_sequences_are_those_of_the_reference():
+    heads = random_heads((2, 100, 100, 2, 4))
+    found, expected = (
+        jax.grad(lambda *x, f=f: (f(*x) ** 2).sum(), argnums=(0, 1, 2))(*heads) for f in (core_cpu, core)
+    )
+    for gradient, reference in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(gradient, reference)
 
 
 def test_memory_grows_linearly_in_tokens():

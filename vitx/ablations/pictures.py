@@ -15,7 +15,8 @@ from vitx.ablations.tables import Table
 from vitx.training.logs import read_metrics
 
 Rows = Sequence[Mapping[str, Any]]
-COLOURS = matplotlib.colormaps["tab20"].colors
+_PAIRED = matplotlib.colormaps["tab20"].colors
+COLOURS = _PAIRED[::2] + _PAIRED[1::2]  # dark ones first: a light one is hard to see beside its dark twin
 
 
 def write_pictures(plan: Plan, table: Table) -> None:

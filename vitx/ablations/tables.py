@@ -324,7 +324,7 @@ def difference_rows(differences: Sequence[Difference]) -> list[tuple[str, ...]]:
     rows = []
     for d in differences:
         bounds = "-" if d.low is None else f"{d.low:+.2f} to {d.high:+.2f}"
-        rows.append((d.row, d.column, f"{d.mean:+.2f}", bounds, "-" if d.p is None else f"{d.p:.3f}", d.verdict))
+        rows.append((d.row, d.column, f"{d.mean:+.2f}", bounds, "-" if d.p is None else f"{d.p:.3g}", d.verdict))
     return rows
 
 

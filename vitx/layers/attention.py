@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from vitx.layers.attention_cpu import attend_in_blocks, is_worthwhile
+from vitx.layers import attention_cpu
+from vitx.layers.attention_cpu import attend_in_blocks
 from vitx.layers.layouts import LAYOUTS, Core, Grid
 from vitx.layers.partition import attend, attend_locally
 from vitx.layers.types import DType
@@ -63,9 +64,23 @@ def core_cpu(
     mask: Mask = None,
 ) -> Float[Array, "b q heads d"]:
     """Computes what `core` does: long sequences without bias and mask in blocks, the others as `core`."""
-    if bias is None and mask is None and is_worthwhile(q.shape[1], k.shape[1]):
-        return attend_in_blocks(q, k, v)
-    return core(q, k, v, bias=bias, mask=mask)
+    num_scores = q.shape[1] * k.shape[1]
+    if bias is not None or mask is not None or num_scores < attention_cpu.WORTHWHILE:
+        return core(q, k, v, bias=bias, mask=mask)
+    if num_scores < attention_cpu.WORTHWHILE_WITH_GRADIENTS:
+        return _in_blocks_without_gradients(q, k, v)
+    return attend_in_blocks(q, k, v)
+
+
+@jax.custom_vjp
+def _in_blocks_without_gradients(q: Array, k: Array, v: Array) -> Array:
+    """Attends in blocks where nothing is differentiated, and as `core` where something is."""
+    return attend_in_blocks(q, k, v)
+
+
+_in_blocks_without_gradients.defvjp(
+    lambda q, k, v: jax.vjp(core, q, k, v), lambda pull_back, out_gradient: pull_back(out_gradient)
+)
 
 
 IMPLEMENTATIONS: dict[AttentionImplementation, Core] = {"auto": core, "reference": core, "cpu": core_cpu}

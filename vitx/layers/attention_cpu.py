@@ -13,12 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 BLOCK = 512  # queries; with 3,137 keys a block of scores is 6 MB: larger ones leave the cache, smaller ones cost calls
-WORTHWHILE = 96 * 96  # scores of a head; with fewer, the loop over heads costs as much as it saves
-
-
-def is_worthwhile(queries: int, keys: int) -> bool:
-    """Whether heads of this size are faster in blocks than all at once."""
-    return queries * keys >= WORTHWHILE
+# Scores of a head from which blocks are faster than all heads at once (experiments/benchmarks/attention.md).
+# With fewer, the loop over heads costs more than it saves, and so does computing scores again in the backward pass.
+WORTHWHILE = 96 * 96
+WORTHWHILE_WITH_GRADIENTS = 320 * 320
 
 
 @jax.custom_vjp
