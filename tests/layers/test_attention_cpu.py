@@ -34,7 +34,8 @@ def test_outputs_and_gradients_equal_those_of_the_reference(small_blocks, shape)
     heads = random_heads(shape)
     out_gradient = jax.random.normal(jax.random.key(9), heads[0].shape)
     (expected, pull_back), (found, pull_back_blocks) = jax.vjp(core, *heads), jax.vjp(attend_in_blocks, *heads)
-    np.testing.assert_allclose(found, expected, atol=2e-6)
+    # against float64 the reference itself is off by up to 1.8e-6, where outputs reach 5
+    np.testing.assert_allclose(found, expected, atol=1e-6 * float(jnp.abs(expected).max()) + 1e-6)
     for gradient, reference in zip(pull_back_blocks(out_gradient), pull_back(out_gradient), strict=True):
         np.testing.assert_allclose(gradient, reference, atol=2e-6 * float(jnp.abs(reference).max()) + 2e-6)
 
