@@ -2,8 +2,8 @@
 
     vitx train experiments/folder.py --workdir runs/folder --data.dataset.path videos
 
-Expects `videos/CLASS/*.mp4`, or `videos/{train,validation,test}/CLASS/*.mp4`; three classes need
-`--model.num_classes 3`. A clip is 16 frames, 4 apart: 2.5 seconds at 25 frames per second (`--data.frame_stride`).
+Expects `videos/CLASS/*.mp4`, or `videos/{train,validation,test}/CLASS/*.mp4`; the model has as many
+classes. A clip is 16 frames, 4 apart: 2.5 seconds at 25 frames per second (`--data.frame_stride`).
 Nothing is flipped, so labels with a direction stay correct. For a list with labels, segments or groups, use
 `vitx.data.files.Table` in place of `Folder`; see docs/own_videos.md.
 
@@ -23,7 +23,7 @@ from vitx.training.optimizers import AdamW
 
 experiment = Experiment(
     model=FactorisedEncoder(
-        num_classes=2,
+        num_classes=None,  # as many as there are folders
         num_frames=16,
         image_size=112,
         tubelet_size=(4, 16, 16),

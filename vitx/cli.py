@@ -1,17 +1,17 @@
 """The `vitx` command: parse, call, print."""
 
 import argparse
-import json
 import logging
 import sys
 import traceback
 from collections.abc import Sequence
 
 import vitx
-from vitx import cli_ablations, cli_data, cli_models, environment
-from vitx.cli_settings import load_parts, parse_settings
-from vitx.errors import Preempted, RunError, UserError
-from vitx.storage import as_path, exists, local_path
+from vitx import cli_ablations, cli_data, cli_models, cli_runs, environment
+from vitx.cli_settings import Parser, parse_settings, take_settings
+from vitx.console import escape
+from vitx.errors import Preempted, RunError, UserError, closest
+from vitx.storage import as_path, local_path
 
 TRAIN_USAGE = "vitx train EXPERIMENT.py --workdir DIR [--extend] [--SETTING VALUE ...]"
 TRAIN_HELP = f"""usage: {TRAIN_USAGE}
@@ -37,13 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not debug:
         quiet_libraries()
     try:
-        options, settings = _parser().parse_known_args([argument for argument in arguments if argument != "--debug"])
-    except UserError as error:  # about a path
-        print(f"vitx: {error}", file=sys.stderr)
+        words, settings = take_settings([argument for argument in arguments if argument != "--debug"])
+        options, unknown = _parser().parse_known_args(words)
+        _check_options(options, unknown)
+    except UserError as error:
+        print(f"vitx: {escape(str(error))}", file=sys.stderr)
         return 2
-    if settings and not options.takes_settings:
-        print(f"vitx: there is no option {settings[0]} here (--help lists them)", file=sys.stderr)
-        return 2
+    settings = unknown + settings
     try:
         import numpy  # noqa: F401  where NumPy is broken, jaxlib and others would print tracebacks of their own
 
@@ -53,8 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug and isinstance(error, Exception) and not isinstance(error, Preempted):
             traceback.print_exc()
             return status
-        print(f"vitx: {message}", file=sys.stderr)
+        print(f"vitx: {escape(message, lines=True)}", file=sys.stderr)
         return status
+
+
+def _check_options(options: argparse.Namespace, unknown: Sequence[str]) -> None:
+    """Raises UserError where words are left over that are no settings of the command."""
+    if unknown and not (options.takes_settings and ("." in unknown[0] or not options.dotted_settings)):
+        known = closest(unknown[0].partition("=")[0], options.known_options)
+        raise UserError(f"there is no option {unknown[0]} here{known} --help lists them")
 
 
 def quiet_libraries() -> None:
@@ -80,13 +87,13 @@ def describe_error(error: BaseException, *, training: bool = True) -> tuple[str,
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="vitx",
         description="Efficient video Transformers in JAX and Flax.",
         epilog="--debug, with any command, shows where an error comes from.",
     )
     parser.add_argument("--version", action="version", version=f"vitx {vitx.__version__}")
-    parser.set_defaults(takes_settings=False)
+    parser.set_defaults(takes_settings=False, dotted_settings=False)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     train = commands.add_parser(
@@ -104,29 +111,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("-h", "--help", action="store_true")
     train.set_defaults(command=_train, takes_settings=True)
 
-    evaluate = _add_run_command(commands, "evaluate", "evaluate a run and write its report")
-    evaluate.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: test")
-    evaluate.set_defaults(command=_evaluate)
-
-    predict = _add_run_command(commands, "predict", "classify video files with a trained run")
-    predict.add_argument("files", nargs="+", type=local_path, metavar="VIDEO")
-    predict.add_argument("--model", help="NAME of the model, if RUN is a bare file of weights")
-    predict.add_argument("--top", type=int, default=5, help="classes shown for each label (default: 5)")
-    predict.set_defaults(command=_predict)
-
+    cli_runs.add_commands(commands)
     cli_ablations.add_commands(commands)
     cli_data.add_commands(commands)
     cli_models.add_commands(commands)
     return parser
-
-
-def _add_run_command(commands: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    command.add_argument("run", type=as_path, metavar="RUN", help="folder that `vitx train` filled")
-    command.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which one (default: best)")
-    command.add_argument("--experiment", type=local_path, help="file that defines your own parts; it is executed")
-    command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    return command
 
 
 def _train(options: argparse.Namespace, settings: list[str]) -> int | None:
@@ -170,60 +159,6 @@ def _train(options: argparse.Namespace, settings: list[str]) -> int | None:
         run = train(experiment, workdir, extend=options.extend)
     print(f"vitx predict {run.workdir} clip.mp4 classifies a video with it", file=sys.stderr)
     return None
-
-
-def _evaluate(options: argparse.Namespace, _: list[str]) -> None:
-    from vitx.run import load_run
-
-    load_parts(options.experiment)
-    metrics = load_run(options.run, options.checkpoint).evaluate(options.split)
-    if options.json:
-        print(json.dumps(metrics))
-        return
-    for name, value in metrics.items():
-        if isinstance(value, int | float | str):
-            print(f"{name:32} {value:10.3f}" if isinstance(value, float) else f"{name:32} {value!s:>10}")
-    for label, table in metrics.get("per_class", {}).items():
-        print(f"\n{label:18} " + " ".join(f"{column:>10}" for column in next(iter(table.values()))))
-        for name, row in table.items():
-            cells = (
-                f"{value:10.1f}" if isinstance(value, float) else f"{'' if value is None else value:>10}"
-                for value in row.values()
-            )
-            print(f"  {name:16} " + " ".join(cells))
-
-
-def _predict(options: argparse.Namespace, _: list[str]) -> None:
-    if options.top < 1:
-        raise UserError(f"--top is {options.top}; expected at least 1")
-    if not exists(options.run):
-        raise UserError(f"there is no {options.run}")
-    if missing := [str(file) for file in options.files if not file.is_file()]:
-        raise UserError(f"there is no video file {', '.join(missing)}")
-    from vitx.evaluation.presentation import presenter_for
-    from vitx.run import load_run
-    from vitx.run_folder import is_run
-
-    if is_run(options.run):
-        if options.model is not None:
-            raise UserError(f"--model is {options.model}; {options.run} is a run, which names its model; leave it out")
-        load_parts(options.experiment)
-        run = load_run(options.run, options.checkpoint)
-        presenter, answers = presenter_for(run.experiment.task), run.predict(options.files, top=options.top)
-    else:
-        from vitx.interop import predict
-        from vitx.pretrained import load_pretrained
-        from vitx.tasks.classification import Classification
-
-        presenter = presenter_for(Classification())
-        answers = predict.predict_with(load_pretrained(options.run, options.model), options.files, top=options.top)
-    if options.json:
-        print(json.dumps(answers))
-        return
-    for file, labels in answers.items():
-        print(file)
-        for label, answer in labels.items():
-            print(f"  {label}: {presenter.format_answer(answer)}")
 
 
 if __name__ == "__main__":

@@ -204,7 +204,7 @@ def _bench(options: argparse.Namespace, _: list[str]) -> None:
     file = options.path if is_experiment else options.experiment
     experiment = None if file is None else load_experiment(file.absolute())
     if experiment is None:
-        data = Data(dataset_from(options), num_frames=16, frame_stride=4, batch_size=8)
+        data = Data(dataset_from(options), num_frames=16, frame_stride=4, image_size=(224, 224), batch_size=8)
     else:
         dataset = experiment.data.dataset if is_experiment else dataset_from(options)
         data = dataclasses.replace(experiment.data, dataset=dataset)

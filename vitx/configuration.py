@@ -47,6 +47,11 @@ def register(cls: type[Part]) -> type[Part]:
     return cls
 
 
+def part_names(base: type) -> list[str]:
+    """Returns the names of the registered classes that derive from a class."""
+    return [name for name, cls in _PARTS.items() if issubclass(cls, base)]
+
+
 def settings(part: Any) -> dict[str, Any]:
     """Returns the part's own fields and values; a Linen module's `parent` and `name` are not settings."""
     return {name: getattr(part, name) for name in _annotations(type(part))}
@@ -111,23 +116,19 @@ def override(part: Part, changes: Mapping[str, Any]) -> Part:
     Args:
         part: a frozen dataclass, with parts as fields.
         changes: {"optimizer.peak_lr": 0.05}: values by dotted path, each of its field's type; or the `Words` of a
-            command line.
+            command line. The name of a registered class stands for a new part of it, {"optimizer": "Lion"}: settings
+            that both classes inherit keep their values, and settings inside it may be given beside it.
 
     Raises:
         UserError: there is no such setting, or the value is not of its type.
     """
-    tree: dict[str, Any] = {}
+    root = _Change()
     for path, value in changes.items():
-        *parents, key = path.split(".")
-        branch = tree
-        for parent in parents:
-            branch = branch.setdefault(parent, {})
-            if isinstance(branch, _Leaf):
-                raise UserError(f"{branch.path} and {path} are both given; give one of them")
-        if key in branch:
-            raise UserError(f"{path} is given, and so are settings inside it; give one of them")
-        branch[key] = _Leaf(value=value, path=path)
-    return _replace(part, tree, part, "")
+        change = root
+        for key in path.split("."):
+            change = change.inside.setdefault(key, _Change())
+        change.path, change.value = path, value
+    return _replace(part, root, part, "")
 
 
 def to_dict(part: Any) -> Any:
@@ -183,17 +184,46 @@ def differences(ours: Any, theirs: Any) -> dict[str, tuple[Any, Any]]:
 
 def is_mutable_on_resume(part: Any, path: str) -> bool:
     """Returns whether a setting, or the part that it belongs to, may change when a run resumes."""
+    return _has_mark(part, path, "mutable_on_resume")
+
+
+def is_path(part: Any, path: str) -> bool:
+    """Returns whether a setting is the path of a file or folder."""
+    return _has_mark(part, path, "is_path")
+
+
+def _has_mark(part: Any, path: str, mark: str) -> bool:
     for key in path.split("."):
         if not dataclasses.is_dataclass(part) or key not in _annotations(type(part)):
             return False
-        if _is_marked(type(part), key, "mutable_on_resume"):
+        if _is_marked(type(part), key, mark):
             return True
         part = getattr(part, key)
     return False
 
 
+def resolve_paths(part: Part, resolve: Callable[[str], str]) -> Part:
+    """Returns the part with every setting that is a path replaced, in parts inside it too."""
+    if isinstance(part, tuple):
+        return tuple(resolve_paths(value, resolve) for value in part)
+    if not dataclasses.is_dataclass(part):
+        return part
+    changed = {name: resolve_paths(value, resolve) for name, value in settings(part).items()}
+    for name in names_marked(type(part), "is_path"):
+        changed[name] = None if changed[name] is None else resolve(changed[name])
+    if changed == settings(part):
+        return part  # a Linen module among others: copied needlessly, it would lose its name
+    return type(part)(**changed)
+
+
 def setting(
-    default: Any, *, mutable_on_resume: bool = False, changes_function: bool = False, chosen_by_user: bool = False
+    default: Any = dataclasses.MISSING,
+    *,
+    mutable_on_resume: bool = False,
+    changes_function: bool = False,
+    chosen_by_user: bool = False,
+    is_path: bool = False,
+    training_only: bool = False,
 ) -> Any:
     """Returns a dataclass field that carries what other modules must know of it.
 
@@ -206,6 +236,8 @@ def setting(
             so weights are refused where it differs. Unmarked fields show in the parameters' names and shapes.
         chosen_by_user: the name of a model variant does not promise the value (number of classes, clip, dropout), so
             weights under that name may have another.
+        is_path: the field is a path of a file or folder; a run stores it such that it resolves from anywhere.
+        training_only: the field has no effect on an evaluation, which may change the fields beside it.
 
     Example:
         num_heads: int = setting(12, changes_function=True)
@@ -215,6 +247,8 @@ def setting(
         "changes_function": changes_function,
         # what may change between two parts of one run is no property of a named variant either
         "chosen_by_user": chosen_by_user or mutable_on_resume,
+        "is_path": is_path,
+        "training_only": training_only,
     }
     return dataclasses.field(default=default, metadata=marks)
 
@@ -229,7 +263,7 @@ def names_marked(cls: type, mark: str) -> frozenset[str]:
 
     Args:
         cls: type of the part.
-        mark: "mutable_on_resume", "changes_function" or "chosen_by_user".
+        mark: "mutable_on_resume", "changes_function", "chosen_by_user", "is_path" or "training_only".
     """
     return frozenset(name for name in _annotations(cls) if _is_marked(cls, name, mark))
 
@@ -253,44 +287,97 @@ def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
     return {path: value for key, branch in data.items() for path, value in _flat(branch, f"{prefix}{key}.").items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Leaf:
-    path: str
-    value: Any
+@dataclasses.dataclass
+class _Change:
+    """What is to change at one place: the value there, settings inside it, or both.
+
+    Attributes:
+        inside: {name of a setting inside: its change}.
+        path: dotted path under which the value was given, or None where none was.
+        value: the value that was given.
+    """
+
+    inside: "dict[str, _Change]" = dataclasses.field(default_factory=dict)
+    path: str | None = None
+    value: Any = None
+
+    def first_path(self) -> str:
+        return self.path or next(iter(self.inside.values())).first_path()
 
 
-def _replace(part: Any, tree: dict[str, Any], root: Any, prefix: str) -> Any:
+def _replace(part: Any, change: _Change, root: Any, prefix: str) -> Any:
     # all changes of one part are applied at once, so that only their combination has to be valid
     annotations = _annotations(type(part)) if dataclasses.is_dataclass(part) else {}
     changed = settings(part) if annotations else {}
     if hasattr(part, "scope"):  # a Linen module that overrides itself in a method would become its own submodule
         changed["parent"] = None
-    for key, branch in tree.items():
-        path = prefix + key
+    for key, inner in change.inside.items():
         if key not in annotations:
-            asked = _first_leaf(branch).path
+            asked = inner.first_path()
             raise UserError(f"there is no setting {asked}{_nearest(asked, [known for known, _ in paths(root)])}")
-        if isinstance(branch, _Leaf):
-            read = read_words if isinstance(branch.value, Words) else _checked
-            changed[key] = read(annotations[key], branch.value, path)
-        else:
-            changed[key] = _replace(changed[key], branch, root, path + ".")
+        changed[key] = _changed(annotations[key], changed[key], inner, root, prefix + key)
     return _create(functools.partial(type(part), **changed), prefix.rstrip(".") or type(part).__name__)
 
 
-def _first_leaf(branch: Any) -> _Leaf:
-    return branch if isinstance(branch, _Leaf) else _first_leaf(next(iter(branch.values())))
+def _changed(annotation: Any, value: Any, change: _Change, root: Any, path: str) -> Any:
+    """Returns the new value of one setting."""
+    if change.path is not None:
+        cls = _named_part(annotation, change.value)
+        if cls is not None:
+            return _switch(value, cls, change, root, path)
+        read = read_words if isinstance(change.value, Words) else _checked
+        value = read(annotation, change.value, path)
+        if change.inside and not dataclasses.is_dataclass(value):
+            raise UserError(f"{path} and {change.inside.popitem()[1].first_path()} are both given; give one of them")
+    return _replace(value, change, root, path + ".") if change.inside else value
+
+
+def _named_part(annotation: Any, value: Any) -> type | None:
+    """Returns the registered class that a value names where a setting takes such parts, or None."""
+    name = value[0] if isinstance(value, Words) and len(value) == 1 else value
+    return _kinds(annotation).get(name) if isinstance(name, str) and not _accepts(annotation, name) else None
+
+
+def _switch(old: Any, cls: type, change: _Change, root: Any, path: str) -> Any:
+    """Returns a new part of a class, with the changes inside it; settings that both classes inherit are kept."""
+    annotations = _annotations(cls)
+    shared = [base for base in cls.__mro__ if dataclasses.is_dataclass(base) and isinstance(old, base)]
+    kept = {name for base in shared for name in _annotations(base)}
+    values = {name: value for name, value in settings(old).items() if name in kept} if shared else {}
+    for key, inner in change.inside.items():
+        if key not in annotations:
+            raise UserError(f"there is no setting {path}.{key}; {cls.__name__} has {', '.join(annotations)}")
+        values[key] = _changed(annotations[key], values.get(key), inner, root, f"{path}.{key}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    required = [
+        name for name in annotations if dataclasses.MISSING is fields[name].default is fields[name].default_factory
+    ]
+    if missing := [f"--{path}.{name}" for name in required if name not in values]:
+        raise UserError(f"{path} is {cls.__name__}, which needs {' and '.join(missing)}")
+    return _create(functools.partial(cls, **values), path)
+
+
+def _kinds(annotation: Any) -> dict[str, type]:
+    """Returns the registered classes whose parts a setting takes, by name."""
+    bases = tuple(base for base in typing.get_args(annotation) or (annotation,) if isinstance(base, type))
+    bases = tuple(base for base in bases if base.__module__ != "builtins")
+    return {name: cls for name, cls in _PARTS.items() if issubclass(cls, bases)} if bases else {}
 
 
 def _nearest(path: str, known: Sequence[str]) -> str:
     """Ends a sentence with the setting that was probably meant: `lr` of a part is its `peak_lr`, `seed` training's."""
     parent, _, key = path.rpartition(".")
-    words = set(key.split("_"))
+    words = _key_words(key)
+    meant = [name for name in known if words <= _key_words(name.rpartition(".")[2])]
+    siblings = [name for name in meant if name.rpartition(".")[0] == parent]
     ends = [name for name in known if name.rpartition(".")[2] == key]
-    siblings = [
-        name for name in known if name.rpartition(".")[0] == parent and words <= set(name.split(".")[-1].split("_"))
-    ]
-    return closest(path, ends or siblings or known, cutoff=0.0 if ends or siblings else 0.5)
+    # nearest first: in the part that was named, of that very name, of more words than were given
+    found = siblings or ends or meant
+    return closest(path, found or known, cutoff=0.0 if found else 0.5)
+
+
+def _key_words(key: str) -> frozenset[str]:
+    return frozenset(key.replace("lr", "learning_rate").split("_"))
 
 
 def _create(create: Callable[[], Any], where: str) -> Any:
@@ -320,7 +407,9 @@ def _checked(annotation: Any, value: Any, where: str) -> Any:
         value = float(value)
     wrong_bool = isinstance(value, bool) and not _accepts_bool(annotation)
     if wrong_bool or not _accepts(annotation, value):
-        raise UserError(f"{where} is {value!r}; expected {_described(annotation)}")
+        kinds = _kinds(annotation)
+        meant = closest(value, kinds).rstrip(".") if kinds and isinstance(value, str) else ""
+        raise UserError(f"{where} is {value!r}{meant or ';'} expected {_described(annotation)}")
     return value
 
 
@@ -343,9 +432,8 @@ def _described(annotation: Any) -> str:
         return " or ".join(_described(choice) for choice in typing.get_args(annotation))
     if annotation is types.NoneType:
         return "None"
-    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
-        kinds = [name for name, cls in _PARTS.items() if issubclass(cls, annotation) and cls is not annotation]
-        return f"a part ({', '.join(kinds) or annotation.__name__}), set by override in an experiment file"
+    if kinds := [name for name, cls in _kinds(annotation).items() if cls is not annotation]:
+        return f"{annotation.__name__}: {', '.join(kinds)}"
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         return annotation.__name__
     return str(annotation).replace("typing.", "")

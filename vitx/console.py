@@ -1,10 +1,47 @@
-"""What people see on the terminal: messages and progress bars, on standard error."""
+"""What people see on the terminal: messages, progress bars, JSON; nothing in a name can command the terminal."""
 
+import json
+import math
 import sys
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tqdm.auto import tqdm
+
+# Cc: control characters, escape sequences among them. Cf: invisible ones that reorder text. Cs, Co, Cn: lone
+# surrogates, which no terminal prints, private and unassigned ones. Zl, Zp: line breaks of Unicode.
+UNPRINTABLE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
+JOINERS = frozenset("\u200c\u200d")  # spelling of Persian and of emoji needs them
+
+
+def escape(text: str, *, lines: bool = False) -> str:
+    """Returns text for a terminal or a report, with every character that is not printed as an escape of Python.
+
+    Names of files and classes come from other people: an escape sequence in one could rewrite what a terminal shows.
+
+    Args:
+        text: text with names in it.
+        lines: whether the text has several lines; otherwise line breaks are escaped too.
+    """
+    if text.isprintable():
+        return text
+    kept = JOINERS | ({"\n"} if lines else set())
+    return "".join(ascii(x)[1:-1] if unicodedata.category(x) in UNPRINTABLE and x not in kept else x for x in text)
+
+
+def strict_json(data: Any) -> Any:
+    """Returns data that every JSON parser reads: numbers that are not finite become None, as JavaScript writes them."""
+    if isinstance(data, Mapping):
+        return {str(name): strict_json(value) for name, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [strict_json(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def print_json(data: Any) -> None:
+    """Prints one strictly valid JSON object on standard output."""
+    print(json.dumps(strict_json(data), allow_nan=False))
 
 
 def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
@@ -21,4 +58,4 @@ def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
 
 def print_message(message: str) -> None:
     """Prints a line on standard error, above a progress bar where there is one."""
-    tqdm.write(message, file=sys.stderr)
+    tqdm.write(escape(message, lines=True), file=sys.stderr)

@@ -2,10 +2,11 @@
 
 import dataclasses
 import inspect
+import os
 import runpy
 import subprocess
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
@@ -16,9 +17,10 @@ import vitx
 from vitx import configuration
 from vitx.configuration import register
 from vitx.data.pipeline import Data
-from vitx.errors import UserError
+from vitx.errors import UserError, as_user_error, closest
+from vitx.models import VARIANTS, create_model
 from vitx.models.base import VideoModel
-from vitx.storage import as_path, is_file, read_json, write_json
+from vitx.storage import as_path, is_bucket, is_file, read_json, write_json
 from vitx.tasks.classification import Classification
 from vitx.tasks.task import Task
 from vitx.training.loop import Training
@@ -49,18 +51,112 @@ class Experiment:
     training: Training = Training()
 
     def __post_init__(self):
-        if not isinstance(self.model, VideoModel) or not self.model.needs_input_shape:
+        if not isinstance(self.model, VideoModel):
+            if None in (self.data.num_frames, self.data.image_size):
+                raise ValueError(f"{type(self.model).__name__} names no clip; set data.num_frames and data.image_size")
             return
-        clip, expected = (self.data.num_frames, *self.data.image_size), self.model.input_shape[:3]
-        if clip != expected:
+        frames, *size = self.model.input_shape[:3]
+        data = dataclasses.replace(
+            self.data, num_frames=self.data.num_frames or frames, image_size=self.data.image_size or tuple(size)
+        )
+        object.__setattr__(self, "data", data)  # the class is frozen
+        clip, expected = (data.num_frames, *data.image_size), (frames, *size)
+        if self.model.needs_input_shape and clip != expected:
             raise ValueError(
                 f"the data gives clips of {clip} (frames, height, width) and the model takes {expected}; "
                 "set data.num_frames and data.image_size, or model.num_frames and model.image_size"
             )
 
     def override(self, changes: Mapping[str, Any]) -> "Experiment":
-        """Returns the experiment with settings replaced: {"optimizer.peak_lr": 0.05}."""
-        return configuration.override(self, changes)
+        """Returns the experiment with settings replaced: {"optimizer.peak_lr": 0.05}.
+
+        A part is chosen by name: {"optimizer": "Lion", "model": "cnn_small"}; a model of another name keeps the classes
+        and the clips of the experiment. Frames and size of a clip are set once, for the data or for the model: the
+        other follows.
+        """
+        named = self._named_model(changes.get("model"))
+        model = named or self.model
+        if not isinstance(model, VideoModel) or not (model.needs_input_shape or named):
+            return configuration.override(self, changes)
+        # What is given for the data alone, or kept when the model is another, the model follows; the data the rest.
+        shape = configuration.override(_HasData(self.data), _some(changes, [f"data.{name}" for name in SHAPE])).data
+        led = [name for name in SHAPE if f"model.{name}" not in changes and (named or f"data.{name}" in changes)]
+        if not led:
+            return configuration.override(self, {f"data.{name}": None for name in SHAPE} | changes)
+        of_model = {path: value for path, value in changes.items() if path.split(".")[0] == "model"}
+        fields = {path.removeprefix("model."): value for path, value in of_model.items() if path != "model"}
+        with as_user_error(of="model"):
+            model = model.with_input_shape(*(getattr(shape, name) if name in led else None for name in SHAPE), **fields)
+        followed = {name: getattr(shape, name) if name in led or f"data.{name}" in changes else None for name in SHAPE}
+        moved = dataclasses.replace(self, model=model, data=dataclasses.replace(self.data, **followed))
+        return configuration.override(moved, {path: value for path, value in changes.items() if path not in of_model})
+
+    def _named_model(self, value: Any) -> nn.Module | None:
+        """Returns the variant that a value names, with the classes of this experiment's model, or None."""
+        name = value[0] if isinstance(value, configuration.Words) and len(value) == 1 else value
+        if not isinstance(name, str):
+            return None
+        if name not in VARIANTS and name not in configuration.part_names(nn.Module):
+            raise UserError(f"model is {name!r}{closest(name, VARIANTS)} Expected a name that `vitx models` lists")
+        if name not in VARIANTS:
+            return None
+        return create_model(name, num_classes=getattr(self.model, "num_classes", None))
+
+    def for_labels(self, label_names: Mapping[str, Sequence[str]]) -> "Experiment":
+        """Returns the experiment with as many classes as the data has, where `model.num_classes` is None."""
+        if getattr(self.model, "num_classes", 0) is not None:
+            return self
+        label = getattr(self.task, "label", None)
+        if label is not None and label not in label_names:
+            raise UserError(f"task.label is {label!r}; expected a label of the data: {', '.join(label_names)}")
+        counts = {name: len(names) for name, names in label_names.items() if name == (label or name)}
+        classes = next(iter(counts.values())) if len(counts) == 1 else tuple(counts.items())
+        return dataclasses.replace(self, model=configuration.override(self.model, {"num_classes": classes}))
+
+    def for_evaluation(self, changes: Mapping[str, Any]) -> "Experiment":
+        """Returns the experiment of a trained run with other settings of its evaluation.
+
+        Raises:
+            UserError: a setting that weights depend on, or that has no effect on an evaluation.
+        """
+        without_effect = configuration.names_marked(Data, "training_only")
+        allowed = [name for name in configuration.settings(self.data) if name not in without_effect]
+        if getattr(self.model, "needs_input_shape", False):
+            allowed = [name for name in allowed if name not in SHAPE]
+        for path in changes:
+            part, _, rest = path.partition(".")
+            if not (part == "data" and rest.split(".")[0] in allowed) and not path.startswith("training.mesh."):
+                known = [f"data.{name}" for name in allowed]
+                raise UserError(
+                    f"{path} cannot change after training{closest(path, known)} Expected training.mesh or a setting of "
+                    f"the data that an evaluation uses: {', '.join(known)}"
+                )
+        return self.override(changes).with_absolute_paths()
+
+    def with_absolute_paths(self) -> "Experiment":
+        """Returns the experiment with its relative paths resolved here, so that they are found from anywhere."""
+        return configuration.resolve_paths(self, _absolute_path)
+
+
+SHAPE = ("num_frames", "image_size")  # settings of a clip that data and model share
+
+
+@dataclasses.dataclass(frozen=True)
+class _HasData:
+    data: Data
+
+
+def _some(changes: Mapping[str, Any], paths: Sequence[str]) -> dict[str, Any]:
+    return {path: changes[path] for path in paths if path in changes}
+
+
+def _absolute_path(path: str) -> str:
+    # the name of a model on a hub, which is no file, stays as it was typed
+    found = as_path(path)
+    if is_bucket(found) or not found.exists():
+        return path
+    plain = os.path.abspath(found)  # without "..", which means something else behind a link
+    return plain if os.path.realpath(plain) == os.path.realpath(found) else str(found.absolute())
 
 
 def load_experiment(path: str | Path) -> Experiment:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from vitx import configuration, storage
 from vitx.checkpoints import Checkpoints, abstract_state
 from vitx.data.aligned import align_classes, open_split
 from vitx.data.decoding import VideoError
+from vitx.data.file_kinds import read_video
 from vitx.data.labels import check_labels
 from vitx.data.sources import Source
 from vitx.errors import UserError, as_user_error
@@ -50,6 +51,7 @@ class Run:
         variables: the model's variables, on the devices; averaged ones where the run keeps an average.
         outputs: {label: names of its classes or values} of what the model predicts.
         sharding: sharding of a batch.
+        changed: {dotted path: (value in training, value here)} of settings of the evaluation.
     """
 
     experiment: Experiment
@@ -58,6 +60,7 @@ class Run:
     variables: Mapping[str, Any]
     outputs: Mapping[str, tuple[str, ...]]
     sharding: jax.sharding.NamedSharding
+    changed: Mapping[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
         steps, model = self.experiment.training.steps, type(self.experiment.model).__name__
@@ -86,22 +89,28 @@ class Run:
         Raises:
             UserError: files cannot be read as video; the message names all of them.
         """
+        answers = dict(self.predict_each(videos, top=top))
+        if unreadable := [str(error) for error in answers.values() if isinstance(error, Exception)]:
+            raise UserError("these files cannot be read as video:\n" + "\n".join(unreadable))
+        return answers
+
+    def predict_each(
+        self, videos: Sequence[str | Path], *, top: int = 5
+    ) -> Iterator[tuple[str, dict[str, dict[str, float]] | VideoError | OSError]]:
+        """Yields (file, answer) as `predict` returns them, one by one; of a file that cannot be read, its error."""
         task, data = self.experiment.task, self.experiment.data
         model = resolve_implementation(self.experiment.model, self.sharding.mesh.devices.flat[0])
-        presenter, answers, unreadable = presenter_for(task), {}, []
+        presenter = presenter_for(task)
         for file in map(str, videos):
             try:
-                views = data.read_views({"video": file})
+                views = data.read_views({"video": read_video(file)})
             except (VideoError, OSError) as error:
-                unreadable.append(str(error))
+                yield file, error
                 continue
             batch = jax.device_put((views[None], np.array([len(views)], np.int32)))
             logits = predict(self.variables, *batch, model=model, task=task)
             outputs = {label: np.asarray(row[0]) for label, row in task.named(logits, self.outputs).items()}
-            answers[file] = presenter.answer(outputs, self.outputs, top)
-        if unreadable:
-            raise UserError("these files cannot be read as video:\n" + "\n".join(unreadable))
-        return answers
+            yield file, presenter.answer(outputs, self.outputs, top)
 
 
 def train(experiment: Experiment, workdir: str | PurePath, *, extend: bool = False) -> Run:
@@ -120,7 +129,7 @@ def train(experiment: Experiment, workdir: str | PurePath, *, extend: bool = Fal
         RunError: too many losses are not finite, or too many videos cannot be read.
         Preempted: a request to stop came, and what was learnt is saved.
     """
-    workdir, clock = storage.as_path(workdir), Stopwatch()
+    workdir, clock, experiment = storage.as_path(workdir), Stopwatch(), experiment.with_absolute_paths()
     if (cache := experiment.training.compilation_cache) is not None:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(cache))
     with PreemptionGuard() as guard:
@@ -132,6 +141,10 @@ def train(experiment: Experiment, workdir: str | PurePath, *, extend: bool = Fal
         learnt = _learnt_classes(experiment, workdir)
         with clock("build"), first_process_first("build"):
             sources = open_sources(experiment, learnt, str(workdir))
+        if experiment != (filled := experiment.for_labels(sources["train"].label_names)):
+            experiment = filled
+            if is_first_process():  # a run's number of classes must not follow its data
+                check_may_train(workdir, experiment, extend=extend)
         fitted = dataclasses.replace(experiment, task=experiment.task.fit(sources["train"]))
         label_names = dict(sources["train"].label_names)
         outputs = fitted.task.outputs(fitted.model, label_names)
@@ -160,18 +173,21 @@ def train(experiment: Experiment, workdir: str | PurePath, *, extend: bool = Fal
     return run
 
 
-def load_run(workdir: str | PurePath, which: Which = "best") -> Run:
+def load_run(workdir: str | PurePath, which: Which = "best", settings: Mapping[str, Any] | None = None) -> Run:
     """Returns a run from its folder, on the mesh of its training where that fits the devices here.
 
     Args:
         workdir: the run's folder.
         which: the best checkpoint by the monitored metric, or the last one.
+        settings: settings of the evaluation to replace, {"data.dataset.path": "test_videos", "data.eval_clips": 4}.
 
     Raises:
         UserError: not a run's folder, or no checkpoint in it that can be read.
     """
     workdir = storage.as_path(workdir)
-    experiment = load_config(workdir)
+    trained = load_config(workdir)
+    experiment = trained.for_evaluation(settings or {})
+    changed = configuration.differences(trained, experiment) if settings else {}
     mesh = _fitting_mesh(experiment)
     with open_checkpoints(workdir) as checkpoints:
         steps = checkpoints.steps()
@@ -184,7 +200,7 @@ def load_run(workdir: str | PurePath, which: Which = "best") -> Run:
         experiment = dataclasses.replace(experiment, task=task)
     label_names = {label: tuple(names) for label, names in record["label_names"].items()}
     outputs = experiment.task.outputs(experiment.model, label_names)
-    return Run(experiment, workdir, step, variables, outputs, batch_sharding(mesh))
+    return Run(experiment, workdir, step, variables, outputs, batch_sharding(mesh), changed)
 
 
 def open_sources(
@@ -222,7 +238,7 @@ def _learnt_classes(experiment: Experiment, workdir: PurePath) -> dict[str, tupl
 
 def _predicted(experiment: Experiment, label_names: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     """Returns those names of classes that the experiment's model predicts; a forecaster predicts none."""
-    outputs = experiment.task.outputs(experiment.model, label_names)
+    outputs = experiment.task.outputs(experiment.for_labels(label_names).model, label_names)
     return {label: names for label, names in outputs.items() if label in label_names}
 
 
@@ -255,7 +271,8 @@ def evaluate_and_report(run: Run, split: str, clock: Stopwatch) -> dict[str, Any
         # Views that evaluation has read: others may lie where a video is damaged. Copies, not whole videos.
         clips = np.stack([data.read_views(source[int(index)])[0].copy() for index in predictions.index[shown]])
         results = report.Results(model, run.variables, split, predictions, run.outputs, clips, shown)
-        row = {"views": predictions.views, **metrics}
+        used = {path: new for path, (_, new) in run.changed.items()}
+        row = {"views": predictions.views, **({"settings": used} if used else {}), **metrics}
         sections = presenter.sections(results)  # in every process: pictures may need the devices
         if is_first_process():
             path = report.write_report(
@@ -263,6 +280,7 @@ def evaluate_and_report(run: Run, split: str, clock: Stopwatch) -> dict[str, Any
                 title=storage.absolute(run.workdir).name,
                 facts=_facts(run),
                 checkpoint=f"step {run.step} of {run.experiment.training.steps}",
+                changed=run.changed,
                 metrics=metrics,
                 rows=[*read_metrics(run.workdir), {"step": run.step, "split": split, **row}],
                 curves=presenter.curves,
@@ -270,13 +288,17 @@ def evaluate_and_report(run: Run, split: str, clock: Stopwatch) -> dict[str, Any
                 sections=sections,
             )
             log_info(f"see {path}")
-            save_predictions(predictions_path(run.workdir, split), run.step, predictions)
+            if not used:  # other commands take them for those of the run's own data
+                save_predictions(predictions_path(run.workdir, split), run.step, predictions)
         # Last, so that a row says that the report is there.
         if split != "train":
-            with MetricsLog(run.workdir, lambda row: (row["step"], row["split"]) != (run.step, split)) as log:
+            same = run.step, split, used
+            with MetricsLog(
+                run.workdir, lambda row: (row["step"], row["split"], row.get("settings", {})) != same
+            ) as log:
                 log.write(run.step, split, row)
     tables = presenter.tables(predictions, run.outputs)
-    return {"step": run.step, "views": predictions.views, **metrics, **tables}
+    return {"step": run.step, **row, **tables}
 
 
 def open_run_split(run: Run, split: str) -> Source:

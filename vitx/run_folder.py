@@ -51,7 +51,7 @@ def check_may_train(workdir: PurePath, experiment: Experiment, *, extend: bool) 
                 "another --workdir"
             )
         return
-    changed = configuration.differences(load_config(workdir), experiment)
+    changed = _differences(load_config(workdir).with_absolute_paths(), experiment)
     refused = {
         path: values for path, values in changed.items() if not configuration.is_mutable_on_resume(experiment, path)
     }
@@ -65,6 +65,22 @@ def check_may_train(workdir: PurePath, experiment: Experiment, *, extend: bool) 
         raise UserError(
             f"{workdir} holds a run with other settings; choose another --workdir, or the same settings.{hint}{lines}"
         )
+
+
+def _differences(stored: Experiment, experiment: Experiment) -> dict[str, tuple[object, object]]:
+    """Returns the settings in which an experiment differs from a run, but for what the data says and where it lies."""
+    changed = configuration.differences(stored, experiment)
+    if changed.get("model.num_classes", (0, 0))[1] is None:  # taken from the data, and compared when that is opened
+        del changed["model.num_classes"]
+    # Data that has moved is still the same data; a path at which there is something else is another dataset.
+    moved = [
+        path for path, (old, _) in changed.items() if configuration.is_path(experiment, path) and not _is_there(old)
+    ]
+    return {path: values for path, values in changed.items() if path not in moved}
+
+
+def _is_there(path: object) -> bool:
+    return isinstance(path, str) and storage.exists(storage.as_path(path))
 
 
 @contextlib.contextmanager

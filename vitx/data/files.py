@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vitx.configuration import register
+from vitx.configuration import register, setting
 from vitx.data.class_names import clean_name, differing_in_case, is_text
 from vitx.data.file_kinds import ENDINGS, find_videos, read_video, refuse_classes_without_videos
 from vitx.data.folders import Listing, child_folders, list_folder
@@ -110,7 +110,7 @@ class Folder:
         seed: seed of the draw.
     """
 
-    path: str
+    path: str = setting(is_path=True)
     label: str = "class"
     validation: float = 0.15
     test: float = 0.15
@@ -255,7 +255,7 @@ class Table:
         seed: seed of the draw.
     """
 
-    path: str
+    path: str = setting(is_path=True)
     labels: tuple[str, ...] = ("class",)
     multi_label: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from vitx.configuration import mutable_on_resume, register
+from vitx.configuration import register, setting
 from vitx.data.encoding import encode_video
 from vitx.data.sources import check_split
 from vitx.errors import UserError
@@ -72,7 +72,7 @@ class MovingMNIST:
     train: str = "test[:8000]"
     validation: str = "test[8000:9000]"
     test: str = "test[9000:]"
-    data_dir: str | None = mutable_on_resume(None)
+    data_dir: str | None = setting(None, mutable_on_resume=True, is_path=True)
 
     def open(self, split: str) -> Sequences:
         """Returns the sequences of "train", "validation" or "test".

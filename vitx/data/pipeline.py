@@ -26,7 +26,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float, Int, UInt8
 
-from vitx.configuration import mutable_on_resume, register
+from vitx.configuration import mutable_on_resume, register, setting
 from vitx.data import sampling
 from vitx.data.augmentation import Augmentation
 from vitx.data.container import DEFAULT_OPTIONS, ReadOptions
@@ -49,14 +49,15 @@ class Data:
 
     Attributes:
         dataset: dataset of the clips.
-        num_frames: frames of a clip.
+        num_frames: frames of a clip; None takes the model's.
         frame_stride: distance between neighbouring frames of a clip, in frames of the video.
         frame_rate: frames per second of a clip, an alternative to the stride; None takes the stride.
         stride_jitter: greatest deviation from 1 of the factor of the stride (or the rate) in training.
         temporal: frames of a clip: "dense" neighbours; one of each of num_frames equal "segments" of the video (TSN);
             or "uniform", evenly spread from its first frame to its last.
         short: content of a clip that is longer than its video: the video again ("loop"), or its last frame ("pad").
-        image_size: (height, width) of a clip in pixels; frames are scaled to cover it and cropped.
+        image_size: (height, width) of a clip in pixels; frames are scaled to cover it and cropped; None
+            takes the model's.
         augmentation: random changes of the clips in training.
         repeats: clips of each example in a training batch, each augmented anew (Hoffer et al. 2020).
         class_power: exponent of resampling: a class of n examples is drawn in proportion to n to this power. 1 leaves
@@ -80,20 +81,20 @@ class Data:
     """
 
     dataset: Dataset
-    num_frames: int = 32
+    num_frames: int | None = None
     frame_stride: int = 2
     frame_rate: float | None = None
-    stride_jitter: float = 0.0
+    stride_jitter: float = setting(0.0, training_only=True)
     temporal: Literal["dense", "segments", "uniform"] = "dense"
     short: sampling.Short = "loop"
-    image_size: tuple[int, int] = (224, 224)
-    augmentation: Augmentation = Augmentation()
-    repeats: int = 1
-    class_power: float = 1.0
-    class_label: str | None = None
-    batch_size: int = 64
+    image_size: tuple[int, int] | None = None
+    augmentation: Augmentation = setting(Augmentation(), training_only=True)
+    repeats: int = setting(1, training_only=True)
+    class_power: float = setting(1.0, training_only=True)
+    class_label: str | None = setting(None, training_only=True)
+    batch_size: int = setting(64, training_only=True)
     eval_batch_size: int = mutable_on_resume(64)
-    max_unreadable: float = mutable_on_resume(0.01)
+    max_unreadable: float = setting(0.01, mutable_on_resume=True, training_only=True)
     eval_clips: int | Literal["all"] = 1
     max_eval_clips: int = 30
     eval_crops: Literal[1, 3] = 1
@@ -114,7 +115,7 @@ class Data:
             "num_threads",
         )
         for name in counts + (() if self.eval_clips == "all" else ("eval_clips",)):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         if self.eval_clips != 1 and self.temporal == "uniform":
             raise ValueError(f"eval_clips is {self.eval_clips}; uniform frames are of the whole video, expected 1")
@@ -130,7 +131,7 @@ class Data:
             raise ValueError(f"max_unreadable is {self.max_unreadable}; expected a fraction, 0 to 1")
         if self.frame_rate is not None and not self.frame_rate > 0:
             raise ValueError(f"frame_rate is {self.frame_rate}; expected frames per second, above 0, or None")
-        if min(self.image_size) < 1 or self.num_workers < 0:
+        if min(self.image_size or (1,)) < 1 or self.num_workers < 0:
             raise ValueError(
                 f"image_size is {self.image_size} and num_workers {self.num_workers}; expected at least 1 pixel and 0 "
                 "workers"

@@ -20,7 +20,7 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from vitx import storage
-from vitx.configuration import register
+from vitx.configuration import register, setting
 from vitx.data.container import VideoError
 from vitx.data.sources import Source, check_split
 from vitx.errors import UserError
@@ -88,7 +88,7 @@ class Prepared:
             is first read, see `vitx.local_copies`.
     """
 
-    path: str
+    path: str = setting(is_path=True)
 
     def open(self, split: str) -> Source:
         """Returns the videos of a split.

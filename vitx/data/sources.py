@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from vitx.configuration import mutable_on_resume, register
+from vitx.configuration import register, setting
 from vitx.data.moving_digits import ClipConfig
 from vitx.errors import UserError
 
@@ -84,7 +84,7 @@ class MovingDigits:
     """
 
     clips: ClipConfig = ClipConfig()
-    data_dir: str | None = mutable_on_resume(None)
+    data_dir: str | None = setting(None, mutable_on_resume=True, is_path=True)
 
     def open(self, split: str) -> Source:
         from vitx.data import moving_digits_builder  # importing TFDS takes a second

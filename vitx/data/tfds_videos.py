@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vitx.configuration import mutable_on_resume, register
+from vitx.configuration import mutable_on_resume, register, setting
 from vitx.data.encoding import mux_images
 from vitx.data.sources import Source, check_split
 from vitx.errors import UserError
@@ -87,7 +87,7 @@ class TFDS:
 
     name: str
     labels: tuple[str, ...] = ()
-    data_dir: str | None = mutable_on_resume(None)
+    data_dir: str | None = setting(None, mutable_on_resume=True, is_path=True)
     download: bool = mutable_on_resume(False)
     fps: int = 25
     validation: float = 0.15

@@ -180,6 +180,7 @@ def write_report(
     checkpoint: str,
     metrics: Mapping[str, float | int],
     sections: Sequence[Section],
+    changed: Mapping[str, tuple[Any, Any]] | None = None,
 ) -> PurePath:
     """Writes report.md and its pictures into a work directory, and keeps what it says of other splits.
 
@@ -193,6 +194,7 @@ def write_report(
         checkpoint: the evaluated checkpoint, such as "step 40 of 40".
         metrics: metrics of the split.
         sections: sections of the task's presenter.
+        changed: {setting: (value in config.json, value here)} of the evaluation.
 
     Returns:
         The path of report.md.
@@ -202,7 +204,7 @@ def write_report(
     lines = [f"# {title}", "", *(f"- {fact}" for fact in facts), "", "## Learning curves", ""]
     lines += _blocks([curve], workdir, "")
     parts = _parts(storage.read_text(path) if storage.exists(path) else "")
-    part = _split_lines(results, checkpoint, metrics)
+    part = _split_lines(results, checkpoint, metrics, changed or {})
     for section in sections:
         part += [f"### {section.title}", "", *_blocks(section.blocks, workdir, f"{split}_")]
     parts[split] = "\n".join(part)
@@ -219,10 +221,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
-def _split_lines(results: Results, checkpoint: str, metrics: Mapping[str, float | int]) -> list[str]:
+def _split_lines(
+    results: Results, checkpoint: str, metrics: Mapping[str, float | int], changed: Mapping[str, tuple[Any, Any]]
+) -> list[str]:
     predictions = results.predictions
     read, unreadable = len(predictions.index), len(predictions.unreadable)
     lines = [f"## {results.split.capitalize()} split, {predictions.views} views", "", f"Checkpoint: {checkpoint}.", ""]
+    for path, (trained, here) in changed.items():
+        lines += [f"- {path}: {here!r} here, {trained!r} in config.json"]
+    lines += [""] if changed else []
     lines += [f"Over {read} of {read + unreadable} videos" + ("; these cannot be read:" if unreadable else ".")]
     lines += ["", *(f"- {problem}" for problem in predictions.list_errors())] if unreadable else []
     values = [(name, f"{value:.2f}" if isinstance(value, float) else value) for name, value in metrics.items()]

@@ -1,7 +1,7 @@
 """Predictions of a pretrained model for video files, through the preprocessing that came with it."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vitx.data.decoding import VideoError, open_video
+from vitx.data.file_kinds import read_video
 from vitx.errors import UserError
 from vitx.interop.load import Pretrained
 from vitx.interop.preprocessing import Preprocessing
@@ -18,24 +19,26 @@ from vitx.models import resolve_implementation
 HALF = (0.5, 0.5, 0.5)  # pixels in [-1, 1], where weights came without preprocessing
 
 
-def read_clip(file: Path, preprocessing: Preprocessing) -> Float[np.ndarray, "t h w 3"]:
+def read_clip(file: str, preprocessing: Preprocessing) -> Float[np.ndarray, "t h w 3"]:
     """Returns one clip of a video, ready for the model.
 
     Raises:
         VideoError: the file cannot be read as video.
     """
-    with open_video(str(file)) as video:
+    with open_video(read_video(file)) as video:
         (frames,) = video.read(preprocessing.indices(len(video.times)))
     return preprocessing.normalise(preprocessing.fit(frames))
 
 
-def predict_with(
-    pretrained: Pretrained, files: Sequence[Path], *, top: int = 5
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Returns {file: {head: {class: probability}}} of the `top` classes, most probable first.
+def predict_each(
+    pretrained: Pretrained, files: Sequence[str | Path], *, top: int = 5
+) -> Iterator[tuple[str, dict[str, dict[str, float]] | VideoError | OSError]]:
+    """Yields (file, {head: {class: probability}}) of the `top` classes, most probable first.
+
+    Of a file that cannot be read as video it yields the error.
 
     Raises:
-        UserError: a file cannot be read as video; the message names every such file. Or the model has no head.
+        UserError: the model has no head.
     """
     model, variables = pretrained
     if not getattr(model, "num_classes", 0):
@@ -49,17 +52,13 @@ def predict_with(
         frames, *size, _ = model.input_shape
         preprocessing = Preprocessing(HALF, HALF, tuple(size), None, frames)
     apply = jax.jit(resolve_implementation(model, jax.devices()[0]).apply)
-    answers, broken = {}, []
-    for file in files:
+    for file in map(str, files):
         try:
             clip = read_clip(file, preprocessing)
         except (VideoError, OSError) as error:
-            broken.append(str(error))
-            continue
-        answers[str(file)] = _best(apply(variables, clip[None]), pretrained.labels, top)
-    if broken:
-        raise UserError("these files cannot be read as video:\n" + "\n".join(broken))
-    return answers
+            yield file, error
+        else:
+            yield file, _best(apply(variables, clip[None]), pretrained.labels, top)
 
 
 def _best(logits: Any, labels: Any, top: int) -> dict[str, dict[str, float]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-NumClasses = int | tuple[tuple[str, int], ...]
+NumClasses = int | tuple[tuple[str, int], ...] | None  # None: as many as the data has, known when training starts
 
 
 def classes_of(num_classes: NumClasses, heads: Iterable[str]) -> dict[str, int]:
@@ -15,6 +15,8 @@ def classes_of(num_classes: NumClasses, heads: Iterable[str]) -> dict[str, int]:
 
 def check_classes(num_classes: NumClasses) -> None:
     """Raises ValueError if no model can have such heads."""
+    if num_classes is None:
+        return
     heads = num_classes if isinstance(num_classes, tuple) else (("", num_classes),)
     least = 1 if isinstance(num_classes, tuple) else 0
     if not heads or len(dict(heads)) < len(heads) or min(classes for _, classes in heads) < least:
@@ -39,6 +41,10 @@ class Head(nn.Module):
             # float32 whatever the model computes in: a loss over many classes needs the precision
             return nn.Dense(classes, dtype="float32", kernel_init=nn.initializers.zeros, name=name)(features)
 
+        if self.num_classes is None:
+            raise ValueError(
+                "num_classes is None, which training takes from the data; expected a number of classes here"
+            )
         if isinstance(self.num_classes, tuple):
             return {name: dense(classes, name) for name, classes in self.num_classes}
         return dense(self.num_classes, "logits") if self.num_classes else features

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from vitx.checkpoints import Checkpoints, abstract_state
-from vitx.configuration import mutable_on_resume, register
+from vitx.configuration import mutable_on_resume, register, setting
 from vitx.data.sources import Source
 from vitx.errors import UserError
 from vitx.layers.partition import batch_sharding
@@ -68,7 +68,7 @@ class Training:
     ema_decay: float | None = None
     ema_warmup: bool = False
     accumulate: int = 1
-    initialise_from: str | None = None
+    initialise_from: str | None = setting(None, is_path=True)
     precise_bn_batches: int = 0
     monitor: str = "loss"
     mesh: Mesh = mutable_on_resume(Mesh())

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from vitx.analysis.cost import macs_of, reference
+from vitx.configuration import override
 from vitx.storage import write_text
 from vitx.training.logs import log_info
 from vitx.training.processes import is_first_process
@@ -70,6 +71,8 @@ def count_macs(model: Any, task: Any, variables: Any, data: Any) -> int | None:
 def count_cost_of(experiment: Any) -> tuple[int, int | None]:
     """Returns (parameters, multiply-accumulates of one view or None) of an experiment's model; see `count_macs`."""
     model, task, data = experiment.model, experiment.task, experiment.data
+    if getattr(model, "num_classes", 0) is None:  # the data, which is not opened, would give the head its classes
+        model = override(model, {"num_classes": 0})
     video = jax.ShapeDtypeStruct((1, data.num_frames, *data.image_size, 3), jnp.uint8)
     init = functools.partial(task.init, model, batch={"video": video})
     variables = dict(jax.eval_shape(init, jax.random.key(0)))

@@ -119,6 +119,7 @@ def measure_step_seconds(experiment: Any, source: Source, *, steps: int = 5) -> 
         source: training split.
         steps: steps to measure.
     """
+    experiment = experiment.for_labels(source.label_names)
     settings, task = experiment.training, experiment.task.fit(source)
     model = resolve_implementation(experiment.model, jax.devices()[0])
     parts = {"model": model, "task": task, "optimizer": experiment.optimizer.build(settings.steps)}
