@@ -11,6 +11,7 @@ from vitx.cli import main
 from vitx.configuration import to_dict
 from vitx.data.encoding import encode_video
 from vitx.experiment import load_config, load_experiment
+from vitx.models.convlstm import ConvLSTM
 
 EXPERIMENT = """
 from vitx.experiment import load_experiment
@@ -84,7 +85,7 @@ def test_a_run_resumes_by_its_folder_alone_with_settings(home, tmp_path):
 
 def test_settings_of_an_evaluation_are_reported_beside_the_others(home, tmp_path, monkeypatch, capsys):
     shutil.copytree(home / "run", tmp_path / "run")
-    write_videos(tmp_path / "others", 20)
+    write_videos(tmp_path / "others", 12)
     monkeypatch.chdir(tmp_path)
     plain = evaluate(capsys, "run")
     words = ("--data.dataset.path", "others", "--data.eval_clips", "4", "--data.eval_crops", "3")
@@ -141,6 +142,14 @@ def test_a_model_is_chosen_by_name_with_the_classes_and_clips_of_the_experiment(
     )
     assert chosen.model.num_classes == 7 and chosen.data == model.data
     assert chosen.model.input_shape[:3] == (4, 48, 48)
+
+
+def test_a_model_given_as_an_object_keeps_the_clip_unless_it_needs_its_own(base):
+    assert base.override({"model": ConvLSTM(3, widths=(4,))}).data == base.data
+    larger = base.override({"model.image_size": 48}).model
+    assert base.override({"model": larger}).data.image_size == (48, 48)
+    moved = base.override({"model": larger, "data.num_frames": 8})
+    assert moved.model.input_shape[:3] == (8, 48, 48) == (moved.data.num_frames, *moved.data.image_size)
 
 
 def test_an_optimizer_is_chosen_by_name_and_keeps_what_all_have(base):

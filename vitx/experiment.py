@@ -74,8 +74,8 @@ class Experiment:
         and the clips of the experiment. Frames and size of a clip are set once, for the data or for the model: the
         other follows.
         """
-        named = self._named_model(changes.get("model"))
-        model = named or self.model
+        named, given = self._named_model(changes.get("model")), changes.get("model")
+        model = named or (given if isinstance(given, nn.Module) else self.model)
         if not isinstance(model, VideoModel) or not (model.needs_input_shape or named):
             return configuration.override(self, changes)
         # What is given for the data alone, or kept when the model is another, the model follows; the data the rest.

@@ -355,7 +355,8 @@ def _is_tested(run: Run, trained: loop.Trained) -> bool:
     if done == steps:
         reason = f"all {done} steps are done; --training.steps N --extend resumes it"
     log_info(f"{run.workdir} is finished: {reason}")
-    return any((row["step"], row["split"]) == (run.step, "test") for row in run.metrics())
+    tests = [row for row in run.metrics() if (row["step"], row["split"]) == (run.step, "test")]
+    return any("settings" not in row for row in tests)
 
 
 def _fitting_mesh(experiment: Experiment) -> jax.sharding.Mesh:

@@ -18,7 +18,7 @@ import pytest
 import vitx
 from vitx import storage
 from vitx.ablations import runner
-from vitx.ablations.cells import Results
+from vitx.ablations.cells import Results, find_test
 from vitx.ablations.description import Row
 from vitx.ablations.pictures import pareto_front
 from vitx.ablations.plan import make_plan
@@ -180,6 +180,12 @@ def test_a_request_to_stop_ends_the_ablation_and_releases_the_cell(two_rows, tmp
     instead.clear()
     runner.run_cells(plan)
     assert ran == ["base_seed0", "base_seed0", "no_temporal_layer_seed0"]
+
+
+def test_a_cell_is_the_test_of_its_own_settings_not_a_later_evaluation():
+    rows = [{"step": 4, "split": "train"}, *({"step": step, "split": "test", "views": "1x1"} for step in (2, 4))]
+    other = {"step": 4, "split": "test", "views": "4x3", "settings": {"data.eval_clips": 4}}
+    assert find_test([*rows, other], 4)["views"] == "1x1"
 
 
 def test_the_pareto_front_has_the_rows_that_none_beats_at_lower_or_equal_cost():

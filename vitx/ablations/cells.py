@@ -8,6 +8,7 @@ import resource
 import secrets
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -89,7 +90,7 @@ def run_cell(cell: Cell, lease: Lease, results: Results) -> bool:
         return True
     lease.check()
     rows = run.metrics()
-    tested = next(row for row in reversed(rows) if row["split"] == "test" and row["step"] == run.step)
+    tested = find_test(rows, run.step)
     speeds = [row["clips_per_second"] for row in rows if row["split"] == "train" and "clips_per_second" in row]
     machine = describe_machine()
     record = {
@@ -109,6 +110,13 @@ def run_cell(cell: Cell, lease: Lease, results: Results) -> bool:
     }
     results.record(cell, record)
     return True
+
+
+def find_test(rows: Sequence[Mapping[str, Any]], step: int) -> Mapping[str, Any]:
+    """Returns the newest row of metrics.jsonl with the test of a checkpoint under the run's own settings."""
+    # `vitx evaluate RUN --data.eval_clips 4` adds rows of other settings, which no other cell shares.
+    own = (row for row in reversed(rows) if "settings" not in row)
+    return next(row for row in own if (row["split"], row["step"]) == ("test", step))
 
 
 def reset_peak_memory() -> None:
