@@ -10,7 +10,7 @@ import pytest
 
 from vitx.configuration import register
 from vitx.data.aligned import align_classes, open_split
-from vitx.data.class_names import match_classes
+from vitx.data.class_names import match_classes, number_repeated
 from vitx.data.encoding import encode_video
 from vitx.data.files import Videos
 from vitx.data.sources import label_columns
@@ -149,6 +149,10 @@ def test_a_list_of_many_classes_shows_those_that_differ():
     with pytest.raises(UserError, match="class 399") as error:
         match_classes({"class": ours}, {"class": theirs}, "here", "there")
     assert "odd one" in str(error.value) and len(str(error.value)) < 1000
+
+
+def test_classes_of_one_name_are_numbered():
+    assert number_repeated(("walk", "run", "walk ")) == ("walk (0)", "run", "walk  (2)")
 
 
 # Labels outside the classes

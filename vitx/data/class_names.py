@@ -42,6 +42,12 @@ def repeated_names(names: Iterable[str]) -> list[str]:
     return [name for name, count in counts.items() if count > 1]
 
 
+def number_repeated(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names with the number of the class behind those that occur more than once."""
+    repeated = set(repeated_names(names))
+    return tuple(f"{name} ({i})" if clean_name(name) in repeated else name for i, name in enumerate(names))
+
+
 def differing_in_case(names: Iterable[str]) -> list[tuple[str, ...]]:
     """Returns the groups of names that differ in upper and lower case alone: perhaps one class, written twice."""
     groups: dict[str, list[str]] = defaultdict(list)

@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float
 
 from vitx.errors import UserError, as_user_error
-from vitx.interop.heads import Columns, Names, class_columns
+from vitx.interop.heads import Columns, Names, class_columns, class_notes
 from vitx.interop.names import Tensors
 from vitx.interop.preprocessing import Preprocessing
 from vitx.layers.embeddings import resize_positions
@@ -43,6 +43,7 @@ class Report:
             were reordered or only partly found.
         fresh: our paths that the source does not give; they are as in a new model.
         left_over: names in the source that the model has no place for.
+        notes: what else a user should know, a line each.
     """
 
     loaded: dict[str, str]
@@ -51,6 +52,7 @@ class Report:
     classes: dict[str, tuple[int, int]]
     fresh: tuple[str, ...]
     left_over: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"loaded {len(self.loaded)} tensors"]
@@ -61,6 +63,7 @@ class Report:
             lines.append(f"matched {found} of {classes} classes of {head} by name, {rest}")
         lines += [f"fresh: {_listed(self.fresh)}"] if self.fresh else []
         lines += [f"left over: {_listed(self.left_over)}"] if self.left_over else []
+        lines += self.notes
         return "\n".join(lines)
 
 
@@ -77,6 +80,7 @@ class WeightsSource:
         set_aside: names in the source that are known and have no use here.
         preprocessing: preprocessing of the pixels, where the source has it.
         labels: {head: names of its classes}, where the source has them.
+        notes: what a user should know about the source, a line each.
         inflation: how kernels of one frame are extended over several; None where the source is no image network.
         matching_variants: returns the names of the variants that the tensors fit, for an error message.
     """
@@ -89,6 +93,7 @@ class WeightsSource:
     set_aside: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
     labels: Names | None = None
+    notes: tuple[str, ...] = ()
     inflation: Inflation | None = None
     matching_variants: Callable[[], Sequence[str]] = tuple
 
@@ -165,6 +170,7 @@ def fill(
         classes=filling.classes,
         fresh=tuple(fresh),
         left_over=(*filling.left_over, *filling.unexpected),
+        notes=(*source.notes, *class_notes(source.model, source.labels, target, class_names, filling.loaded)),
     )
     paths = {name: flatten_dict(part, sep="/") for name, part in shapes.items()}
     variables = {name: unflatten_dict({path: filled[path] for path in part}, sep="/") for name, part in paths.items()}

@@ -20,6 +20,7 @@ from vitx.interop.images import FromImage
 from vitx.interop.own import is_own, read_own
 from vitx.interop.preprocessing import Preprocessing
 from vitx.interop.tensors import Tensors, read_tensors
+from vitx.interop.wrappers import Unwrapped, unwrap
 from vitx.layers.embeddings import height_and_width
 from vitx.local_copies import local_copy
 from vitx.models.transformer import VideoTransformer
@@ -50,9 +51,28 @@ class WeightsPath:
         return not is_folder(self.path) and is_own(self.local)
 
     @functools.cached_property
+    def unwrapped(self) -> Unwrapped:
+        """Weights of a file, without prefixes and dictionaries around them; none for a directory."""
+        tensors = {} if is_folder(self.path) else read_tensors(self.local)
+        if trees.is_tree(tensors):
+            return Unwrapped(tensors)
+        return unwrap(tensors, lambda found: is_known(Candidate(self.path, found)))
+
+    @property
     def tensors(self) -> Tensors:
         """Tensors of a file by the names that it has for them; none for a directory."""
-        return {} if is_folder(self.path) else read_tensors(self.local)
+        return self.unwrapped.tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate(WeightsPath):
+    """Some of the tensors of a file, which may be weights of a known format."""
+
+    candidates: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def tensors(self) -> Tensors:
+        return dict(self.candidates)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,17 +132,28 @@ class HuggingFaceDirectory:
     def read(self, source: WeightsPath, request: Request) -> WeightsSource:
         path, config, where = source.path, source.config, str(source.path / "config.json")
         architecture, model = huggingface.architecture_of(config, where), huggingface.model_of(config, where)
-        tensors = huggingface.rename_tensors(huggingface.read_weights(path), architecture.model_type)
-        preprocessing, file = None, path / "preprocessor_config.json"
-        if is_file(file):
+        unwrapped = unwrap(
+            huggingface.read_weights(path), lambda tensors: huggingface.family_of(tensors) == architecture.model_type
+        )
+        tensors = huggingface.rename_tensors(unwrapped.tensors, architecture.model_type)
+        preprocessing, notes = None, [unwrapped.note] if unwrapped.note else []
+        if is_file(file := path / "preprocessor_config.json"):
             try:
                 size = height_and_width(model.image_size)
                 preprocessing = Preprocessing.from_huggingface(read_json(file), model.num_frames, size)
-            except (TypeError, ValueError, AttributeError, OverflowError) as error:
-                raise UserError(f"{file} cannot be understood: {error}") from error
+            except (TypeError, ValueError, AttributeError, OverflowError, UserError) as error:
+                # The weights are sound whatever this file holds.
+                notes.append(f"{file} cannot be understood and is left out: {error}")
         labels = huggingface.labels_of(config, where)
         found = names.to_ours(tensors, architecture.rules)
-        return WeightsSource(*found, model, preprocessing=preprocessing, labels=labels and {"class": labels})
+        return WeightsSource(
+            *found,
+            model,
+            set_aside=unwrapped.left_over,
+            preprocessing=preprocessing,
+            labels=labels and {"class": labels},
+            notes=tuple(notes),
+        )
 
 
 class OwnFile:
@@ -237,6 +268,11 @@ FORMATS: Registry[WeightFormat] = Registry(
         **{layout.rules.__name__.removesuffix("_rules"): StateDict(layout) for layout in cnn.LAYOUTS},
     },
 )
+
+
+def is_known(source: WeightsPath) -> bool:
+    """Returns whether tensors have the names of a format that does not carry its model."""
+    return any(kind.matches(source) for kind in FORMATS.values() if not kind.carries_model)
 
 
 def find_format(source: WeightsPath, model: nn.Module | None) -> WeightFormat:

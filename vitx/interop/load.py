@@ -1,5 +1,6 @@
 """Weights in: from a source of any format to a model and its variables, with a report of every tensor."""
 
+import dataclasses
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -91,7 +92,12 @@ def read_source(
     """
     require_source(path)
     source = WeightsPath(path)
-    return find_format(source, model).read(source, Request(model, fields or {}, from_image))
+    kind = find_format(source, model)
+    found = kind.read(source, Request(model, fields or {}, from_image))
+    if kind.carries_model or not source.unwrapped.note:
+        return found
+    left_over, note = source.unwrapped.left_over, source.unwrapped.note
+    return dataclasses.replace(found, set_aside=(*found.set_aside, *left_over), notes=(*found.notes, note))
 
 
 def read_named_source(

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -12,6 +13,8 @@ from vitx.configuration import register
 
 Pair = tuple[int, int]
 PerChannel = tuple[float, float, float]
+Resampling = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
+RESAMPLINGS: tuple[Resampling, ...] = get_args(Resampling)  # in the order of Pillow's numbers
 
 
 @register
@@ -22,11 +25,16 @@ class Preprocessing:
     Attributes:
         mean: mean of each channel, subtracted from pixels in [0, 1].
         std: standard deviation of each channel, by which pixels are divided.
-        size: (height, width) of the crop in pixels.
+        size: (height, width) of the model's input in pixels: frames are scaled, then cropped at the centre or padded
+            with black.
         short_side: length in pixels to which a frame's shorter side is scaled; None scales frames to cover `size`.
         num_frames: frames of a clip.
         frame_stride: distance of the clip's frames in the video; None spreads them evenly over the whole video.
         note: what users should know, printed when weights are loaded.
+        scaled_to: (height, width) to which frames are scaled whatever their shape, in place of `short_side`.
+        long_side: length in pixels to which a frame's longer side is scaled, in place of `short_side`.
+        scale: whether frames are scaled at all.
+        resampling: Pillow's filter of scaling.
     """
 
     mean: PerChannel
@@ -36,13 +44,20 @@ class Preprocessing:
     num_frames: int
     frame_stride: int | None = None
     note: str = ""
+    scaled_to: tuple[int, int] | None = None
+    long_side: int | None = None
+    scale: bool = True
+    resampling: Resampling = "bilinear"
 
     def __post_init__(self):
         if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
             raise ValueError(f"mean is {self.mean} and std {self.std}; expected finite numbers, std above 0")
         numbers = {"num_frames": self.num_frames, "height": self.size[0], "width": self.size[1]}
-        numbers |= {"short_side": self.short_side or 1, "frame_stride": self.frame_stride or 1}
-        numbers |= {name: 0 for name in ("short_side", "frame_stride") if getattr(self, name) == 0}
+        numbers |= {
+            name: x for name in ("short_side", "long_side", "frame_stride") if (x := getattr(self, name)) is not None
+        }
+        if self.scaled_to is not None:
+            numbers |= {"scaled height": self.scaled_to[0], "scaled width": self.scaled_to[1]}
         for name, number in numbers.items():
             if not 1 <= number <= LARGEST:
                 raise ValueError(f"{name} is {number}; expected 1 to {LARGEST}")
@@ -64,22 +79,40 @@ class Preprocessing:
         return (room // 2 + self.frame_stride * np.arange(self.num_frames)) % num_frames
 
     def fit(self, frames: UInt8[np.ndarray, "t _ _ 3"]) -> UInt8[np.ndarray, "t h w 3"]:
-        """Scales (bilinear, antialiased, as Pillow does) and crops the centre."""
-        height, width = frames.shape[1:3]
+        """Scales (antialiased, as Pillow does), crops the centre, and pads with black what is smaller."""
+        new = self._scaled_size(*frames.shape[1:3])
+        if new != frames.shape[1:3]:
+            how = Image.Resampling[self.resampling.upper()]
+            images = [Image.fromarray(frame).resize(new[::-1], how) for frame in frames]
+            frames = np.stack([np.asarray(image) for image in images])
+        top, left = (max(old - wanted, 0) // 2 for old, wanted in zip(new, self.size, strict=True))
+        frames = frames[:, top : top + self.size[0], left : left + self.size[1]]
+        # transformers puts the odd row of padding before the frame
+        gaps = [wanted - found for wanted, found in zip(self.size, frames.shape[1:3], strict=True)]
+        return np.pad(frames, [(0, 0), *((-(-gap // 2), gap // 2) for gap in gaps), (0, 0)]) if any(gaps) else frames
+
+    def _scaled_size(self, height: int, width: int) -> Pair:
+        """Returns the (height, width) to which frames of a size are scaled."""
+        if not self.scale:
+            return height, width
+        if self.scaled_to is not None:
+            return self.scaled_to
+        if self.long_side is not None:
+            scale = self.long_side / max(height, width)
+            return max(int(height * scale + 1e-6), 1), max(int(width * scale + 1e-6), 1)
         scale = max(self.size[0] / height, self.size[1] / width)
         if self.short_side is not None:
             scale = max(scale, self.short_side / min(height, width))
-        new = max(int(height * scale + 1e-6), self.size[0]), max(int(width * scale + 1e-6), self.size[1])
-        if new != (height, width):
-            images = [Image.fromarray(frame).resize(new[::-1], Image.Resampling.BILINEAR) for frame in frames]
-            frames = np.stack([np.asarray(image) for image in images])
-        top, left = (new[0] - self.size[0]) // 2, (new[1] - self.size[1]) // 2
-        return frames[:, top : top + self.size[0], left : left + self.size[1]]
+        return max(int(height * scale + 1e-6), self.size[0]), max(int(width * scale + 1e-6), self.size[1])
 
     def resize(self, num_frames: int, size: Pair) -> "Preprocessing":
-        """Returns the preprocessing for clips of another shape; the short side keeps its ratio to the crop."""
-        short_side = self.short_side and round(self.short_side * min(size) / min(self.size))
-        return dataclasses.replace(self, num_frames=num_frames, size=size, short_side=short_side)
+        """Returns the preprocessing for clips of another shape; lengths keep their ratio to the input's."""
+        ratio = min(size) / min(self.size)
+        short_side, long_side = (x and max(round(x * ratio), 1) for x in (self.short_side, self.long_side))
+        ratios = [new / old for new, old in zip(size, self.size, strict=True)]
+        scaled_to = self.scaled_to and tuple(max(round(x * r), 1) for x, r in zip(self.scaled_to, ratios, strict=True))
+        changes = {"short_side": short_side, "long_side": long_side, "scaled_to": scaled_to}
+        return dataclasses.replace(self, num_frames=num_frames, size=size, **changes)
 
     def normalise(self, frames: UInt8[np.ndarray, "*b 3"]) -> Float[np.ndarray, "*b 3"]:
         """Returns (frames / 255 - mean) / std, float32."""
@@ -89,9 +122,9 @@ class Preprocessing:
         """Returns the content of preprocessor_config.json."""
         return {
             "image_processor_type": processor,
-            "do_resize": True,
-            "size": {"shortest_edge": self.short_side or max(self.size)},
-            "resample": 2,
+            "do_resize": self.scale,
+            "size": self._size_for_huggingface(),
+            "resample": RESAMPLINGS.index(self.resampling),
             "do_center_crop": True,
             "crop_size": {"height": self.size[0], "width": self.size[1]},
             "do_rescale": True,
@@ -103,27 +136,31 @@ class Preprocessing:
             "frame_stride": self.frame_stride,
         }
 
+    def _size_for_huggingface(self) -> dict[str, int]:
+        if self.scaled_to is not None:
+            return {"height": self.scaled_to[0], "width": self.scaled_to[1]}
+        if self.long_side is not None:
+            return {"longest_edge": self.long_side}
+        return {"shortest_edge": self.short_side or max(self.size)}
+
     @classmethod
     def from_huggingface(cls, config: dict[str, Any], num_frames: int, size: Pair) -> "Preprocessing":
-        """Returns exactly what a preprocessor_config.json asks for, with its processor's defaults for absent entries.
+        """Returns what a preprocessor_config.json asks for, with its processor's defaults for absent entries.
 
-        The files of the released ViViT models shift pixels to [-1, 1] (`offset`) and then normalise again, which
-        gives [-3, 1], although the models were trained on [-1, 1]. Users of transformers get [-3, 1], and so do ours.
+        What cannot be done here is left out and named in the note. The files of the released ViViT models shift pixels
+        to [-1, 1] (`offset`) and then normalise again, which gives [-3, 1], although the models were trained on
+        [-1, 1]. Users of transformers get [-3, 1], and so do ours.
 
         Raises:
-            ValueError: the file asks for something that is not supported.
+            ValueError: an entry is no number, flag or size where one is expected.
         """
         if not isinstance(config, dict):
             raise ValueError(f"found a {type(config).__name__}, expected an object")
         kind = config.get("image_processor_type") or config.get("feature_extractor_type") or ""
         config = DEFAULTS | (VIVIT_DEFAULTS if str(kind).startswith("Vivit") else {}) | config
-        for name, known in KNOWN.items():
-            if config[name] not in known:
-                raise ValueError(f"{name} is {config[name]!r}; supported is {' or '.join(map(repr, known))}")
-        sides = config["size"]
-        short_side = sides.get("shortest_edge") if isinstance(sides, dict) else sides
-        if type(short_side) is not int:
-            raise ValueError(f"size is {sides!r}; expected the length of the shortest edge")
+        if wrong := [name for name in FLAGS if type(config[name]) is not bool]:
+            raise ValueError(f"{wrong[0]} is {config[wrong[0]]!r}; expected true or false")
+        scaling, notes = _scaling_from(config, size)
         scale = float(config["rescale_factor"]) if config["do_rescale"] else 1.0
         shift = 1.0 if config["offset"] and config["do_rescale"] else 0.0
         mean, std = config["image_mean"], config["image_std"]
@@ -139,15 +176,63 @@ class Preprocessing:
         # ((255 x scale - shift) - mean) / std, in the form (x - our mean) / our std
         unit = 255 * scale
         twice = shift and config["do_normalize"] and (list(mean), list(std)) != ([0] * 3, [1] * 3)
+        notes += [TWICE] if twice else []
         return cls(
             mean=tuple((shift + float(x)) / unit for x in mean),
             std=tuple(float(x) / unit for x in std),
             size=size,
-            short_side=short_side,
             num_frames=num_frames,
             frame_stride=stride,
-            note=TWICE if twice else "",
+            note="; ".join(notes),
+            **scaling,
         )
+
+
+def _scaling_from(config: Mapping[str, Any], size: Pair) -> tuple[dict[str, Any], list[str]]:
+    """Returns (fields of scaling, what is done otherwise here) for a preprocessor_config.json.
+
+    Raises:
+        ValueError: its size is none.
+    """
+    if not config["do_resize"]:
+        return {"short_side": None, "scale": False}, _crop_notes(config, size, None)
+    sides, notes, number = config["size"], [], config["resample"]
+    if type(number) is not int or not 0 <= number < len(RESAMPLINGS):
+        notes.append(
+            f"preprocessor_config.json has resample {number!r}, which is no filter of Pillow; bilinear is taken"
+        )
+        number = RESAMPLINGS.index("bilinear")
+    fields: dict[str, Any] = {"short_side": None, "resampling": RESAMPLINGS[number]}
+    edges = sides if isinstance(sides, Mapping) else {"shortest_edge": sides}
+    known = [
+        names for names in (("shortest_edge",), ("longest_edge",), ("height", "width")) if set(names) <= set(edges)
+    ]
+    if not known or any(type(edges[name]) is not int for name in known[0]):
+        raise ValueError(f"size is {sides!r}; expected the shortest_edge, the longest_edge, or height and width")
+    lengths = tuple(edges[name] for name in known[0])
+    field, value = {
+        "shortest_edge": ("short_side", lengths[0]),
+        "longest_edge": ("long_side", lengths[0]),
+        "height": ("scaled_to", lengths),
+    }[known[0][0]]
+    if unused := sorted(set(edges) - set(known[0])):
+        notes.append(f"preprocessor_config.json has a size with {', '.join(unused)}, too, which is not applied")
+    return fields | {field: value}, notes + _crop_notes(config, size, lengths if field == "scaled_to" else None)
+
+
+def _crop_notes(config: Mapping[str, Any], size: Pair, scaled_to: tuple[int, ...] | None) -> list[str]:
+    """Returns what is done otherwise here where the model's input is not what the file's crop gives."""
+    if not config["do_center_crop"]:
+        if scaled_to == size:
+            return []
+        return [
+            f"preprocessor_config.json crops nothing; the model takes {size[0]}x{size[1]}, the centre of each frame"
+        ]
+    crop = config["crop_size"]
+    sides = (crop.get("height"), crop.get("width")) if isinstance(crop, Mapping) else (crop, crop)
+    if crop is None or sides == size:
+        return []
+    return [f"preprocessor_config.json crops {crop!r}; the model takes {size[0]}x{size[1]}, which is cropped"]
 
 
 LARGEST = 1_000_000
@@ -163,16 +248,10 @@ DEFAULTS = {
     "image_mean": [0.5] * 3,
     "image_std": [0.5] * 3,
     "frame_stride": None,
+    "crop_size": None,
 }
 VIVIT_DEFAULTS = {"size": {"shortest_edge": 256}, "rescale_factor": 1 / 127.5, "offset": True}
-KNOWN = {
-    "do_resize": (True,),
-    "resample": (2,),  # bilinear
-    "do_center_crop": (True,),
-    "do_rescale": (True, False),
-    "do_normalize": (True, False),
-    "offset": (True, False),
-}
+FLAGS = tuple(name for name, value in DEFAULTS.items() if isinstance(value, bool))
 TWICE = (
     "preprocessor_config.json shifts pixels to [-1, 1] and normalises them again, to [-3, 1]; transformers does so, "
     "and so does vitx. ViViT was trained on [-1, 1], which is mean = std = (0.5, 0.5, 0.5)"

@@ -4,8 +4,9 @@ import math
 import os
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import flax.serialization
 import numpy as np
@@ -103,17 +104,31 @@ def read_torch(path: Path) -> Tensors:
         reason = (str(error).strip().splitlines() or [""])[0]
         summary = f"{type(error).__name__}: {reason[:300]}"
         raise UserError(f"{path} is no PyTorch file of plain weights, or is damaged: {summary}") from error
-    for wrapper in ("model_state", "state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
     if not isinstance(state, dict):
         raise UserError(f"{path} holds a {type(state).__name__}; expected a dictionary of tensors by name")
     try:
-        tensors = {name: x.detach().to_dense() for name, x in state.items() if isinstance(x, torch.Tensor)}
+        # Checkpoints of training scripts are dictionaries of dictionaries; `wrappers.unwrap` finds the weights in them.
+        named = _join_keys(state)
+        tensors = {name: x.detach().to_dense() for name, x in named if isinstance(x, torch.Tensor)}
         # NumPy has no bfloat16; float32 holds every value of it exactly
-        return {str(name): (x.float() if x.dtype == torch.bfloat16 else x).numpy() for name, x in tensors.items()}
+        return {name: (x.float() if x.dtype == torch.bfloat16 else x).numpy() for name, x in tensors.items()}
     except (RuntimeError, TypeError) as error:
         raise UserError(f"{path} holds tensors that cannot be read: {error}") from error
+
+
+def _join_keys(tree: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """Yields (keys joined by "/", value) of nested dictionaries; one that holds itself is entered once."""
+    stack, entered = [("", tree)], set()
+    while stack:
+        prefix, inner = stack.pop()
+        if id(inner) in entered:
+            continue
+        entered.add(id(inner))
+        for key, value in inner.items():
+            if isinstance(value, dict):
+                stack.append((f"{prefix}{key}/", value))
+            else:
+                yield f"{prefix}{key}", value
 
 
 def read_msgpack(path: Path) -> Tensors:

@@ -1,0 +1,108 @@
+"""What training scripts and wrappers leave around the weights of a model: prefixes of names, and dictionaries.
+
+A name is a path through nested dictionaries, joined by "/", and then the tensor's own name: "model/module.fc.weight".
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from vitx.interop.names import Tensors
+
+MAX_DEPTH = 8
+WORDS = (
+    *("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module", "model"),
+    *("state_dict", "model_state", "model_state_dict", "net", "network", "backbone", "student", "teacher", "ema"),
+)
+"""Names that wrap a model: torch's DataParallel, compile and FSDP, Lightning, DeepSpeed, and training scripts."""
+
+INNER = re.compile(r"(?<=\.)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""Wrappers of a part of a model, within a name."""
+
+AVERAGED = re.compile(r"(^|_)(ema|swa|averaged|teacher)(_|$)")
+TRAINING = re.compile(r"optim|scheduler|scaler|exp_avg|momentum|criterion|loss")
+"""Dictionaries that have the names of parameters and hold something else."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Unwrapped:
+    """Weights without what was around them.
+
+    Attributes:
+        tensors: tensors by their own names.
+        left_over: names of the other tensors.
+        note: what was removed, for people; "" for nothing.
+    """
+
+    tensors: Tensors
+    left_over: tuple[str, ...] = ()
+    note: str = ""
+
+
+def unwrap(tensors: Mapping[str, np.ndarray], fits: Callable[[Tensors], bool]) -> Unwrapped:
+    """Returns the weights among tensors: without the prefix, and from the dictionary, with which they fit a format.
+
+    Plain weights are preferred to averaged ones where both fit. Tensors that fit in no way are returned as they are.
+
+    Args:
+        tensors: tensors by name.
+        fits: returns whether tensors have the names of a known format.
+    """
+    found = _find(dict(tensors), "", fits, [])
+    if found is None:
+        return Unwrapped(dict(tensors))
+    prefix, inner, others = found
+    cleaned = {INNER.sub("", name): x for name, x in inner.items()}
+    notes = []
+    if prefix:
+        notes.append(f"took the tensors under {prefix!r}, and removed that prefix")
+    if others:
+        notes.append(f"left out {', '.join(map(repr, others))}, which fit too")
+    if len(cleaned) == len(inner) and cleaned.keys() != inner.keys():
+        notes.append("removed names of wrappers within names, such as " + _first_removed(inner))
+        inner = cleaned
+    return Unwrapped(inner, tuple(name for name in tensors if not name.startswith(prefix)), "; ".join(notes))
+
+
+def _find(
+    tensors: Tensors, prefix: str, fits: Callable[[Tensors], bool], others: list[str]
+) -> tuple[str, Tensors, list[str]] | None:
+    """Returns (prefix, tensors behind it, prefixes of others that fit), or None where nothing fits."""
+    parts = _parts(tensors)
+    known = [part for part in parts if part.endswith("/") or part[:-1] in WORDS]
+    rest = [part for part in parts if part not in known]
+    # A dictionary or wrapper first: signs of some formats are found behind any prefix.
+    for group in (known, None, rest):
+        if group is None:
+            if fits({INNER.sub("", name): x for name, x in tensors.items()}):
+                return prefix, tensors, others
+            continue
+        if prefix.count(".") + prefix.count("/") >= MAX_DEPTH:
+            continue
+        found = [result for part in sorted(group, key=_rank) if (result := _find(parts[part], prefix + part, fits, []))]
+        if found:
+            first, inner, more = found[0]
+            return first, inner, [*more, *(other for other, _, _ in found[1:])]
+    return None
+
+
+def _parts(tensors: Tensors) -> dict[str, Tensors]:
+    """Returns the tensors by the first part of their names, which ends with its separator; training's state is left."""
+    parts: dict[str, Tensors] = {}
+    for name, x in tensors.items():
+        end = re.search(r"[./]", name)
+        if end and "/" in name:  # keys of dictionaries end with a slash, and may have dots in them
+            end = re.search(r"/", name)
+        if end:
+            parts.setdefault(name[: end.end()], {})[name[end.end() :]] = x
+    return {part: inner for part, inner in parts.items() if not TRAINING.search(part)}
+
+
+def _rank(part: str) -> bool:
+    return AVERAGED.search(part[:-1]) is not None
+
+
+def _first_removed(names: Mapping[str, np.ndarray]) -> str:
+    return next(repr(match[0]) for name in names if (match := INNER.search(name)))
