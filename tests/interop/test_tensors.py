@@ -106,7 +106,7 @@ def test_a_pickle_in_a_pytorch_file_is_refused(tmp_path):
         read_tensors(tmp_path / "weights.pth")
     assert "\033" not in str(told.value)
     torch.save({"model_state": {"a": torch.ones(2, dtype=torch.bfloat16)}}, tmp_path / "good.pth")
-    np.testing.assert_array_equal(read_tensors(tmp_path / "good.pth")["a"], [1, 1])
+    np.testing.assert_array_equal(read_tensors(tmp_path / "good.pth")["model_state/a"], [1, 1])
 
 
 @pytest.mark.parametrize("header", ["{'descr': '<f4', 'shape': (", "-" * 9000, "{'descr': '<f4', 'fortran_order': 1}"])

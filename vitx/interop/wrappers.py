@@ -21,6 +21,9 @@ WORDS = (
 INNER = re.compile(r"(?<=\.)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """Wrappers of a part of a model, within a name."""
 
+FIRST_PART = re.compile(r"[^/]*/|[^.]*\.")
+"""A key of a dictionary, which may have dots in it; in a name without a slash, what precedes the first dot."""
+
 AVERAGED = re.compile(r"(^|_)(ema|swa|averaged|teacher)(_|$)")
 TRAINING = re.compile(r"optim|scheduler|scaler|exp_avg|momentum|criterion|loss")
 """Dictionaries that have the names of parameters and hold something else."""
@@ -50,7 +53,7 @@ def unwrap(tensors: Mapping[str, np.ndarray], fits: Callable[[Tensors], bool]) -
         tensors: tensors by name.
         fits: returns whether tensors have the names of a known format.
     """
-    found = _find(dict(tensors), "", fits, [])
+    found = _find(dict(tensors), "", fits)
     if found is None:
         return Unwrapped(dict(tensors))
     prefix, inner, others = found
@@ -66,42 +69,37 @@ def unwrap(tensors: Mapping[str, np.ndarray], fits: Callable[[Tensors], bool]) -
     return Unwrapped(inner, tuple(name for name in tensors if not name.startswith(prefix)), "; ".join(notes))
 
 
-def _find(
-    tensors: Tensors, prefix: str, fits: Callable[[Tensors], bool], others: list[str]
-) -> tuple[str, Tensors, list[str]] | None:
+def _find(tensors: Tensors, prefix: str, fits: Callable[[Tensors], bool]) -> tuple[str, Tensors, list[str]] | None:
     """Returns (prefix, tensors behind it, prefixes of others that fit), or None where nothing fits."""
-    parts = _parts(tensors)
-    known = [part for part in parts if part.endswith("/") or part[:-1] in WORDS]
-    rest = [part for part in parts if part not in known]
+    parts = _parts(tensors) if prefix.count(".") + prefix.count("/") < MAX_DEPTH else {}
+    wrappers = {part: inner for part, inner in parts.items() if part.endswith("/") or part[:-1] in WORDS}
     # A dictionary or wrapper first: signs of some formats are found behind any prefix.
-    for group in (known, None, rest):
-        if group is None:
-            if fits({INNER.sub("", name): x for name, x in tensors.items()}):
-                return prefix, tensors, others
-            continue
-        if prefix.count(".") + prefix.count("/") >= MAX_DEPTH:
-            continue
-        found = [result for part in sorted(group, key=_rank) if (result := _find(parts[part], prefix + part, fits, []))]
-        if found:
-            first, inner, more = found[0]
-            return first, inner, [*more, *(other for other, _, _ in found[1:])]
-    return None
+    if found := _find_behind(wrappers, prefix, fits):
+        return found
+    if fits({INNER.sub("", name): x for name, x in tensors.items()}):
+        return prefix, tensors, []
+    return _find_behind({part: inner for part, inner in parts.items() if part not in wrappers}, prefix, fits)
+
+
+def _find_behind(
+    parts: Mapping[str, Tensors], prefix: str, fits: Callable[[Tensors], bool]
+) -> tuple[str, Tensors, list[str]] | None:
+    """Returns what `_find` returns of the first part that fits, plain weights before averaged ones."""
+    ordered = sorted(parts, key=lambda part: AVERAGED.search(part[:-1]) is not None)
+    found = [result for part in ordered if (result := _find(parts[part], prefix + part, fits))]
+    if not found:
+        return None
+    first, inner, others = found[0]
+    return first, inner, others + [other for other, _, _ in found[1:]]
 
 
 def _parts(tensors: Tensors) -> dict[str, Tensors]:
     """Returns the tensors by the first part of their names, which ends with its separator; training's state is left."""
     parts: dict[str, Tensors] = {}
     for name, x in tensors.items():
-        end = re.search(r"[./]", name)
-        if end and "/" in name:  # keys of dictionaries end with a slash, and may have dots in them
-            end = re.search(r"/", name)
-        if end:
-            parts.setdefault(name[: end.end()], {})[name[end.end() :]] = x
+        if first := FIRST_PART.match(name):
+            parts.setdefault(first[0], {})[name[first.end() :]] = x
     return {part: inner for part, inner in parts.items() if not TRAINING.search(part)}
-
-
-def _rank(part: str) -> bool:
-    return AVERAGED.search(part[:-1]) is not None
 
 
 def _first_removed(names: Mapping[str, np.ndarray]) -> str:
