@@ -12,7 +12,7 @@ import vitx
 from vitx.data.encoding import encode_video
 from vitx.errors import UserError
 from vitx.interop.huggingface import save_huggingface
-from vitx.interop.predict import predict_with
+from vitx.interop.predict import predict_each
 from vitx.interop.tensors import _join_keys, read_tensors, write_safetensors
 from vitx.interop.wrappers import unwrap
 
@@ -151,5 +151,5 @@ def test_two_classes_of_one_name_both_survive_in_predictions(vivit, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     clip = tmp_path / "clip.mp4"
     clip.write_bytes(encode_video(np.zeros((4, 16, 16, 3), np.uint8)))
-    answer = predict_with(vitx.load_pretrained(tmp_path), [clip])[str(clip)]["class"]
+    answer = dict(predict_each(vitx.load_pretrained(tmp_path), [clip]))[str(clip)]["class"]
     assert set(answer) == {"run", "walk (1)", "walk (2)"} and sum(answer.values()) == pytest.approx(1, abs=1e-5)
