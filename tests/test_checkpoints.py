@@ -198,15 +198,15 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_restored(damage,
         for file in sorted((tmp_path / "2").rglob("*"), reverse=True):
             file.rmdir() if file.is_dir() else file.unlink()
         (tmp_path / "2").rmdir()
-    said = []
+    messages = []
     with Checkpoints(tmp_path) as checkpoints:
-        restored, record = checkpoints.restore_newest(abstract(state), said.append)
+        restored, record = checkpoints.restore_newest(abstract(state), messages.append)
         jax.tree.map(np.testing.assert_array_equal, restored, state)
         assert record["step"] == 1 and checkpoints.best_step == 1
         if damage == "delete_all":
-            assert not said
+            assert not messages
         else:
-            assert len(said) == 1 and f"{tmp_path / '2'}" in said[0]
+            assert len(messages) == 1 and f"{tmp_path / '2'}" in messages[0]
             assert len(list(tmp_path.glob("damaged_2_*"))) == 1
         checkpoints.save(2, state, {"best": None})
         checkpoints.wait()

@@ -403,9 +403,9 @@ def test_a_state_dict_of_another_variant_is_refused_with_its_name_and_its_number
     shapes = flatten_variables(jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.input_shape))))
     zeros = {path: np.zeros(x.shape, np.float32) for path, x in shapes.items()}
     write_safetensors(to_theirs(zeros, tuple(cnn.resnet3d_rules(model))), tmp_path / "weights.safetensors", {})
-    with pytest.raises(vitx.UserError) as told:
+    with pytest.raises(vitx.UserError) as caught:
         vitx.load_pretrained(tmp_path / "weights.safetensors", "mc3_18")
-    assert "these are the weights of r3d_18" in str(told.value)
+    assert "these are the weights of r3d_18" in str(caught.value)
     with pytest.raises(
         vitx.UserError, match=r"(?s)fc.weight has shape.* of head/logits/kernel\n.*num_classes 8 keeps [^\n]*$"
     ):

@@ -102,9 +102,11 @@ def test_a_pickle_in_a_pytorch_file_is_refused(tmp_path):
     import torch
 
     torch.save({"a": torch.ones(2), "b": Bomb()}, tmp_path / "weights.pth")
-    with pytest.raises(UserError, match=r"holds more than tensors.* torch.save\(model.state_dict\(\), FILE\)") as told:
+    with pytest.raises(
+        UserError, match=r"holds more than tensors.* torch.save\(model.state_dict\(\), FILE\)"
+    ) as caught:
         read_tensors(tmp_path / "weights.pth")
-    assert "\033" not in str(told.value)
+    assert "\033" not in str(caught.value)
     torch.save({"model_state": {"a": torch.ones(2, dtype=torch.bfloat16)}}, tmp_path / "good.pth")
     np.testing.assert_array_equal(read_tensors(tmp_path / "good.pth")["model_state/a"], [1, 1])
 

@@ -104,9 +104,9 @@ def test_micro_batches_have_their_own_keys_and_average_statistics():
     draws = [float(jax.random.uniform(jax.random.fold_in(key, i))) for i in range(3)]
     assert len(set(draws)) == 3
     np.testing.assert_allclose(aux.metric_sums["draw"], sum(draws), rtol=1e-6)
-    dealt = [x[i::3] for i in range(3)]
+    micro_batches = [x[i::3] for i in range(3)]
     np.testing.assert_allclose(aux.collections["mean"], x.mean(), rtol=1e-5)
-    np.testing.assert_allclose(aux.collections["var"], np.mean([part.var() for part in dealt]), rtol=1e-5)
+    np.testing.assert_allclose(aux.collections["var"], np.mean([part.var() for part in micro_batches]), rtol=1e-5)
     assert aux.collections["var"] < x.var()
 
 
@@ -124,11 +124,11 @@ def test_sam_takes_the_gradient_at_perturbed_parameters():
 
     batch = {"x": jnp.float32(x), "y": jnp.float32(y)}
     (value, _), found = sharpness_aware(plain, 0.3)(loss, jnp.float32(w), batch, jax.random.key(0))
-    uphill = gradient(w)
-    np.testing.assert_allclose(found, gradient(w + 0.3 * uphill / np.linalg.norm(uphill)), rtol=1e-5)
+    ascent_gradient = gradient(w)
+    np.testing.assert_allclose(found, gradient(w + 0.3 * ascent_gradient / np.linalg.norm(ascent_gradient)), rtol=1e-5)
     logits = x @ w
     np.testing.assert_allclose(value, (np.log1p(np.exp(logits)) - y * logits).sum(), rtol=1e-5)
-    assert np.abs(found - uphill).max() > 0.01
+    assert np.abs(found - ascent_gradient).max() > 0.01
 
 
 def test_frozen_parameters_have_no_gradient_and_cost_nothing():

@@ -5,12 +5,8 @@ import dataclasses
 import json
 import os
 import re
-import shutil
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 from typing import Literal
 
 import filelock
@@ -21,33 +17,11 @@ import pytest
 from vitx.checkpoints import Checkpoints
 from vitx.configuration import register
 from vitx.data.sources import MovingDigits, Source
-from vitx.errors import Preempted, RunError, UserError
-from vitx.experiment import load_config
+from vitx.errors import RunError, UserError
 from vitx.run import load_run, train
-from vitx.training import trainer, validation
+from vitx.training import trainer
 from vitx.training.faults import LossSpikeDetector
 from vitx.training.logs import read_metrics
-
-
-def final_digests(workdir: Path) -> dict[str, str]:
-    """What a run's last checkpoint holds, bit for bit."""
-    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-        _, record = checkpoints.restore(checkpoints.steps()[-1], {})
-    assert record["step"] == load_config(workdir).training.steps
-    return record["digests"]
-
-
-def metrics_without_times(workdir: Path) -> list[dict]:
-    """Rows of metrics.jsonl without the metrics that depend on the clock."""
-    clock = {"clips_per_second", "seconds_per_step", "input_wait_percent", "decode_core_percent", "goodput_percent"}
-    return [{name: value for name, value in row.items() if name not in clock} for row in read_metrics(workdir)]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(small, tmp_path_factory) -> Path:
-    workdir = tmp_path_factory.mktemp("undisturbed")
-    train(small.override({"training.ema_decay": 0.9}), workdir)
-    return workdir
 
 
 @register
@@ -96,14 +70,10 @@ def test_validation_without_videos_or_monitored_metric_stops_the_run(small, digi
 
 def test_validation_reports_number_of_videos_and_each_unreadable_one_once(small, digits, tmp_path, capsys):
     train(small.override({"data.dataset": Spoiled(digits, "odd"), "training.steps": 8}), tmp_path)
-    said = capsys.readouterr().err
-    assert said.count("validation (1x1 views, 11 of 21 videos)") == 2
-    assert len(re.findall(r"10 videos cannot be read.*\n  number 1: ", said)) == 1
+    printed = capsys.readouterr().err
+    assert printed.count("validation (1x1 views, 11 of 21 videos)") == 2
+    assert len(re.findall(r"10 videos cannot be read.*\n  number 1: ", printed)) == 1
     assert "0 clips of 0 unreadable videos" in (tmp_path / "report.md").read_text()
-
-
-def command(file: str, workdir: Path, *settings: str) -> list[str]:
-    return [sys.executable, "-m", "vitx.cli", "train", file, "--workdir", str(workdir), *settings]
 
 
 def test_run_folder_holds_the_promised_files(undisturbed):
@@ -125,122 +95,6 @@ def test_run_folder_holds_the_promised_files(undisturbed):
     (test,) = [row for row in rows if row["split"] == "test"]
     assert test["examples"] == 19 and 0 <= test["motion/top1"] <= 100
     assert json.loads((undisturbed / "config.json").read_text())["format"] == 1
-
-
-@pytest.mark.parametrize("moment", [1, 3, 8])
-def test_interrupted_run_resumes_bit_identically(moment, small, undisturbed, tmp_path, monkeypatch, capsys):
-    """The loop dies when batch `moment` is asked for; the same command again ends as if nothing had happened."""
-    place, asked = trainer.to_devices, 0
-
-    def dies(batch, sharding):
-        nonlocal asked
-        asked += 1
-        if asked == moment:
-            raise KeyboardInterrupt
-        return place(batch, sharding)
-
-    experiment = small.override({"training.ema_decay": 0.9})
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer, "to_devices", dies)
-        with pytest.raises(KeyboardInterrupt):
-            train(experiment, tmp_path)
-    train(experiment.override({"data.num_workers": 2 if moment == 8 else 0}), tmp_path)
-    assert final_digests(tmp_path) == final_digests(undisturbed)
-    assert metrics_without_times(tmp_path) == metrics_without_times(undisturbed)
-    said = capsys.readouterr().err
-    assert "is damaged" not in said and ("resuming from step" in said) == (moment > 1)
-
-
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
-def test_run_resumes_from_the_checkpoint_before_a_damaged_one(damage, small, undisturbed, tmp_path, capsys):
-    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
-    files = [
-        path for path in (tmp_path / "checkpoints" / "12").rglob("*") if path.is_file() and path.parent.name == "d"
-    ]
-    largest = max(files, key=lambda path: path.stat().st_size)
-    data = bytearray(largest.read_bytes())
-    if damage == "flip":
-        data[len(data) // 2] ^= 4
-        largest.write_bytes(data)
-    elif damage == "truncate":
-        largest.write_bytes(data[: len(data) // 2])
-    else:
-        shutil.rmtree(tmp_path / "checkpoints" / "12")
-    capsys.readouterr()
-    train(small.override({"training.ema_decay": 0.9}), tmp_path)
-    said = capsys.readouterr().err
-    assert "resuming from step 10" in said
-    assert damage == "delete" or "checkpoints/12" in said
-    assert final_digests(tmp_path) == final_digests(undisturbed)
-    assert sorted(map(str, metrics_without_times(tmp_path))) == sorted(map(str, metrics_without_times(undisturbed)))
-
-
-def test_resume_is_bit_identical_after_sigkill_during_a_save(small_file, undisturbed, tmp_path):
-    settings = ("--training.ema_decay", "0.9")
-    with subprocess.Popen(command(small_file, tmp_path, *settings), stderr=subprocess.PIPE) as process:
-        while not list(tmp_path.glob("checkpoints/*.orbax-checkpoint-tmp*")):
-            assert process.poll() is None, process.stderr.read().decode()
-            time.sleep(0.0005)
-        process.send_signal(signal.SIGKILL)
-    subprocess.run(command(small_file, tmp_path, *settings), check=True)
-    assert final_digests(tmp_path) == final_digests(undisturbed)
-
-
-def test_sigterm_saves_exits_with_75_and_resumes_bit_identically(small_file, undisturbed, tmp_path):
-    """A real process and a real SIGTERM; what follows is traced."""
-    words = command(small_file, tmp_path, "--training.ema_decay", "0.9", "--training.checkpoint_every", "100")
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
-        while not read_metrics(tmp_path):
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.0005)
-        process.send_signal(signal.SIGTERM)
-        _, said = process.communicate()
-    assert process.returncode == 75 and re.search(r"stopped after step \d+", said)
-    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
-        (step,) = checkpoints.steps()
-    assert 4 <= step < 12
-    words += ["--training.profile_steps", "11", "12"]
-    said = subprocess.run(words, check=True, stderr=subprocess.PIPE, text=True).stderr
-    assert f"resuming from step {step}" in said
-    assert final_digests(tmp_path) == final_digests(undisturbed)
-    assert metrics_without_times(tmp_path) == metrics_without_times(undisturbed)
-    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
-
-
-def test_run_stopped_during_evaluation_evaluates_when_it_resumes(
-    small, undisturbed, tmp_path, monkeypatch, interruptible
-):
-    """Ctrl-C in step 5, then SIGTERM in the evaluations after steps 8 and 12, of which nothing is known yet."""
-    place, look = trainer.to_devices, validation.evaluate
-    experiment = small.override({"training.ema_decay": 0.9, "training.checkpoint_every": 100})
-
-    def stops(name, moment, number):
-        calls, (module, real) = 0, {"to_devices": (trainer, place), "evaluate": (validation, look)}[name]
-
-        def disturbed(*arguments, **options):
-            nonlocal calls
-            calls += 1
-            if calls == moment:
-                signal.raise_signal(number)
-            return real(*arguments, **options)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(module, name, disturbed)
-            with pytest.raises(Preempted, match="stopped after step"):
-                train(experiment, tmp_path)
-
-    handler = signal.getsignal(signal.SIGTERM)
-    stops("to_devices", 5, signal.SIGINT)
-    stops("evaluate", 1, signal.SIGTERM)
-    assert [row["step"] for row in read_metrics(tmp_path) if row["split"] == "validation"] == [4]
-    stops("evaluate", 2, signal.SIGTERM)
-    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
-        assert checkpoints.steps()[-1] == 12
-    train(experiment, tmp_path)
-    assert signal.getsignal(signal.SIGTERM) == handler
-    assert final_digests(tmp_path) == final_digests(undisturbed)
-    assert metrics_without_times(tmp_path) == metrics_without_times(undisturbed)
-    assert load_run(tmp_path).step == load_run(undisturbed).step
 
 
 def test_patience_ends_a_run_and_survives_a_restart(small, tmp_path, monkeypatch, capsys):
@@ -319,45 +173,12 @@ def test_memory_does_not_grow_over_ten_thousand_steps(small_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_compilation_cache_is_reused(small_file, tmp_path):
+def test_compilation_cache_is_reused(tmp_path, train_command):
     cache, kept = tmp_path / "compiled", []
     for name in ("first", "second"):
-        subprocess.run(command(small_file, tmp_path / name, "--training.compilation_cache", str(cache)), check=True)
+        subprocess.run(train_command(tmp_path / name, "--training.compilation_cache", str(cache)), check=True)
         kept.append({path.name for path in cache.iterdir() if not path.name.endswith("-atime")})
     assert kept[0] and kept[0] == kept[1]
-
-
-@pytest.fixture(scope="module")
-def seconds(small_file, tmp_path_factory) -> float:
-    """How long the command takes when nothing disturbs it, on this machine and now, compiled before."""
-    for name in ("compiles", "timed"):
-        began = time.monotonic()
-        workdir = tmp_path_factory.mktemp(name)
-        subprocess.run(command(small_file, workdir, "--training.ema_decay", "0.9"), check=True)
-    return time.monotonic() - began
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("trial", range(50))
-def test_resume_is_bit_identical_after_sigkill_at_random_moments(trial, small_file, undisturbed, seconds, tmp_path):
-    """Kills the run at random moments, again and again, until it gets through.
-
-    One that got through before the first, for the machine is faster now than it was, is begun anew and killed sooner.
-    """
-    rng, kills, workdir = np.random.default_rng(trial), 0, tmp_path / "0"
-    while True:
-        process = subprocess.Popen(command(small_file, workdir, "--training.ema_decay", "0.9"))
-        try:
-            assert process.wait(timeout=rng.uniform(0.2, 0.85 + 0.3 * kills) * seconds) == 0
-            if kills:
-                break
-            seconds, workdir = seconds / 2, tmp_path / str(seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            kills += 1
-    print(f"killed {kills} times")
-    assert final_digests(workdir) == final_digests(undisturbed)
 
 
 SPREAD = """
@@ -373,13 +194,13 @@ print(jax.device_count(), bytes_per_device(run.variables) / sum(leaf.nbytes for 
 """
 
 
-def test_eight_devices_give_the_losses_of_one(small_file, tmp_path):
+def test_eight_devices_give_the_losses_of_one(tmp_path, train_command):
     settings = "--training.steps 20 --training.log_every 1 --training.evaluate_every 0 --training.checkpoint_every 20"
     losses, tested, share = {}, {}, {}
     for name, devices, mesh in (("one", 1, ""), ("fsdp", 8, "--training.mesh.fsdp 4")):
         workdir = tmp_path / name
         flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-        words = command(small_file, workdir, *settings.split(), *mesh.split())
+        words = train_command(workdir, *settings.split(), *mesh.split())
         words = [sys.executable, "-c", SPREAD, str(workdir), *words[words.index("train") :]]
         printed = subprocess.run(words, check=True, env=os.environ | {"XLA_FLAGS": flags}, stdout=subprocess.PIPE)
         used, share[name] = map(float, printed.stdout.split())
@@ -397,7 +218,7 @@ def test_eight_devices_give_the_losses_of_one(small_file, tmp_path):
     assert load_run(tmp_path / "fsdp").step == 20
 
 
-def test_seed_determines_the_run(small, tmp_path):
+def test_seed_determines_the_run(small, tmp_path, final_digests):
     short = small.override({"training.steps": 3, "training.evaluate_every": 0})
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train(short.override({"training.seed": seed}), tmp_path / name)
@@ -405,28 +226,28 @@ def test_seed_determines_the_run(small, tmp_path):
     assert final_digests(tmp_path / "a") != final_digests(tmp_path / "c")
 
 
-def test_finished_run_trains_on_only_with_extend(small, undisturbed, tmp_path, capsys):
-    train(small, tmp_path)
-    before = final_digests(tmp_path)
-    capsys.readouterr()
-    train(small, tmp_path)
-    assert re.search("is finished.* 12 steps", capsys.readouterr().err)
-    assert final_digests(tmp_path) == before
-    longer = small.override({"training.steps": 16})
-    with pytest.raises(UserError, match=r"(?s)--extend.*training\.steps: 12 there, 16 here"):
-        train(longer, tmp_path)
-    train(longer, tmp_path, extend=True)
-    assert [row["step"] for row in read_metrics(tmp_path) if row["split"] == "validation"] == [4, 8, 12, 16]
-
-
-def test_only_mutable_settings_may_change_on_resume(small, undisturbed):
+def test_finished_run_trains_on_only_with_extend(small, finished, capsys, final_digests):
     experiment = small.override({"training.ema_decay": 0.9})
-    train(experiment.override({"training.log_every": 1, "data.num_threads": 1}), undisturbed)
+    before = final_digests(finished)
+    capsys.readouterr()
+    train(experiment, finished)
+    assert re.search("is finished.* 12 steps", capsys.readouterr().err)
+    assert final_digests(finished) == before
+    longer = experiment.override({"training.steps": 16})
+    with pytest.raises(UserError, match=r"(?s)--extend.*training\.steps: 12 there, 16 here"):
+        train(longer, finished)
+    train(longer, finished, extend=True)
+    assert [row["step"] for row in read_metrics(finished) if row["split"] == "validation"] == [4, 8, 12, 16]
+
+
+def test_only_mutable_settings_may_change_on_resume(small, finished):
+    experiment = small.override({"training.ema_decay": 0.9})
+    train(experiment.override({"training.log_every": 1, "data.num_threads": 1}), finished)
     for path, there, here in (("optimizer.peak_lr", 0.001, 1.0), ("data.batch_size", 8, 4)):
         with pytest.raises(UserError) as error:
-            train(experiment.override({path: here, "training.log_every": 2}), undisturbed)
-        told = str(error.value)
-        assert f"{path}: {there} there, {here} here" in told and "log_every" not in told
+            train(experiment.override({path: here, "training.log_every": 2}), finished)
+        found = str(error.value)
+        assert f"{path}: {there} there, {here} here" in found and "log_every" not in found
 
 
 @pytest.mark.parametrize(("allowed", "reason"), [(2, "loss nan, .*3 steps were skipped"), (9, "outputs of the model")])
@@ -461,9 +282,9 @@ def test_skipped_steps_are_counted_and_loss_spikes_logged_with_examples(small, t
     assert "skipped step 5: loss nan" in capsys.readouterr().err
     losses = {step: row["loss"] for step, row in trained.items() if "loss" in row}
     medians = {step: np.median([losses[each] for each in losses if each < step]) for step in list(losses)[3:]}
-    told = [(row["step"], row["median"], row["examples"]) for row in rows if row["split"] == "spike"]
-    assert told == [(step, m, examples[step - 1]) for step, m in medians.items() if losses[step] > m]
-    assert 0 < len(told) < len(medians)
+    found = [(row["step"], row["median"], row["examples"]) for row in rows if row["split"] == "spike"]
+    assert found == [(step, m, examples[step - 1]) for step, m in medians.items() if losses[step] > m]
+    assert 0 < len(found) < len(medians)
 
 
 def test_initialise_from_takes_parameters_and_nothing_else(small, undisturbed, tmp_path):
@@ -483,21 +304,20 @@ def test_initialise_from_takes_parameters_and_nothing_else(small, undisturbed, t
         train(start.override({"training.initialise_from": str(tmp_path / "no")}), tmp_path / "other")
 
 
-def test_evaluation_counts_every_example_once_for_any_batch_size(small, undisturbed, tmp_path):
-    reference = load_run(undisturbed).evaluate("validation")
+def test_evaluation_counts_every_example_once_for_any_batch_size(small, finished):
+    reference = load_run(finished).evaluate("validation")
     assert reference["examples"] == 21
-    config = undisturbed / "config.json"
+    config = finished / "config.json"
     before = config.read_text()
     for size in (1, 5, 64):
         config.write_text(before.replace('"eval_batch_size": 8', f'"eval_batch_size": {size}'))
-        other = load_run(undisturbed).evaluate("validation")
+        other = load_run(finished).evaluate("validation")
         assert other.keys() == reference.keys()
         for name, value in reference.items():
             if isinstance(value, int | float):
                 assert other[name] == pytest.approx(value, rel=1e-5), (size, name)
         assert other["confusion"] == reference["confusion"]
-    config.write_text(before)
-    rows = [(row["step"], row["split"]) for row in read_metrics(undisturbed)]
+    rows = [(row["step"], row["split"]) for row in read_metrics(finished)]
     assert len(rows) == len(set(rows))
 
 
@@ -523,9 +343,9 @@ def test_foreign_folder_is_left_untouched(small, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["events.out.tfevents.1"]
 
 
-def test_locked_run_is_refused(small, undisturbed):
-    with filelock.FileLock(undisturbed / ".lock"), pytest.raises(UserError, match="is in use"):
-        load_run(undisturbed).evaluate()
+def test_locked_run_is_refused(small, finished):
+    with filelock.FileLock(finished / ".lock"), pytest.raises(UserError, match="is in use"):
+        load_run(finished).evaluate()
 
 
 def test_clips_of_another_shape_than_the_model_are_refused(small):

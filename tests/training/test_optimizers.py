@@ -72,11 +72,11 @@ def muon(p, g, t, s):
     """Of a block's matrix; all else is Adam with Nesterov's momentum."""
     b = 0.95 if g.shape == (6, 9) else 0.9
     s["m"] = b * s.get("m", 0) + (1 - b) * g
-    ahead = b * s["m"] / (1 - b ** (t + 1)) + (1 - b) * g / (1 - b**t)
+    corrected = b * s["m"] / (1 - b ** (t + 1)) + (1 - b) * g / (1 - b**t)
     if g.shape != (6, 9):
         s["v"] = 0.999 * s.get("v", 0) + 0.001 * g**2
-        return ahead / (np.sqrt(s["v"] / (1 - 0.999**t)) + 1e-8)
-    x = ahead / (np.linalg.norm(ahead) + 1e-8)
+        return corrected / (np.sqrt(s["v"] / (1 - 0.999**t)) + 1e-8)
+    x = corrected / (np.linalg.norm(corrected) + 1e-8)
     for _ in range(5):
         square = x @ x.T
         x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x

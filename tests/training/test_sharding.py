@@ -1,4 +1,4 @@
-"""Sharding: every parameter is accounted for and split, meshes do not matter to what is computed, mistakes are told."""
+"""Sharding: every parameter is accounted for and split, meshes do not change results, mistakes are reported."""
 
 import json
 import os

@@ -200,7 +200,7 @@ def _positions(image: Mapping[str, np.ndarray], model: VideoTransformer, how: Fr
     if prefix not in (0, 1) or (how.grid is None and h != w):
         raise UserError(
             f"the image model has {table.shape[1]} positions, and the video {h}x{w} patches; the grid of the image's "
-            "patches is not guessed: set from_image=FromImage(grid=(rows, columns)), or --grid on the command line"
+            "patches cannot be inferred: set from_image=FromImage(grid=(rows, columns)), or --grid on the command line"
         )
     space = resize_positions(table[:, prefix:], 0, (1, rows, columns), (1, h, w))
     if not isinstance(model, FactorisedEncoder | TimeSformer | TimeSformerSpace):

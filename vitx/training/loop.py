@@ -174,27 +174,19 @@ def train(
     with_ema = settings.ema_decay is not None
     init = functools.partial(init_state, model, task, optimizer, seed=settings.seed, with_ema=with_ema)
     shapes = jax.eval_shape(init, batch_shapes)
-    if settings.precise_bn_batches and "batch_stats" not in shapes.variables:
-        raise UserError(
-            f"training.precise_bn_batches is {settings.precise_bn_batches} and {type(model).__name__} has no batch "
-            "normalisation; set it to 0"
-        )
+    check_batch_statistics(settings, model, shapes)
 
     # Shardings
     abstract = abstract_state(shapes, state_shardings(shapes, mesh))
 
     with Checkpoints(workdir / "checkpoints", keep=settings.keep_checkpoints) as checkpoints:
         # Restore, or begin
-        with clock("restore"):
-            restored = checkpoints.restore_newest(TrainState.to_parts(abstract), log_info)
-        if restored is None:
-            with clock("compile"):
-                state = begin(functools.partial(init, batch_shapes), abstract, initialise)
+        state, position = restore_or_begin(
+            checkpoints, functools.partial(init, batch_shapes), abstract, initialise, clock
+        )
+        if position is None:
             write_overview(workdir / "overview.md", experiment, abstract.variables, mesh, len(sources["train"]))
-        else:
-            state = TrainState.from_parts(restored[0])
-            log_info(f"resuming from step {restored[1]['step']}")
-        progress = Progress.from_record({} if restored is None else restored[1], settings.spike_deviations)
+        progress = Progress.from_record(position or {}, settings.spike_deviations)
         first = int(state.step)
         finished = first >= settings.steps or progress.best.exhausts(settings.patience)
 
@@ -226,7 +218,7 @@ def train(
     return Trained(
         state=trainer.state,
         sharding=rows,
-        resumed_at=None if restored is None else first,
+        resumed_at=None if position is None else first,
         best_step=progress.best.step,
         time_fractions={} if finished else trainer.overall.time_fractions(),
     )
@@ -278,6 +270,41 @@ def check_batch_divides(batch_size: int, accumulate: int, rows: jax.sharding.Nam
             f"model.norm_groups is {norm_groups}; expected a divisor of the {micro_batch} clips of a micro-batch "
             "(data.batch_size divided by training.accumulate)"
         )
+
+
+def check_batch_statistics(settings: Training, model: Any, shapes: TrainState) -> None:
+    """Raises UserError where statistics of batch normalisation are to be averaged and the model has none."""
+    if settings.precise_bn_batches and "batch_stats" not in shapes.variables:
+        raise UserError(
+            f"training.precise_bn_batches is {settings.precise_bn_batches} and {type(model).__name__} has no batch "
+            "normalisation; set it to 0"
+        )
+
+
+def restore_or_begin(
+    checkpoints: Checkpoints,
+    init: Callable[[], TrainState],
+    abstract: TrainState,
+    initialise: Callable[[Any], Any] | None,
+    clock: Stopwatch,
+) -> tuple[TrainState, dict[str, Any] | None]:
+    """Returns the newest whole checkpoint's state and record, or a new run's state and None.
+
+    Args:
+        checkpoints: the run's checkpoints.
+        init: see `begin`.
+        abstract: see `begin`.
+        initialise: see `begin`.
+        clock: gets the time of "restore" and "compile".
+    """
+    with clock("restore"):
+        restored = checkpoints.restore_newest(TrainState.to_parts(abstract), log_info)
+    if restored is None:
+        with clock("compile"):
+            return begin(init, abstract, initialise), None
+    parts, record = restored
+    log_info(f"resuming from step {record['step']}")
+    return TrainState.from_parts(parts), record
 
 
 def begin(init: Callable[[], TrainState], abstract: TrainState, initialise: Callable[[Any], Any] | None) -> TrainState:
