@@ -111,9 +111,12 @@ def test_evaluate_prints_metrics(run, capsys):
     assert main(["evaluate", str(run), "--json"]) == 0
     metrics = json.loads(capsys.readouterr().out)
     assert metrics["step"] == 4 and metrics["examples"] == 19
+    assert metrics["intervals"].keys() == {"appearance/top1", "appearance/top5", "motion/top1", "motion/top5"}
+    assert all(low <= metrics[name] <= high and low < high for name, (low, high) in metrics["intervals"].items())
     assert main(["evaluate", str(run), "--split", "validation", "--checkpoint", "last"]) == 0
     out, err = capsys.readouterr()
-    assert "motion/top1" in out and f"see {run / 'report.md'}" in err
+    assert re.search(r"^motion/top1 +[\d.]+  95 % interval [\d.]+ to [\d.]+$", out, re.MULTILINE)
+    assert f"see {run / 'report.md'}" in err
 
 
 def test_evaluate_and_predict_run_in_a_fresh_process(run, tmp_path):

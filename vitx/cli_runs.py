@@ -53,7 +53,8 @@ def _evaluate(options: argparse.Namespace, settings: list[str]) -> None:
     for name, value in metrics.items():
         if isinstance(value, int | float | str):
             text = f"{value:10.3f}" if isinstance(value, float) else f"{value!s:>10}"
-            print(escape(f"{name:32} {text}"))
+            low, high = metrics["intervals"].get(name, (None, None))
+            print(escape(f"{name:32} {text}" + ("" if low is None else f"  95 % interval {low:.1f} to {high:.1f}")))
     for path, value in metrics.get("settings", {}).items():
         print(escape(f"{path:32} {value!s:>10}"))
     for label, table in metrics.get("per_class", {}).items():

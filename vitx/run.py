@@ -20,7 +20,7 @@ from vitx.data.sources import Source
 from vitx.errors import UserError, as_user_error
 from vitx.evaluation import report
 from vitx.evaluation.evaluate import Predictions, evaluate, predict
-from vitx.evaluation.examples import predictions_path, save_predictions
+from vitx.evaluation.examples import accuracy_intervals, predictions_path, save_predictions
 from vitx.evaluation.presentation import presenter_for
 from vitx.experiment import Experiment, load_config, save_config
 from vitx.interop.load import require_source
@@ -77,8 +77,8 @@ class Run:
             split: "train", "validation" or "test". Metrics of "train" are not added: the log has those of training.
 
         Returns:
-            {"step": checkpoint, "views": clips x crops, metrics by name (accuracies in percent)}, and tables of the
-            task, such as "per_class" and "confusion".
+            {"step": checkpoint, "views": clips x crops, metrics by name (accuracies in percent), "intervals":
+            95 % intervals of the accuracies}, and tables of the task, such as "per_class" and "confusion".
         """
         with lock_run(self.workdir):
             return evaluate_and_report(self, split, Stopwatch())
@@ -262,10 +262,11 @@ def evaluate_and_report(run: Run, split: str, clock: Stopwatch) -> dict[str, Any
         source = open_run_split(run, split)
         predictions = predict_split(run, split, source)
         metrics = task.metrics(predictions)
+        intervals = accuracy_intervals(task, predictions, metrics)
     if predictions.unreadable:
         log_info(predictions.describe_errors())
     presenter = presenter_for(task)
-    log_info(f"step {run.step}: {split} split ({predictions.coverage}) {presenter.headline(metrics)}")
+    log_info(f"step {run.step}: {split} split ({predictions.coverage}) {presenter.headline(metrics, intervals)}")
     with clock("report"):
         shown = np.linspace(0, len(predictions.index) - 1, min(MAX_CLIPS, len(predictions.index))).astype(int)
         # Views that evaluation has read: others may lie where a video is damaged. Copies, not whole videos.
@@ -282,6 +283,7 @@ def evaluate_and_report(run: Run, split: str, clock: Stopwatch) -> dict[str, Any
                 checkpoint=f"step {run.step} of {run.experiment.training.steps}",
                 changed=run.changed,
                 metrics=metrics,
+                intervals=intervals,
                 rows=[*read_metrics(run.workdir), {"step": run.step, "split": split, **row}],
                 curves=presenter.curves,
                 results=results,
@@ -298,7 +300,7 @@ def evaluate_and_report(run: Run, split: str, clock: Stopwatch) -> dict[str, Any
             ) as log:
                 log.write(run.step, split, row)
     tables = presenter.tables(predictions, run.outputs)
-    return {"step": run.step, **row, **tables}
+    return {"step": run.step, **row, "intervals": {name: list(bounds) for name, bounds in intervals.items()}, **tables}
 
 
 def open_run_split(run: Run, split: str) -> Source:

@@ -61,6 +61,8 @@ def test_the_default_presenter_shows_all_metrics_and_values():
 def test_headline_has_the_main_metrics_alone():
     metrics = {"loss": 1.0, "a/loss": 1.0, "a/top1": 50.0, "a/macro_f1": 40.0, "examples": 3}
     assert presenter_for(Classification()).headline(metrics) == "loss 1.000, a/loss 1.000, a/top1 50.0 %"
+    shown = presenter_for(Classification()).headline(metrics, {"a/top1": (9.5, 90.6)})
+    assert shown == "loss 1.000, a/loss 1.000, a/top1 50.0 % (9.5 to 90.6)"
 
 
 @pytest.mark.parametrize("kind", [Classification, MultiLabel])

@@ -30,7 +30,8 @@ def write(workdir, split, text, **changes):
         "curves": {"loss": "", "top1": "(%)"},
         "results": results,
         "checkpoint": "step 2 of 2",
-        "metrics": {"loss": 1.5, "examples": 3},
+        "metrics": {"loss": 1.5, "motion/top1": 100.0, "examples": 3},
+        "intervals": {"motion/top1": (43.8, 100.0)},
         "sections": [Section("Classes", [text, picture, table(("class", "videos"), [("a|b", 3)])])],
     }
     return write_report(workdir, **(arguments | changes)).read_text()
@@ -45,8 +46,9 @@ def test_a_split_has_metrics_problems_sections_and_pictures(tmp_path):
         "Checkpoint: step 2 of 2.",
         "Over 3 of 4 videos; these cannot be read:",
         "- clip.mp4: Invalid data",
-        "| loss | 1.50 |",
-        "| examples | 3 |",
+        "| loss | 1.50 |  |",
+        "| motion/top1 | 100.00 | 43.8 to 100.0 |",
+        "| examples | 3 |  |",
         "### Classes",
         "first text",
         "![a caption](test_some.png)",

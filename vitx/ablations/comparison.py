@@ -16,7 +16,7 @@ from vitx.ablations.tables import difference_rows, has_same_clips, pair_examples
 from vitx.data.sources import Source, check_split
 from vitx.errors import UserError
 from vitx.evaluation.evaluate import Predictions
-from vitx.evaluation.examples import example_metric, is_correct, load_predictions, predictions_path
+from vitx.evaluation.examples import accuracy_interval, example_metric, is_correct, load_predictions, predictions_path
 from vitx.evaluation.presentation import presenter_for
 from vitx.evaluation.report import clip_strip
 from vitx.evaluation.report import table as markdown_table
@@ -191,7 +191,7 @@ def _metrics(tested: Sequence[_Tested]) -> dict[str, dict[str, Any]]:
             if metric in COUNTS:
                 continue
             values = example_metric(task, run.predictions, metric)
-            bounds = None if values is None else interval(values[None])
+            bounds = None if values is None else accuracy_interval(metric, values) or interval(values[None])
             metrics.setdefault(metric, {})[run.name] = (value, bounds)
     return metrics
 

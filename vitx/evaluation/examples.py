@@ -3,12 +3,14 @@
 import functools
 import io
 import json
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from scipy.special import log_softmax
+from scipy.stats import binomtest
 
 from vitx import storage
 from vitx.evaluation.evaluate import Predictions
@@ -16,6 +18,8 @@ from vitx.tasks.classification import Classification
 from vitx.tasks.frame_prediction import FramePrediction
 from vitx.tasks.regression import Regression
 from vitx.tasks.task import Supervised, Task
+
+ACCURACIES = ("top1", "top5")  # metrics of which an example is right or wrong
 
 
 def predictions_path(workdir: PurePath, split: str) -> PurePath:
@@ -70,13 +74,54 @@ def example_metric(task: Task, predictions: Predictions, name: str) -> Float[np.
         predictions: predictions of a split.
         name: name of the metric, such as "motion/top1"; its values have the metric's unit.
     """
+    return _mean_parts(task, predictions, name, task.metrics(predictions).get(name))
+
+
+def _mean_parts(
+    task: Task, predictions: Predictions, name: str, whole: float | int | None
+) -> Float[np.ndarray, "n"] | None:
+    """Returns what `example_metric` does, given the metric of all examples."""
     values = _example_metric(task, predictions, name)
     if values is None or np.isnan(values).all():
         return None
-    whole = task.metrics(predictions).get(name)
     # A subclass may define a metric of the same name otherwise.
     is_mean = whole is not None and np.isclose(np.nanmean(values), whole, rtol=1e-3, atol=1e-3)
     return values if is_mean else None
+
+
+def accuracy_interval(name: str, values: Float[np.ndarray, "n"]) -> tuple[float, float] | None:
+    """Returns the 95 % Wilson interval of an accuracy in percent, or None for another metric.
+
+    Unlike a bootstrap or a normal interval it is sound for few examples: 3 of 3 right is 43.8 to 100 %.
+
+    Args:
+        name: name of the metric, such as "motion/top1".
+        values: 100 for each example that is right, 0 for the others, NaN for those that do not count.
+    """
+    known = values[~np.isnan(values)]
+    # A task of somebody's own may call something else top1.
+    if name.rpartition("/")[2] not in ACCURACIES or not len(known) or not np.isin(known, (0, 100)).all():
+        return None
+    low, high = binomtest(int((known == 100).sum()), len(known)).proportion_ci(0.95, method="wilson")
+    return 100 * float(low), 100 * float(high)
+
+
+def accuracy_intervals(
+    task: Task, predictions: Predictions, metrics: Mapping[str, float | int]
+) -> dict[str, tuple[float, float]]:
+    """Returns {name: 95 % interval, in percent} of the metrics that are accuracies; see `accuracy_interval`.
+
+    Args:
+        task: the task that was learnt.
+        predictions: predictions of a split.
+        metrics: metrics of the predictions.
+    """
+    intervals = {}
+    for name, whole in metrics.items():
+        values = _mean_parts(task, predictions, name, whole)
+        if values is not None and (interval := accuracy_interval(name, values)):
+            intervals[name] = interval
+    return intervals
 
 
 @functools.singledispatch
@@ -87,7 +132,10 @@ def _example_metric(task: Task, predictions: Predictions, name: str) -> Any:
 @_example_metric.register
 def _(task: Classification, predictions: Predictions, name: str) -> Any:
     label, _, metric = name.rpartition("/")
-    if label not in predictions.outputs or metric not in ("loss", "top1", "top5"):
+    if name == "action/top1" and task.action:
+        # NaN where a label is missing stays NaN
+        return np.min([_example_metric(task, predictions, f"{part}/top1") for part in task.action], axis=0)
+    if label not in predictions.outputs or metric not in ("loss", *ACCURACIES):
         return None
     logits, labels = predictions.outputs[label].astype(np.float64), predictions.labels[label]
     valid = np.asarray(task.has_label(labels))

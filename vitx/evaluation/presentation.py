@@ -48,12 +48,16 @@ class Presenter:
     curves: ClassVar[Mapping[str, str]] = {"loss": ""}
     """{last component of a metric's name: unit} of the metrics that the report draws against steps."""
 
-    def headline(self, metrics: Mapping[str, float | int]) -> str:
-        """Returns the main metrics as one line for the terminal."""
+    def headline(
+        self, metrics: Mapping[str, float | int], intervals: Mapping[str, tuple[float, float]] | None = None
+    ) -> str:
+        """Returns the main metrics as one line for the terminal, accuracies with their 95 % intervals if given."""
         if not self.formats:
             return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name not in COUNTS)
         formats = {name: self.formats.get(name.split("/")[-1]) for name in metrics}
-        return ", ".join(f"{name} {form.format(metrics[name])}" for name, form in formats.items() if form)
+        ranges = {name: f" ({low:.1f} to {high:.1f})" for name, (low, high) in (intervals or {}).items()}
+        shown = {name: form.format(metrics[name]) + ranges.get(name, "") for name, form in formats.items() if form}
+        return ", ".join(f"{name} {value}" for name, value in shown.items())
 
     def sections(self, results: Results) -> Sequence[Section]:
         """Returns sections of the report that follow metrics and learning curves."""

@@ -179,6 +179,7 @@ def write_report(
     results: Results,
     checkpoint: str,
     metrics: Mapping[str, float | int],
+    intervals: Mapping[str, tuple[float, float]],
     sections: Sequence[Section],
     changed: Mapping[str, tuple[Any, Any]] | None = None,
 ) -> PurePath:
@@ -193,6 +194,7 @@ def write_report(
         results: results of the split.
         checkpoint: the evaluated checkpoint, such as "step 40 of 40".
         metrics: metrics of the split.
+        intervals: 95 % intervals of those that are accuracies.
         sections: sections of the task's presenter.
         changed: {setting: (value in config.json, value here)} of the evaluation.
 
@@ -204,7 +206,7 @@ def write_report(
     lines = [f"# {title}", "", *(f"- {fact}" for fact in facts), "", "## Learning curves", ""]
     lines += _blocks([curve], workdir, "")
     parts = _parts(storage.read_text(path) if storage.exists(path) else "")
-    part = _split_lines(results, checkpoint, metrics, changed or {})
+    part = _split_lines(results, checkpoint, metrics, intervals, changed or {})
     for section in sections:
         part += [f"### {section.title}", "", *_blocks(section.blocks, workdir, f"{split}_")]
     parts[split] = "\n".join(part)
@@ -222,7 +224,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
 
 
 def _split_lines(
-    results: Results, checkpoint: str, metrics: Mapping[str, float | int], changed: Mapping[str, tuple[Any, Any]]
+    results: Results,
+    checkpoint: str,
+    metrics: Mapping[str, float | int],
+    intervals: Mapping[str, tuple[float, float]],
+    changed: Mapping[str, tuple[Any, Any]],
 ) -> list[str]:
     predictions = results.predictions
     read, unreadable = len(predictions.index), len(predictions.unreadable)
@@ -232,8 +238,12 @@ def _split_lines(
     lines += [""] if changed else []
     lines += [f"Over {read} of {read + unreadable} videos" + ("; these cannot be read:" if unreadable else ".")]
     lines += ["", *(f"- {problem}" for problem in predictions.list_errors())] if unreadable else []
-    values = [(name, f"{value:.2f}" if isinstance(value, float) else value) for name, value in metrics.items()]
-    return [*lines, "", *table(("metric", "value"), values), ""]
+    ranges = {name: f"{low:.1f} to {high:.1f}" for name, (low, high) in intervals.items()}
+    values = [
+        (name, f"{value:.2f}" if isinstance(value, float) else value, ranges.get(name, ""))
+        for name, value in metrics.items()
+    ]
+    return [*lines, "", *table(("metric", "value", "95 % interval"), values), ""]
 
 
 def _blocks(blocks: Sequence[str | list[str] | Picture], workdir: PurePath, prefix: str) -> list[str]:

@@ -1,0 +1,46 @@
+"""Intervals of accuracies: Wilson's formula, only for what is right or wrong, examples without the label left out."""
+
+import numpy as np
+import pytest
+
+from vitx.evaluation.evaluate import Predictions
+from vitx.evaluation.examples import accuracy_interval, accuracy_intervals
+from vitx.tasks.classification import Classification
+from vitx.tasks.regression import Regression
+
+
+def wilson(right, count, z=1.959964):
+    centre = (right + z**2 / 2) / (count + z**2)
+    half = z / (count + z**2) * np.sqrt(right * (count - right) / count + z**2 / 4)
+    return 100 * (centre - half), 100 * (centre + half)
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 1), (1, 1), (3, 3), (7, 10), (9_000, 10_000)])
+def test_an_interval_is_that_of_wilsons_formula(right, count):
+    values = np.array([100.0] * right + [0.0] * (count - right) + [np.nan])
+    assert accuracy_interval("motion/top1", values) == pytest.approx(wilson(right, count), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("top1", []), ("top1", [np.nan]), ("top1", [0.5, 100.0]), ("mae", [0.0, 100.0])]
+)
+def test_values_that_are_not_right_or_wrong_have_no_interval(name, values):
+    assert accuracy_interval(name, np.array(values)) is None
+
+
+def test_accuracies_have_intervals_over_the_examples_that_have_the_label():
+    outputs = {"verb": np.eye(7, dtype=np.float32)[[0, 1, 2, 3]], "noun": np.eye(2, dtype=np.float32)[[0, 0, 0, 0]]}
+    labels = {"verb": np.array([0, 1, 3, 3]), "noun": np.array([0, -1, 0, 1])}
+    predictions = Predictions(outputs, labels, np.arange(4), (), "1x1")
+    task = Classification(action=("verb", "noun"))
+    intervals = accuracy_intervals(task, predictions, task.metrics(predictions))
+    expected = {"verb/top1": (3, 4), "verb/top5": (4, 4), "noun/top1": (2, 3), "action/top1": (1, 3)}
+    assert intervals.keys() == expected.keys()
+    for name, counts in expected.items():
+        assert intervals[name] == pytest.approx(wilson(*counts), abs=1e-3)
+
+
+def test_errors_of_values_have_no_wilson_interval():
+    values = {"size": np.zeros((2, 1), np.float32)}
+    predictions = Predictions(values, {"size": np.ones((2, 1), np.float32)}, np.arange(2), (), "1x1")
+    assert accuracy_intervals(Regression(), predictions, Regression().metrics(predictions)) == {}
