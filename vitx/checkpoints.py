@@ -31,6 +31,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, UInt32
 from orbax.checkpoint.checkpoint_managers import PreservationContext
 
+from vitx import strict_json
 from vitx.errors import RunError, UserError
 from vitx.mirror import Mirror
 from vitx.storage import (
@@ -59,6 +60,10 @@ def digest(array: Array) -> UInt32[Array, "2"]:
     """
     if array.dtype == jnp.bool_:
         bits = array.astype(jnp.uint32)
+    elif array.dtype.itemsize == 8:
+        # Both halves: a conversion would drop the upper one.
+        halves = jax.lax.bitcast_convert_type(array, jnp.uint32)
+        bits = halves[..., 0] ^ _mix(halves[..., 1])
     else:
         bits = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * array.dtype.itemsize}")).astype(jnp.uint32)
     position, stride = jnp.zeros(array.shape, jnp.uint32), 1
@@ -154,7 +159,7 @@ class Checkpoints:
             record: JSON data that is saved beside them: best metric, counters, config.
         """
         parts = {name: ocp.args.StandardSave(part) for name, part in state.items()}
-        record = {**record, "step": step, "digests": digests(state)}
+        record = strict_json.to_strict({**record, "step": step, "digests": digests(state)})
         record["sha256"] = _sha256(record)
         self._check_free_space(state)
         with report_io_errors(self.directory):

@@ -1,12 +1,13 @@
 """`vitx ablate` and `compare`: tables of many runs, and runs side by side."""
 
 import argparse
-import json
 import sys
 from typing import Any
 
+from vitx import strict_json
 from vitx.cli_settings import load_parts
 from vitx.storage import as_path, local_path
+from vitx.worker_processes import stop_with_parent
 
 
 def add_commands(commands: Any) -> None:
@@ -49,12 +50,13 @@ def run_ablation(options: argparse.Namespace, _: list[str]) -> None:
 
     selected = {"rows": options.rows, "seeds": options.seeds}
     if options.worker:
+        stop_with_parent()
         runner.run_cells(runner.make_plan(runner.load_ablation(options.file), options.workdir, **selected))
         return
     done = runner.ablate(options.file, options.workdir, **selected, jobs=options.jobs, dry_run=options.dry_run)
     if options.dry_run:
         cells = [dataclasses.asdict(cell) for cell in done]
-        print(json.dumps({"cells": cells}) if options.json else format_estimates(done))
+        print(strict_json.dumps({"cells": cells}) if options.json else format_estimates(done))
         return
     print(tables.to_json(done) if options.json else tables.to_markdown(done), end="")
     print(f"see {options.workdir / 'table.md'}", file=sys.stderr)

@@ -2,10 +2,11 @@
 
 import argparse
 import dataclasses
-import json
 import sys
 from typing import Any
 
+from vitx import strict_json
+from vitx.console import print_json
 from vitx.errors import UserError
 from vitx.storage import as_path, exists, is_bucket, local_path
 
@@ -159,7 +160,7 @@ def _check(options: argparse.Namespace, _: list[str]) -> int:
         report = check.check(splits, whole=options.whole, reading=reading, **found)
     if options.sheet:
         check.draw_sheet(splits, {video["path"] for video in report["broken"]}, options.sheet, reading=reading)
-    print(json.dumps(report) if options.json else check.format_report(report))
+    print(strict_json.dumps(report) if options.json else check.format_report(report))
     return 1 if report["broken"] or report["problems"] else 0
 
 
@@ -178,7 +179,7 @@ def _prepare(options: argparse.Namespace, _: list[str]) -> None:
     manifest = prepare(splits, options.destination, settings, workers=options.workers)
     counts = {split: len(part["names"]) for split, part in manifest["splits"].items()}
     if options.json:
-        print(json.dumps({"videos": counts, "broken": manifest["broken"]}))
+        print_json({"videos": counts, "broken": manifest["broken"]})
         return
     print(f"{options.destination}: " + ", ".join(f"{count} videos of {split}" for split, count in counts.items()))
     print(f'an experiment file reads it with Prepared("{options.destination}")', file=sys.stderr)
@@ -219,4 +220,4 @@ def _bench(options: argparse.Namespace, _: list[str]) -> None:
         workers=options.workers,
         step_seconds=seconds,
     )
-    print(json.dumps(report) if options.json else format_report(report))
+    print(strict_json.dumps(report) if options.json else format_report(report))

@@ -1,11 +1,11 @@
 """`vitx models`, `cost`, `bench` and `convert`: named models, what they cost, how fast they are, their weights."""
 
 import argparse
-import json
 import sys
 from typing import Any
 
 from vitx.cli_settings import load_parts, parse_settings
+from vitx.console import print_json
 from vitx.errors import UserError, as_user_error
 from vitx.storage import as_path, local_path
 
@@ -98,7 +98,7 @@ def _convert(options: argparse.Namespace, settings: list[str]) -> None:
         **allowed,
     )
     if options.json:
-        print(json.dumps(dataclasses.asdict(pretrained.report)))
+        print_json(dataclasses.asdict(pretrained.report))
 
 
 def _models(options: argparse.Namespace, _: list[str]) -> None:
@@ -108,7 +108,7 @@ def _models(options: argparse.Namespace, _: list[str]) -> None:
     if options.json:
         from vitx.configuration import to_dict
 
-        print(json.dumps({name: to_dict(VARIANTS[name]) for name in names}))
+        print_json({name: to_dict(VARIANTS[name]) for name in names})
     else:
         print("\n".join(names))
 
@@ -188,7 +188,7 @@ def _bench(options: argparse.Namespace, settings: list[str]) -> None:
     rows = [bench(name, model, **how) for name, model in models.items()]
     about = describe_machine(options.against)
     if options.json:
-        print(json.dumps({"machine": about, "models": rows}))
+        print_json({"machine": about, "models": rows})
         return
     print(about, file=sys.stderr)
     for row in rows:
@@ -198,7 +198,7 @@ def _bench(options: argparse.Namespace, settings: list[str]) -> None:
 def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     """Prints rows as an aligned table with units, or as one JSON object."""
     if as_json:
-        print(json.dumps({"models": rows}))
+        print_json({"models": rows})
         return
     cells = [[UNITS.get(name, (name.replace("_", " "), 1))[0] for name in rows[0]]]
     for row in rows:

@@ -7,6 +7,7 @@ the field's annotation checks the value, and a mistyped name is answered with th
 import ast
 import dataclasses
 import functools
+import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ from vitx.errors import UserError, closest
 from vitx.plugins import Registry
 
 Part = TypeVar("Part")
+
+NOT_FINITE = ("inf", "-inf", "nan")  # floats as config.json has them, which knows no such numbers
 
 # a file that defines parts is one line here; imported when config.json names a part that is not imported yet
 _PARTS: Registry[type] = Registry(
@@ -137,6 +140,8 @@ def to_dict(part: Any) -> Any:
         return {"type": type(part).__name__} | {name: to_dict(value) for name, value in settings(part).items()}
     if isinstance(part, tuple | list):
         return [to_dict(value) for value in part]
+    if isinstance(part, float) and not math.isfinite(part):
+        return str(part)  # JSON has no such numbers
     if part is None or isinstance(part, str | bool | int | float):
         return part
     raise TypeError(f"{part!r} of type {type(part).__name__} cannot be written to config.json")
@@ -404,6 +409,8 @@ def _checked(annotation: Any, value: Any, where: str) -> Any:
         value = tuple(value)
     wants_float = annotation is float or float in typing.get_args(annotation)
     if wants_float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if wants_float and value in NOT_FINITE:
         value = float(value)
     wrong_bool = isinstance(value, bool) and not _accepts_bool(annotation)
     if wrong_bool or not _accepts(annotation, value):

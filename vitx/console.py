@@ -1,13 +1,13 @@
 """What people see on the terminal: messages, progress bars, JSON; nothing in a name can command the terminal."""
 
-import json
-import math
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from tqdm.auto import tqdm
+
+from vitx import strict_json
 
 # Cc: control characters, escape sequences among them. Cf: invisible ones that reorder text. Cs, Co, Cn: lone
 # surrogates, which no terminal prints, private and unassigned ones. Zl, Zp: line breaks of Unicode.
@@ -30,18 +30,9 @@ def escape(text: str, *, lines: bool = False) -> str:
     return "".join(ascii(x)[1:-1] if unicodedata.category(x) in UNPRINTABLE and x not in kept else x for x in text)
 
 
-def strict_json(data: Any) -> Any:
-    """Returns data that every JSON parser reads: numbers that are not finite become None, as JavaScript writes them."""
-    if isinstance(data, Mapping):
-        return {str(name): strict_json(value) for name, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [strict_json(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
-
-
 def print_json(data: Any) -> None:
     """Prints one strictly valid JSON object on standard output."""
-    print(json.dumps(strict_json(data), allow_nan=False))
+    print(strict_json.dumps(data))
 
 
 def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:

@@ -20,7 +20,7 @@ from typing import Any
 
 import filelock
 
-from vitx import storage
+from vitx import storage, strict_json
 from vitx.errors import RunError, UserError
 
 LEASE_SECONDS = 60.0  # longer than a process is ever held up by its machine or its network
@@ -147,7 +147,7 @@ class Lease(Hold):
         storage.write_bytes(self._path(self._number), self._content(**more))
 
     def _content(self, **more: Any) -> bytes:
-        return json.dumps({**self._owner, "beat": self._beat, **more}).encode()
+        return strict_json.dumps({**self._owner, "beat": self._beat, **more}).encode()
 
     def _read(self, number: int) -> dict[str, Any]:
         try:

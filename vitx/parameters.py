@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 BLOCK = re.compile(r"(.*)/block_(\d+)/")  # (encoder, number)
 FINAL_NORM = re.compile(r"(\w*encoder)/norm/")
@@ -17,6 +18,15 @@ EMBEDDING = re.compile(r"(?:embedding|stem\w*|(\w+_)?positions)/")
 def path_name(path: Any) -> str:
     """Returns a path of `jax.tree_util` as names joined by slashes."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def to_32_bits(tree: Any) -> Any:
+    """Returns a tree of arrays with those of 64 bits as 32 bits.
+
+    Arrays without a type get 64 bits under JAX_ENABLE_X64, and what a checkpoint holds must not depend on that.
+    """
+    narrow = {jnp.dtype("float64"): jnp.float32, jnp.dtype("int64"): jnp.int32, jnp.dtype("uint64"): jnp.uint32}
+    return jax.tree.map(lambda x: x.astype(narrow[x.dtype]) if x.dtype in narrow else x, tree)
 
 
 def is_kernel(path: Any) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from vitx import storage
+from vitx import storage, strict_json
 from vitx.errors import UserError
 
 Row = Mapping[str, Any]
@@ -55,7 +55,7 @@ class RowsWriter:
                 self._flush()
             return
         with storage.report_io_errors(self.path):
-            self._file.write(json.dumps(row) + "\n")
+            self._file.write(strict_json.dumps(row) + "\n")
             self._file.flush()
 
     def sync(self) -> None:
@@ -126,7 +126,7 @@ def _parse_rows(path: PurePath) -> list[dict[str, Any]]:
 
 
 def _write_rows(path: PurePath, rows: list[Row]) -> None:
-    storage.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    storage.write_text(path, "".join(strict_json.dumps(row) + "\n" for row in rows))
 
 
 def _open_to_append(path: PurePath) -> Any:

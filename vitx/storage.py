@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from vitx import strict_json
 from vitx.errors import UserError
 
 REQUEST_SECONDS = 60.0  # of one small request, its retries included
@@ -301,7 +302,7 @@ def write_text(path: PurePath, text: str) -> None:
 
 def write_json(path: PurePath, data: Any) -> None:
     """Writes a JSON file in one piece, see `atomic_path`."""
-    write_text(path, json.dumps(data, indent=2) + "\n")
+    write_text(path, strict_json.dumps(data, indent=2) + "\n")
 
 
 def create_file(path: PurePath, data: bytes) -> bool:

@@ -2,14 +2,13 @@
 
 import dataclasses
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
-from vitx import configuration, storage
+from vitx import configuration, storage, strict_json
 from vitx.ablations.pictures import learning_curves, save_figure
 from vitx.ablations.statistics import Difference, compare_clips, correct_for_rows, interval
 from vitx.ablations.tables import difference_rows, has_same_clips, pair_examples
@@ -161,7 +160,7 @@ def to_json(comparison: Comparison) -> str:
         for path, values in comparison.settings.items()
     }
     data["differences"] = [dataclasses.asdict(d) | {"verdict": d.verdict} for d in comparison.differences]
-    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+    return strict_json.dumps(data, indent=2) + "\n"
 
 
 def _test(name: str, workdir: PurePath, experiment: Experiment, split: str) -> _Tested:

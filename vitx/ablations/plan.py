@@ -3,13 +3,12 @@
 import contextlib
 import dataclasses
 import fnmatch
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from vitx import configuration, storage
+from vitx import configuration, storage, strict_json
 from vitx.ablations.description import Ablation, Row
 from vitx.errors import UserError, closest
 from vitx.evaluation.presentation import presenter_for
@@ -128,7 +127,7 @@ def claim_folder(plan: Plan) -> None:
     """
     storage.make_folder(plan.workdir)
     record = {"format": FORMAT, "base": configuration.to_dict(plan.ablation.base)}
-    if not storage.create_file(plan.workdir / "ablation.json", (json.dumps(record, indent=2) + "\n").encode()):
+    if not storage.create_file(plan.workdir / "ablation.json", (strict_json.dumps(record, indent=2) + "\n").encode()):
         problems = list(_check_folder(plan.ablation.base, plan.workdir))
         if problems:
             raise _refused(problems)

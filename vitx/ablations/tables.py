@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from vitx import configuration, storage
+from vitx import configuration, storage, strict_json
 from vitx.ablations.cells import Results
 from vitx.ablations.plan import COSTS, Cell, Plan
 from vitx.ablations.statistics import (
@@ -154,7 +153,7 @@ def to_json(table: Table) -> str:
     ]
     differences = [dataclasses.asdict(d) | {"verdict": d.verdict} for d in table.differences]
     data = {"header": table.header, "columns": table.columns, "rows": rows, "differences": differences}
-    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+    return strict_json.dumps(data, indent=2) + "\n"
 
 
 FORMATS: dict[str, Callable[[Table], str]] = {"md": to_markdown, "tex": to_latex, "csv": to_csv, "json": to_json}

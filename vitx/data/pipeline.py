@@ -35,6 +35,7 @@ from vitx.data.labels import check_example
 from vitx.data.order import Order, class_weights
 from vitx.data.sources import Dataset, Source, label_arrays, label_columns
 from vitx.errors import UserError
+from vitx.worker_processes import end_with_parent
 
 Batch = dict[str, Any]
 MAX_BUFFER = 2**30  # bytes of an evaluation batch, and of the batches prefetched, unless one video has more
@@ -328,7 +329,7 @@ class Data:
             flags.FLAGS.mark_as_parsed()  # the workers of Grain 0.2 (2026-11) read absl's flags
         workers = grain.MultiprocessingOptions(self.num_workers, per_worker_buffer_size=prefetch)
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-        return iter(dataset.to_iter_dataset(options).mp_prefetch(workers))
+        return iter(dataset.to_iter_dataset(options).mp_prefetch(workers, end_with_parent))
 
 
 @dataclasses.dataclass(frozen=True)

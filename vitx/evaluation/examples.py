@@ -12,7 +12,7 @@ from jaxtyping import Float
 from scipy.special import log_softmax
 from scipy.stats import binomtest
 
-from vitx import storage
+from vitx import storage, strict_json
 from vitx.evaluation.evaluate import Predictions
 from vitx.tasks.classification import Classification
 from vitx.tasks.frame_prediction import FramePrediction
@@ -41,7 +41,7 @@ def save_predictions(path: PurePath, step: int, predictions: Predictions) -> Non
     unreadable = np.asarray(predictions.unreadable, np.int32)
     file = io.BytesIO()
     np.savez_compressed(
-        file, about=np.array(json.dumps(about)), index=predictions.index, unreadable=unreadable, **arrays
+        file, about=np.array(strict_json.dumps(about)), index=predictions.index, unreadable=unreadable, **arrays
     )
     storage.write_bytes(path, file.getvalue())
 

@@ -22,7 +22,7 @@ from vitx.interop.heads import Columns, Names, class_columns, class_notes
 from vitx.interop.names import Tensors
 from vitx.interop.preprocessing import Preprocessing
 from vitx.layers.embeddings import resize_positions
-from vitx.models.base import VideoModel
+from vitx.models.base import VideoModel, init_variables
 
 Inflation = Literal["central", "average"]
 Shape = tuple[int, ...]
@@ -115,7 +115,7 @@ def initial_variables(model: nn.Module) -> Variables:
             f"{', '.join(name for name in PROTOCOL if not hasattr(model, name))}; see vitx/models/base.py"
         )
     with as_user_error():
-        return model.init(jax.random.key(0), jnp.zeros((1, *model.input_shape)))
+        return init_variables(model, jax.random.key(0), jnp.zeros((1, *model.input_shape)))
 
 
 def fill(

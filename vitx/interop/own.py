@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
+from vitx import strict_json
 from vitx.configuration import from_dict, to_dict
 from vitx.errors import UserError
 from vitx.interop.fill import WeightsSource, flatten_variables
@@ -38,7 +39,7 @@ def save_own(
         "labels": None if labels is None else {head: list(names) for head, names in labels.items()},
     }
     tensors = flatten_variables(jax.device_get(variables))
-    write_safetensors(tensors, path, {"format": "np", KEY: json.dumps(about)})
+    write_safetensors(tensors, path, {"format": "np", KEY: strict_json.dumps(about)})
 
 
 def read_own(path: Path) -> WeightsSource:

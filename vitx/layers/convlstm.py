@@ -52,11 +52,11 @@ class ConvLSTMCell(nn.Module):
             gates += self.convolution(self.input_kernel, "input")(x)
         gates = promote_to_float32(gates)
         if self.bias:
-            gates += self.param("bias", nn.initializers.zeros, (4 * self.width,))
+            gates += self.param("bias", nn.initializers.zeros, (4 * self.width,), jnp.float32)
         input_gate, forget_gate, candidate, output_gate = jnp.split(gates, 4, axis=-1)
         peepholes = jnp.zeros((3, self.width))
         if self.peepholes:
-            peepholes = self.param("peepholes", nn.initializers.zeros, (3, self.width))
+            peepholes = self.param("peepholes", nn.initializers.zeros, (3, self.width), jnp.float32)
         input_gate = nn.sigmoid(input_gate + peepholes[0] * c)
         forget_gate = nn.sigmoid(forget_gate + self.forget_bias + peepholes[1] * c)
         c = forget_gate * c + input_gate * jnp.tanh(candidate)

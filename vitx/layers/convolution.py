@@ -68,7 +68,7 @@ class Convolution(nn.Module):
     def __call__(self, x: Video) -> Float[Array, "b to ho wo o"]:
         shape = (*self.kernel_size, x.shape[-1] // self.groups, self.width)
         he = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-        kernel = self.param("kernel", he, shape)
+        kernel = self.param("kernel", he, shape, jnp.float32)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         padding = tuple(size // 2 for size in self.kernel_size)
         return IMPLEMENTATIONS[self.implementation](x, kernel, self.stride, padding, self.groups)
@@ -99,15 +99,15 @@ class BatchNorm(nn.Module):
     def __call__(self, x: Float[Array, "*b c"], *, train: bool) -> Float[Array, "*b c"]:
         channels = x.shape[-1:]
         scale_init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
-        scale = self.param("scale", scale_init, channels)
-        bias = self.param("bias", nn.initializers.zeros, channels)
+        scale = self.param("scale", scale_init, channels, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
         if not self.has_variable("batch_stats", "mean") and not self.is_mutable_collection("batch_stats"):
             raise ValueError(
                 'found no statistics of batch normalisation; apply expects all that init returned, {"params": ..., '
                 '"batch_stats": ...}, not the parameters alone'
             )
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
-        running_var = self.variable("batch_stats", "var", jnp.ones, channels)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         values = promote_to_float32(x)
         groups = self.groups if train else 1
         if len(x) % groups:

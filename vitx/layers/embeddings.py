@@ -71,9 +71,12 @@ class TubeletEmbedding(nn.Module):
         t, h, w = self.tubelet_size
         channels = video.shape[-1]
         kernel = self.param(
-            "kernel", nn.initializers.xavier_uniform(in_axis=(0, 1, 2, 3), out_axis=4), (t, h, w, channels, self.width)
+            "kernel",
+            nn.initializers.xavier_uniform(in_axis=(0, 1, 2, 3), out_axis=4),
+            (t, h, w, channels, self.width),
+            jnp.float32,
         )
-        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        bias = self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32)
         video, kernel, bias = nn.dtypes.promote_dtype(video, kernel, bias, dtype=self.dtype)
         tubelets = rearrange(video, "b (t i) (h j) (w k) c -> b (t h w) (i j k c)", i=t, j=h, k=w)
         return tubelets @ kernel.reshape(math.prod(kernel.shape[:-1]), self.width) + bias
@@ -99,10 +102,15 @@ class Positions(nn.Module):
         if self.kind == "sinusoidal":
             x = x + jnp.asarray(sinusoids(tokens, width), x.dtype)
         x = prepend(
-            x, self.param("class_token", nn.initializers.zeros, (1, self.prefix, width)) if self.prefix else None
+            x,
+            self.param("class_token", nn.initializers.zeros, (1, self.prefix, width), jnp.float32)
+            if self.prefix
+            else None,
         )
         if self.kind == "learned":
-            positions = self.param("positions", nn.initializers.normal(0.02), (1, self.prefix + tokens, width))
+            positions = self.param(
+                "positions", nn.initializers.normal(0.02), (1, self.prefix + tokens, width), jnp.float32
+            )
             x = x + positions.astype(x.dtype)
         return x
 
@@ -121,10 +129,16 @@ class SpaceTimePositions(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b m d"]:
         (t, h, w), width = self.grid, x.shape[-1]
-        space = self.param("positions", nn.initializers.normal(0.02), (1, self.prefix + h * w, width)).astype(x.dtype)
-        time = self.param("time_positions", nn.initializers.normal(0.02), (1, t, width)).astype(x.dtype)
+        space = self.param(
+            "positions", nn.initializers.normal(0.02), (1, self.prefix + h * w, width), jnp.float32
+        ).astype(x.dtype)
+        time = self.param("time_positions", nn.initializers.normal(0.02), (1, t, width), jnp.float32).astype(x.dtype)
         x = x + jnp.tile(space[:, self.prefix :], (1, t, 1)) + jnp.repeat(time, h * w, axis=1)
-        token = self.param("class_token", nn.initializers.zeros, (1, self.prefix, width)) if self.prefix else None
+        token = (
+            self.param("class_token", nn.initializers.zeros, (1, self.prefix, width), jnp.float32)
+            if self.prefix
+            else None
+        )
         return prepend(x, None if token is None else token.astype(x.dtype) + space[:, : self.prefix])
 
 

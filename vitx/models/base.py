@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from vitx.configuration import override
 from vitx.layers.layouts import Grid
+from vitx.parameters import to_32_bits
 
 InputShape = tuple[int, int, int, int]  # (frames, height, width, channels)
 Logits = Float[Array, "b classes"] | dict[str, Float[Array, "b _"]]
@@ -106,6 +107,11 @@ class AnyShape:
     def position_tables(self) -> dict[str, tuple[int, Grid]]:
         """Returns {}: convolutions need no positions, and take other shapes as they are."""
         return {}
+
+
+def init_variables(model: nn.Module, key: Array, video: Float[Array, "b t h w c"]) -> dict[str, Any]:
+    """Returns the initial variables of a model, of the same types with and without JAX_ENABLE_X64."""
+    return to_32_bits(model.init(key, video))
 
 
 def resolve_implementation(model: nn.Module, device: jax.Device) -> nn.Module:

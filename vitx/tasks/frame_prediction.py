@@ -25,6 +25,7 @@ from vitx.evaluation.frames import (
     frame_metrics,
     ssim,
 )
+from vitx.models.base import init_variables
 from vitx.models.forecaster import Forecaster
 from vitx.tasks.task import CLIPS, COUNTS, Batch, LossOutput, Names, PerExample, Task, Variables
 
@@ -106,13 +107,13 @@ class FramePrediction(Task):
             )
         context = jnp.zeros((1, frames - model.horizon, height, width, model.channels))
         with as_user_error(CLIPS):
-            return model.init(key, context)
+            return init_variables(model, key, context)
 
     def split_clip(self, model: nn.Module, video: UInt8[Array, "b t h w 3"]) -> tuple[Array, Array]:
         """Returns (context frames, true frames to predict), [b, frames, h, w, model.channels]."""
         frames = self.normalise(video)
         if model.channels == 1:
-            frames = jnp.sum(frames * jnp.asarray(LUMA), axis=-1, keepdims=True)
+            frames = jnp.sum(frames * jnp.asarray(LUMA, jnp.float32), axis=-1, keepdims=True)
         return frames[:, : -model.horizon], frames[:, -model.horizon :]
 
     def frame_loss(self, predicted: Frames, truth: Frames) -> PerExample:

@@ -23,6 +23,7 @@ from vitx.data.sources import Source, label_arrays
 from vitx.errors import UserError, as_user_error
 from vitx.evaluation.evaluate import Predictions
 from vitx.layers.partition import entry_sharding
+from vitx.models.base import init_variables
 from vitx.tasks.mixing import Mixing, partner
 
 MIXING_KEY = 2  # folded into a step's key for mixing; `apply` folds in 0 and 1 for dropout and stochastic depth
@@ -87,7 +88,7 @@ class Task:
         """
         video = jnp.zeros((1, *batch["video"].shape[1:]), batch["video"].dtype)
         with as_user_error(CLIPS):
-            return model.init(key, self.normalise(video))
+            return init_variables(model, key, self.normalise(video))
 
     def batch_spec(self, data: Data, source: Source, sharding: NamedSharding) -> Batch:
         """Returns the shapes, types and shardings of a global training batch."""
@@ -155,7 +156,8 @@ class Task:
 
     def normalise(self, video: UInt8[Array, "*b 3"]) -> Float[Array, "*b 3"]:
         """Returns (video / 255 - mean) / std, float32."""
-        return (video.astype(jnp.float32) / 255 - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        mean, std = (jnp.asarray(values, jnp.float32) for values in (self.mean, self.std))
+        return (video.astype(jnp.float32) / 255 - mean) / std
 
 
 @dataclasses.dataclass(frozen=True)

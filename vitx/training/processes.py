@@ -18,7 +18,7 @@ from jax._src import distributed
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
-from vitx import configuration
+from vitx import configuration, strict_json
 from vitx.errors import UserError
 from vitx.storage import absolute
 
@@ -159,7 +159,7 @@ def check_same_settings(settings: Any, workdir: PurePath) -> None:
         return
     key = f"vitx/settings{absolute(workdir)}"
     if is_first_process():
-        client.key_value_set(key, json.dumps(configuration.to_dict(settings)), allow_overwrite=True)
+        client.key_value_set(key, strict_json.dumps(configuration.to_dict(settings)), allow_overwrite=True)
         return
     me = f"process {jax.process_index()}"
     try:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from vitx.data.sources import Source
 from vitx.models import resolve_implementation
+from vitx.parameters import to_32_bits
 from vitx.tasks.task import LossOutput, Task
 from vitx.training.gradients import Batch, Gradients, plain
 
@@ -64,7 +65,7 @@ def init_state(
     variables = dict(task.init(model, jax.random.fold_in(jax.random.key(seed), 0xFFFFFFFF), batch))
     # The step donates the state's buffers, and XLA rejects one that is donated twice: the average gets copies.
     ema = jax.tree.map(jnp.copy, variables) if with_ema else {}
-    return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]), ema)
+    return TrainState(jnp.zeros((), jnp.int32), variables, to_32_bits(optimizer.init(variables["params"])), ema)
 
 
 def train_step(
@@ -103,7 +104,7 @@ def train_step(
     ema = optax.incremental_update(variables, state.ema, 1 - decay) if state.ema else state.ema
     finite = jnp.isfinite(value) & jnp.isfinite(metrics["gradient_norm"])
     variables, optimizer_state, ema = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old),
+        lambda new, old: jnp.where(finite, new.astype(old.dtype), old),  # 64 bits, where JAX has them enabled
         (variables, optimizer_state, ema),
         (state.variables, state.optimizer, state.ema),
     )
