@@ -8,7 +8,7 @@ from typing import Any
 from vitx import strict_json
 from vitx.console import print_json
 from vitx.errors import UserError
-from vitx.storage import as_path, exists, is_bucket, local_path
+from vitx.storage import as_path, check_writable, exists, is_bucket, local_path
 
 
 def add_source(command: argparse.ArgumentParser, name: str) -> None:
@@ -145,6 +145,8 @@ def _check(options: argparse.Namespace, _: list[str]) -> int:
     from vitx.data import check
     from vitx.data.prepared import Prepared
 
+    if options.sheet:
+        check_writable(options.sheet)
     dataset = dataset_from(options)
     reading = _reading_from(options)
     if isinstance(dataset, Prepared):

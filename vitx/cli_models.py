@@ -7,7 +7,7 @@ from typing import Any
 from vitx.cli_settings import load_parts, parse_settings
 from vitx.console import print_json
 from vitx.errors import UserError, as_user_error
-from vitx.storage import as_path, local_path
+from vitx.storage import as_path, check_writable, local_path
 
 UNITS = {
     "params": ("params M", 1e6),
@@ -162,6 +162,7 @@ def _cost(options: argparse.Namespace, settings: list[str]) -> None:
     frames = read_words(int, changes.pop("num_frames"), "--num_frames") if "num_frames" in changes else None
     models = _create_models(options.names, changes, frames)
     if options.plot:
+        check_writable(options.plot)
         rows = growth.growth(models)
         growth.draw(rows, options.plot)
         print_rows(rows, options.json)

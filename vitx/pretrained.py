@@ -28,7 +28,7 @@ from vitx.interop.preprocessing import Preprocessing
 from vitx.interop.tensors import READERS
 from vitx.models import VideoModel
 from vitx.run_folder import is_run, open_checkpoints
-from vitx.storage import as_path, local_path
+from vitx.storage import as_path, check_writable, local_path
 
 
 def load_pretrained(
@@ -121,6 +121,7 @@ def convert(
         raise UserError(f"{destination} ends in {destination.suffix}; expected .safetensors or a directory")
     if not destination.absolute().parent.is_dir():
         raise UserError(f"{destination.parent} is no directory; create it first")
+    check_writable(destination)
     allowed = {"allow_missing": allow_missing, "allow_unexpected": allow_unexpected}
     pretrained = _load(as_path(source), name, fields or {}, from_image, **allowed)
     model, variables = pretrained

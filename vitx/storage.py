@@ -286,6 +286,13 @@ def atomic_path(path: PurePath) -> Iterator[Path]:
         _sync_file(path.parent)  # the name too must outlive a power cut
 
 
+def check_writable(path: PurePath) -> None:
+    """Raises UserError where a file could not be written, before the work whose result it is to hold."""
+    if not is_bucket(path):
+        with report_io_errors(path):
+            _create_beside(path).unlink()
+
+
 def write_bytes(path: PurePath, data: bytes) -> None:
     """Writes a file in one piece, see `atomic_path`."""
     if is_bucket(path):
@@ -421,7 +428,10 @@ def _in_parallel(function: Callable[[Any], None], items: Sequence[Any]) -> None:
 def _create_beside(path: Path) -> Path:
     """Creates an empty file in the folder of `path`, of a name that nobody can guess and prepare a link at."""
     draft = path.with_name(f".tmp-{secrets.token_hex(8)}-{path.name[-150:]}")
-    os.close(_open_new(draft))
+    try:
+        os.close(_open_new(draft))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{path} cannot be written: there is no folder {path.parent}; create it first") from error
     return draft
 
 

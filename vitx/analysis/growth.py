@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from vitx.analysis.cost import count_cost
 from vitx.errors import UserError, as_user_error
-from vitx.storage import report_io_errors
+from vitx.storage import atomic_path
 
 FRAMES = (8, 16, 32, 64, 128)
 
@@ -54,8 +54,8 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.grid(alpha=0.25)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside right center")
-    with report_io_errors(path):
+    with atomic_path(path) as draft:
         try:
-            figure.savefig(path, dpi=110)
-        except (FileNotFoundError, ValueError) as error:
+            figure.savefig(draft, dpi=110)
+        except ValueError as error:
             raise UserError(f"the picture {path} cannot be written: {error}") from error

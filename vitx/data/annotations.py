@@ -15,6 +15,7 @@ from typing import Any
 
 from vitx.data.file_kinds import ENDINGS
 from vitx.errors import UserError
+from vitx.storage import atomic_path
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
 
@@ -169,7 +170,7 @@ def write_list(annotation_format: str, annotations: Path, videos: Path, file: Pa
         example = f", such as {rows[0][0]}" if rows else ""
         raise UserError(f"none of the {len(rows)} videos that {annotations} names is in {videos}{example}")
     try:
-        with open(file, "w", newline="", encoding="utf-8") as out:
+        with atomic_path(file) as draft, open(draft, "w", newline="", encoding="utf-8") as out:
             writer = csv.DictWriter(out, fieldnames=list(found[0]))
             writer.writeheader()
             writer.writerows(found)

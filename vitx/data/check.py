@@ -18,6 +18,7 @@ from vitx.data.decoding import VideoError, VideoInfo, describe, open_video
 from vitx.data.same_files import Example, find_repeats
 from vitx.data.sources import Source, label_columns
 from vitx.errors import UserError
+from vitx.storage import atomic_path
 
 TINY = (2, 2)  # size of a frame that is decoded only to find out whether it can be
 MIN_EVALUATED = 5  # videos of a split; of 4 that are all classified correctly, the 95 % interval begins at 51 %
@@ -185,7 +186,8 @@ def draw_sheet(
                 axes.imshow(video.read([len(video.times) // 2], size=(128, 128))[0, 0])
             axes.set_title(Path(path).name[:20], fontsize=7)
     try:
-        figure.savefig(file, dpi=110)
+        with atomic_path(file) as draft:
+            figure.savefig(draft, dpi=110)
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be written: {error}") from error
 

@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict
 
 from vitx.errors import UserError
 from vitx.plugins import Registry
-from vitx.storage import report_io_errors
+from vitx.storage import atomic_path
 
 Tensors = dict[str, np.ndarray]
 
@@ -169,9 +169,6 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def write_safetensors(tensors: Mapping[str, np.ndarray], path: Path, metadata: Mapping[str, str]) -> None:
     """Writes a .safetensors file atomically: a reader sees the whole file or none."""
-    draft = path.with_name(path.name + ".tmp")
-    with report_io_errors(path):
-        safetensors.numpy.save_file(
-            {name: np.ascontiguousarray(array) for name, array in tensors.items()}, draft, metadata=dict(metadata)
-        )
-        draft.replace(path)
+    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    with atomic_path(path) as draft:
+        safetensors.numpy.save_file(arrays, draft, metadata=dict(metadata))

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import hashlib
 import math
+import secrets
 import shutil
 import tempfile
 import time
@@ -12,7 +13,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
 
 from vitx import storage
 from vitx.console import print_message
@@ -96,7 +99,8 @@ class Events:
                 storage.remove(workdir / name)
         with storage.report_io_errors(workdir):
             self._local = Path(tempfile.mkdtemp(prefix="vitx-events-")) if storage.is_bucket(workdir) else workdir
-            self._writer = SummaryWriter(str(self._local), max_queue=1000, flush_secs=30)
+            # Not SummaryWriter: its thread ends where a disk is full, and then its queue fills and blocks for ever.
+            self._writer = EventsWriter(str(self._local / "events"), f".{secrets.token_hex(8)}")
         for row in rows:
             self.add(row)
 
@@ -104,13 +108,14 @@ class Events:
         """Adds the numbers of a row."""
         with storage.report_io_errors(self._workdir):
             for name, value in _numbers(row).items():
-                self._writer.add_scalar(f"{row['split']}/{name}", value, row["step"])
+                summary = scalar(f"{row['split']}/{name}", value)
+                self._writer.write_event(Event(wall_time=time.time(), step=row["step"], summary=summary))
+            self._writer.flush()
 
     def sync(self) -> None:
         """Stores the events in a bucket, if the last time is a while ago: an object is written as a whole."""
         if self._local == self._workdir or time.monotonic() - self._stored_at < EVENTS_SECONDS:
             return
-        self._writer.flush()
         for path in self._local.iterdir():
             storage.upload_file(path, self._workdir / path.name)
         self._stored_at = time.monotonic()
