@@ -61,6 +61,11 @@ class Experiment:
         )
         object.__setattr__(self, "data", data)  # the class is frozen
         clip, expected = (data.num_frames, *data.image_size), (frames, *size)
+        if self.model.needs_input_shape and clip == expected and data.crop_size != data.image_size:
+            raise ValueError(
+                f"data.eval_size is {data.eval_size} and the model takes {data.image_size} alone, since its positions "
+                "have that size; set data.eval_size to None"
+            )
         if self.model.needs_input_shape and clip != expected:
             raise ValueError(
                 f"the data gives clips of {clip} (frames, height, width) and the model takes {expected}; "

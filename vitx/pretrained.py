@@ -156,13 +156,15 @@ class RunFolder:
             task = configuration.from_dict(record["task"], str(source.path))
         names = task.outputs(model, {label: tuple(classes) for label, classes in record["label_names"].items()})
         if isinstance(model, VideoModel) and not model.needs_input_shape:
-            model = model.with_input_shape(data.num_frames, data.image_size)
+            model = model.with_input_shape(data.num_frames, data.crop_size)
         return WeightsSource(
             {path: np.asarray(x) for path, x in flatten_variables(variables).items()},
             {},
             (),
             model,
-            preprocessing=Preprocessing(task.mean, task.std, data.image_size, None, data.num_frames, data.frame_stride),
+            preprocessing=Preprocessing(
+                task.mean, task.std, data.crop_size, data.eval_short_side, data.num_frames, data.frame_stride
+            ),
             labels=names,
         )
 

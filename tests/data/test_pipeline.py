@@ -324,6 +324,22 @@ def test_three_crops_are_both_ends_and_the_centre_of_the_longer_side():
         np.testing.assert_array_equal(one[0], views[1])
 
 
+def test_evaluation_may_scale_frames_to_a_side_and_crop_another_size():
+    frame = np.broadcast_to((4 * np.arange(60, dtype=np.uint8))[:, None], (20, 60, 3))
+    example = {"video": encode_video(np.stack([frame] * 4), options={"qp": "0"}, pixel_format="yuv444p")}
+    settings = data(Numbered(1), image_size=(8, 8), eval_crops=3, eval_size=(10, 10), eval_short_side=20)
+    views = settings.read_views(example)
+    assert views.shape == (3, 2, 10, 10, 3)
+    for crop, first in enumerate((0, 25, 50)):  # the frame is not scaled, and a crop has half of its height
+        np.testing.assert_allclose(views[crop].mean(axis=(0, 1, 3)), 4 * np.arange(first, first + 10), atol=3)
+    rows = np.broadcast_to((12 * np.arange(20, dtype=np.uint8))[:, None, None], (20, 60, 3))
+    example = {"video": encode_video(np.stack([rows] * 4), options={"qp": "0"}, pixel_format="yuv444p")}
+    heights = settings.read_views(example).mean(axis=(1, 3, 4))
+    np.testing.assert_allclose(heights, np.tile(12 * np.arange(5, 15), (3, 1)), atol=3)
+    with pytest.raises(ValueError, match=r"eval_short_side 9;.*10"):
+        data(Numbered(1), eval_size=(10, 10), eval_short_side=9)
+
+
 @given(st.integers(1, 300), st.integers(1, 40), st.floats(0.5, 8), st.floats(0, 1))
 def test_a_short_video_is_padded_with_its_last_frame(num_frames, clip, stride, start):
     indices = sampling.sample_dense(num_frames, clip, stride, start, "pad")

@@ -177,6 +177,13 @@ def test_an_unreadable_record_is_reported_by_its_name(folder, tmp_path):
     assert errors == [f"{folder / 'walk' / '3.mp4'}: 8 bytes: Invalid data found when processing input"]
 
 
+def test_the_validation_split_may_stand_for_the_test_split(ready):
+    validation, test = (Prepared(str(ready), test="validation").open(split) for split in ("validation", "test"))
+    assert test.names == validation.names and test.names != Prepared(str(ready)).open("test").names
+    with pytest.raises(UserError, match=r"val.*validation"):
+        Prepared(str(ready), test="val")
+
+
 def test_prepared_videos_pickle_and_settings_survive_a_round_trip(ready):
     dataset = Prepared(str(ready))
     assert from_dict(to_dict(dataset)) == dataset

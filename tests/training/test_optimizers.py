@@ -148,6 +148,19 @@ def test_ten_steps_equal_those_of_torch(ours, name, settings):
         np.testing.assert_allclose(mine, other.detach().numpy(), rtol=2e-5, atol=2e-6)
 
 
+def test_coupled_decay_joins_the_gradient_before_the_momentum():
+    coupled = SGD(clip_norm=None, weight_decay=0.1, coupled_decay=True).build(10)
+    plain, params = SGD(clip_norm=None).build(10), {"kernel": jnp.arange(6.0).reshape(2, 3)}
+    states = [coupled.init(params), plain.init(params)]
+    for step in range(3):
+        gradient = {"kernel": jnp.full((2, 3), 0.5 * step)}
+        decayed = jax.tree.map(lambda g, p: g + 0.1 * p, gradient, params)
+        ours, states[0] = coupled.update(gradient, states[0], params)
+        theirs, states[1] = plain.update(decayed, states[1], params)
+        np.testing.assert_allclose(ours["kernel"], theirs["kernel"], rtol=1e-6)
+        params = optax.apply_updates(params, ours)
+
+
 EVERY = [SGD(), AdamW(), LAMB(), Lion(), Adafactor(factored_from=2, momentum=0.9), Muon()]
 
 

@@ -73,6 +73,10 @@ class Data:
         eval_clips: evenly spaced clips of each video in evaluation; "all" takes as many as cover the video.
         max_eval_clips: greatest number of clips that "all" takes.
         eval_crops: crops of each of those clips: 1 is the centre; 3 are both ends and the centre of the longer side.
+        eval_size: (height, width) of the crops in pixels; None takes image_size. A model without positions may be
+            evaluated on larger clips than it is trained on.
+        eval_short_side: length in pixels that the shorter side of frames is scaled to before crops are cut out; None
+            scales frames to cover a crop.
         reading: which stream of a file is read, whether its pixels become square, and whether damaged frames are
             accepted or make a video unreadable.
         decoder: library that decodes; torchcodec is a package of its own (`pip install torchcodec`).
@@ -99,6 +103,8 @@ class Data:
     eval_clips: int | Literal["all"] = 1
     max_eval_clips: int = 30
     eval_crops: Literal[1, 3] = 1
+    eval_size: tuple[int, int] | None = None
+    eval_short_side: int | None = None
     reading: ReadOptions = DEFAULT_OPTIONS
     decoder: Decoder = "pyav"
     num_threads: int = mutable_on_resume(2)
@@ -132,6 +138,12 @@ class Data:
             raise ValueError(f"max_unreadable is {self.max_unreadable}; expected a fraction, 0 to 1")
         if self.frame_rate is not None and not self.frame_rate > 0:
             raise ValueError(f"frame_rate is {self.frame_rate}; expected frames per second, above 0, or None")
+        side = min(self.eval_size or self.image_size or (1,))
+        if side < 1 or (self.eval_short_side is not None and self.eval_short_side < side):
+            raise ValueError(
+                f"eval_size is {self.eval_size} and eval_short_side {self.eval_short_side}; expected at least 1 pixel, "
+                f"and the shorter side of a crop, {side}; or None"
+            )
         if min(self.image_size or (1,)) < 1 or self.num_workers < 0:
             raise ValueError(
                 f"image_size is {self.image_size} and num_workers {self.num_workers}; expected at least 1 pixel and 0 "
@@ -172,6 +184,11 @@ class Data:
         return -(-len(source) // self.eval_batch_size)
 
     @property
+    def crop_size(self) -> tuple[int, int]:
+        """The (height, width) of the crops of evaluation in pixels."""
+        return self.eval_size or self.image_size
+
+    @property
     def views(self) -> str:
         """Clips x crops of each video in evaluation, in words."""
         clips = f"all (at most {self.max_eval_clips}) " if self.eval_clips == "all" else self.eval_clips
@@ -185,7 +202,7 @@ class Data:
     @property
     def _bytes_per_video(self) -> int:
         """Size of all views of a video in bytes."""
-        return self.max_views * self.num_frames * math.prod(self.image_size) * 3
+        return self.max_views * self.num_frames * math.prod(self.crop_size) * 3
 
     def read_views(self, example: Mapping[str, Any]) -> UInt8[np.ndarray, "v t h w 3"]:
         """Returns the clips that evaluation averages over, the crops of each clip together; decodes the video once.
@@ -197,8 +214,9 @@ class Data:
         with open_video(example["video"], decoder=self.decoder, options=self.reading) as video:
             frames = self._plan_views(video.times, example)
             frame_size = video.upright_size(frames)
-            boxes = np.stack([sampling.crop_box(*frame_size, self.image_size, position) for position in positions])
-            crops = video.read(frames, boxes, self.image_size)
+            size, short_side = self.crop_size, self.eval_short_side
+            boxes = np.stack([sampling.crop_box(*frame_size, size, position, short_side) for position in positions])
+            crops = video.read(frames, boxes, size)
         # [crops, clips * t, ...] to [clips * crops, t, ...]
         clips = crops.reshape(len(positions), -1, self.num_frames, *crops.shape[2:])
         return clips.swapaxes(0, 1).reshape(-1, *clips.shape[2:])
@@ -444,7 +462,7 @@ def _load(source: Source, index: int, read: Callable[[Mapping[str, Any]], np.nda
 def _padding(data: Data, source: Source, index: int) -> Batch:
     """Returns a row of an evaluation batch without an example."""
     return {
-        "video": np.zeros((data.max_views, data.num_frames, *data.image_size, 3), np.uint8),
+        "video": np.zeros((data.max_views, data.num_frames, *data.crop_size, 3), np.uint8),
         "views": np.int32(1),
         "labels": {name: np.zeros_like(label) for name, label in label_arrays(source[0]).items()},
         "weight": np.float32(0),

@@ -86,9 +86,15 @@ class Prepared:
     Attributes:
         path: path of the folder, local or in a bucket. Shards in a bucket are copied to the local disk when their split
             is first read, see `vitx.local_copies`.
+        test: split that is opened as "test": "validation" where the labels of the real one are not public, or where
+            accuracies are published on the validation split.
     """
 
     path: str = setting(is_path=True)
+    test: str = "test"
+
+    def __post_init__(self):
+        check_split(self.test)
 
     def open(self, split: str) -> Source:
         """Returns the videos of a split.
@@ -97,6 +103,7 @@ class Prepared:
             UserError: the folder or the split is missing, the folder is not finished, or a shard has another size.
         """
         check_split(split)
+        split = self.test if split == "test" else split
         splits = self.splits()
         if split not in splits:
             raise UserError(f"{self.path} has no {split} split; it has {', '.join(splits)}")

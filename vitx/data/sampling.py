@@ -110,15 +110,21 @@ def frames_between(times: Float[np.ndarray, " n"], begin: float, end: float) -> 
     return np.arange(first, stop)
 
 
-def crop_box(height: int, width: int, size: tuple[int, int], position: float) -> Box:
-    """Returns the largest box of the shape of `size` inside a frame.
+def crop_box(height: int, width: int, size: tuple[int, int], position: float, short_side: int | None = None) -> Box:
+    """Returns a box of the shape of `size` inside a frame.
 
     Args:
         height: pixels of the frame.
         width: pixels of the frame.
         size: (height, width) that the box will be scaled to.
-        position: place of the box along the side that it does not fill: 0 is the top or left end, 1 the other.
+        position: place of the box along the side that it does not fill: 0 is the top or left end, 1 the other. A box
+            that fills no side lies so along the longer side of the frame, and in the middle of the shorter one.
+        short_side: length in pixels that the frame's shorter side is scaled to, of which the box is a part; None, and a
+            length below that of the box, takes the largest box.
     """
-    scale = max(size[0] / height, size[1] / width)
+    scale, rows, columns = max(size[0] / height, size[1] / width), position, position
+    if short_side is not None and short_side / min(height, width) > scale:
+        scale = short_side / min(height, width)
+        rows, columns = (0.5, position) if height <= width else (position, 0.5)
     box_height, box_width = size[0] / scale, size[1] / scale
-    return np.array([(height - box_height) * position, (width - box_width) * position, box_height, box_width])
+    return np.array([(height - box_height) * rows, (width - box_width) * columns, box_height, box_width])

@@ -1,0 +1,68 @@
+"""Writes the table of recipes in docs/recipes.md from the recipes' own docstrings: python docs/write_recipes.py."""
+
+import ast
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "recipes.md"
+BEGIN, END = "<!-- written by docs/write_recipes.py -->\n", "<!-- end -->\n"
+EXPECTED = re.compile(
+    r"^Expected: (?P<result>.+?)(, (?P<views>\d+x\d) views)? \((?P<source>.+)\)\. Not run here\.$", re.M
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A published recipe: an experiment file and what its docstring expects.
+
+    Attributes:
+        file: path of the experiment file.
+        docstring: text of its docstring.
+        result: published accuracy, such as "top-1 80.0 %".
+        views: clips x crops of it, such as "4x3"; empty where a task has none.
+        source: paper and table, or repository and file.
+    """
+
+    file: Path
+    docstring: str
+    result: str
+    views: str
+    source: str
+
+    @property
+    def path(self) -> str:
+        """Path of the file from the root of the repository."""
+        return self.file.relative_to(ROOT).as_posix()
+
+    def row(self) -> str:
+        """Returns the row of the table."""
+        command = f"[`vitx train {self.path}`](../{self.path})"
+        cells = (self.file.parent.name, f"`{self.file.stem}`", self.result, self.views, self.source, command)
+        return f"| {' | '.join(cells)} |"
+
+
+def find_recipes() -> Iterator[Recipe]:
+    """Yields every recipe, by dataset and name."""
+    for file in sorted((ROOT / "experiments").glob("*/*.py")):
+        docstring = ast.get_docstring(ast.parse(file.read_text())) or ""
+        if found := EXPECTED.search(docstring):
+            yield Recipe(file, docstring, found["result"], found["views"] or "", found["source"])
+
+
+def write_table() -> str:
+    """Returns the table in Markdown."""
+    header = "| dataset | model | expected | views | source | command |\n| --- | --- | --- | --- | --- | --- |\n"
+    return header + "".join(f"{recipe.row()}\n" for recipe in find_recipes())
+
+
+def write_page(page: str) -> str:
+    """Returns the page with a table of today."""
+    before, rest = page.split(BEGIN)
+    return before + BEGIN + write_table() + END + rest.split(END)[1]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(write_page(PAGE.read_text()))

@@ -1,0 +1,15 @@
+"""ViViT-B/16x2, model 4: factorised dot-product attention, half of the heads in time, on Kinetics-400.
+
+    vitx train experiments/kinetics400/vivit_b_16x2_fdp.py --workdir runs/vivit_b_16x2_fdp
+    experiments/launch/tpu_vm.sh run experiments/kinetics400/vivit_b_16x2_fdp.py --workdir gs://BUCKET/vivit_b_16x2_fdp
+
+Expected: top-1 76.3 %, 4x1 views (arXiv:2103.15691v2, table 2). Not run here.
+
+Follows: table 7 of the paper; scenic has no configuration of this model. Everything else is as in vivit_b_16x2.py.
+Hardware: no training time is stated; a view takes 22.9 ms on a TPU v3.
+"""
+
+from vitx import load_experiment
+from vitx.models import create_model
+
+experiment = load_experiment("vivit_b_16x2.py").override({"model": create_model("vivit_b_16x2_fdp", num_classes=400)})
