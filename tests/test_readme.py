@@ -145,7 +145,7 @@ def test_every_page_is_listed():
 
 
 def test_the_tables_of_models_cover_all_names():
-    text = (ROOT / "docs" / "models.md").read_text()
+    text = (ROOT / "docs" / "models.md").read_text().split("## Every name")[0]  # the index has them all
     patterns = [
         name for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for name in re.findall(r"`(.*?)`", row)
     ]

@@ -42,6 +42,7 @@ def add_commands(commands: Any) -> None:
 
     models = commands.add_parser("models", help="list the named models")
     models.add_argument("patterns", nargs="*", metavar="PATTERN", help="such as 'vivit_b_*'")
+    models.add_argument("--table", action="store_true", help="with paper, cost, published accuracies and weights")
     models.add_argument("--json", action="store_true", help="print one JSON object: settings by name")
     models.set_defaults(command=_models)
 
@@ -105,7 +106,12 @@ def _models(options: argparse.Namespace, _: list[str]) -> None:
     from vitx.models import VARIANTS
 
     names = _matching_names(options.patterns or ["*"])
-    if options.json:
+    if options.table:
+        from vitx.analysis.model_index import format_index, model_index
+
+        rows = model_index(names)
+        print(json.dumps({"models": rows}) if options.json else "\n".join(format_index(rows)))
+    elif options.json:
         from vitx.configuration import to_dict
 
         print_json({name: to_dict(VARIANTS[name]) for name in names})
@@ -151,7 +157,8 @@ def _cost(options: argparse.Namespace, settings: list[str]) -> None:
     if options.published:
         if settings or options.plot:
             raise UserError("--published compares models as papers describe them; leave out --plot and settings")
-        rows = list(published.published_costs(_matching_names(options.names or ["*"])))
+        rows = list(published.published_rows(_matching_names(options.names or ["*"])))
+        rows = [row for row in rows if row.params_m or row.gmacs]
         if not rows:
             raise UserError(f"no published numbers are known for {' '.join(options.names)}")
         bar = progress_bar(rows, desc="counting", unit=" models")
