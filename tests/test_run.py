@@ -1,10 +1,14 @@
 """A run in memory and on disk: what training returns, and what its folder gives back."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 
 import vitx
+from vitx.cli import main
+from vitx.data.decoding import open_video
 from vitx.data.encoding import encode_video
 from vitx.errors import UserError
 from vitx.run import load_run, train
@@ -49,3 +53,56 @@ def test_public_names_are_importable_and_lazy():
     assert {"train", "load_run", "create_model", "load_pretrained", "count_cost"} <= set(dir(vitx))
     with pytest.raises(AttributeError, match="nothing_of_this_name"):
         _ = vitx.nothing_of_this_name
+
+
+def test_an_explanation_names_class_and_method_and_has_every_form(run, tmp_path):
+    frames = np.random.default_rng(0).integers(0, 255, (4, 24, 24, 3), np.uint8)
+    explanation = run.explain(frames, label="motion")
+    assert explanation.relevance.shape == (4, 24, 24) and explanation.method == "gradient_attention"
+    assert explanation.class_name in run.outputs["motion"] and 0 < explanation.probability <= 1
+    assert explanation.over_time.sum() == pytest.approx(1) and explanation.overlay().shape == frames.shape
+    magic = {".png": b"\x89PNG", ".gif": b"GIF8", ".npz": b"PK"}
+    for suffix, begin in magic.items():
+        explanation.save(tmp_path / f"clip{suffix}")
+        assert (tmp_path / f"clip{suffix}").read_bytes().startswith(begin)
+    explanation.save(tmp_path / "clip.mp4")
+    with open_video(str(tmp_path / "clip.mp4")) as video:
+        assert len(video.times) == 4
+    assert explanation._repr_png_().startswith(b"\x89PNG")
+    with pytest.raises(UserError, match=r"\.jpeg.*\.png"):
+        explanation.save(tmp_path / "clip.jpeg")
+
+
+def test_a_named_class_is_explained_on_another_method(run):
+    frames = np.zeros((9, 30, 40, 3), np.uint8)
+    explanation = run.explain(frames, method="occlusion", label="appearance", class_name="7", tubelet=(4, 12, 12))
+    assert (explanation.label, explanation.class_name, explanation.method) == ("appearance", "7", "occlusion")
+    assert explanation.frames.shape == (4, 24, 24, 3)
+
+
+def test_what_cannot_be_explained_is_refused_with_what_works(run, tmp_path):
+    frames = np.zeros((4, 24, 24, 3), np.uint8)
+    with pytest.raises(UserError, match=r"\b3 frames.*\b4\b"):
+        run.explain(frames[:3])
+    with pytest.raises(UserError, match=r"float32.*uint8"):
+        run.explain(frames.astype(np.float32))
+    with pytest.raises(UserError, match=r"colour.*appearance, motion"):
+        run.explain(frames, label="colour")
+    with pytest.raises(UserError, match=r"backwards.*left"):
+        run.explain(frames, label="motion", class_name="backwards")
+    with pytest.raises(UserError, match=r"saliency.*gradient_attention"):
+        run.explain(frames, method="saliency")
+    with pytest.raises(UserError, match=r"no\.mp4"):
+        run.explain(tmp_path / "no.mp4")
+
+
+def test_explain_on_the_command_line_writes_pictures(run, tmp_path, capsys):
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(encode_video(np.zeros((9, 32, 32, 3), np.uint8)))
+    arguments = ["explain", str(run.workdir), str(clip), "--output", str(tmp_path / "out"), "--label", "motion"]
+    assert main([*arguments, "--formats", "png", "npz", "--json"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out).values()
+    assert answer["motion"] in run.outputs["motion"] and sum(answer["importance_over_time"]) == pytest.approx(1)
+    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".npz", ".png"]
+    assert main([*arguments, "--formats", "bmp"]) == 2 and main([*arguments, "--method", "lime"]) == 2
+    assert main(["explain", str(tmp_path), str(clip)]) == 2  # no run

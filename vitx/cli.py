@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Sequence
 
 import vitx
-from vitx import cli_ablations, cli_data, cli_models, cli_runs, environment
+from vitx import cli_ablations, cli_data, cli_explain, cli_models, cli_runs, environment
 from vitx.cli_settings import Parser, parse_settings, take_settings
 from vitx.console import escape
 from vitx.errors import Preempted, RunError, UserError, closest
@@ -114,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_runs.add_commands(commands)
     cli_ablations.add_commands(commands)
     cli_data.add_commands(commands)
+    cli_explain.add_commands(commands)
     cli_models.add_commands(commands)
     return parser
 

@@ -23,6 +23,8 @@ from vitx.evaluation.evaluate import Predictions, evaluate, predict
 from vitx.evaluation.examples import accuracy_intervals, predictions_path, save_predictions
 from vitx.evaluation.presentation import presenter_for
 from vitx.experiment import Experiment, load_config, save_config
+from vitx.explain.clips import explain_clip, read_clip
+from vitx.explain.explanation import Explanation
 from vitx.interop.load import require_source
 from vitx.layers.partition import batch_sharding
 from vitx.models import resolve_implementation
@@ -111,6 +113,45 @@ class Run:
             logits = predict(self.variables, *batch, model=model, task=task)
             outputs = {label: np.asarray(row[0]) for label, row in task.named(logits, self.outputs).items()}
             yield file, presenter.answer(outputs, self.outputs, top)
+
+    def explain(
+        self,
+        video: str | Path | np.ndarray,
+        *,
+        method: str | None = None,
+        label: str | None = None,
+        class_name: str | None = None,
+        **options: Any,
+    ) -> Explanation:
+        """Explains which parts of a video speak for a class: pictures, numbers, and the importance of frames.
+
+        Args:
+            video: path of a file, or RGB frames [frames, height, width, 3], 0 to 255.
+            method: a name in `vitx.explain.methods.METHODS`; None takes the first that works for the model.
+            label: the label to explain; None takes the first.
+            class_name: the class to explain; None takes the most probable one.
+            options: further arguments of the method, such as `tubelet=(4, 8, 8)` of occlusion.
+
+        Raises:
+            UserError: the video cannot be read or is too short; an unknown label, class or method; a method that does
+                not work for the model, with those that do.
+        """
+        task, model = self.experiment.task, self.experiment.model
+        if not isinstance(task, Supervised):
+            raise UserError(f"{type(task).__name__} predicts no classes; expected a run that classifies")
+        presenter, frames = presenter_for(task), read_clip(video, self.experiment.data)
+        return explain_clip(
+            model,
+            jax.device_get(self.variables),
+            frames,
+            normalise=task.normalise,
+            names=self.outputs,
+            answer=lambda logits: presenter.answer(logits, self.outputs, max(map(len, self.outputs.values()))),
+            method=method,
+            label=label,
+            class_name=class_name,
+            **options,
+        )
 
 
 def train(experiment: Experiment, workdir: str | PurePath, *, extend: bool = False) -> Run:

@@ -159,16 +159,8 @@ def render_clip(config: ClipConfig, split: str, index: int) -> tuple[UInt8[np.nd
         RGB frames, 0 to 255; the appearance; the motion.
     """
     rng = np.random.default_rng([list(DIGITS).index(split), 2, index])
-    images, targets = _digits()
-    digit, motion = clip_labels(split, index)
-    frames = _texture(config.texture, config.side, rng)[None]
-    if config.distractor:
-        other = rng.choice(DIGITS[split])
-        trajectory = sample_trajectory(config, int(rng.integers(len(MOTIONS))), rng)
-        ink = _ink(images[other], trajectory, config.side)
-        frames = _paint(frames, ink, config.distractor * _bright_colour(rng))
-    ink = _ink(images[digit], sample_trajectory(config, motion, rng), config.side)
-    frames = _paint(frames, ink, _bright_colour(rng))
+    background, ink = _draw_digit(config, split, index, rng)
+    frames = _paint(background, ink, _bright_colour(rng))
     if config.occluder:
         bar = _offset(rng.uniform(0, config.side), config.side)
         bar = (np.abs(bar) < config.occluder / 2).astype(np.float32)
@@ -177,7 +169,14 @@ def render_clip(config: ClipConfig, split: str, index: int) -> tuple[UInt8[np.nd
     if config.noise:
         noise = rng.standard_normal((config.num_frames, config.side, config.side, 1), np.float32)
         frames = frames + config.noise * noise
-    return np.clip(frames + 0.5, 0, 255).astype(np.uint8), int(targets[digit]), motion
+    digit, motion = clip_labels(split, index)
+    return np.clip(frames + 0.5, 0, 255).astype(np.uint8), int(_digits()[1][digit]), motion
+
+
+def digit_coverage(config: ClipConfig, split: str, index: int) -> Float[np.ndarray, "t h w"]:
+    """Returns how much of every pixel of clip `index` the digit covers, 0 to 1: where the truth is."""
+    rng = np.random.default_rng([list(DIGITS).index(split), 2, index])
+    return _draw_digit(config, split, index, rng)[1]
 
 
 def encode_clip(config: ClipConfig, split: str, index: int) -> dict[str, bytes | int]:
@@ -185,6 +184,21 @@ def encode_clip(config: ClipConfig, split: str, index: int) -> dict[str, bytes |
     frames, appearance, motion = render_clip(config, split, index)
     video = encode_video(frames, options=ALL_INTRA)
     return {"video": video, "appearance": appearance, "motion": motion, "index": index}
+
+
+def _draw_digit(
+    config: ClipConfig, split: str, index: int, rng: np.random.Generator
+) -> tuple[Float[np.ndarray, "_ h w 3"], Float[np.ndarray, "t h w"]]:
+    """Returns (what is behind the digit, the digit's coverage)."""
+    images, _ = _digits()
+    digit, motion = clip_labels(split, index)
+    frames = _texture(config.texture, config.side, rng)[None]
+    if config.distractor:
+        other = rng.choice(DIGITS[split])
+        trajectory = sample_trajectory(config, int(rng.integers(len(MOTIONS))), rng)
+        ink = _ink(images[other], trajectory, config.side)
+        frames = _paint(frames, ink, config.distractor * _bright_colour(rng))
+    return frames, _ink(images[digit], sample_trajectory(config, motion, rng), config.side)
 
 
 @cache

@@ -1,0 +1,71 @@
+"""Tiny models that the explanations are tested on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vitx
+
+SMALL = {
+    "num_classes": 3,
+    "num_frames": 4,
+    "image_size": (24, 32),
+    "tubelet_size": (2, 8, 8),
+    "hidden_size": 16,
+    "num_layers": 2,
+    "num_heads": 2,
+    "mlp_dim": 16,
+}
+TRANSFORMERS = [
+    "vivit_ti_16x2",
+    "vivit_ti_16x2_fe",
+    "vivit_ti_16x2_fsa",
+    "vivit_ti_16x2_fdp",
+    "vivit_ti_16x2_avg",
+    "timesformer_b_16_space",
+    "timesformer_b_16_joint",
+    "timesformer_b_16_divided",
+    "timesformer_b_16_local_global",
+    "timesformer_b_16_axial",
+]
+
+
+def with_random_variables(model, video, seed=0):
+    """Returns the model's variables, all of them random: heads and some projections would start at zero."""
+    variables = jax.jit(model.init)(jax.random.key(seed), video[None])
+    leaves, tree = jax.tree.flatten(variables)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    return jax.tree.unflatten(
+        tree, [x + 0.3 * jax.random.normal(key, x.shape) for key, x in zip(keys, leaves, strict=True)]
+    )
+
+
+@pytest.fixture(scope="session")
+def video():
+    return jnp.asarray(np.random.default_rng(0).standard_normal((4, 24, 32, 3)), jnp.float32)
+
+
+@pytest.fixture(scope="session")
+def transformer(video):
+    """A function from the name of a Transformer to (a tiny model, variables)."""
+    known = {}
+
+    def build(name):
+        if name not in known:
+            extra = {"num_temporal_layers": 1} if name.endswith("_fe") else {}
+            model = vitx.create_model(name, **SMALL | extra)
+            known[name] = model, with_random_variables(model, video)
+        return known[name]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def cnn(video):
+    """(a tiny convolutional network, variables)."""
+    model = vitx.create_model("cnn_small", num_classes=3, width=4)
+    variables = jax.jit(model.init)(jax.random.key(0), video[None])
+    kernel = variables["params"]["head"]["logits"]["kernel"]
+    variables["params"]["head"]["logits"]["kernel"] = jax.random.normal(jax.random.key(1), kernel.shape)
+    return model, variables

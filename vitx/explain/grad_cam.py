@@ -1,0 +1,138 @@
+"""Grad-CAM for convolutional networks and for grids of tokens.
+
+In shapes: t h w c the video, gt gh gw the grid of a feature map or of tokens.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from vitx.errors import UserError
+from vitx.explain.recording import Path, attention_calls
+from vitx.explain.score import Clip, Target, Variables, reference_model
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureMap:
+    """A feature map inside a model.
+
+    Attributes:
+        path: names of the modules that lead to the one that has it.
+        side: whether it is the "input" or the "output" of that module.
+        grid: its (t, h, w).
+        prefix: number of tokens of each sequence that come before the grid; 0 for a convolution.
+    """
+
+    path: Path
+    side: Literal["input", "output"]
+    grid: tuple[int, int, int]
+    prefix: int = 0
+
+
+def find_feature_map(
+    model: nn.Module, variables: Variables, video: Clip, layer: str | None = None
+) -> FeatureMap | None:
+    """Returns the feature map that Grad-CAM weighs, or None if the model has none with more than one place.
+
+    Args:
+        model: the model.
+        variables: its variables.
+        video: one clip.
+        layer: path of a convolutional module, such as "stage_3"; None takes the last feature map of a convolutional
+            network, and the tokens that the last block over space reads of a Transformer.
+    """
+    calls = [call for call in attention_calls(model, variables, video) if math.prod(call.grid[1:]) > 1]
+    if calls and layer is None:
+        *_, last = calls
+        prefix = max(call.prefix for call in calls if call.path[:-1] == last.path[:-1])
+        t, h, w = last.grid
+        return FeatureMap(last.path[:-1], "input", (last.sequences * t, h, w), prefix)
+    maps = []
+
+    def observe(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        result = call(*args, **kwargs)
+        path, shape = context.module.path, getattr(result, "shape", ())
+        if path and context.method_name == "__call__" and len(shape) == 5 and shape[0] == 1 and shape[2] * shape[3] > 1:
+            maps.append(FeatureMap(path, "output", tuple(shape[1:4])))
+        return result
+
+    with nn.intercept_methods(observe):
+        jax.eval_shape(lambda *inputs: model.apply(*inputs, train=False), variables, jnp.asarray(video)[None])
+    if layer is not None:
+        named = [found for found in maps if "/".join(found.path) == layer]
+        if not named:
+            known = ", ".join(dict.fromkeys("/".join(found.path) for found in maps))
+            raise UserError(f"layer is {layer}; expected a module with feature maps: {known or 'the model has none'}")
+        maps = named
+    return maps[-1] if maps else None
+
+
+def grad_cam(
+    model: nn.Module,
+    variables: Variables,
+    video: Clip,
+    target: Target,
+    *,
+    layer: str | None = None,
+) -> Float[Array, "gt gh gw"]:
+    """Returns Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2) on the grid of a feature map.
+
+    Args:
+        model: a convolutional network or a video Transformer.
+        variables: its variables.
+        video: one clip, normalised.
+        target: what is explained.
+        layer: see `find_feature_map`.
+
+    Raises:
+        UserError: the model has no feature map with more than one place.
+    """
+    model = reference_model(model)
+    found = find_feature_map(model, variables, video, layer)
+    if found is None:
+        raise UserError(
+            f"{type(model).__name__} has no feature map with more than one place; integrated_gradients and occlusion "
+            "need none"
+        )
+
+    return _weigh(variables, jnp.asarray(video), model=model, found=found, target=target)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "found", "target"))
+def _weigh(
+    variables: Variables, video: Clip, *, model: nn.Module, found: FeatureMap, target: Target
+) -> Float[Array, "gt gh gw"]:
+    def score(offset: Array) -> Any:
+        kept = []
+
+        def observe(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+            if context.module.path != found.path or context.method_name != "__call__":
+                return call(*args, **kwargs)
+            if found.side == "input":
+                kept.append(args[0] + offset.astype(args[0].dtype))
+                return call(kept[-1], *args[1:], **kwargs)
+            result = call(*args, **kwargs)
+            kept.append(result + offset.astype(result.dtype))
+            return kept[-1]
+
+        with nn.intercept_methods(observe):
+            outputs = model.apply(variables, video[None], train=False)
+        return target.pick(outputs)[0], kept[-1]
+
+    shape = jax.eval_shape(score, jax.ShapeDtypeStruct((), jnp.float32))[1].shape
+    gradient, features = jax.grad(score, has_aux=True)(jnp.zeros(shape))
+    gradient, features = _on_grid(gradient, found), _on_grid(features, found)
+    return jax.nn.relu(jnp.sum(gradient.mean(axis=(0, 1, 2)) * features.astype(jnp.float32), axis=-1))
+
+
+def _on_grid(x: Float[Array, "..."], found: FeatureMap) -> Float[Array, "gt gh gw c"]:
+    if found.side == "output":
+        return x[0]
+    return x[..., found.prefix :, :].reshape(*found.grid, x.shape[-1])

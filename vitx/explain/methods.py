@@ -1,0 +1,104 @@
+"""The methods of explanation by name.
+
+To add one, write a function of (model, variables, video, target) and add it to the registry:
+
+    METHODS.add("my_method", Method(my_method))
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from vitx.errors import UserError, closest
+from vitx.explain.attention import attention_rollout, gradient_attention, has_attention, last_attention
+from vitx.explain.grad_cam import find_feature_map, grad_cam
+from vitx.explain.perturbation import integrated_gradients, occlusion
+from vitx.explain.score import Clip, Target, Variables, reference_model
+from vitx.plugins import Registry
+
+
+def works_always(model: nn.Module, variables: Variables, video: Clip) -> bool:
+    """Returns True."""
+    return True
+
+
+def has_feature_map(model: nn.Module, variables: Variables, video: Clip) -> bool:
+    """Returns whether Grad-CAM works for a model."""
+    return find_feature_map(reference_model(model), variables, video) is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A method of explanation.
+
+    Attributes:
+        explain: called as explain(model, variables, video, target) with one normalised clip [t, h, w, c]; returns its
+            relevance on any grid over time, height and width.
+        works_for: called as works_for(model, variables, video); whether the method can explain the model.
+    """
+
+    explain: Callable[..., Any]
+    works_for: Callable[..., bool] = works_always
+
+
+METHODS: Registry[Method] = Registry(
+    "explanation method",
+    {
+        "gradient_attention": Method(gradient_attention, has_attention),
+        "grad_cam": Method(grad_cam, has_feature_map),
+        "occlusion": Method(occlusion),
+        "integrated_gradients": Method(integrated_gradients),
+        "attention_rollout": Method(attention_rollout, has_attention),
+        "attention": Method(last_attention, has_attention),
+    },
+)
+"""The first that works for a model is its default."""
+
+
+def methods_for(model: nn.Module, variables: Variables, video: Clip) -> list[str]:
+    """Returns the names of the methods that can explain a model, the default one first."""
+    return [name for name, method in METHODS.items() if method.works_for(model, variables, video)]
+
+
+def relevance(
+    model: nn.Module,
+    variables: Variables,
+    video: Clip,
+    target: Target,
+    method: str | None = None,
+    **options: Any,
+) -> tuple[str, Float[Array, "t h w"]]:
+    """Returns (name of the method, relevance of every pixel).
+
+    Args:
+        model: any model.
+        variables: its variables.
+        video: one clip, normalised.
+        target: what is explained.
+        method: name in `METHODS`; None takes the first that works.
+        options: further arguments of the method, such as the `tubelet` of occlusion.
+
+    Raises:
+        UserError: the method is unknown or does not work for the model; the message names those that do.
+    """
+    works = methods_for(model, variables, video)
+    if method is not None and method not in METHODS:
+        raise UserError(f"method is {method!r}; expected one of {', '.join(works)}{closest(method, METHODS)}")
+    if method is not None and method not in works:
+        raise UserError(
+            f"{method} does not work for {type(model).__name__}, which lacks what it needs; expected one of "
+            f"{', '.join(works)}"
+        )
+    name = works[0] if method is None else method
+    return name, spread(METHODS[name].explain(model, variables, video, target, **options), video.shape[:3])
+
+
+def spread(on_grid: Float[Array | np.ndarray, "gt gh gw"], shape: tuple[int, int, int]) -> Float[Array, "t h w"]:
+    """Returns the value of every pixel: that of the place of the grid which the pixel is in."""
+    places = (jnp.arange(size) * cells // size for cells, size in zip(on_grid.shape, shape, strict=True))
+    return jnp.asarray(on_grid)[jnp.ix_(*places)]

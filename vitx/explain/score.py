@@ -1,0 +1,45 @@
+"""The number that is explained: what a model says of one class of one clip. In shapes: b batch, t h w c the video."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+Clip = Float[Array | np.ndarray, "t h w c"]
+Variables = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What is explained.
+
+    Attributes:
+        index: class, or value, of the model's output.
+        head: name of the head, for a model with a dictionary of outputs.
+    """
+
+    index: int
+    head: str | None = None
+
+    def pick(self, outputs: Any) -> Float[Array, "b"]:
+        """Returns the logit of the class for each clip."""
+        return (outputs if self.head is None else outputs[self.head])[:, self.index]
+
+
+def class_score(
+    model: nn.Module, variables: Variables, video: Float[Array, "b t h w c"], target: Target
+) -> Float[Array, "b"]:
+    """Returns the logit of a class for each clip, in evaluation mode."""
+    return target.pick(model.apply(variables, video, train=False))
+
+
+def reference_model(model: nn.Module) -> nn.Module:
+    """Returns the model with the plain implementation of everything: blocks one by one, nothing computed again.
+
+    It computes the same, and each of its layers can be observed.
+    """
+    plain = {"implementation": "reference", "scan_layers": False, "remat_policy": None}
+    return model.copy(**{name: value for name, value in plain.items() if hasattr(model, name)})
