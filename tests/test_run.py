@@ -106,3 +106,30 @@ def test_explain_on_the_command_line_writes_pictures(run, tmp_path, capsys):
     assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".npz", ".png"]
     assert main([*arguments, "--formats", "bmp"]) == 2 and main([*arguments, "--method", "lime"]) == 2
     assert main(["explain", str(tmp_path), str(clip)]) == 2  # no run
+
+
+def test_a_single_video_gets_an_answer_of_its_own(run, tmp_path):
+    frames = np.random.default_rng(0).integers(0, 255, (4, 24, 24, 3), np.uint8)
+    answer = run.predict(frames, top=100)
+    assert {label: len(classes) for label, classes in answer.items()} == {"appearance": 10, "motion": 8}
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(encode_video(np.zeros((9, 32, 32, 3), np.uint8)))
+    assert run.predict(clip) == run.predict([clip])[str(clip)]
+
+
+def test_features_are_what_the_head_classifies(run):
+    frames = np.random.default_rng(0).integers(0, 255, (4, 24, 24, 3), np.uint8)
+    features = run.features(frames)
+    kernel = run.variables["params"]["head"]["motion"]["kernel"]
+    logits = features @ np.asarray(kernel) + np.asarray(run.variables["params"]["head"]["motion"]["bias"])
+    motions = run.predict(frames, top=8)["motion"]
+    expected = [np.log(motions[name]) for name in run.outputs["motion"]]
+    np.testing.assert_allclose(logits - logits.max(), np.array(expected) - max(expected), atol=1e-4)
+
+
+def test_metrics_are_a_list_that_a_notebook_shows_as_a_table(run):
+    metrics = run.metrics()
+    assert metrics == [dict(row) for row in metrics] and metrics.columns()[:2] == ["step", "split"]
+    shown = metrics._repr_html_()
+    assert shown.count("<tr>") == len(metrics) + 1 and "<th>motion/top1</th>" in shown
+    assert run._repr_png_().startswith(b"\x89PNG")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
@@ -9,6 +10,8 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, UInt8
 
 from vitx import configuration, storage
 from vitx.checkpoints import Checkpoints, abstract_state
@@ -21,6 +24,7 @@ from vitx.errors import UserError, as_user_error
 from vitx.evaluation import report
 from vitx.evaluation.evaluate import Predictions, evaluate, predict
 from vitx.evaluation.examples import accuracy_intervals, predictions_path, save_predictions
+from vitx.evaluation.metrics_table import MetricsTable
 from vitx.evaluation.presentation import presenter_for
 from vitx.experiment import Experiment, load_config, save_config
 from vitx.explain.clips import explain_clip, read_clip
@@ -39,6 +43,7 @@ from vitx.training.progress import check_monitor
 from vitx.training.sharding import Mesh, state_shardings
 
 Which = Literal["best", "last"]
+Video = str | Path | np.ndarray
 MAX_CLIPS = 8  # clips in the report's pictures
 
 
@@ -68,9 +73,15 @@ class Run:
         steps, model = self.experiment.training.steps, type(self.experiment.model).__name__
         return f"Run({str(self.workdir)!r}, {model}, step {self.step} of {steps})"
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """Returns the rows of metrics.jsonl: step, split, and metrics by name."""
-        return read_metrics(self.workdir)
+    def metrics(self) -> MetricsTable:
+        """Returns the rows of metrics.jsonl: step, split, and metrics by name; a notebook shows them as a table."""
+        return MetricsTable(read_metrics(self.workdir))
+
+    def _repr_png_(self) -> bytes:  # how a notebook shows a run: its learning curves
+        figure = report.learning_curves(self.metrics(), presenter_for(self.experiment.task).curves)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=110)
+        return file.getvalue()
 
     def evaluate(self, split: str = "test") -> dict[str, Any]:
         """Evaluates the run on a split, adds the metrics to metrics.jsonl and writes the report.
@@ -85,38 +96,63 @@ class Run:
         with lock_run(self.workdir):
             return evaluate_and_report(self, split, Stopwatch())
 
-    def predict(self, videos: Sequence[str | Path], *, top: int = 5) -> dict[str, dict[str, dict[str, float]]]:
-        """Returns {file: {label: {class: probability}}} of the `top` classes, most probable first.
+    def predict(self, videos: Video | Sequence[str | Path], *, top: int = 5) -> dict[str, Any]:
+        """Returns {label: {class: probability}} of the `top` classes, most probable first, of a video.
+
+        Args:
+            videos: path of a video, or RGB frames [frames, height, width, 3], 0 to 255; or several paths, which give
+                {file: {label: {class: probability}}}.
+            top: classes of each label.
 
         Raises:
             UserError: files cannot be read as video; the message names all of them.
         """
-        answers = dict(self.predict_each(videos, top=top))
+        if isinstance(videos, np.ndarray):
+            return self._answer(read_clip(videos, self.experiment.data)[None], top)
+        single = isinstance(videos, str | Path)
+        answers = dict(self.predict_each([videos] if single else videos, top=top))
         if unreadable := [str(error) for error in answers.values() if isinstance(error, Exception)]:
             raise UserError("these files cannot be read as video:\n" + "\n".join(unreadable))
-        return answers
+        return answers[str(videos)] if single else answers
 
     def predict_each(
         self, videos: Sequence[str | Path], *, top: int = 5
     ) -> Iterator[tuple[str, dict[str, dict[str, float]] | VideoError | OSError]]:
         """Yields (file, answer) as `predict` returns them, one by one; of a file that cannot be read, its error."""
-        task, data = self.experiment.task, self.experiment.data
-        model = resolve_implementation(self.experiment.model, self.sharding.mesh.devices.flat[0])
-        presenter = presenter_for(task)
         for file in map(str, videos):
             try:
-                views = data.read_views({"video": read_video(file)})
+                views = self.experiment.data.read_views({"video": read_video(file)})
             except (VideoError, OSError) as error:
                 yield file, error
                 continue
-            batch = jax.device_put((views[None], np.array([len(views)], np.int32)))
-            logits = predict(self.variables, *batch, model=model, task=task)
-            outputs = {label: np.asarray(row[0]) for label, row in task.named(logits, self.outputs).items()}
-            yield file, presenter.answer(outputs, self.outputs, top)
+            yield file, self._answer(views, top)
+
+    def _answer(self, views: UInt8[np.ndarray, "v t h w 3"], top: int) -> dict[str, dict[str, float]]:
+        task = self.experiment.task
+        model = resolve_implementation(self.experiment.model, self.sharding.mesh.devices.flat[0])
+        batch = jax.device_put((views[None], np.array([len(views)], np.int32)))
+        logits = predict(self.variables, *batch, model=model, task=task)
+        outputs = {label: np.asarray(row[0]) for label, row in task.named(logits, self.outputs).items()}
+        return presenter_for(task).answer(outputs, self.outputs, top)
+
+    def features(self, video: Video) -> Float[np.ndarray, "d"]:
+        """Returns the vector that the head classifies, of the first view of a video; for probes and searches.
+
+        Args:
+            video: path of a file, or RGB frames [frames, height, width, 3], 0 to 255.
+
+        Raises:
+            UserError: the video cannot be read or is too short; or the model has no such vector.
+        """
+        model = resolve_implementation(self.experiment.model, self.sharding.mesh.devices.flat[0])
+        if not hasattr(model, "features"):
+            raise UserError(f"{type(model).__name__} has no features; expected a model that classifies")
+        clip = self.experiment.task.normalise(read_clip(video, self.experiment.data))
+        return np.asarray(_features(self.variables, clip[None], model=model)[0], np.float32)
 
     def explain(
         self,
-        video: str | Path | np.ndarray,
+        video: Video,
         *,
         method: str | None = None,
         label: str | None = None,
@@ -152,6 +188,11 @@ class Run:
             class_name=class_name,
             **options,
         )
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _features(variables: Any, video: Float[Array, "b t h w 3"], *, model: nn.Module) -> Float[Array, "b d"]:
+    return model.apply(variables, video, train=False, method="features")
 
 
 def train(experiment: Experiment, workdir: str | PurePath, *, extend: bool = False) -> Run:

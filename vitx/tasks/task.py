@@ -154,7 +154,7 @@ class Task:
         """Returns whether a metric is better at `value` than at `than`."""
         return value < than if name.split("/")[-1] in self.lower_is_better else value > than
 
-    def normalise(self, video: UInt8[Array, "*b 3"]) -> Float[Array, "*b 3"]:
+    def normalise(self, video: UInt8[Array | np.ndarray, "*b 3"]) -> Float[Array, "*b 3"]:
         """Returns (video / 255 - mean) / std, float32."""
         mean, std = (jnp.asarray(values, jnp.float32) for values in (self.mean, self.std))
         return (video.astype(jnp.float32) / 255 - mean) / std
