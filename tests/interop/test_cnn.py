@@ -343,7 +343,8 @@ def test_golden_files_made_by_the_originals_keep_the_parity(case, tmp_path):
     golden = json.loads((GOLDEN / f"{case.name}.json").read_text())
     write_safetensors(random_weights(golden["shapes"]), tmp_path / "weights.safetensors", {})
     found = (golden["evaluated"], golden["changed"])
-    check(tmp_path / "weights.safetensors", case.name, case.here(), case.shape, *found, seen=projected)
+    fields = case.here() | {"implementation": "cpu"}  # convolutions of float64 are slow elsewhere
+    check(tmp_path / "weights.safetensors", case.name, fields, case.shape, *found, seen=projected)
 
 
 @pytest.fixture

@@ -68,7 +68,12 @@ def gradients_of(name, **fields):
 @functools.cache
 def update_of(optimizer):
     transformation = OPTIMIZERS[optimizer].build(5)
-    return transformation.init, jax.jit(transformation.update)
+
+    def update(gradient, state, params):
+        updates, state = transformation.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return jax.jit(transformation.init), jax.jit(update)
 
 
 def five_steps(name, optimizer, **fields):
@@ -77,8 +82,7 @@ def five_steps(name, optimizer, **fields):
     state, losses = init(params), []
     for _ in range(5):
         loss, gradient = gradients(params)
-        updates, state = update(gradient, state, params)
-        params = optax.apply_updates(params, updates)
+        params, state = update(gradient, state, params)
         losses.append(loss)
     return jnp.array(losses), params
 
