@@ -20,8 +20,9 @@ import pytest
 
 from vitx.data.moving_digits import ClipConfig
 from vitx.data.sources import MovingDigits
+from vitx.evaluation import report
 from vitx.experiment import Experiment, load_experiment
-from vitx.storage import as_path
+from vitx.storage import as_path, write_bytes
 
 SMALL_MODEL = {
     "model.num_frames": 4,
@@ -58,6 +59,12 @@ def _compile_once(tmp_path_factory):
     os.environ |= {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """Reports keep their text, and their figures stay empty files: drawing them takes a third of a small run."""
+    monkeypatch.setattr(report, "_save", lambda content, path: write_bytes(path, b""))
 
 
 @pytest.fixture

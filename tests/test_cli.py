@@ -191,13 +191,14 @@ SMALL = ["--num_frames", "8", "--image_size", "(32, 48)", "--num_layers", "1"]
 
 
 def test_cost_counts_any_clip(capsys, tmp_path):
+    narrow = ["--width", "8", "--depths", "1", "1", "1", "1"]
     assert main(["cost", "vivit_ti_16x2_fe", "timesformer_b_16_divided", *SMALL, "--json"]) == 0
     first, second = json.loads(capsys.readouterr().out)["models"]
     assert first["model"] == "vivit_ti_16x2_fe" and (first["height"], first["width"]) == (32, 48)
     assert 2 * first["macs"] < first["flops_xla"] and second["activation_bytes"] > first["activation_bytes"] > 0
     assert main(["cost", "vivit_ti_16x2_fe", *SMALL]) == 0
     assert "GMACs" in capsys.readouterr().out
-    assert main(["cost", "x3d_xs", "r2plus1d_18", "--json", "--clip", "8", "32", "48", "--width", "8"]) == 0
+    assert main(["cost", "x3d_xs", "r2plus1d_18", *narrow, "--clip", "8", "32", "48", "--json"]) == 0
     for row in json.loads(capsys.readouterr().out)["models"]:
         assert (row["frames"], row["height"], row["width"]) == (8, 32, 48) and row["activation_bytes"] > row["params"]
     shaped = ["cnn_small", "timesformer_b_16_space", "--clip", "8", "32", "48", "--json"]

@@ -23,6 +23,6 @@ def two_rows(tiny):
 
 @pytest.fixture(scope="session")
 def done(two_rows, tmp_path_factory):
-    """(folder, table) of that ablation, which has run."""
-    workdir = tmp_path_factory.mktemp("ablation") / "done"
+    """(folder, table) of that ablation, which has run; all test processes share its folder, and so its cells."""
+    workdir = tmp_path_factory.getbasetemp().parent / "ablation" / "done"
     return workdir, vitx.ablate(two_rows, workdir)

@@ -5,6 +5,7 @@ import contextlib
 import csv
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,7 +131,8 @@ def test_the_dry_run_runs_nothing_and_knows_what_is_left(done, two_rows, tmp_pat
     assert not (workdir / "runs" / "base_seed5").exists()
 
 
-def test_a_failed_cell_shows_its_reason_and_the_others_run(two_rows, tmp_path):
+def test_a_failed_cell_shows_its_reason_and_the_others_run(done, two_rows, tmp_path):
+    shutil.copytree(done[0], tmp_path / "out")
     rows = (Row("base"), Row("diverges", {"optimizer.peak_lr": 1e30, "training.max_skipped": 0}))
     ablation = dataclasses.replace(two_rows, rows=rows, seeds=(0,))
     table = vitx.ablate(ablation, tmp_path / "out")

@@ -23,6 +23,8 @@ from vitx.training import trainer
 from vitx.training.faults import LossSpikeDetector
 from vitx.training.logs import read_metrics
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 
 @register
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +89,7 @@ def test_run_folder_holds_the_promised_files(undisturbed):
         "test_confusion_appearance.png",
         "test_predictions.png",
     }
+    assert all(picture.stat().st_size > 5000 for picture in undisturbed.glob("*.png"))
     assert len(list(undisturbed.glob("events.out.tfevents.*"))) == 1
     rows = read_metrics(undisturbed)
     assert [(row["step"], row["split"]) for row in rows if row["split"] != "test"] == [
