@@ -110,7 +110,10 @@ def _models(options: argparse.Namespace, _: list[str]) -> None:
         from vitx.analysis.model_index import format_index, model_index
 
         rows = model_index(names)
-        print(json.dumps({"models": rows}) if options.json else "\n".join(format_index(rows)))
+        if options.json:
+            print_json({"models": rows})
+        else:
+            print("\n".join(format_index(rows)))
     elif options.json:
         from vitx.configuration import to_dict
 

@@ -1,14 +1,16 @@
 """Counts every model again and writes the tables of this folder, and the index of models in docs/models.md.
 
-    python experiments/tables/make.py
-
-Takes two minutes on one core; nothing is trained or downloaded.
+python experiments/tables/make.py                   # two minutes on one core; nothing is trained or downloaded
+python experiments/tables/make.py --keep_counts     # after a new recipe or printed accuracy: seconds
 """
 
+import argparse
 import csv
 import io
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -18,6 +20,7 @@ from vitx.models import FAMILIES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COUNTS = REPOSITORY / "vitx" / "analysis" / "counts.csv"
+RECIPES = COUNTS.with_name("recipes.csv")
 INDEX = REPOSITORY / "docs" / "models.md"
 MARKS = ("<!-- index: written by experiments/tables/make.py -->", "<!-- end of the index -->")
 
@@ -35,12 +38,21 @@ def keys() -> list[published.Key]:
 
 def counts_csv() -> str:
     """Returns all counts, made now, as the text of a table."""
+    counted = ((key, published.count(key)) for key in tqdm(keys(), desc="counting", unit=" models"))
+    rows = ((*key, cost.params, cost.macs) for key, cost in counted)
+    return _csv(("model", "fields", "frames", "size", "params", "macs"), rows)
+
+
+def recipes_csv() -> str:
+    """Returns the recipes of our variants: the experiments that bear their names."""
+    paths = (REPOSITORY / "experiments").glob("*/*.py")
+    rows = ((path.stem, path.relative_to(REPOSITORY).as_posix()) for path in sorted(paths) if path.stem in names())
+    return _csv(("model", "path"), rows)
+
+
+def _csv(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("model", "fields", "frames", "size", "params", "macs"))
-    for key in tqdm(keys(), desc="counting", unit=" models"):
-        cost = published.count(key)
-        writer.writerow((*key, cost.params, cost.macs))
+    csv.writer(file, lineterminator="\n").writerows((header, *rows))
     return file.getvalue()
 
 
@@ -57,7 +69,15 @@ def pages() -> dict[Path, str]:
     return texts | {INDEX: before + MARKS[0] + index + MARKS[1] + after}
 
 
-if __name__ == "__main__":
-    COUNTS.write_text(counts_csv())
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep_counts", action="store_true", help="write the pages from the counts that are stored")
+    if not parser.parse_args().keep_counts:
+        COUNTS.write_text(counts_csv())
+    RECIPES.write_text(recipes_csv())
     for path, text in pages().items():
         path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

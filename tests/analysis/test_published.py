@@ -104,6 +104,11 @@ def test_stored_parameters_are_the_frozen_ones(pytestconfig):
 
 
 @pytest.mark.slow
+def test_every_recipe_is_in_the_index(make):
+    assert make.RECIPES.read_text() == make.recipes_csv()
+
+
+@pytest.mark.slow
 def test_all_stored_counts_are_what_is_counted_now(make):
     rows = csv.DictReader(io.StringIO(make.counts_csv()))
     for row, (key, stored) in zip(rows, COUNTS.items(), strict=True):
@@ -115,7 +120,8 @@ def test_the_index_names_what_is_known_of_every_variant(make, pytestconfig):
     assert [row["model"] for row in rows] == make.names()
     for row in rows:
         assert row["family"] and row["paper"].startswith("arXiv:") and row["parameters"] > 0, row
-        assert not row["recipe"] or (pytestconfig.rootpath / row["recipe"]).is_file(), row
+        for path in row["recipes"]:
+            assert (pytestconfig.rootpath / path).stem == row["model"] and (pytestconfig.rootpath / path).is_file()
 
 
 def test_weights_of_the_index_are_of_formats_that_can_be_read_into_the_model(make):
@@ -137,6 +143,12 @@ def test_accuracies_of_the_index_are_the_highest_of_each_dataset_with_views():
     assert "`vivit_b_16x2` | ViViT model 1 | arXiv:2103.15691 | 32 x 224 x 224 | 88,954,000 | 451.52 |" in "".join(
         format_index([row])
     )
+
+
+def test_a_model_of_ones_own_is_counted_and_nothing_else_is_said_of_it(monkeypatch):
+    monkeypatch.setitem(VARIANTS._parts, "vivit_mine", VARIANTS["cnn_small"])
+    (row,) = model_index(["vivit_mine"])
+    assert row["parameters"] == 145_072 and row["family"] == row["weights"] == "" and row["recipes"] == []
 
 
 def test_the_index_is_printed_for_names_that_match(capsys):

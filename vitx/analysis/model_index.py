@@ -2,14 +2,15 @@
 
 import csv
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from vitx.analysis.cost import Cost
 from vitx.analysis.published import Count, Key, PublishedRow, count, published_rows, read_counts
 from vitx.models import VARIANTS
 
-COLUMNS = ("model", "family", "paper", "input", "parameters", "GMACs", "published top-1, views", "weights", "recipe")
+COLUMNS = ("model", "family", "paper", "input", "parameters", "GMACs", "published top-1, views", "weights", "recipes")
 
 
 def variant_key(name: str) -> Key:
@@ -22,8 +23,14 @@ def model_index(names: Sequence[str]) -> list[dict[str, Any]]:
 
     Models of somebody's own are counted now; what is not known of them is "".
     """
-    counts, facts = read_counts(), _read_facts()
-    return [_row(name, counts, facts) for name in names]
+    counts, facts, recipes = read_counts(), _read("models.csv"), _read("recipes.csv")
+    rows = []
+    for name in names:
+        key = variant_key(name)
+        known = next((row for row in facts if fnmatch.fnmatch(name, row["pattern"])), {}) if key in counts else {}
+        own = [row["path"] for row in recipes if row["model"] == name]
+        rows.append(_row(name, counts.get(key) or count(key), known, own))
+    return rows
 
 
 def format_index(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -34,15 +41,13 @@ def format_index(rows: Sequence[dict[str, Any]]) -> list[str]:
             "model": f"`{row['model']}`",
             "parameters": f"{row['parameters']:,}",
             "GMACs": f"{row['GMACs']:,.2f}",
-            "recipe": f"[recipe](../{row['recipe']})" if row["recipe"] else "",
+            "recipes": ", ".join(f"[{path.split('/')[-2]}](../{path})" for path in row["recipes"]),
         }
         lines.append(f"| {' | '.join(str(shown[column]) for column in COLUMNS)} |")
     return lines
 
 
-def _row(name: str, counts: dict[Key, Count], facts: Sequence[dict[str, str]]) -> dict[str, Any]:
-    known = next((row for row in facts if fnmatch.fnmatch(name, row["pattern"])), {})
-    counted = counts.get(variant_key(name)) or count(variant_key(name))
+def _row(name: str, counted: Count | Cost, known: Mapping[str, str], recipes: list[str]) -> dict[str, Any]:
     frames, height, width, _ = VARIANTS[name].input_shape
     return {
         "model": name,
@@ -53,7 +58,7 @@ def _row(name: str, counts: dict[Key, Count], facts: Sequence[dict[str, str]]) -
         "GMACs": counted.macs / 1e9,
         "published top-1, views": _accuracies(name),
         "weights": known.get("weights", ""),
-        "recipe": known.get("recipe", ""),
+        "recipes": recipes,
     }
 
 
@@ -66,7 +71,7 @@ def _accuracies(name: str) -> str:
     return ", ".join(f"{dataset} {row.top1} ({row.views})" for dataset, row in best.items())
 
 
-def _read_facts() -> list[dict[str, str]]:
-    """Returns what is known of the variants, by the first pattern that matches."""
-    with resources.files("vitx.analysis").joinpath("models.csv").open() as file:
-        return list(csv.DictReader(file))
+def _read(file: str) -> list[dict[str, str]]:
+    """Returns the rows of a table beside this module; `models.csv` is read by the first pattern that matches."""
+    with resources.files("vitx.analysis").joinpath(file).open() as lines:
+        return list(csv.DictReader(lines))

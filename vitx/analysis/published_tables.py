@@ -10,6 +10,7 @@ TITLES = {
     "vivit": "What does ViViT print, and what do we count?",
     "timesformer": "What does TimeSformer print, and what do we count?",
     "cnn": "What do papers print of 2D and 3D convolutional networks, and what do we count?",
+    "videomae": "What do papers on masked autoencoders print, and what do we count?",
     "convlstm": "What do papers print of ConvLSTMs, and what do we count?",
 }
 
