@@ -353,6 +353,6 @@ def test_locked_run_is_refused(small, finished):
 
 def test_clips_of_another_shape_than_the_model_are_refused(small):
     with pytest.raises(UserError, match=r"the data gives clips of \(4, 24, 24\).*the model takes \(8, 24, 24\)"):
-        small.override({"model.num_frames": 8})
+        small.override({"model.num_frames": 8, "data.num_frames": 4})
     with pytest.raises(ValueError, match="the model takes"):
         dataclasses.replace(small, model=small.model.clone(image_size=48))
