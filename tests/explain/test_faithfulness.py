@@ -1,6 +1,7 @@
 """Numbers that say whether an explanation is true."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -8,7 +9,13 @@ import vitx
 from tests.explain.test_other_methods import TARGET, Linear, exact_parts
 from vitx.data.moving_digits import CONFIGS, ClipConfig, digit_coverage, render_clip
 from vitx.data.sources import MovingDigits
-from vitx.explain.faithfulness import deletion_and_insertion, localisation, random_like, randomisation_check
+from vitx.explain.faithfulness import (
+    deletion_and_insertion,
+    localisation,
+    order_dependence,
+    random_like,
+    randomisation_check,
+)
 from vitx.explain.methods import relevance
 from vitx.explain.score import Target
 from vitx.run import train
@@ -37,6 +44,17 @@ def test_randomisation_separates_what_was_learnt_from_what_the_video_shows(linea
         for x in (variables, other)
     ]
     assert check[0] == pytest.approx(1) and abs(check[1]) < 0.1
+
+
+def test_order_matters_to_a_model_that_weighs_frames_and_not_to_their_average(linear, video):
+    model, variables = linear
+    kernel = variables["params"]["Dense_0"]["kernel"]
+    same = kernel.reshape(len(video), -1, 3).mean(axis=0, keepdims=True)
+    average = {
+        "params": {"Dense_0": variables["params"]["Dense_0"] | {"kernel": jnp.tile(same, (4, 1, 1)).reshape(-1, 3)}}
+    }
+    ordered = [abs(order_dependence(model, x, video, TARGET, jax.random.key(0))) for x in (variables, average)]
+    assert ordered[0] > 0.01 and ordered[1] == pytest.approx(0, abs=1e-5)
 
 
 def test_localisation_is_the_density_of_relevance_on_the_object():

@@ -1,4 +1,4 @@
-"""Is an explanation true? Deletion and insertion curves, a randomisation check, and localisation.
+"""Is an explanation true? Deletion and insertion curves, a randomisation check, localisation, the order of frames.
 
 In shapes: t h w c the video, k points of a curve.
 """
@@ -91,9 +91,7 @@ def _probabilities(
     def at(count: Array) -> Array:
         first = (rank < count)[..., None]
         both = jnp.stack([jnp.where(first, baseline, video), jnp.where(first, video, baseline)])
-        outputs = model.apply(variables, both, train=False)
-        logits = outputs if target.head is None else outputs[target.head]
-        return jax.nn.softmax(logits)[:, target.index]
+        return _class_probability(variables, both, model=model, target=target)
 
     return jax.lax.map(at, counts)
 
@@ -126,6 +124,33 @@ def randomisation_check(
     if min(np.ptp(x) for x in flat) == 0:
         return 0.0  # a constant has no ranks
     return float(spearmanr(*flat).statistic)
+
+
+def order_dependence(
+    model: nn.Module, variables: Variables, video: Clip, target: Target, key: Array, *, shuffles: int = 8
+) -> float:
+    """Returns the probability of a class that is lost, on average, when the frames of a clip are shuffled.
+
+    Args:
+        model: a model that classifies.
+        variables: its variables.
+        video: one clip, normalised.
+        target: the class.
+        key: draws the orders.
+        shuffles: number of orders.
+    """
+    orders = [jax.random.permutation(k, len(video)) for k in jax.random.split(key, shuffles)]
+    clips = jnp.stack([jnp.asarray(video), *(jnp.asarray(video)[order] for order in orders)])
+    whole, *shuffled = np.asarray(_class_probability(variables, clips, model=reference_model(model), target=target))
+    return float(whole - np.mean(shuffled))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "target"))
+def _class_probability(
+    variables: Variables, clips: Float[Array, "b t h w c"], *, model: nn.Module, target: Target
+) -> Float[Array, "b"]:
+    outputs = model.apply(variables, clips, train=False)
+    return jax.nn.softmax(outputs if target.head is None else outputs[target.head])[:, target.index]
 
 
 def localisation(values: Relevance, mask: Bool[np.ndarray, "t h w"]) -> float:

@@ -122,7 +122,8 @@ def heads(frames: UInt8[np.ndarray, "t h w 3"], maps: Float[np.ndarray, "heads g
         axes = figure.subplots()
         for i, head in enumerate(maps[:, :, 0, 0]):
             axes.plot(np.arange(len(head)), 100 * head, marker="o", linewidth=1.6, label=f"head {i}")
-        axes.set(xlabel="time index", ylabel="attention, %", title=title, ylim=(0, None), xticks=range(maps.shape[1]))
+        top = 112 * maps.max()  # percent, and room for the markers
+        axes.set(xlabel="time index", ylabel="attention, %", title=title, ylim=(0, top), xticks=range(maps.shape[1]))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=9)
         return figure

@@ -1,0 +1,74 @@
+"""Which explanations of models of moving digits are true? Every method on each run, against the digit's own mask.
+
+    python experiments/moving_digits/explanations.py RUN ...
+
+Prints a table; explanations.md beside this file has the results. Runs are of experiments on moving digits, such as
+quickstart.py and cnn_frames.py. A run with two labels is measured on the one that it has learnt better.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from vitx.data.moving_digits import APPEARANCES, MOTIONS, digit_coverage, render_clip
+from vitx.explain.clips import read_clip
+from vitx.explain.faithfulness import (
+    deletion_and_insertion,
+    localisation,
+    order_dependence,
+    random_like,
+    randomisation_check,
+)
+from vitx.explain.methods import methods_for, relevance
+from vitx.explain.score import Target
+from vitx.run import Run, load_run
+
+CLIPS = 16
+COLUMNS = ("localisation", "deletion", "insertion", "randomised")
+
+
+def main(workdirs: list[str]) -> None:
+    print("| run | label | shuffled frames | method | " + " | ".join(COLUMNS) + " |")
+    print("| --- | --- | ---: | --- | " + " | ".join("---:" for _ in COLUMNS) + " |")
+    for workdir in workdirs:
+        run = load_run(workdir)
+        label, order, rows = measure(run)
+        for method, row in rows.items():
+            cells = [Path(workdir).name, label, f"{100 * order:.0f} %", f"`{method}`", *(f"{x:.2f}" for x in row)]
+            print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def measure(run: Run) -> tuple[str, float, dict[str, np.ndarray]]:
+    """Returns (label, probability that shuffling the frames costs, {method: mean over clips of each column})."""
+    model, variables = run.experiment.model, run.variables
+    (tested,) = (row for row in run.metrics() if row["split"] == "test")
+    label = max(run.outputs, key=lambda name: tested[f"{name}/top1"])
+    others = random_like(variables, jax.random.key(0))
+    config, rows, orders = run.experiment.data.dataset.clips, {}, []
+    for index in range(CLIPS):
+        frames, digit, motion = render_clip(config, "test", index)
+        clip = read_clip(frames, run.experiment.data)
+        video = run.experiment.task.normalise(clip)
+        true = run.outputs[label].index({"motion": MOTIONS[motion], "appearance": APPEARANCES[digit]}[label])
+        target = Target(true, label if len(run.outputs) > 1 else None)
+        orders.append(order_dependence(model, variables, video, target, jax.random.key(index)))
+        mask = shrink(digit_coverage(config, "test", index), clip.shape[1:3]) > 0.5
+        for method in methods_for(model, variables, video):
+            _, values = relevance(model, variables, video, target, method)
+            curves = deletion_and_insertion(model, variables, video, target, values)
+            check = randomisation_check(model, variables, others, video, target, method)
+            row = localisation(values, mask), curves.deletion_area, curves.insertion_area, check
+            rows.setdefault(method, []).append(row)
+    return label, float(np.mean(orders)), {method: np.mean(of_method, axis=0) for method, of_method in rows.items()}
+
+
+def shrink(coverage: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns averages over equal squares, [t, *size]."""
+    t, height, width = coverage.shape
+    return coverage.reshape(t, size[0], height // size[0], size[1], width // size[1]).mean(axis=(2, 4))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
