@@ -389,7 +389,7 @@ def test_a_head_of_other_classes_is_fresh_and_counters_of_batches_are_ignored(we
             "mc3_18",
             r"missing stem_a/norm/var \(statistics of",
         ),
-        (lambda w: {f"module.{n}": x for n, x in w.items()}, "mc3_18", r"module\..* ResNet3D is read from"),
+        (lambda w: {n.replace(".", "_"): x for n, x in w.items()}, "mc3_18", r"no weights.* ResNet3D is read from"),
         (lambda w: w | {"extra.weight": w["fc.weight"]}, "mc3_18", "unexpected extra.weight"),
     ],
 )
@@ -397,6 +397,14 @@ def test_a_state_dict_that_does_not_fit_is_refused(change, name, message, weight
     depths = {"slow_r50": {"depths": (3, 4, 6, 3)}, "convlstm_small": {}}.get(name, {"depths": (1, 1, 1, 1)})
     with pytest.raises(vitx.UserError, match=f"(?s){message}"):
         load(change(weights), tmp_path, name, **depths, num_classes=5)
+
+
+def test_prefixes_of_wrappers_around_a_state_dict_are_removed(weights, tmp_path):
+    fields = {"depths": (1, 1, 1, 1), "num_classes": 5}
+    plain = load(weights, tmp_path, "mc3_18", **fields)
+    wrapped = load({f"module._orig_mod.{n}": x for n, x in weights.items()}, tmp_path, "mc3_18", **fields)
+    jax.tree.map(np.testing.assert_array_equal, wrapped.variables, plain.variables)
+    assert "'module._orig_mod.'" in "".join(wrapped.report.notes)
 
 
 def test_a_state_dict_of_another_variant_is_refused_with_its_name_and_its_number_of_classes(tmp_path):

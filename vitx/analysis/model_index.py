@@ -7,10 +7,12 @@ from importlib import resources
 from typing import Any
 
 from vitx.analysis.cost import Cost
-from vitx.analysis.published import Count, Key, PublishedRow, count, published_rows, read_counts
+from vitx.analysis.published import Count, Key, PublishedRow, count, deviation, published_rows, read_counts
 from vitx.models import VARIANTS
 
 COLUMNS = ("model", "family", "paper", "input", "parameters", "GMACs", "published top-1, views", "weights", "recipes")
+
+DIFFERENT_HEADS = 5.0  # percent by which other numbers of classes and frames change parameters
 
 
 def variant_key(name: str) -> Key:
@@ -56,17 +58,21 @@ def _row(name: str, counted: Count | Cost, known: Mapping[str, str], recipes: li
         "input": f"{frames} x {height} x {width}",
         "parameters": counted.params,
         "GMACs": counted.macs / 1e9,
-        "published top-1, views": _accuracies(name),
+        "published top-1, views": _accuracies(name, counted),
         "weights": known.get("weights", ""),
         "recipes": recipes,
     }
 
 
-def _accuracies(name: str) -> str:
-    """Returns the highest published accuracy on each dataset, of the rows that name their views."""
+def _accuracies(name: str, counted: Count | Cost) -> str:
+    """Returns the highest published accuracy on each dataset, of the checked rows that name their views.
+
+    Rows that print other parameters than ours are of other networks.
+    """
     best: dict[str, PublishedRow] = {}
     for row in published_rows([name]):
-        if row.is_variant and row.top1 and row.views:
+        is_same = abs(deviation(counted.params / 1e6, row.params_m) or 0) < DIFFERENT_HEADS
+        if is_same and row.is_variant and row.is_checked and row.top1 and row.views:
             best[row.dataset] = max(best.get(row.dataset, row), row, key=lambda row: float(row.top1))
     return ", ".join(f"{dataset} {row.top1} ({row.views})" for dataset, row in best.items())
 

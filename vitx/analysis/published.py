@@ -65,6 +65,11 @@ class PublishedRow:
         return self.model, self.fields, self.frames, self.size
 
     @property
+    def is_checked(self) -> bool:
+        """Whether the figures come from the paper or repository itself, not from works that cite it."""
+        return "not checked" not in self.source
+
+    @property
     def is_variant(self) -> bool:
         """Whether the published model is the variant itself, but for its number of classes."""
         names = [field.split("=")[0] for field in self.fields.split()]
