@@ -1,5 +1,7 @@
 """Several validation sets, each with its own cadence."""
 
+import re
+
 import pytest
 
 from vitx.errors import UserError
@@ -10,7 +12,7 @@ from vitx.training.validation import ValidationSet
 pytestmark = pytest.mark.usefixtures("without_pictures")
 
 
-def test_each_validation_set_is_evaluated_at_its_own_cadence(small, digits, tmp_path):
+def test_each_validation_set_is_evaluated_at_its_own_cadence(small, digits, tmp_path, capsys):
     sets = (ValidationSet("seen", split="train", every=6), ValidationSet("other", dataset=digits))
     train(small.override({"training.validation_sets": sets}), tmp_path)
     steps = {name: [] for name in ("validation", "seen", "other")}
@@ -22,6 +24,8 @@ def test_each_validation_set_is_evaluated_at_its_own_cadence(small, digits, tmp_
         "seen": [(6, 52), (12, 52)],
         "other": [(12, 19)],
     }
+    lines = [line for line in capsys.readouterr().err.splitlines() if ": other (" in line]
+    assert len(lines) == 1 and re.search(r"motion/top1 [\d.]+ % \([\d.]+ to [\d.]+\)", lines[0])
 
 
 @pytest.mark.parametrize("names", [("test",), ("same", "same"), ("",)])

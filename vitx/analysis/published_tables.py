@@ -6,6 +6,7 @@ from vitx.analysis.published import Count, Key, PublishedRow, deviation, differi
 
 COLUMNS = ("row", "source", "model", "settings", "view", "params M", "printed", "deviation", "GMACs", "printed")
 COLUMNS += ("deviation", "dataset", "views", "top-1 printed", "top-1 here", "note")
+NUMBERS = ("params M", "printed", "deviation", "GMACs", "top-1 printed", "top-1 here")
 TITLES = {
     "vivit": "What does ViViT print, and what do we count?",
     "timesformer": "What does TimeSformer print, and what do we count?",
@@ -33,12 +34,9 @@ def render(table: str, rows: Sequence[PublishedRow], counts: Mapping[Key, Count]
         "[How to read and make these tables](README.md).",
         "",
         f"| {' | '.join(COLUMNS)} |",
-        f"| {' | '.join('---:' if name in _NUMBERS else '---' for name in COLUMNS)} |",
+        f"| {' | '.join('---:' if name in NUMBERS else '---' for name in COLUMNS)} |",
     ]
     return "\n".join([*lines, *(f"| {' | '.join(_cells(row, counts[row.key]))} |" for row in rows), ""])
-
-
-_NUMBERS = ("params M", "printed", "deviation", "GMACs", "top-1 printed", "top-1 here")
 
 
 def _cells(row: PublishedRow, counted: Count) -> list[str]:

@@ -13,6 +13,7 @@ from vitx.data.pipeline import Data
 from vitx.data.sources import Dataset, Source
 from vitx.errors import DivergedError
 from vitx.evaluation.evaluate import evaluate
+from vitx.evaluation.examples import accuracy_intervals
 from vitx.evaluation.presentation import presenter_for
 from vitx.tasks.task import Task
 from vitx.training.logs import MetricsLog, log_info
@@ -56,6 +57,7 @@ class Evaluation:
         views: clips x crops of each video.
         metrics: metrics by name.
         coverage: views and number of videos of the evaluation, for people.
+        intervals: 95 % intervals of the metrics that are accuracies.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Evaluation:
     views: str
     metrics: dict[str, float | int]
     coverage: str
+    intervals: dict[str, tuple[float, float]]
 
 
 class Evaluator:
@@ -114,11 +117,12 @@ class Evaluator:
         if predictions.unreadable != self._reported.get(name, ()):
             self._reported[name] = predictions.unreadable
             log_info(predictions.describe_errors())
-        return Evaluation(name, step, predictions.views, metrics, predictions.coverage)
+        intervals = accuracy_intervals(self._task, predictions, metrics)
+        return Evaluation(name, step, predictions.views, metrics, predictions.coverage, intervals)
 
     def record(self, evaluation: Evaluation) -> None:
         """Writes an evaluation to metrics.jsonl and to the terminal."""
         row = {"views": evaluation.views, **evaluation.metrics}
         self._log.write(evaluation.step, evaluation.name, row)
-        headline = presenter_for(self._task).headline(evaluation.metrics)
+        headline = presenter_for(self._task).headline(evaluation.metrics, evaluation.intervals)
         log_info(f"step {evaluation.step}: {evaluation.name} ({evaluation.coverage}) {headline}")
