@@ -93,8 +93,8 @@ class OnMesh:
     def train(self, state: Any, steps: range) -> tuple[Any, list[float]]:
         losses = []
         for number in steps:
-            state, figures = self.step(state, to_devices(batch(number), self.rows))
-            losses.append(float(figures["loss"]))
+            state, metrics = self.step(state, to_devices(batch(number), self.rows))
+            losses.append(float(metrics["loss"]))
         return state, losses
 
     def collectives(self) -> dict[str, int]:

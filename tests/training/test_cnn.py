@@ -38,8 +38,8 @@ def test_training_steps_alone_move_batch_statistics():
     averaged, losses = state.variables, []
     for _ in range(2):
         expected = statistics(state.variables)
-        state, figures = step(state, batch)
-        losses.append(figures["loss"])
+        state, metrics = step(state, batch)
+        losses.append(metrics["loss"])
         jax.tree.map(close, state.variables["batch_stats"], expected)
         averaged = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, averaged, state.variables)
     jax.tree.map(close, state.averaged, averaged)
@@ -53,8 +53,8 @@ def test_cnn_trains_evaluates_and_converts(small, tmp_path, capsys):
     model = SMALL.copy(num_classes=(("appearance", 10), ("motion", 8)))
     experiment = small.override({"model": model, "training.steps": 2, "training.ema_decay": 0.5})
     train(experiment, tmp_path / "run")
-    figures = load_run(tmp_path / "run", "last").evaluate("validation")
-    assert np.isfinite(figures["loss"])
+    metrics = load_run(tmp_path / "run", "last").evaluate("validation")
+    assert np.isfinite(metrics["loss"])
     run = load_run(tmp_path / "run", which="last")
     moved = run.variables["batch_stats"]["stem_a"]["norm"]["mean"]
     assert np.abs(moved).min() > 0
