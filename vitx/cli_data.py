@@ -22,6 +22,13 @@ def add_source(command: argparse.ArgumentParser, name: str) -> None:
     command.add_argument("--labels", nargs="*", help="columns of a list that name a class (default: class)")
     command.add_argument("--multi_label", nargs="*", default=[], help="columns of a list that name several classes")
     command.add_argument("--targets", nargs="*", default=[], help="columns of a list that are numbers")
+    command.add_argument(
+        "--num_classes",
+        nargs="*",
+        default=[],
+        metavar="LABEL=NUMBER",
+        help="labels whose classes are the numbers from 0, and how many, such as verb=97",
+    )
 
 
 def _add_reading(command: argparse.ArgumentParser) -> None:
@@ -59,6 +66,8 @@ def dataset_from(options: argparse.Namespace) -> Any:
     others = {"multi_label": tuple(options.multi_label), "targets": tuple(options.targets)}
     labels = ["class"] if options.labels is None and not any(others.values()) else options.labels or []
     try:
+        counts = (word.partition("=") for word in options.num_classes)
+        others["num_classes"] = tuple((label, int(count)) for label, _, count in counts)
         return Table(str(options.path), labels=tuple(labels), **others)
     except ValueError as error:
         raise UserError(f"{options.path}: {error}") from error

@@ -45,6 +45,18 @@ def test_a_folder_of_classes_is_split_in_equal_fractions(tmp_path):
     assert len(set(Folder(path).open("train").paths) ^ before) <= 2
 
 
+def test_classes_may_be_numbers_that_no_row_names(tmp_path):
+    (tmp_path / "list.csv").write_text("path,verb,split\na.mp4,4,train\nb.mp4,0,validation\n")
+    (tmp_path / "a.mp4").touch()
+    table = Table(str(tmp_path / "list.csv"), ("verb",), num_classes=(("verb", 5),))
+    assert table.open("train").label_names == {"verb": ("0", "1", "2", "3", "4")}
+    assert table.open("train").labels["verb"] == (4,)
+    with pytest.raises(UserError, match=r"verb '4'.*0 to 3"):
+        dataclasses.replace(table, num_classes=(("verb", 4),)).open("train")
+    with pytest.raises(ValueError, match=r"'noun'.*verb"):
+        dataclasses.replace(table, num_classes=(("noun", 5),))
+
+
 def test_folders_of_splits_are_used_and_the_missing_one_is_drawn(tmp_path):
     path = touch(tmp_path, *(f"train/{name}/{i}.mp4" for name in "ab" for i in range(20)), "val/a/x.mp4", "val/c/y.mp4")
     splits = {split: Folder(path, test=0.1).open(split) for split in SPLITS}

@@ -29,16 +29,18 @@ class Format:
         labels: columns of the list that are labels of one class, see `Table`.
         multi_label: columns of the list that are labels of several classes.
         targets: columns of the list that are numbers.
+        num_classes: labels whose classes are numbers from 0, and how many.
     """
 
     read: Callable[[Path], Rows]
     labels: tuple[str, ...] = ("class",)
     multi_label: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
+    num_classes: tuple[tuple[str, int], ...] = ()
 
     def table(self, file: Path) -> str:
         """Returns the dataset that an experiment file names to read the list."""
-        shown = {name: getattr(self, name) for name in ("labels", "multi_label", "targets")}
+        shown = {name: getattr(self, name) for name in ("labels", "multi_label", "targets", "num_classes")}
         given = [f"{name}={value!r}" for name, value in shown.items() if value != getattr(Format, name)]
         return f"Table({', '.join([repr(str(file)), *given])})"
 
@@ -135,7 +137,9 @@ FORMATS: Mapping[str, Format] = {
     "something_something_v2": Format(something_something_v2),
     "ucf101": Format(ucf101),
     "hmdb51": Format(hmdb51),
-    "epic_kitchens": Format(epic_kitchens, labels=("verb", "noun", "action")),
+    "epic_kitchens": Format(
+        epic_kitchens, labels=("verb", "noun", "action"), num_classes=(("verb", 97), ("noun", 300))
+    ),
     "charades": Format(charades, labels=(), multi_label=("actions",)),
     "echonet_dynamic": Format(echonet_dynamic, labels=(), targets=("EF", "ESV", "EDV")),
 }

@@ -249,6 +249,8 @@ class Table:
         labels: columns that name a class; a model has a head for each, or the task names the one to learn.
         multi_label: columns that name any number of classes, separated by semicolons (in JSONL, a list), or none.
         targets: columns that are numbers to predict; each is a label of one value.
+        num_classes: labels whose classes are the numbers from 0, and how many, (("verb", 97), ("noun", 300)), whether
+            rows name all of them or not; the classes of other labels are those that rows name.
         column: column of the videos' paths, relative to the file's folder.
         validation: fraction of the videos held out for validation where no row names that split.
         test: fraction of the videos held out for the test where no row names that split.
@@ -259,6 +261,7 @@ class Table:
     labels: tuple[str, ...] = ("class",)
     multi_label: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
+    num_classes: tuple[tuple[str, int], ...] = ()
     column: str = "path"
     validation: float = 0.15
     test: float = 0.15
@@ -271,6 +274,8 @@ class Table:
             raise ValueError(
                 f"labels, multi_label and targets are {', '.join(columns) or 'empty'}; expected columns, each once"
             )
+        if missing := [label for label, _ in self.num_classes if label not in self.labels]:
+            raise ValueError(f"num_classes names {missing[0]!r}; expected one of labels, {', '.join(self.labels)}")
 
     def open(self, split: str) -> Source:
         """Returns the videos of a split.
@@ -306,7 +311,7 @@ class Table:
             for name, of in groups.items()
             if name and len(of) > 1
         ]
-        return _contents(rows, self.labels, self, self.multi_label, self.targets, notes=notes)
+        return _contents(rows, self.labels, self, self.multi_label, self.targets, self.num_classes, notes=notes)
 
     def _row(self, file: Path, where: str, fields: Mapping[str, Any]) -> Row:
         for name in (self.column, *self.labels, *self.targets, *self.multi_label):
@@ -380,6 +385,7 @@ def _contents(
     settings: Folder | Table,
     multi_label: Sequence[str] = (),
     targets: Sequence[str] = (),
+    num_classes: Sequence[tuple[str, int]] = (),
     **found: Sequence[str],
 ) -> Contents:
     """Returns the videos of every split that has some, with their labels as numbers, and what is odd about them."""
@@ -392,7 +398,7 @@ def _contents(
             shown = ", ".join([*row.labels, *(";".join(sorted(names)) for names in row.sets), *map(str, row.values)])
             yield Example(row.path, file, split, row.segment or WHOLE, (row.labels, row.sets, row.values), shown)
 
-    videos = _videos(rows, splits, labels, settings, multi_label, targets) if rows else {}
+    videos = _videos(rows, splits, labels, settings, multi_label, targets, num_classes) if rows else {}
     return Contents(videos, find_repeats(examples()), **{name: tuple(lines) for name, lines in found.items()})
 
 
@@ -417,10 +423,19 @@ def _videos(
     settings: Folder | Table,
     multi_label: Sequence[str],
     targets: Sequence[str],
+    num_classes: Sequence[tuple[str, int]],
 ) -> dict[str, Videos]:
     """Returns the videos of every split that has some, with their labels as numbers."""
     # Names are of all splits, so that the number of a class is the same in each.
     names = {label: _sort_names({row.labels[i] for row in rows}) for i, label in enumerate(labels)}
+    for label, count in num_classes:
+        numbered = tuple(map(str, range(count)))
+        if unknown := sorted(set(names[label]) - set(numbered)):
+            raise UserError(
+                f"{settings.path}: found the {label} {unknown[0]!r}; expected a number from 0 to {count - 1} "
+                "(data.dataset.num_classes)"
+            )
+        names[label] = numbered
     names |= {label: _sort_names({name for row in rows for name in row.sets[i]}) for i, label in enumerate(multi_label)}
     for label in multi_label:
         if not names[label]:
