@@ -1,5 +1,6 @@
 """Folders and tables of videos: every file is found, splits hold, errors name file and line."""
 
+import dataclasses
 import json
 from collections import Counter
 
