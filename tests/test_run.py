@@ -1,6 +1,7 @@
 """A run in memory and on disk: what training returns, and what its folder gives back."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -105,7 +106,10 @@ def test_explain_on_the_command_line_writes_pictures(run, tmp_path, capsys):
     assert answer["motion"] in run.outputs["motion"] and sum(answer["importance_over_time"]) == pytest.approx(1)
     assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".npz", ".png"]
     assert main([*arguments, "--formats", "bmp"]) == 2 and main([*arguments, "--method", "lime"]) == 2
+    capsys.readouterr()
     assert main(["explain", str(tmp_path), str(clip)]) == 2  # no run
+    shutil.copy(run.workdir / "config.json", tmp_path)
+    assert main(["explain", str(tmp_path), str(clip)]) == 2 and "no checkpoints" in capsys.readouterr().err
 
 
 def test_a_single_video_gets_an_answer_of_its_own(run, tmp_path):

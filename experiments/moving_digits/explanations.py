@@ -55,7 +55,7 @@ def measure(run: Run) -> tuple[str, float, dict[str, np.ndarray]]:
         target = Target(true, label if len(run.outputs) > 1 else None)
         orders.append(order_dependence(model, variables, video, target, jax.random.key(index)))
         mask = shrink(digit_coverage(config, "test", index), clip.shape[1:3]) > 0.5
-        for method in methods_for(model, variables, video):
+        for method in methods_for(model, video):
             _, values = relevance(model, variables, video, target, method)
             curves = deletion_and_insertion(model, variables, video, target, values)
             check = randomisation_check(model, variables, others, video, target, method)

@@ -13,18 +13,17 @@ SMALL = {
     "image_size": (24, 32),
     "tubelet_size": (2, 8, 8),
     "hidden_size": 16,
-    "num_layers": 2,
+    "num_layers": 1,
     "num_heads": 2,
     "mlp_dim": 16,
 }
+EXTRA = {"vivit_ti_16x2": {"num_layers": 2}, "vivit_ti_16x2_fe": {"num_temporal_layers": 1}}
 TRANSFORMERS = [
     "vivit_ti_16x2",
     "vivit_ti_16x2_fe",
     "vivit_ti_16x2_fsa",
     "vivit_ti_16x2_fdp",
-    "vivit_ti_16x2_avg",
     "timesformer_b_16_space",
-    "timesformer_b_16_joint",
     "timesformer_b_16_divided",
     "timesformer_b_16_local_global",
     "timesformer_b_16_axial",
@@ -53,8 +52,7 @@ def transformer(video):
 
     def build(name):
         if name not in known:
-            extra = {"num_temporal_layers": 1} if name.endswith("_fe") else {}
-            model = vitx.create_model(name, **SMALL | extra)
+            model = vitx.create_model(name, **SMALL | EXTRA.get(name, {}))
             known[name] = model, with_random_variables(model, video)
         return known[name]
 

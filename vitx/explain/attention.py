@@ -21,9 +21,9 @@ from vitx.explain.score import Clip, Target, Variables, reference_model
 Step = Callable[[AttentionCall, Weights, Array], Array]
 
 
-def has_attention(model: nn.Module, variables: Variables, video: Clip) -> bool:
+def has_attention(model: nn.Module, video: Clip) -> bool:
     """Returns whether attention methods work for a model: it attends, and pools a class token or a mean."""
-    return hasattr(model, "pooling") and bool(attention_calls(reference_model(model), variables, video))
+    return hasattr(model, "pooling") and bool(attention_calls(reference_model(model), video))
 
 
 def attention_maps(
@@ -46,7 +46,7 @@ def attention_maps(
         UserError: the model has no attention, or not so many.
     """
     model = reference_model(model)
-    calls = _require_calls(model, variables, video)
+    calls = _require_calls(model, video)
     if not -len(calls) <= layer < len(calls):
         raise UserError(f"layer is {layer}; the model has {len(calls)} attentions: expected 0 to {len(calls) - 1}")
     return _head_maps(variables, jnp.asarray(video), model=model, call=calls[layer])
@@ -57,7 +57,7 @@ def last_attention(
 ) -> Float[Array, "gt gh gw"]:
     """Returns what the last block of every encoder attends to, averaged over heads; the same for all classes."""
     model = reference_model(model)
-    calls = _require_calls(model, variables, video)
+    calls = _require_calls(model, video)
     encoders = [list(encoder) for _, encoder in itertools.groupby(calls, _encoder_of)]
     last = tuple(call for encoder in encoders for call in _last_block(encoder))
     return _attended(variables, jnp.asarray(video), model=model, calls=last, residual=False)
@@ -71,7 +71,7 @@ def attention_rollout(
     Every attention counts half, and the residual connection around it the other half.
     """
     model = reference_model(model)
-    calls = _require_calls(model, variables, video)
+    calls = _require_calls(model, video)
     return _attended(variables, jnp.asarray(video), model=model, calls=calls, residual=True)
 
 
@@ -82,8 +82,8 @@ def gradient_attention(model: nn.Module, variables: Variables, video: Clip, targ
     its product with the relevance so far is added to that.
     """
     model = reference_model(model)
-    calls = _require_calls(model, variables, video)
-    return _weighted(variables, jnp.asarray(video), model=model, calls=calls, target=target)
+    calls = _require_calls(model, video)
+    return _weighted(variables, jnp.asarray(video), target, model=model, calls=calls)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "call"))
@@ -109,9 +109,9 @@ def _attended(
     return _follow(model, calls, record_attention(model, variables, video, calls), step)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "calls", "target"))
+@functools.partial(jax.jit, static_argnames=("model", "calls"))
 def _weighted(
-    variables: Variables, video: Clip, *, model: nn.Module, calls: tuple[AttentionCall, ...], target: Target
+    variables: Variables, video: Clip, target: Target, *, model: nn.Module, calls: tuple[AttentionCall, ...]
 ) -> Float[Array, "gt gh gw"]:
     recorded = record_gradients(model, variables, video, calls, target)
     weights = [
@@ -125,8 +125,8 @@ def _weighted(
     return _follow(model, calls, weights, step, subtract_pooled=True)
 
 
-def _require_calls(model: nn.Module, variables: Variables, video: Clip) -> tuple[AttentionCall, ...]:
-    calls = attention_calls(model, variables, video)
+def _require_calls(model: nn.Module, video: Clip) -> tuple[AttentionCall, ...]:
+    calls = attention_calls(model, video)
     if not calls or not hasattr(model, "pooling"):
         raise UserError(
             f"{type(model).__name__} has no attention; expected a video Transformer. grad_cam, integrated_gradients "

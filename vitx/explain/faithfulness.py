@@ -72,26 +72,26 @@ def deletion_and_insertion(
     counts = np.linspace(0, order.size, points).round().astype(np.int32)
 
     ranks, points_at = jnp.asarray(rank.reshape(values.shape)), jnp.asarray(counts)
-    curves = _probabilities(variables, jnp.asarray(video), ranks, points_at, baseline, model=model, target=target)
+    curves = _probabilities(variables, jnp.asarray(video), target, ranks, points_at, baseline, model=model)
     deletion, insertion = np.asarray(curves, np.float32).T
     return Curves((counts / order.size).astype(np.float32), deletion, insertion)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "target"))
+@functools.partial(jax.jit, static_argnames="model")
 def _probabilities(
     variables: Variables,
     video: Clip,
+    target: Target,
     rank: Int[Array, "t h w"],
     counts: Int[Array, "k"],
     baseline: Any,
     *,
     model: nn.Module,
-    target: Target,
 ) -> Float[Array, "k 2"]:
     def at(count: Array) -> Array:
         first = (rank < count)[..., None]
         both = jnp.stack([jnp.where(first, baseline, video), jnp.where(first, video, baseline)])
-        return _class_probability(variables, both, model=model, target=target)
+        return _class_probability(variables, both, target, model=model)
 
     return jax.lax.map(at, counts)
 
@@ -141,16 +141,16 @@ def order_dependence(
     """
     orders = [jax.random.permutation(k, len(video)) for k in jax.random.split(key, shuffles)]
     clips = jnp.stack([jnp.asarray(video), *(jnp.asarray(video)[order] for order in orders)])
-    whole, *shuffled = np.asarray(_class_probability(variables, clips, model=reference_model(model), target=target))
+    whole, *shuffled = np.asarray(_class_probability(variables, clips, target, model=reference_model(model)))
     return float(whole - np.mean(shuffled))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "target"))
+@functools.partial(jax.jit, static_argnames="model")
 def _class_probability(
-    variables: Variables, clips: Float[Array, "b t h w c"], *, model: nn.Module, target: Target
+    variables: Variables, clips: Float[Array, "b t h w c"], target: Target, *, model: nn.Module
 ) -> Float[Array, "b"]:
     outputs = model.apply(variables, clips, train=False)
-    return jax.nn.softmax(outputs if target.head is None else outputs[target.head])[:, target.index]
+    return jax.nn.softmax(target.of_head(outputs))[:, target.index]
 
 
 def localisation(values: Relevance, mask: Bool[np.ndarray, "t h w"]) -> float:

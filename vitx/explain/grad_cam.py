@@ -15,7 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vitx.errors import UserError
-from vitx.explain.recording import Path, attention_calls
+from vitx.explain.recording import Path, attention_calls, trace_model
 from vitx.explain.score import Clip, Target, Variables, reference_model
 
 
@@ -36,24 +36,33 @@ class FeatureMap:
     prefix: int = 0
 
 
-def find_feature_map(
-    model: nn.Module, variables: Variables, video: Clip, layer: str | None = None
-) -> FeatureMap | None:
+def find_feature_map(model: nn.Module, video: Clip, layer: str | None = None) -> FeatureMap | None:
     """Returns the feature map that Grad-CAM weighs, or None if the model has none with more than one place.
 
     Args:
         model: the model.
-        variables: its variables.
         video: one clip.
         layer: path of a convolutional module, such as "stage_3"; None takes the last feature map of a convolutional
             network, and the tokens that the last block over space reads of a Transformer.
     """
-    calls = [call for call in attention_calls(model, variables, video) if math.prod(call.grid[1:]) > 1]
+    calls = [call for call in attention_calls(model, video) if math.prod(call.grid[1:]) > 1]
     if calls and layer is None:
         *_, last = calls
         prefix = max(call.prefix for call in calls if call.path[:-1] == last.path[:-1])
         t, h, w = last.grid
         return FeatureMap(last.path[:-1], "input", (last.sequences * t, h, w), prefix)
+    maps = _trace_maps(model, tuple(video.shape))
+    if layer is not None:
+        named = [found for found in maps if "/".join(found.path) == layer]
+        if not named:
+            known = ", ".join(dict.fromkeys("/".join(found.path) for found in maps))
+            raise UserError(f"layer is {layer}; expected a module with feature maps: {known or 'the model has none'}")
+        maps = tuple(named)
+    return maps[-1] if maps else None
+
+
+@functools.lru_cache(maxsize=64)
+def _trace_maps(model: nn.Module, shape: tuple[int, ...]) -> tuple[FeatureMap, ...]:
     maps = []
 
     def observe(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
@@ -63,15 +72,8 @@ def find_feature_map(
             maps.append(FeatureMap(path, "output", tuple(shape[1:4])))
         return result
 
-    with nn.intercept_methods(observe):
-        jax.eval_shape(lambda *inputs: model.apply(*inputs, train=False), variables, jnp.asarray(video)[None])
-    if layer is not None:
-        named = [found for found in maps if "/".join(found.path) == layer]
-        if not named:
-            known = ", ".join(dict.fromkeys("/".join(found.path) for found in maps))
-            raise UserError(f"layer is {layer}; expected a module with feature maps: {known or 'the model has none'}")
-        maps = named
-    return maps[-1] if maps else None
+    trace_model(model, shape, observe)
+    return tuple(maps)
 
 
 def grad_cam(
@@ -95,19 +97,19 @@ def grad_cam(
         UserError: the model has no feature map with more than one place.
     """
     model = reference_model(model)
-    found = find_feature_map(model, variables, video, layer)
+    found = find_feature_map(model, video, layer)
     if found is None:
         raise UserError(
             f"{type(model).__name__} has no feature map with more than one place; integrated_gradients and occlusion "
             "need none"
         )
 
-    return _weigh(variables, jnp.asarray(video), model=model, found=found, target=target)
+    return _weigh(variables, jnp.asarray(video), target, model=model, found=found)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "found", "target"))
+@functools.partial(jax.jit, static_argnames=("model", "found"))
 def _weigh(
-    variables: Variables, video: Clip, *, model: nn.Module, found: FeatureMap, target: Target
+    variables: Variables, video: Clip, target: Target, *, model: nn.Module, found: FeatureMap
 ) -> Float[Array, "gt gh gw"]:
     def score(offset: Array) -> Any:
         kept = []

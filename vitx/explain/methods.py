@@ -22,14 +22,14 @@ from vitx.explain.score import Clip, Target, Variables, reference_model
 from vitx.plugins import Registry
 
 
-def works_always(model: nn.Module, variables: Variables, video: Clip) -> bool:
+def works_always(model: nn.Module, video: Clip) -> bool:
     """Returns True."""
     return True
 
 
-def has_feature_map(model: nn.Module, variables: Variables, video: Clip) -> bool:
+def has_feature_map(model: nn.Module, video: Clip) -> bool:
     """Returns whether Grad-CAM works for a model."""
-    return find_feature_map(reference_model(model), variables, video) is not None
+    return find_feature_map(reference_model(model), video) is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Method:
     Attributes:
         explain: called as explain(model, variables, video, target) with one normalised clip [t, h, w, c]; returns its
             relevance on any grid over time, height and width.
-        works_for: called as works_for(model, variables, video); whether the method can explain the model.
+        works_for: called as works_for(model, video); whether the method can explain the model.
     """
 
     explain: Callable[..., Any]
@@ -60,9 +60,9 @@ METHODS: Registry[Method] = Registry(
 """The first that works for a model is its default."""
 
 
-def methods_for(model: nn.Module, variables: Variables, video: Clip) -> list[str]:
+def methods_for(model: nn.Module, video: Clip) -> list[str]:
     """Returns the names of the methods that can explain a model, the default one first."""
-    return [name for name, method in METHODS.items() if method.works_for(model, variables, video)]
+    return [name for name, method in METHODS.items() if method.works_for(model, video)]
 
 
 def relevance(
@@ -86,15 +86,14 @@ def relevance(
     Raises:
         UserError: the method is unknown or does not work for the model; the message names those that do.
     """
-    works = methods_for(model, variables, video)
-    if method is not None and method not in METHODS:
-        raise UserError(f"method is {method!r}; expected one of {', '.join(works)}{closest(method, METHODS)}")
-    if method is not None and method not in works:
+    if method is not None and (method not in METHODS or not METHODS[method].works_for(model, video)):
+        works = ", ".join(methods_for(model, video))
+        if method not in METHODS:
+            raise UserError(f"method is {method!r}; expected one of {works}{closest(method, METHODS)}")
         raise UserError(
-            f"{method} does not work for {type(model).__name__}, which lacks what it needs; expected one of "
-            f"{', '.join(works)}"
+            f"{method} does not work for {type(model).__name__}, which lacks what it needs; expected one of {works}"
         )
-    name = works[0] if method is None else method
+    name = method or next(name for name, known in METHODS.items() if known.works_for(model, video))
     return name, spread(METHODS[name].explain(model, variables, video, target, **options), video.shape[:3])
 
 

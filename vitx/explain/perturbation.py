@@ -37,12 +37,12 @@ def integrated_gradients(
         steps: points on the line from the baseline to the clip, at the middle of equal parts.
     """
     model = reference_model(model)
-    return _integrate(variables, jnp.asarray(video), baseline, model=model, target=target, steps=steps)
+    return _integrate(variables, jnp.asarray(video), target, baseline, model=model, steps=steps)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "target", "steps"))
+@functools.partial(jax.jit, static_argnames=("model", "steps"))
 def _integrate(
-    variables: Variables, video: Clip, baseline: Any, *, model: nn.Module, target: Target, steps: int
+    variables: Variables, video: Clip, target: Target, baseline: Any, *, model: nn.Module, steps: int
 ) -> Float[Array, "t h w"]:
     difference = video - baseline
 
@@ -79,18 +79,18 @@ def occlusion(
         The fall, the same for all pixels of a tubelet. The last tubelets are smaller where the clip is no multiple.
     """
     tubelet = tubelet or tuple(math.ceil(size / 6) for size in video.shape[:3])
-    settings = {"model": reference_model(model), "target": target, "tubelet": tubelet, "batch_size": batch_size}
-    return _cover(variables, jnp.asarray(video), baseline, **settings)
+    settings = {"model": reference_model(model), "tubelet": tubelet, "batch_size": batch_size}
+    return _cover(variables, jnp.asarray(video), target, baseline, **settings)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "target", "tubelet", "batch_size"))
+@functools.partial(jax.jit, static_argnames=("model", "tubelet", "batch_size"))
 def _cover(
     variables: Variables,
     video: Clip,
+    target: Target,
     baseline: Any,
     *,
     model: nn.Module,
-    target: Target,
     tubelet: tuple[int, int, int],
     batch_size: int,
 ) -> Float[Array, "t h w"]:

@@ -5,6 +5,7 @@ video, s sequences of one clip (its time indices, where each is encoded alone), 
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -98,8 +99,14 @@ class AttentionCall:
         return jnp.moveaxis(self.mix(weights, values), 1, 2)
 
 
-def attention_calls(model: nn.Module, variables: Variables, video: Clip) -> tuple[AttentionCall, ...]:
+def attention_calls(model: nn.Module, video: Clip) -> tuple[AttentionCall, ...]:
     """Returns the attentions of a model in the order in which they are computed; computes nothing."""
+    return _trace_calls(model, tuple(video.shape))
+
+
+# Tracing a large model takes seconds, and every explanation of a run asks the same.
+@functools.lru_cache(maxsize=64)
+def _trace_calls(model: nn.Module, shape: tuple[int, ...]) -> tuple[AttentionCall, ...]:
     calls = []
 
     def observe(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
@@ -111,9 +118,14 @@ def attention_calls(model: nn.Module, variables: Variables, video: Clip) -> tupl
             calls.append(AttentionCall(**of_module, **of_call, width=width))
         return call(*args, **kwargs)
 
-    with nn.intercept_methods(observe):
-        jax.eval_shape(lambda *inputs: model.apply(*inputs, train=False), variables, jnp.asarray(video)[None])
+    trace_model(model, shape, observe)
     return tuple(calls)
+
+
+def trace_model(model: nn.Module, shape: tuple[int, ...], observe: Callable[..., Any]) -> None:
+    """Traces a model on one clip of a shape, with an interceptor of Flax; computes nothing."""
+    with nn.intercept_methods(observe):
+        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
 
 
 def record_attention(

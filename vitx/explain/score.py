@@ -1,9 +1,9 @@
 """The number that is explained: what a model says of one class of one clip. In shapes: b batch, t h w c the video."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import flax.struct
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -12,21 +12,25 @@ Clip = Float[Array | np.ndarray, "t h w c"]
 Variables = Mapping[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
+@flax.struct.dataclass
 class Target:
     """What is explained.
 
     Attributes:
-        index: class, or value, of the model's output.
+        index: class, or value, of the model's output. One compiled explanation serves all classes.
         head: name of the head, for a model with a dictionary of outputs.
     """
 
-    index: int
-    head: str | None = None
+    index: Any
+    head: str | None = flax.struct.field(pytree_node=False, default=None)
+
+    def of_head(self, outputs: Any) -> Float[Array, "b _"]:
+        """Returns the logits of all classes of the head."""
+        return outputs if self.head is None else outputs[self.head]
 
     def pick(self, outputs: Any) -> Float[Array, "b"]:
         """Returns the logit of the class for each clip."""
-        return (outputs if self.head is None else outputs[self.head])[:, self.index]
+        return self.of_head(outputs)[:, self.index]
 
 
 def class_score(
