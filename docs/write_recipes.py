@@ -1,4 +1,4 @@
-"""Writes the table of recipes in docs/recipes.md from the recipes' own docstrings: python docs/write_recipes.py."""
+"""Writes the tables of docs/recipes.md from the docstrings of experiments: python docs/write_recipes.py."""
 
 import ast
 import dataclasses
@@ -52,10 +52,24 @@ def find_recipes() -> Iterator[Recipe]:
             yield Recipe(file, docstring, found["result"], found["views"] or "", found["source"])
 
 
+def find_sweeps() -> Iterator[tuple[Path, str]]:
+    """Yields (file, docstring) of every published table of models or settings, an ablation over a recipe."""
+    for file in sorted((ROOT / "experiments").glob("*/*.py")):
+        docstring = ast.get_docstring(ast.parse(file.read_text())) or ""
+        if file.parent.name != "ablations" and "vitx ablate" in docstring:
+            yield file, docstring
+
+
 def write_table() -> str:
-    """Returns the table in Markdown."""
-    header = "| dataset | model | expected | views | source | command |\n| --- | --- | --- | --- | --- | --- |\n"
-    return header + "".join(f"{recipe.row()}\n" for recipe in find_recipes())
+    """Returns both tables in Markdown."""
+    lines = ["| dataset | model | expected | views | source | command |", "| --- | --- | --- | --- | --- | --- |"]
+    lines += [recipe.row() for recipe in find_recipes()]
+    lines += ["", "Tables of the papers, each one file of rows over a recipe:", ""]
+    lines += ["| question | command |", "| --- | --- |"]
+    for file, docstring in find_sweeps():
+        path = file.relative_to(ROOT).as_posix()
+        lines.append(f"| {docstring.splitlines()[0]} | [`vitx ablate {path}`](../{path}) |")
+    return "\n".join(lines) + "\n"
 
 
 def write_page(page: str) -> str:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from vitx.ablations.description import load_ablation
 from vitx.cli import main
 from vitx.experiment import load_experiment
 from vitx.models.transformer import VideoTransformer
@@ -47,15 +48,47 @@ def test_the_table_of_recipes_is_that_of_their_files(table):
 
 
 def test_every_recipe_states_its_commands_and_the_views_of_its_accuracy(recipes, pytestconfig):
-    assert len(recipes) >= 6
+    assert len(recipes) >= 40
+    workdirs = []
     for recipe in recipes:
-        experiment, name = load_experiment(recipe.file), recipe.file.stem
+        experiment = load_once(recipe.file)
         assert recipe.views == (experiment.data.views if recipe.views else ""), recipe.path
         commands = re.findall(r"^    (.+)$", recipe.docstring, re.MULTILINE)
-        assert commands[0] == f"vitx train {recipe.path} --workdir runs/{name}", recipe.path
-        script, *words = commands[1].removeprefix("sbatch ").removesuffix(" \\").split()
+        assert commands[0].startswith(f"vitx train {recipe.path} --workdir runs/"), recipe.path
+        workdirs.append(commands[0].split()[-1])
+        script, *words = commands[1].removeprefix("sbatch ").split()
         assert (pytestconfig.rootpath / script).is_file() and recipe.path in words, recipe.path
-        assert re.search(r"^(Hardware|Follows): ", recipe.docstring, re.MULTILINE), recipe.path
+        for part in ("Follows: ", "Hardware: "):
+            assert f"\n{part}" in recipe.docstring, (recipe.path, part)
+    assert len(set(workdirs)) == len(workdirs)
+
+
+def test_every_sweep_states_its_question_and_the_published_answer(table, pytestconfig):
+    sweeps = list(table.find_sweeps())
+    assert len(sweeps) >= 10
+    for file, docstring in sweeps:
+        assert docstring.splitlines()[0].endswith("?"), file
+        assert f"vitx ablate {file.relative_to(pytestconfig.rootpath)} --workdir runs/" in docstring, file
+        assert re.search(r"Compare with arXiv:[\d.]+", docstring), file
+        assert re.search(r"^Result: (not measured yet|.*\d{4}-\d{2}-\d{2})", docstring, re.MULTILINE), file
+        ablation = load_ablation(file)
+        experiments = [ablation.base.override(row.changes) for row in ablation.rows]
+        assert len({row.name for row in ablation.rows}) == len(set(experiments)) == len(ablation.rows) >= 3, file
+
+
+@pytest.mark.slow
+def test_every_row_of_every_sweep_builds_at_full_size(table):
+    """Last run: 2026-11-26: ten files."""
+    for file, _ in table.find_sweeps():
+        ablation = load_ablation(file)
+        for row in ablation.rows:
+            experiment = ablation.base.override(row.changes)
+            model = dataclasses.replace(experiment.model, scan_layers=True)
+            video = (experiment.data.num_frames, *experiment.data.image_size, 3)
+            assert count_parameters(model, experiment.task.__class__(), video) > 8e7, (file, row.name)
+
+
+load_once = functools.cache(load_experiment)
 
 
 @functools.cache
@@ -80,19 +113,35 @@ PARAMETERS = {  # millions without the head, from those that are printed or rele
 }
 
 
-def test_every_recipe_builds_at_full_size(recipes):
+def check_full_size(recipe):
+    experiment, name = load_once(recipe.file), f"{recipe.file.parent.name}/{recipe.file.stem}"
+    data, model = experiment.data, experiment.model
+    if hasattr(model, "num_classes"):
+        # models that differ in heads alone are traced once
+        model = dataclasses.replace(model, num_classes=400)
+    if isinstance(model, VideoTransformer):
+        model = model.clone(scan_layers=True)  # traces one block, of the same parameters
+    count = count_parameters(model, experiment.task.__class__(), (data.num_frames, *data.image_size, 3))
+    assert count > 1e6, name
+    if name in PARAMETERS:
+        assert round(count / 1e6, 3) == PARAMETERS[name], (name, count)
+
+
+def test_a_recipe_of_every_kind_of_model_builds_at_full_size(recipes):
+    kinds = {}
     for recipe in recipes:
-        experiment, name = load_experiment(recipe.file), f"{recipe.file.parent.name}/{recipe.file.stem}"
-        data, model = experiment.data, experiment.model
-        if hasattr(model, "num_classes"):
-            # models that differ in heads alone are traced once
-            model = dataclasses.replace(model, num_classes=400)
-        if isinstance(model, VideoTransformer):
-            model = model.clone(scan_layers=True)  # traces one block, of the same parameters
-        count = count_parameters(model, experiment.task.__class__(), (data.num_frames, *data.image_size, 3))
-        assert count > 1e6, name
-        if name in PARAMETERS:
-            assert round(count / 1e6, 3) == PARAMETERS[name], (name, count)
+        model = load_once(recipe.file).model
+        kinds.setdefault((type(model), getattr(model, "layouts", None)), recipe)
+    assert len(kinds) == 15
+    for recipe in kinds.values():
+        check_full_size(recipe)
+
+
+@pytest.mark.slow
+def test_every_recipe_builds_at_full_size(recipes):
+    """Last run: 2026-11-26: all of them."""
+    for recipe in recipes:
+        check_full_size(recipe)
 
 
 def write_videos(folder, names, frames=20, codec="libx264"):

@@ -1,6 +1,6 @@
 """ViViT-B/16x2, factorised encoder with four temporal layers, on EPIC-KITCHENS-100: a verb and a noun.
 
-    vitx train experiments/epic_kitchens100/vivit_b_16x2_fe.py --workdir runs/vivit_b_16x2_fe
+    vitx train experiments/epic_kitchens100/vivit_b_16x2_fe.py --workdir runs/epic_vivit_b_16x2_fe
     experiments/launch/tpu_vm.sh run experiments/epic_kitchens100/vivit_b_16x2_fe.py --workdir gs://BUCKET/RUN
 
 Expected: action top-1 43.7 %, 4x1 views (arXiv:2103.15691v2, table 2). Not run here.

@@ -1,6 +1,6 @@
 """ViViT-L/16x2, factorised encoder with four temporal layers, on EPIC-KITCHENS-100: a verb and a noun.
 
-    vitx train experiments/epic_kitchens100/vivit_l_16x2_fe.py --workdir runs/vivit_l_16x2_fe
+    vitx train experiments/epic_kitchens100/vivit_l_16x2_fe.py --workdir runs/epic_vivit_l_16x2_fe
     experiments/launch/tpu_vm.sh run experiments/epic_kitchens100/vivit_l_16x2_fe.py --workdir gs://BUCKET/RUN
 
 Expected: action top-1 44.0 %, 4x1 views (arXiv:2103.15691v2, table 6d). Not run here.

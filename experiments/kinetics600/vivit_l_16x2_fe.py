@@ -1,7 +1,7 @@
 """ViViT-L/16x2, factorised encoder with 24 temporal layers, on Kinetics-600.
 
-    vitx train experiments/kinetics600/vivit_l_16x2_fe.py --workdir runs/vivit_l_16x2_fe
-    experiments/launch/tpu_vm.sh run experiments/kinetics600/vivit_l_16x2_fe.py --workdir gs://BUCKET/vivit_l_16x2_fe
+    vitx train experiments/kinetics600/vivit_l_16x2_fe.py --workdir runs/k600_vivit_l_16x2_fe
+    experiments/launch/tpu_vm.sh run experiments/kinetics600/vivit_l_16x2_fe.py --workdir gs://BUCKET/RUN
 
 Expected: top-1 81.6 %, 4x3 views (google-research/scenic, projects/vivit/README.md). Not run here.
 

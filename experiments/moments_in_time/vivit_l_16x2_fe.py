@@ -1,6 +1,6 @@
 """ViViT-L/16x2, factorised encoder, on Moments in Time.
 
-    vitx train experiments/moments_in_time/vivit_l_16x2_fe.py --workdir runs/vivit_l_16x2_fe
+    vitx train experiments/moments_in_time/vivit_l_16x2_fe.py --workdir runs/mit_vivit_l_16x2_fe
     experiments/launch/tpu_vm.sh run experiments/moments_in_time/vivit_l_16x2_fe.py --workdir gs://BUCKET/RUN
 
 Expected: top-1 38.5 % (arXiv:2103.15691v2, table 6c). Not run here.

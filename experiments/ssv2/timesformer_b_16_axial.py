@@ -1,6 +1,6 @@
 """TimeSformer, attention along time, width and height, on Something-Something V2.
 
-    vitx train experiments/ssv2/timesformer_b_16_axial.py --workdir runs/timesformer_b_16_axial
+    vitx train experiments/ssv2/timesformer_b_16_axial.py --workdir runs/ssv2_timesformer_b_16_axial
     experiments/launch/tpu_vm.sh run experiments/ssv2/timesformer_b_16_axial.py --workdir gs://BUCKET/RUN
 
 Expected: top-1 56.2 %, 1x3 views (arXiv:2102.05095, table 1). Not run here.

@@ -1,6 +1,6 @@
 """TimeSformer, divided space-time attention, on Something-Something V2.
 
-    vitx train experiments/ssv2/timesformer_b_16_divided.py --workdir runs/timesformer_b_16_divided
+    vitx train experiments/ssv2/timesformer_b_16_divided.py --workdir runs/ssv2_timesformer_b_16_divided
     experiments/launch/tpu_vm.sh run experiments/ssv2/timesformer_b_16_divided.py --workdir gs://BUCKET/RUN
 
 Expected: top-1 59.5 %, 1x3 views (arXiv:2102.05095, table 1). Not run here.

@@ -1,6 +1,6 @@
 """TimeSformer, joint space-time attention, on Something-Something V2.
 
-    vitx train experiments/ssv2/timesformer_b_16_joint.py --workdir runs/timesformer_b_16_joint
+    vitx train experiments/ssv2/timesformer_b_16_joint.py --workdir runs/ssv2_timesformer_b_16_joint
     experiments/launch/tpu_vm.sh run experiments/ssv2/timesformer_b_16_joint.py --workdir gs://BUCKET/RUN
 
 Expected: top-1 58.5 %, 1x3 views (arXiv:2102.05095, table 1). Not run here.

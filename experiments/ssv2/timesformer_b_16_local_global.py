@@ -1,6 +1,6 @@
 """TimeSformer, local attention and then sparse global attention, on Something-Something V2.
 
-    vitx train experiments/ssv2/timesformer_b_16_local_global.py --workdir runs/timesformer_b_16_local_global
+    vitx train experiments/ssv2/timesformer_b_16_local_global.py --workdir runs/ssv2_timesformer_b_16_local_global
     experiments/launch/tpu_vm.sh run experiments/ssv2/timesformer_b_16_local_global.py --workdir gs://BUCKET/RUN
 
 Expected: top-1 56.3 %, 1x3 views (arXiv:2102.05095, table 1). Not run here.

@@ -1,6 +1,6 @@
 """TimeSformer, attention in space alone, on Something-Something V2.
 
-    vitx train experiments/ssv2/timesformer_b_16_space.py --workdir runs/timesformer_b_16_space
+    vitx train experiments/ssv2/timesformer_b_16_space.py --workdir runs/ssv2_timesformer_b_16_space
     experiments/launch/tpu_vm.sh run experiments/ssv2/timesformer_b_16_space.py --workdir gs://BUCKET/RUN
 
 Expected: top-1 36.6 %, 1x3 views (arXiv:2102.05095, table 1). Not run here.

@@ -1,7 +1,7 @@
 """TimeSformer-HR: 16 frames of 448 pixels, divided attention, on Something-Something V2.
 
-    vitx train experiments/ssv2/timesformer_hr.py --workdir runs/timesformer_hr
-    experiments/launch/tpu_vm.sh run experiments/ssv2/timesformer_hr.py --workdir gs://BUCKET/timesformer_hr
+    vitx train experiments/ssv2/timesformer_hr.py --workdir runs/ssv2_timesformer_hr
+    experiments/launch/tpu_vm.sh run experiments/ssv2/timesformer_hr.py --workdir gs://BUCKET/ssv2_timesformer_hr
 
 Expected: top-1 62.5 %, 1x3 views (arXiv:2102.05095, table 3). Not run here.
 

@@ -1,7 +1,7 @@
 """TimeSformer-L: 64 frames, divided attention, on Something-Something V2.
 
-    vitx train experiments/ssv2/timesformer_l.py --workdir runs/timesformer_l
-    experiments/launch/tpu_vm.sh run experiments/ssv2/timesformer_l.py --workdir gs://BUCKET/timesformer_l
+    vitx train experiments/ssv2/timesformer_l.py --workdir runs/ssv2_timesformer_l
+    experiments/launch/tpu_vm.sh run experiments/ssv2/timesformer_l.py --workdir gs://BUCKET/ssv2_timesformer_l
 
 Expected: top-1 62.3 %, 1x3 views (arXiv:2102.05095, table 3). Not run here.
 

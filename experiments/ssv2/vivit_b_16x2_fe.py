@@ -1,7 +1,7 @@
 """ViViT-B/16x2, factorised encoder with four temporal layers, on Something-Something V2.
 
-    vitx train experiments/ssv2/vivit_b_16x2_fe.py --workdir runs/vivit_b_16x2_fe
-    experiments/launch/tpu_vm.sh run experiments/ssv2/vivit_b_16x2_fe.py --workdir gs://BUCKET/vivit_b_16x2_fe
+    vitx train experiments/ssv2/vivit_b_16x2_fe.py --workdir runs/ssv2_vivit_b_16x2_fe
+    experiments/launch/tpu_vm.sh run experiments/ssv2/vivit_b_16x2_fe.py --workdir gs://BUCKET/ssv2_vivit_b_16x2_fe
 
 Expected: top-1 65.4 % (arXiv:2103.15691v2, section 4.2). Not run here.
 

@@ -1,7 +1,7 @@
 """ViViT-L/16x2, factorised encoder with four temporal layers, on Something-Something V2.
 
-    vitx train experiments/ssv2/vivit_l_16x2_fe.py --workdir runs/vivit_l_16x2_fe
-    experiments/launch/tpu_vm.sh run experiments/ssv2/vivit_l_16x2_fe.py --workdir gs://BUCKET/vivit_l_16x2_fe
+    vitx train experiments/ssv2/vivit_l_16x2_fe.py --workdir runs/ssv2_vivit_l_16x2_fe
+    experiments/launch/tpu_vm.sh run experiments/ssv2/vivit_l_16x2_fe.py --workdir gs://BUCKET/ssv2_vivit_l_16x2_fe
 
 Expected: top-1 65.9 %, 4x3 views (arXiv:2103.15691v2, table 6e). Not run here.
 

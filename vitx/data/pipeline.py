@@ -76,7 +76,7 @@ class Data:
         eval_size: (height, width) of the crops in pixels; None takes image_size. A model without positions may be
             evaluated on larger clips than it is trained on.
         eval_short_side: length in pixels that the shorter side of frames is scaled to before crops are cut out; None
-            scales frames to cover a crop.
+            scales frames to cover a crop, and so does a length that is less than its shorter side.
         reading: which stream of a file is read, whether its pixels become square, and whether damaged frames are
             accepted or make a video unreadable.
         decoder: library that decodes; torchcodec is a package of its own (`pip install torchcodec`).
@@ -138,11 +138,10 @@ class Data:
             raise ValueError(f"max_unreadable is {self.max_unreadable}; expected a fraction, 0 to 1")
         if self.frame_rate is not None and not self.frame_rate > 0:
             raise ValueError(f"frame_rate is {self.frame_rate}; expected frames per second, above 0, or None")
-        side = min(self.eval_size or self.image_size or (1,))
-        if side < 1 or (self.eval_short_side is not None and self.eval_short_side < side):
+        if min(self.eval_size or (1,)) < 1 or (self.eval_short_side is not None and self.eval_short_side < 1):
             raise ValueError(
                 f"eval_size is {self.eval_size} and eval_short_side {self.eval_short_side}; expected at least 1 pixel, "
-                f"and the shorter side of a crop, {side}; or None"
+                "or None"
             )
         if min(self.image_size or (1,)) < 1 or self.num_workers < 0:
             raise ValueError(
