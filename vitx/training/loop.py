@@ -1,4 +1,8 @@
-"""The one training loop: devices, data, model and optimiser, shardings, compiled step, restore, loop."""
+"""The one training loop: `train` sets up, restores, compiles and runs it.
+
+`set_up` builds what stays the same (devices, data, model and optimiser, shardings), `run_steps` is the loop itself, and
+`vitx.training.trainer.Trainer` does what the loop asks for: a step, a row of metrics, an evaluation, a checkpoint.
+"""
 
 import dataclasses
 import functools
@@ -8,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from vitx.checkpoints import Checkpoints, abstract_state
 from vitx.configuration import mutable_on_resume, register, setting
@@ -30,22 +35,22 @@ from vitx.training.validation import ValidationSet
 @register
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How long and how a run trains.
+    """How long and in which way a run trains.
 
     Attributes:
         steps: optimiser steps.
         seed: seed of parameters, data order and everything random; seed and step determine a run.
         ema_decay: decay of the moving average of parameters that is evaluated in place of the last ones; None keeps no
             average.
-        ema_warmup: whether the average begins with a short memory: its decay is at most (1 + step) / (10 + step).
+        ema_warmup: whether the average starts with a short memory: its decay is at most (1 + step) / (10 + step).
         accumulate: micro-batches that a batch is split into, one after the other, to save memory. The result equals
             that of the whole batch except for batch norm, and for mixup, cutmix, dropout and drop path, which each
             micro-batch draws anew (see `vitx.training.gradients.accumulate`).
         initialise_from: weights that the run starts from: a vitx run, a Hugging Face directory, or a file of weights,
             an image network's too (see `vitx.load_pretrained`); None starts from the seed.
-        precise_bn_batches: training batches, those that come next, over which the statistics of batch normalisation are
-            averaged before each evaluation (see `vitx.training.statistics`); 0 evaluates with the running ones.
-        monitor: validation metric by which the best checkpoint is chosen; losses and errors are best low.
+        precise_bn_batches: number of the next training batches over which the statistics of batch normalisation are
+            averaged before each evaluation (see `vitx.training.statistics`); 0 evaluates with running statistics.
+        monitor: validation metric by which the best checkpoint is chosen; losses and errors are better when lower.
         mesh: how devices share the work.
         log_every: steps between rows of training metrics.
         evaluate_every: steps between evaluations on the validation split; 0 evaluates after the last step only.
@@ -54,13 +59,14 @@ class Training:
         keep_checkpoints: newest checkpoints to keep beside the best.
         patience: evaluations without a better monitored metric after which the run ends; None trains to the last step.
         max_skipped: steps that may be skipped, because their loss or gradient is not finite, before the run stops.
-        spike_deviations: a loss that exceeds the median of the last 100 by more than so many median absolute
-            deviations is logged, with the examples of its batch; None logs none.
+        spike_deviations: median absolute deviations by which a loss must exceed the median of the last 100 to be
+            logged, with the examples of its batch; None logs no spikes.
         hang_minutes: minutes after which a step that does not end ends the process; None waits for ever.
         profile_steps: first and last step that `jax.profiler` traces into the run's folder `profile`.
         compilation_cache: folder of JAX's persistent cache, where compiled programs are kept for later runs; None
             leaves that to JAX_COMPILATION_CACHE_DIR.
-        wandb: project of Weights & Biases that gets metrics too (`pip install 'vitx[wandb]'`); None for none.
+        wandb: project of Weights & Biases that metrics also go to (`pip install 'vitx[wandb]'`); None uses the
+            local log alone.
     """
 
     steps: int = 1000
@@ -129,6 +135,57 @@ class Trained:
     time_fractions: dict[str, float]
 
 
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What a run needs beside its state: settings that fit the devices, and shapes and shardings of all arrays.
+
+    Attributes:
+        experiment: the experiment, its model and data fitted to the devices.
+        optimizer: the Optax transformation.
+        init: draws the state before the first step.
+        abstract: shapes, types and shardings of the state.
+        batch_shapes: shapes, types and shardings of a batch.
+        rows: sharding of a batch: its rows are divided over the devices.
+    """
+
+    experiment: Any
+    optimizer: optax.GradientTransformation
+    init: Callable[[], TrainState]
+    abstract: TrainState
+    batch_shapes: Mapping[str, Any]
+    rows: jax.sharding.NamedSharding
+
+
+def set_up(experiment: Any, sources: Mapping[str, Source]) -> Setup:
+    """Returns what training needs on these devices; allocates nothing on them. See `train` for the arguments.
+
+    Raises:
+        UserError: settings that do not fit together, or not this machine.
+    """
+    # Devices
+    settings, task = experiment.training, experiment.task
+    mesh = settings.mesh.build(experiment.data.batch_size, experiment.model)
+    rows = batch_sharding(mesh)
+    model = resolve_implementation(experiment.model, mesh.devices.flat[0])
+
+    # Data
+    data = experiment.data.for_devices(mesh.size)
+    check_batch_divides(data.batch_size, settings.accumulate, rows, getattr(model, "norm_groups", 1))
+    batch_shapes = task.batch_spec(data, sources["train"], rows)
+
+    # Model and optimiser: shapes only, so that no device ever holds what it does not keep
+    optimizer = experiment.optimizer.build(settings.steps)
+    with_ema = settings.ema_decay is not None
+    init = functools.partial(init_state, model, task, optimizer, batch_shapes, settings.seed, with_ema=with_ema)
+    shapes = jax.eval_shape(init)
+    check_batch_statistics(settings, model, shapes)
+
+    # Shardings
+    abstract = abstract_state(shapes, state_shardings(shapes, mesh))
+    experiment = dataclasses.replace(experiment, model=model, data=data)
+    return Setup(experiment, optimizer, init, abstract, batch_shapes, rows)
+
+
 def train(
     experiment: Any,
     sources: Mapping[str, Source],
@@ -148,51 +205,31 @@ def train(
         workdir: the run's folder; training resumes from its newest whole checkpoint.
         guard: requests to stop; entered.
         clock: gets the time of "compile", "restore", "train", "evaluate" and "checkpoint".
-        hold: this process's hold on the folder; nothing is saved after it is lost.
+        hold: this process's lock of the folder; nothing is saved after it is lost.
         record: JSON data that travels with every checkpoint: settings, names of classes.
-        initialise: from shapes of the variables, with shardings, to those that a new run starts from; None draws them.
+        initialise: returns the variables that a new run starts from, given their shapes and shardings; None draws
+            them from the seed.
 
     Raises:
         UserError: settings that do not fit together, or not this machine.
         RunError: too many losses are not finite, or too many videos cannot be read.
-        Preempted: a request to stop came, and what was learnt is saved.
+        Preempted: the process was asked to stop; the state is saved.
     """
-    # Devices
-    settings, task = experiment.training, experiment.task
-    mesh = settings.mesh.build(experiment.data.batch_size, experiment.model)
-    rows = batch_sharding(mesh)
-    model = resolve_implementation(experiment.model, mesh.devices.flat[0])
-
-    # Data
-    data = experiment.data.for_devices(mesh.size)
-    check_batch_divides(data.batch_size, settings.accumulate, rows, getattr(model, "norm_groups", 1))
-    batch_shapes = task.batch_spec(data, sources["train"], rows)
-    experiment = dataclasses.replace(experiment, model=model, data=data)
-
-    # Model and optimiser: shapes only, so that no device ever holds what it does not keep
-    optimizer = experiment.optimizer.build(settings.steps)
-    with_ema = settings.ema_decay is not None
-    init = functools.partial(init_state, model, task, optimizer, seed=settings.seed, with_ema=with_ema)
-    shapes = jax.eval_shape(init, batch_shapes)
-    check_batch_statistics(settings, model, shapes)
-
-    # Shardings
-    abstract = abstract_state(shapes, state_shardings(shapes, mesh))
-
+    setup = set_up(experiment, sources)
+    experiment, settings = setup.experiment, setup.experiment.training
     with Checkpoints(workdir / "checkpoints", keep=settings.keep_checkpoints) as checkpoints:
         # Restore, or begin
-        state, position = restore_or_begin(
-            checkpoints, functools.partial(init, batch_shapes), abstract, initialise, clock
-        )
+        state, position = restore_or_begin(checkpoints, setup, initialise, clock)
         if position is None:
-            write_overview(workdir / "overview.md", experiment, abstract.variables, mesh, len(sources["train"]))
+            variables, mesh = setup.abstract.variables, setup.rows.mesh
+            write_overview(workdir / "overview.md", experiment, variables, mesh, len(sources["train"]))
         progress = Progress.from_record(position or {}, settings.spike_deviations)
         first = int(state.step)
         finished = first >= settings.steps or progress.best.exhausts(settings.patience)
 
         # Compiled step; a finished run needs none
         with clock("compile"):
-            step = None if finished else compile_step(experiment, optimizer, abstract, batch_shapes, rows)
+            step = None if finished else compile_step(setup)
 
         # Loop
         trainer = Trainer(
@@ -202,8 +239,8 @@ def train(
             state=state,
             progress=progress,
             compiled_step=step,
-            batch_shapes=batch_shapes,
-            rows=rows,
+            batch_shapes=setup.batch_shapes,
+            rows=setup.rows,
             checkpoints=checkpoints,
             record=record or {},
             hold=hold or Hold(),
@@ -217,7 +254,7 @@ def train(
             checkpoints.wait()
     return Trained(
         state=trainer.state,
-        sharding=rows,
+        sharding=setup.rows,
         resumed_at=None if position is None else first,
         best_step=progress.best.step,
         time_fractions={} if finished else trainer.overall.time_fractions(),
@@ -225,7 +262,7 @@ def train(
 
 
 def run_steps(trainer: Trainer, first: int, settings: Training) -> None:
-    """The loop: step, log, evaluate, save, until all steps are done or patience ends.
+    """Steps, logs, evaluates and saves, until all steps are done or patience ends.
 
     Args:
         trainer: the run.
@@ -236,7 +273,7 @@ def run_steps(trainer: Trainer, first: int, settings: Training) -> None:
     # A run that was stopped between a step and its evaluation begins with that evaluation.
     for step in range(first + trainer.progress.evaluated, settings.steps + 1):
         if best.exhausts(settings.patience):
-            log_info(f"stopping early: {best.stale} evaluations brought nothing better than step {best.step}")
+            log_info(f"stopping early: {best.stale} evaluations in a row were not better than step {best.step}")
             break
         last = step == settings.steps
         log_due = last or step % settings.log_every == 0
@@ -251,7 +288,7 @@ def run_steps(trainer: Trainer, first: int, settings: Training) -> None:
             improved = trainer.evaluate(step, evaluations)
         if stopping:
             trainer.stop(step)
-        # While steps are skipped the parameters may be beyond help, and the checkpoints before them are not.
+        # If the last step was skipped, the parameters may have diverged: they must not replace a good checkpoint.
         if (save_due and trainer.results.last_was_finite) or improved or last or best.exhausts(settings.patience):
             trainer.save(step)
 
@@ -282,58 +319,50 @@ def check_batch_statistics(settings: Training, model: Any, shapes: TrainState) -
 
 
 def restore_or_begin(
-    checkpoints: Checkpoints,
-    init: Callable[[], TrainState],
-    abstract: TrainState,
-    initialise: Callable[[Any], Any] | None,
-    clock: Stopwatch,
+    checkpoints: Checkpoints, setup: Setup, initialise: Callable[[Any], Any] | None, clock: Stopwatch
 ) -> tuple[TrainState, dict[str, Any] | None]:
     """Returns the newest whole checkpoint's state and record, or a new run's state and None.
 
     Args:
         checkpoints: the run's checkpoints.
-        init: see `begin`.
-        abstract: see `begin`.
+        setup: shapes and shardings of the state, and how it is drawn.
         initialise: see `begin`.
         clock: gets the time of "restore" and "compile".
     """
     with clock("restore"):
-        restored = checkpoints.restore_newest(TrainState.to_parts(abstract), log_info)
+        restored = checkpoints.restore_newest(TrainState.to_parts(setup.abstract), log_info)
     if restored is None:
         with clock("compile"):
-            return begin(init, abstract, initialise), None
+            return begin(setup, initialise), None
     parts, record = restored
     log_info(f"resuming from step {record['step']}")
     return TrainState.from_parts(parts), record
 
 
-def begin(init: Callable[[], TrainState], abstract: TrainState, initialise: Callable[[Any], Any] | None) -> TrainState:
+def begin(setup: Setup, initialise: Callable[[Any], Any] | None) -> TrainState:
     """Returns the state before the first step, every array created where it belongs.
 
     Args:
-        init: draws the state.
-        abstract: its shapes, with shardings.
+        setup: shapes and shardings of the state, and how it is drawn.
         initialise: returns variables to start from in place of those drawn; None keeps the drawn ones.
     """
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    state = jax.jit(init, out_shardings=shardings)()
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
+    state = jax.jit(setup.init, out_shardings=shardings)()
     if initialise is None:
         return state
-    variables = initialise(abstract.variables)
+    variables = initialise(setup.abstract.variables)
     # The step donates its state, so the average needs buffers of its own: XLA rejects one that is donated twice.
     return state.replace(variables=variables, ema=jax.tree.map(jnp.copy, variables) if state.ema else {})
 
 
-def compile_step(
-    experiment: Any, optimizer: Any, abstract: TrainState, batch_shapes: Mapping[str, Any], rows: Any
-) -> Callable[[TrainState, Any], tuple[TrainState, Any, Any]]:
+def compile_step(setup: Setup) -> Callable[[TrainState, Any], tuple[TrainState, Any, Any]]:
     """Returns the compiled training step: from (state, batch) to (state, metrics, examples)."""
-    settings = experiment.training
+    experiment, settings = setup.experiment, setup.experiment.training
     one_step = functools.partial(
         train_step,
         model=experiment.model,
         task=experiment.task,
-        optimizer=optimizer,
+        optimizer=setup.optimizer,
         seed=settings.seed,
         ema_decay=settings.ema_decay,
         ema_warmup=settings.ema_warmup,
@@ -344,8 +373,9 @@ def compile_step(
         return *one_step(state, batch), {name: batch[name] for name in EXAMPLE_COLUMNS}
 
     # Metrics and examples go to every process, so that all of them count the same skipped steps and unreadable videos.
-    everywhere = jax.sharding.NamedSharding(rows.mesh, jax.sharding.PartitionSpec())
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    mesh = setup.rows.mesh
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere, everywhere))
-    with jax.set_mesh(rows.mesh):
-        return jitted.lower(abstract, batch_shapes).compile()
+    with jax.set_mesh(mesh):
+        return jitted.lower(setup.abstract, setup.batch_shapes).compile()

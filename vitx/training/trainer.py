@@ -1,4 +1,4 @@
-"""A run while it trains: its state on the devices, and what one does with it at each step."""
+"""A run while it trains: its state on the devices, and the actions that the loop calls at each step."""
 
 import contextlib
 import functools
@@ -31,14 +31,14 @@ MESSAGE_SECONDS = 30.0  # between lines of progress where there is no progress b
 
 
 class Trainer:
-    """What changes while a run trains, and what is written of it; a context manager.
+    """Trains, evaluates, logs and saves one run; a context manager that opens its data and its log.
 
     Attributes:
         state: parameters, optimiser state and step, on the devices.
-        progress: what the run knows beside arrays.
+        progress: counters, best metric and loss history; saved with every checkpoint.
         results: steps in flight.
         evaluator: evaluates on the validation sets.
-        overall: time of all steps after the first few.
+        overall: time of all steps after the first WARM_UP_STEPS.
     """
 
     def __init__(
@@ -64,14 +64,14 @@ class Trainer:
             experiment: model, task, data, optimizer and training settings; `model` and `data` fit the devices.
             sources: {split: its examples}.
             workdir: the run's folder.
-            state: where training stands.
-            progress: likewise.
+            state: parameters, optimiser state and step to continue from.
+            progress: counters, best metric and loss history to continue from.
             compiled_step: from (state, batch) to (state, metrics, examples), on the devices; None takes no step.
             batch_shapes: shapes of a batch on the devices.
             rows: sharding of a batch.
             checkpoints: where the run is saved.
             record: JSON data that travels with every checkpoint beside the progress.
-            hold: this process's hold on the folder; without it nothing more is saved.
+            hold: this process's lock of the folder; nothing is saved after it is lost.
             guard: requests to stop.
             clock: gets the time of each phase.
         """
@@ -128,7 +128,7 @@ class Trainer:
             batch = next(self._batches)
             waited, decoded = time.perf_counter() - began, float(batch.pop("decode_seconds").sum())
             on_devices = to_devices(batch, self._rows)
-            with jax.transfer_guard("disallow"):  # a transfer that is not asked for would stall every step
+            with jax.transfer_guard("disallow"):  # an implicit transfer would stall every step
                 self.state, metrics, examples = self._compiled_step(self.state, on_devices)
             self.results.add(step, metrics, examples)
             stopping = self._guard.requested(step)
@@ -161,7 +161,7 @@ class Trainer:
         """Evaluates on some validation sets; returns whether the monitored metric is the best so far.
 
         Raises:
-            Preempted: a request to stop came; the step is saved, and is evaluated when the run resumes.
+            Preempted: the process was asked to stop; the step is saved, and is evaluated when the run resumes.
         """
         settings, task = self._experiment.training, self._experiment.task
         self.progress.evaluated = False
@@ -221,7 +221,7 @@ class Trainer:
 
 
 class Throttle:
-    """Lets something happen at most once in so many seconds."""
+    """Limits how often something happens: `ready` is True at most once in `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._last = seconds, time.monotonic()
