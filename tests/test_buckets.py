@@ -69,8 +69,8 @@ def test_a_run_in_a_bucket_is_killed_resumed_and_used(bucket, small_file, undist
     tested = json.loads(capsys.readouterr().out)
     assert main(["predict", str(workdir), str(clip), "--json"]) == 0
     answers = json.loads(capsys.readouterr().out)
-    local, there = load_run(undisturbed), load_run(str(workdir))
-    jax.tree.map(np.testing.assert_array_equal, local.variables, there.variables)
+    local, remote = load_run(undisturbed), load_run(str(workdir))
+    jax.tree.map(np.testing.assert_array_equal, local.variables, remote.variables)
     assert tested == json.loads(json.dumps(local.evaluate("test")))
     assert answers == json.loads(json.dumps(local.predict([clip])))
 
@@ -82,9 +82,9 @@ def test_a_run_starts_from_one_in_a_bucket(new_bucket, undisturbed, small, tmp_p
     for step in storage.names_in(copy / "checkpoints"):
         storage.write_bytes(copy / "checkpoints" / step / storage.COMMITTED, b"")
     settings = {"training.steps": 2, "training.initialise_from": str(copy)}
-    there = train(small.override(settings), tmp_path / "there")
-    here = train(small.override(settings | {"training.initialise_from": str(undisturbed)}), tmp_path / "here")
-    jax.tree.map(np.testing.assert_array_equal, here.variables, there.variables)
+    from_bucket = train(small.override(settings), tmp_path / "there")
+    from_disk = train(small.override(settings | {"training.initialise_from": str(undisturbed)}), tmp_path / "here")
+    jax.tree.map(np.testing.assert_array_equal, from_disk.variables, from_bucket.variables)
 
 
 def test_a_bucket_that_cannot_be_written_ends_training_with_status_2(new_bucket, small_file, tmp_path, capfd):
@@ -111,16 +111,16 @@ def test_videos_are_prepared_into_a_bucket_and_trained_from_there(bucket, tmp_pa
             folder.mkdir(parents=True)
             video = np.random.default_rng(100 * len(split) + ord(label)).integers(0, 255, (6, 32, 32, 3), np.uint8)
             (folder / "x.mp4").write_bytes(encode_video(video))
-    there, here = as_path(bucket) / "prepared", tmp_path / "prepared"
-    for destination in (there, here):
+    remote, local = as_path(bucket) / "prepared", tmp_path / "prepared"
+    for destination in (remote, local):
         assert main(["data", "prepare", str(tmp_path / "videos"), str(destination), "--shard_size", "1"]) == 0
-    assert storage.names_in(there) == [".lock", *sorted(os.listdir(here))[1:]]
-    assert storage.read_json(there / "manifest.json") == storage.read_json(here / "manifest.json")
-    assert main(["data", "prepare", str(tmp_path / "videos"), str(there), "--shard_size", "1"]) == 0
+    assert storage.names_in(remote) == [".lock", *sorted(os.listdir(local))[1:]]
+    assert storage.read_json(remote / "manifest.json") == storage.read_json(local / "manifest.json")
+    assert main(["data", "prepare", str(tmp_path / "videos"), str(remote), "--shard_size", "1"]) == 0
     capsys.readouterr()
-    assert main(["data", "check", str(there), "--json"]) == 1  # too few videos of test and validation, nothing broken
+    assert main(["data", "check", str(remote), "--json"]) == 1  # too few videos of test and validation, nothing broken
     assert json.loads(capsys.readouterr().out)["broken"] == []
-    sources = [Prepared(str(path)).open("train") for path in (there, here)]
+    sources = [Prepared(str(path)).open("train") for path in (remote, local)]
     assert len(sources[0]) == 2
     for index in range(2):
         assert sources[0][index] == sources[1][index]

@@ -64,8 +64,8 @@ def test_a_checkpoint_is_replaced_by_another_of_its_step_when_that_is_complete(s
             checkpoints.save(7, other, {"best": None})
     jax.tree.map(np.testing.assert_array_equal, held(), state)
     with Checkpoints(folder) as checkpoints:
-        for each in (state, other):
-            checkpoints.save(7, each, {"best": None})
+        for saved in (state, other):
+            checkpoints.save(7, saved, {"best": None})
     assert "replaced_7" in storage.names_in(folder)  # nobody waited
     jax.tree.map(np.testing.assert_array_equal, held(), other)
     assert "replaced_7" not in storage.names_in(folder)
@@ -238,18 +238,18 @@ def test_any_flipped_bit_is_detected_or_harmless(state, tmp_path):
 def test_a_digest_sees_every_bit_and_every_place(dtype):
     values = np.random.default_rng(0).integers(0, 2, (6, 5)).astype(jnp.dtype(dtype))
     values[0, 0] = 1 - values[0, 1]
-    seen = {bytes(np.asarray(digest(jnp.asarray(values))))}
+    digests = {bytes(np.asarray(digest(jnp.asarray(values))))}
     swapped = values.copy()
     swapped[0, 0], swapped[0, 1] = values[0, 1], values[0, 0]
-    seen.add(bytes(np.asarray(digest(jnp.asarray(swapped)))))
+    digests.add(bytes(np.asarray(digest(jnp.asarray(swapped)))))
     bits = 1 if dtype == "bool" else 8 * values.itemsize
     for place in range(values.size):
         for bit in range(bits):
             raw = bytearray(values.tobytes())
             raw[place * values.itemsize + bit // 8] ^= 1 << bit % 8
             changed = np.frombuffer(bytes(raw), values.dtype).reshape(values.shape)
-            seen.add(bytes(np.asarray(digest(jnp.asarray(changed)))))
-    assert len(seen) == 2 + values.size * bits
+            digests.add(bytes(np.asarray(digest(jnp.asarray(changed)))))
+    assert len(digests) == 2 + values.size * bits
 
 
 def test_digests_name_every_array(state):

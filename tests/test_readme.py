@@ -149,7 +149,7 @@ def test_the_tables_of_models_cover_all_names():
     patterns = [
         name for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for name in re.findall(r"`(.*?)`", row)
     ]
-    uncovered = [name for name in vitx.list_models() if not any(fnmatch.fnmatch(name, each) for each in patterns)]
+    uncovered = [name for name in vitx.list_models() if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
     assert not uncovered
     assert all(fnmatch.filter(vitx.list_models(), pattern) for pattern in patterns)
 

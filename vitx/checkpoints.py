@@ -34,17 +34,8 @@ from orbax.checkpoint.checkpoint_managers import PreservationContext
 from vitx import strict_json
 from vitx.errors import RunError, UserError
 from vitx.mirror import Mirror
-from vitx.storage import (
-    COMMITTED,
-    as_path,
-    exists,
-    full_disk,
-    is_bucket,
-    move_folder,
-    names_in,
-    remove_folder,
-    report_io_errors,
-)
+from vitx.storage import COMMITTED, as_path, exists, is_bucket, move_folder, names_in, remove_folder, report_io_errors
+from vitx.stores import full_disk
 
 REPLACED = "replaced_"  # begins the name of a checkpoint whose successor of the same step is not complete yet
 

@@ -29,19 +29,20 @@ from vitx.training.optimizers import AdamW, Optimizer
 T = TypeVar("T")
 FORMAT = 1
 RUN_NAME = "<experiment>"  # __name__ inside an experiment file
+SHAPE = ("num_frames", "image_size")  # settings of a clip that data and model share
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything that a run is.
+    """All settings of a run.
 
     Attributes:
         model: a Linen module, which is its own settings.
-        data: the dataset and how it becomes batches.
+        data: dataset, sampling, augmentation and batches.
         task: what is learnt: loss, metrics, normalisation of pixels.
         optimizer: how parameters change.
-        training: how long and how the run trains.
+        training: steps, seed, mesh, and cadence of logs, evaluations and checkpoints.
     """
 
     model: nn.Module
@@ -53,7 +54,9 @@ class Experiment:
     def __post_init__(self):
         if not isinstance(self.model, VideoModel):
             if None in (self.data.num_frames, self.data.image_size):
-                raise ValueError(f"{type(self.model).__name__} names no clip; set data.num_frames and data.image_size")
+                raise ValueError(
+                    f"{type(self.model).__name__} has no default clip; set data.num_frames and data.image_size"
+                )
             return
         frames, *size = self.model.input_shape[:3]
         data = dataclasses.replace(
@@ -76,25 +79,31 @@ class Experiment:
         """Returns the experiment with settings replaced: {"optimizer.peak_lr": 0.05}.
 
         A part is chosen by name: {"optimizer": "Lion", "model": "cnn_small"}; a model of another name keeps the classes
-        and the clips of the experiment. Frames and size of a clip are set once, for the data or for the model: the
-        other follows.
+        and the clips of the experiment. Frames and size of a clip need to be set on one side only, data or model: the
+        other side follows.
         """
-        named, given = self._named_model(changes.get("model")), changes.get("model")
-        model = named or (given if isinstance(given, nn.Module) else self.model)
-        if not isinstance(model, VideoModel) or not (model.needs_input_shape or named):
+        new_model = changes.get("model")
+        variant = self._named_model(new_model)
+        model = variant or (new_model if isinstance(new_model, nn.Module) else self.model)
+        if not isinstance(model, VideoModel) or not (model.needs_input_shape or variant):
             return configuration.override(self, changes)
-        # What is given for the data alone, or kept when the model is another, the model follows; the data the rest.
-        shape = configuration.override(_HasData(self.data), _some(changes, [f"data.{name}" for name in SHAPE])).data
-        led = [name for name in SHAPE if f"model.{name}" not in changes and (named or f"data.{name}" in changes)]
-        if not led:
+        # The data leads where a setting is given for it and not for the model, or where a variant replaces the model.
+        leads = [name for name in SHAPE if f"model.{name}" not in changes and (variant or f"data.{name}" in changes)]
+        if not leads:
+            # The model leads: None is replaced by its own values, see `__post_init__`.
             return configuration.override(self, {f"data.{name}": None for name in SHAPE} | changes)
-        of_model = {path: value for path, value in changes.items() if path.split(".")[0] == "model"}
-        fields = {path.removeprefix("model."): value for path, value in of_model.items() if path != "model"}
+        data_changes = {path: changes[path] for name in SHAPE if (path := f"data.{name}") in changes}
+        data = configuration.override(_DataOnly(self.data), data_changes).data
+        model_changes = {path: value for path, value in changes.items() if path.split(".")[0] == "model"}
+        fields = {path.removeprefix("model."): value for path, value in model_changes.items() if path != "model"}
         with as_user_error(of="model"):
-            model = model.with_input_shape(*(getattr(shape, name) if name in led else None for name in SHAPE), **fields)
-        followed = {name: getattr(shape, name) if name in led or f"data.{name}" in changes else None for name in SHAPE}
-        moved = dataclasses.replace(self, model=model, data=dataclasses.replace(self.data, **followed))
-        return configuration.override(moved, {path: value for path, value in changes.items() if path not in of_model})
+            model = model.with_input_shape(
+                *(getattr(data, name) if name in leads else None for name in SHAPE), **fields
+            )
+        follows = [name for name in SHAPE if name not in leads and f"data.{name}" not in changes]
+        data = dataclasses.replace(data, **dict.fromkeys(follows))
+        rest = {path: value for path, value in changes.items() if path not in model_changes}
+        return configuration.override(dataclasses.replace(self, model=model, data=data), rest)
 
     def _named_model(self, value: Any) -> nn.Module | None:
         """Returns the variant that a value names, with the classes of this experiment's model, or None."""
@@ -143,16 +152,11 @@ class Experiment:
         return configuration.resolve_paths(self, _absolute_path)
 
 
-SHAPE = ("num_frames", "image_size")  # settings of a clip that data and model share
-
-
 @dataclasses.dataclass(frozen=True)
-class _HasData:
+class _DataOnly:
+    """Lets settings of the data be checked under their paths before there is a model that fits them."""
+
     data: Data
-
-
-def _some(changes: Mapping[str, Any], paths: Sequence[str]) -> dict[str, Any]:
-    return {path: changes[path] for path in paths if path in changes}
 
 
 def _absolute_path(path: str) -> str:
@@ -168,7 +172,7 @@ def load_experiment(path: str | Path) -> Experiment:
     """Returns the `experiment` that a Python file defines.
 
     Args:
-        path: of the file; in an experiment file, relative to that file.
+        path: path of the file; in an experiment file, relative to that file.
 
     Raises:
         UserError: no such file, the file raises, or it defines no experiment.
@@ -187,8 +191,9 @@ def load_object(path: str | Path, name: str, kind: type[T]) -> T:
     Raises:
         UserError: no such file, the file raises, or it defines no such object.
     """
-    asking = (frame.filename for frame in inspect.stack() if frame.frame.f_globals.get("__name__") == RUN_NAME)
-    path = Path(next(asking, "")).parent / path
+    # The innermost experiment file on the stack is the one that calls; without one the path is relative to here.
+    callers = (frame.filename for frame in inspect.stack() if frame.frame.f_globals.get("__name__") == RUN_NAME)
+    path = Path(next(callers, "")).parent / path
     if not path.is_file():
         raise UserError(f"there is no experiment file {path}")
     try:

@@ -52,13 +52,13 @@ class Run:
     """One training run.
 
     Attributes:
-        experiment: its settings; the task is fitted to the training split.
-        workdir: its folder.
+        experiment: the settings; the task is fitted to the training split.
+        workdir: the run's folder.
         step: checkpoint that the variables come from.
         variables: the model's variables, on the devices; averaged ones where the run keeps an average.
         outputs: {label: names of its classes or values} of what the model predicts.
         sharding: sharding of a batch.
-        changed: {dotted path: (value in training, value here)} of settings of the evaluation.
+        changed: {dotted path: (value in training, value here)} of settings that differ from those of the training.
     """
 
     experiment: Experiment
@@ -132,7 +132,7 @@ class Run:
         model = resolve_implementation(self.experiment.model, self.sharding.mesh.devices.flat[0])
         batch = jax.device_put((views[None], np.array([len(views)], np.int32)))
         logits = predict(self.variables, *batch, model=model, task=task)
-        outputs = {label: np.asarray(row[0]) for label, row in task.named(logits, self.outputs).items()}
+        outputs = {label: np.asarray(row[0]) for label, row in task.outputs_by_label(logits, self.outputs).items()}
         return presenter_for(task).answer(outputs, self.outputs, top)
 
     def features(self, video: Video) -> Float[np.ndarray, "d"]:
@@ -209,13 +209,13 @@ def train(experiment: Experiment, workdir: str | PurePath, *, extend: bool = Fal
     Raises:
         UserError: a mistake in the settings, or a folder that belongs to another experiment.
         RunError: too many losses are not finite, or too many videos cannot be read.
-        Preempted: a request to stop came, and what was learnt is saved.
+        Preempted: the process was asked to stop; the state is saved.
     """
     workdir, clock, experiment = storage.as_path(workdir), Stopwatch(), experiment.with_absolute_paths()
     if (cache := experiment.training.compilation_cache) is not None:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(cache))
     with PreemptionGuard() as guard:
-        # What is wrong with the settings is said before datasets are built.
+        # Settings are checked before datasets are built, which can take minutes.
         check_same_settings(experiment, workdir)
         experiment.training.mesh.build(experiment.data.batch_size, experiment.model)
         if is_first_process():
@@ -223,9 +223,9 @@ def train(experiment: Experiment, workdir: str | PurePath, *, extend: bool = Fal
         learnt = _learnt_classes(experiment, workdir)
         with clock("build"), first_process_first("build"):
             sources = open_sources(experiment, learnt, str(workdir))
-        if experiment != (filled := experiment.for_labels(sources["train"].label_names)):
-            experiment = filled
-            if is_first_process():  # a run's number of classes must not follow its data
+        if experiment != (with_classes := experiment.for_labels(sources["train"].label_names)):
+            experiment = with_classes
+            if is_first_process():  # checked again: other data must not change the number of classes of a run
                 check_may_train(workdir, experiment, extend=extend)
         fitted = dataclasses.replace(experiment, task=experiment.task.fit(sources["train"]))
         label_names = dict(sources["train"].label_names)
@@ -293,7 +293,7 @@ def open_sources(
     Args:
         experiment: the settings.
         learnt: {label: names of its classes} of a run that is resumed: classes of the data get its order.
-        model: what that run is, for messages.
+        model: name of that run in messages.
 
     Raises:
         UserError: a dataset cannot be opened, or has other classes than the run that is resumed.
@@ -315,7 +315,9 @@ def open_sources(
 def _learnt_classes(experiment: Experiment, workdir: PurePath) -> dict[str, tuple[str, ...]] | None:
     """Returns {label: names of its classes} that a run which is resumed predicts, or None for a new run."""
     names = read_newest_record(workdir).get("label_names")
-    return None if names is None else _predicted(experiment, {label: tuple(of) for label, of in names.items()})
+    return (
+        None if names is None else _predicted(experiment, {label: tuple(classes) for label, classes in names.items()})
+    )
 
 
 def _predicted(experiment: Experiment, label_names: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
@@ -337,7 +339,7 @@ def restore_variables(
 
 
 def evaluate_and_report(run: Run, split: str, clock: Stopwatch) -> dict[str, Any]:
-    """Evaluates a run, reports and logs; see `Run.evaluate`. The folder is locked."""
+    """Evaluates a run, writes its report and adds a row to its log; see `Run.evaluate`. The caller holds the lock."""
     task, data = run.experiment.task, run.experiment.data
     model = resolve_implementation(run.experiment.model, run.sharding.mesh.devices.flat[0])
     with clock("evaluate"):
@@ -354,8 +356,8 @@ def evaluate_and_report(run: Run, split: str, clock: Stopwatch) -> dict[str, Any
         # Views that evaluation has read: others may lie where a video is damaged. Copies, not whole videos.
         clips = np.stack([data.read_views(source[int(index)])[0].copy() for index in predictions.index[shown]])
         results = report.Results(model, run.variables, split, predictions, run.outputs, clips, shown)
-        used = {path: new for path, (_, new) in run.changed.items()}
-        row = {"views": predictions.views, **({"settings": used} if used else {}), **metrics}
+        changed = {path: new for path, (_, new) in run.changed.items()}
+        row = {"views": predictions.views, **({"settings": changed} if changed else {}), **metrics}
         sections = presenter.sections(results)  # in every process: pictures may need the devices
         if is_first_process():
             path = report.write_report(
@@ -372,14 +374,16 @@ def evaluate_and_report(run: Run, split: str, clock: Stopwatch) -> dict[str, Any
                 sections=sections,
             )
             log_info(f"see {path}")
-            if not used:  # other commands take them for those of the run's own data
+            if not changed:  # other commands read this file as predictions for the run's own data and settings
                 save_predictions(predictions_path(run.workdir, split), run.step, predictions)
-        # Last, so that a row says that the report is there.
+        # The row is written last: where it exists, the report is complete.
         if split != "train":
-            same = run.step, split, used
-            with MetricsLog(
-                run.workdir, lambda row: (row["step"], row["split"], row.get("settings", {})) != same
-            ) as log:
+            key = run.step, split, changed
+
+            def is_other(row: Mapping[str, Any]) -> bool:  # an earlier evaluation of the same is replaced
+                return (row["step"], row["split"], row.get("settings", {})) != key
+
+            with MetricsLog(run.workdir, is_other) as log:
                 log.write(run.step, split, row)
     tables = presenter.tables(predictions, run.outputs)
     return {"step": run.step, **row, "intervals": {name: list(bounds) for name, bounds in intervals.items()}, **tables}
@@ -421,7 +425,7 @@ def _facts(run: Run) -> list[str]:
 
 
 def _best_run(experiment: Experiment, workdir: PurePath, outputs: Mapping[str, Any], trained: loop.Trained) -> Run:
-    """Returns the run at its best checkpoint; that is read from disk unless it is what training ended with."""
+    """Returns the run at its best checkpoint; reads it from disk unless training ended with it."""
     step, variables, mesh = int(trained.state.step), trained.state.averaged, trained.sharding.mesh
     if trained.best_step not in (None, step):
         step = trained.best_step
@@ -446,9 +450,9 @@ def _is_tested(run: Run, trained: loop.Trained) -> bool:
 def _fitting_mesh(experiment: Experiment) -> jax.sharding.Mesh:
     """Returns the mesh of the training where it fits the devices here.
 
-    Otherwise these share the batch, and the parameters if those of the training did.
+    Otherwise the devices here divide the batch, and the parameters too if the training divided them.
     """
-    mesh, batch = experiment.training.mesh, jax.device_count()  # a batch that divides over any of them
+    mesh, batch = experiment.training.mesh, jax.device_count()  # as a batch size, it divides over any mesh
     try:
         return mesh.build(batch, experiment.model)
     except UserError:
@@ -470,7 +474,7 @@ def _starting_weights(
 def _initial_variables(
     experiment: Experiment, workdir: PurePath, outputs: Mapping[str, tuple[str, ...]], abstract: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns the variables of `initialise_from`, on the devices; what became of them is kept in the run's folder."""
+    """Returns the variables of `initialise_from`, on the devices; writes which were used to the run's folder."""
     source, data = experiment.training.initialise_from, experiment.data
     video = jax.ShapeDtypeStruct((1, data.num_frames, *data.image_size, 3), np.uint8)
     key = jax.random.key(experiment.training.seed)

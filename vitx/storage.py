@@ -6,7 +6,6 @@ this module, which adds what epath lacks: exclusive creation, bounded time, and 
 """
 
 import contextlib
-import errno
 import functools
 import importlib.util
 import json
@@ -18,53 +17,20 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
 from vitx import strict_json
 from vitx.errors import UserError
+from vitx.stores import ALIASES, STORES, bucket_of, is_bucket, report_io_errors, scheme_of
 
-REQUEST_SECONDS = 60.0  # of one small request, its retries included
-PROBE_SECONDS = 15.0  # of the first request to a bucket
-PARALLEL_REQUESTS = 8
+REQUEST_SECONDS = 60.0  # limit for one small request, its retries included
+PROBE_SECONDS = 15.0  # limit for the first request to a bucket
+PARALLEL_REQUESTS = 8  # files copied at once: most of the time of a small copy is waiting for the store
 COMMITTED = "commit_success.txt"  # Orbax's name for the file that it writes last into a folder of a bucket
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(/?)")  # one letter is a drive of Windows
 _DRAFT = re.compile(r"\.tmp-[0-9a-f]{16}-")
-
-
-@dataclass(frozen=True)
-class Store:
-    """One kind of bucket.
-
-    Attributes:
-        module: Python package that opens it.
-        install: command that installs the package.
-        credentials: what to set so that requests are allowed.
-    """
-
-    module: str
-    install: str
-    credentials: str
-
-
-STORES = {
-    "gs": Store(
-        "gcsfs",
-        "pip install 'vitx[gcs]'",
-        "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a key file",
-    ),
-    "s3": Store(
-        "s3fs",
-        "pip install 'vitx[s3]'",
-        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, and AWS_ENDPOINT_URL for a store that is "
-        "not Amazon's",
-    ),
-    # epath opens this one too, but no emulator installs with pip: it is untested here.
-    "az": Store("adlfs", "pip install adlfs", "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"),
-}
-ALIASES = {"gcs": "gs", "s3a": "s3", "s3n": "s3"}
 
 
 def as_path(path: str | PurePath) -> PurePath:
@@ -97,11 +63,6 @@ def as_path(path: str | PurePath) -> PurePath:
 
     _configure_clients()
     return epath.Path(f"{scheme}://{rest.rstrip('/')}")
-
-
-def is_bucket(path: PurePath) -> bool:
-    """Returns whether a path of `as_path` lies in a bucket."""
-    return not isinstance(path, Path)
 
 
 def local_path(path: str | PurePath) -> Path:
@@ -173,23 +134,15 @@ def _request(
     from fsspec.asyn import AsyncFileSystem, sync
 
     with report_io_errors(path):
-        filesystem = _open_filesystem(_scheme(path), os.getpid())
+        filesystem = _open_filesystem(scheme_of(path), os.getpid())
         if isinstance(filesystem, AsyncFileSystem):
             return sync(filesystem.loop, getattr(filesystem, f"_{operation}"), *args, timeout=timeout, **options)
         return getattr(filesystem, operation)(*args, **options)
 
 
 def _call(path: PurePath, operation: str, *args: Any, **options: Any) -> Any:
-    _probe(_bucket(path), os.getpid())
+    _probe(bucket_of(path), os.getpid())
     return _request(path, operation, *args, **options)
-
-
-def _scheme(path: PurePath) -> str:
-    return str(path).partition("://")[0]
-
-
-def _bucket(path: PurePath) -> str:
-    return "/".join(str(path).split("/")[:3])
 
 
 def file_info(path: PurePath) -> dict[str, Any]:
@@ -400,11 +353,11 @@ def download_folder(source: PurePath, destination: Path) -> None:
 def files_under(folder: PurePath) -> list[PurePath]:
     """Returns the files in a folder of a bucket and in its sub-folders."""
     paths = _call(folder, "find", str(folder))
-    return [as_path(f"{_scheme(folder)}://{path}") for path in paths]
+    return [as_path(f"{scheme_of(folder)}://{path}") for path in paths]
 
 
 def remove_drafts(folder: PurePath) -> None:
-    """Removes what killed processes left of unfinished files; the caller holds the folder's lock."""
+    """Removes unfinished files that killed processes left; the caller holds the folder's lock."""
     if not is_bucket(folder):
         for name in names_in(folder):
             if _DRAFT.match(name):
@@ -415,11 +368,11 @@ def _write_object(path: PurePath, data: bytes, **options: Any) -> None:
     try:
         _call(path, "pipe_file", str(path), data, **options)
     except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no bucket {_bucket(path)}; create it, or choose another") from error
+        raise UserError(f"{path}: there is no bucket {bucket_of(path)}; create it, or choose another") from error
 
 
 def _in_parallel(function: Callable[[Any], None], items: Sequence[Any]) -> None:
-    """Calls a function for each item, most of whose time is waiting for the store."""
+    """Calls a function for each item in threads, since most of its time is waiting for the store."""
     with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
         for future in [pool.submit(function, item) for item in items]:
             future.result()
@@ -446,62 +399,3 @@ def _sync_file(path: Path) -> None:
         os.fsync(file)
     finally:
         os.close(file)
-
-
-@contextlib.contextmanager
-def report_io_errors(path: PurePath) -> Iterator[None]:
-    """Raises UserError in the place of a disk's or a store's refusal: full, not permitted, not reachable."""
-    try:
-        yield
-    except Exception as error:
-        message = None if isinstance(error, UserError) else _explain(path, error)
-        if message is None:
-            raise
-        raise UserError(message) from error
-
-
-# What clients raise, by the names of the exceptions: importing them would import the clients. TensorStore, which writes
-# arrays for Orbax, has only texts.
-_NO_CREDENTIALS = re.compile(
-    r"NoCredentialsError|PartialCredentialsError|DefaultCredentialsError|RefreshError|NoAuthTokenError|ProfileNotFound"
-    r"|Anonymous caller|Invalid Credentials|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|UNAUTHENTICATED"
-)
-_DENIED = re.compile(r"PermissionError|Forbidden|AccessDenied|PERMISSION_DENIED")
-_UNREACHABLE = re.compile(
-    r"EndpointConnectionError|ConnectTimeoutError|ReadTimeoutError|ClientConnector|ServerDisconnected|FSTimeoutError"
-    r"|ConnectionRefused|NewConnectionError|gaierror|ConnectionError|ServerTimeoutError|UNAVAILABLE|DEADLINE_EXCEEDED"
-)
-
-
-def _explain(path: PurePath, error: BaseException) -> str | None:
-    """Returns a message about a refusal of the disk or the store, None where the error is another."""
-    number = getattr(error, "errno", None)
-    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-        return full_disk(path)
-    if not is_bucket(path):
-        denied = number in (errno.EACCES, errno.EPERM, errno.EROFS)
-        return f"{path} may not be written: {error.strerror}; choose another folder" if denied else None
-    seen = " ".join(f"{type(each).__name__} {each}" for each in _chain(error))
-    store, reason = STORES[_scheme(path)], (str(error).strip().splitlines() or [""])[0][:200]
-    if _NO_CREDENTIALS.search(seen) or getattr(error, "code", None) in (401, "401"):
-        return f"{path} was refused for want of valid credentials: {store.credentials} ({reason})"
-    if _DENIED.search(seen):
-        return f"{path} was refused: the credentials in use may not read or write it; {store.credentials} ({reason})"
-    if _UNREACHABLE.search(seen):
-        reason = reason or "no answer"
-        return f"{_bucket(path)} cannot be reached: {reason}; check the network and the endpoint, then run it again"
-    return None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def full_disk(path: PurePath, why: str = "") -> str:
-    """Returns the message about a disk without space."""
-    return (
-        f"the disk is full: {path} could not be written{why}; free some space and run the same command again, "
-        "which resumes from the last complete checkpoint"
-    )

@@ -107,7 +107,7 @@ def main() -> None:
                     run()
                     if number > 1:
                         milliseconds[call].append(1e3 * (time.perf_counter() - began))
-            medians = {call: float(np.median(each)) for call, each in milliseconds.items()}
+            medians = {call: float(np.median(times)) for call, times in milliseconds.items()}
             low, high = np.percentile(milliseconds["ours"], (25, 75))
             ratio = medians["PyTorch"] / medians["ours"]
             print(

@@ -49,7 +49,7 @@ def test_clips_that_one_run_gets_right_and_the_other_wrong_are_all_named(compari
         correct[run.name] = is_correct(tiny.task, predictions, "appearance")
     for found in comparison[0].disagreements:
         if found.label == "appearance":
-            expected = np.flatnonzero(correct[found.right] & ~correct[found.wrong])
+            expected = np.flatnonzero(correct[found.correct] & ~correct[found.wrong])
             assert found.indices == tuple(expected)
             for index, (true, predicted) in zip(found.indices, found.captions, strict=True):
                 assert true == source.label_names["appearance"][source[index]["labels"]["appearance"]] != predicted
@@ -68,13 +68,13 @@ def test_the_folder_has_the_text_the_numbers_and_one_picture_of_all_curves(compa
 
 def test_a_run_without_kept_predictions_is_evaluated_and_left_as_it_is(runs, comparison):
     run = runs[0]
-    kept = (run / "predictions_test.npz").rename(run.parent / "kept.npz")
+    moved = (run / "predictions_test.npz").rename(run.parent / "kept.npz")
     before = {path.name for path in run.iterdir()}
     try:
         assert vitx.compare(runs) == comparison[0]
         assert {path.name for path in run.iterdir()} == before
     finally:
-        kept.rename(run / "predictions_test.npz")
+        moved.rename(run / "predictions_test.npz")
 
 
 def test_the_command_prints_the_comparison(runs, comparison, tmp_path, monkeypatch, capsys):

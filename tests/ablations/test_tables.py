@@ -23,9 +23,9 @@ def predictions(logits, labels, index=None, unreadable=()):
 
 
 def test_clips_are_paired_by_index_over_those_that_all_could_read():
-    right, wrong = [5.0, 0.0, 0.0], [0.0, 5.0, 0.0]
-    ours = predictions([right, right, wrong], [0, 0, 0], index=[0, 1, 3], unreadable=[2])
-    theirs = predictions([wrong, right, right], [0, 0, 0], index=[1, 2, 3], unreadable=[0])
+    correct, wrong = [5.0, 0.0, 0.0], [0.0, 5.0, 0.0]
+    ours = predictions([correct, correct, wrong], [0, 0, 0], index=[0, 1, 3], unreadable=[2])
+    theirs = predictions([wrong, correct, correct], [0, 0, 0], index=[1, 2, 3], unreadable=[0])
     assert has_same_clips(ours, theirs)
     pair = pair_examples((Classification(), Classification()), ([ours], [theirs]), "motion/top1")
     np.testing.assert_array_equal(pair, [[[100, 0]], [[0, 100]]])  # clips 1 and 3

@@ -47,7 +47,7 @@ def overwrite(video: bytes, seed: int, length: int = 8) -> bytes:
     return video[:at] + rng.bytes(length) + video[at + length :]
 
 
-def heard(video: bytes) -> int:
+def count_problems(video: bytes) -> int:
     """Number of errors and corrupt frames of one plain pass of the decoder."""
     av.logging.set_level(av.logging.ERROR)
     with open_video(video) as opened, av.logging.Capture() as messages:
@@ -63,17 +63,17 @@ def test_every_frame_that_is_off_after_the_decoder_complains_is_reported(name, s
     sound, num_noticed = decode_frames(video, range(NUM_FRAMES)).astype(int), 0
     for seed in range(6):
         damaged = overwrite(video, seed)
-        noticed = heard(damaged)
-        num_noticed += bool(noticed)
+        is_noticed = count_problems(damaged)
+        num_noticed += bool(is_noticed)
         for index in range(0, NUM_FRAMES, 3):
             try:
                 (frame,) = decode_frames(damaged, [index])
             except VideoError as error:
-                assert noticed and str(index) in str(error)
+                assert is_noticed and str(index) in str(error)
             except IndexError:  # the container lost some, and the decoder never saw them
                 continue
             else:
-                assert not noticed or np.abs(frame - sound[index]).max() <= 3, (seed, index)
+                assert not is_noticed or np.abs(frame - sound[index]).max() <= 3, (seed, index)
     assert num_noticed >= 1
 
 
@@ -81,7 +81,7 @@ def test_every_frame_that_is_off_after_the_decoder_complains_is_reported(name, s
 def test_sound_videos_are_never_reported(name, scene):
     codec, container_format, pixel_format, options = FORMATS[name]
     video = encode(scene, codec, container_format, pixel_format, options)
-    assert heard(video) == 0
+    assert count_problems(video) == 0
     assert decode_frames(video, range(NUM_FRAMES)).shape == scene.shape
 
 
@@ -90,10 +90,10 @@ def damaged(scene) -> tuple[bytes, int]:
     """A video, and its first damaged frame, behind some that are sound."""
     video = encode(scene, "libx264", "matroska", "yuv420p", {"g": "20"})
     for seed in range(50):
-        candidate = overwrite(video, seed)
-        problems = [index for index in range(NUM_FRAMES) if _is_damaged(candidate, index)]
+        damaged = overwrite(video, seed)
+        problems = [index for index in range(NUM_FRAMES) if _is_damaged(damaged, index)]
         if len(problems) > 1 and 5 < problems[0] < 20 and problems[-1] < 20:
-            return candidate, problems[0]
+            return damaged, problems[0]
     raise AssertionError("no seed damages frames of the first half only")
 
 
@@ -124,7 +124,7 @@ def test_frames_that_are_shown_before_a_keyframe_share_the_damage_of_those_befor
     for seed in range(20):
         data, *rest = packets[key - 4]  # the frame that was shown last before them
         damaged = mux([*packets[: key - 4], (overwrite(data, seed), *rest), *packets[key - 3 :]], video, "matroska")
-        if heard(damaged):
+        if count_problems(damaged):
             assert all(_is_damaged(damaged, index) for index in leading)
             assert not _is_damaged(damaged, packets[key][1])
             return

@@ -1,4 +1,4 @@
-"""Intervals of accuracies: Wilson's formula, only for what is right or wrong, examples without the label left out."""
+"""Intervals of accuracies: Wilson's formula, only for what is correct or wrong, examples without the label left out."""
 
 import numpy as np
 import pytest
@@ -9,16 +9,16 @@ from vitx.tasks.classification import Classification
 from vitx.tasks.regression import Regression
 
 
-def wilson(right, count, z=1.959964):
-    centre = (right + z**2 / 2) / (count + z**2)
-    half = z / (count + z**2) * np.sqrt(right * (count - right) / count + z**2 / 4)
+def wilson(num_correct, count, z=1.959964):
+    centre = (num_correct + z**2 / 2) / (count + z**2)
+    half = z / (count + z**2) * np.sqrt(num_correct * (count - num_correct) / count + z**2 / 4)
     return 100 * (centre - half), 100 * (centre + half)
 
 
-@pytest.mark.parametrize(("right", "count"), [(0, 1), (1, 1), (3, 3), (7, 10), (9_000, 10_000)])
-def test_an_interval_is_that_of_wilsons_formula(right, count):
-    values = np.array([100.0] * right + [0.0] * (count - right) + [np.nan])
-    assert accuracy_interval("motion/top1", values) == pytest.approx(wilson(right, count), abs=1e-3)
+@pytest.mark.parametrize(("num_correct", "count"), [(0, 1), (1, 1), (3, 3), (7, 10), (9_000, 10_000)])
+def test_an_interval_is_that_of_wilsons_formula(num_correct, count):
+    values = np.array([100.0] * num_correct + [0.0] * (count - num_correct) + [np.nan])
+    assert accuracy_interval("motion/top1", values) == pytest.approx(wilson(num_correct, count), abs=1e-3)
 
 
 @pytest.mark.parametrize(

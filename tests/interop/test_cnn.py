@@ -223,16 +223,16 @@ def logits_of(model, video):
     return model([video[:, :, indices], video])
 
 
-def check(path, name, fields, shape, evaluated, changed, seen=np.asarray):
+def check(path, name, fields, shape, evaluated, changed, project=np.asarray):
     """Logits within 1e-4 relative; while training, statistics and gradients by every parameter within 1e-5.
 
     Args:
-        seen: what is compared of each array of the training step.
+        project: returns what is compared of each array of the training step.
     """
     fields = {"num_classes": 5, "dropout_rate": 0.0} | fields
     model, variables = vitx.load_pretrained(path, name, **fields)
     video = jnp.asarray(random_video(shape))
-    error = apart(jax.jit(model.apply)(variables, video), evaluated)
+    error = relative_error(jax.jit(model.apply)(variables, video), evaluated)
 
     @jax.jit
     def training(variables, video):
@@ -248,13 +248,13 @@ def check(path, name, fields, shape, evaluated, changed, seen=np.asarray):
         logits, ours = jax.device_get(training(*jax.tree.map(lambda x: x.astype("float64"), (variables, video))))
     ours = to_theirs(ours, tuple(cnn.original_layout(model).rules(model))) | {"logits": logits}
     assert set(ours) == set(changed)
-    errors = {name: apart(seen(ours[name]), each) for name, each in changed.items()}
+    errors = {name: relative_error(project(ours[name]), each) for name, each in changed.items()}
     worst = max(errors, key=errors.get)
     print(f"{name} {video.shape}: evaluation {error:.1e}, training {errors[worst]:.1e} ({worst})")
     assert error <= 1e-4 and all(each <= 1e-5 for each in errors.values()), errors  # so that no NaN passes
 
 
-def apart(ours, theirs):
+def relative_error(ours, theirs):
     return np.linalg.norm(np.asarray(ours) - theirs) / np.linalg.norm(theirs)
 
 
@@ -344,7 +344,7 @@ def test_golden_files_made_by_the_originals_keep_the_parity(case, tmp_path):
     write_safetensors(random_weights(golden["shapes"]), tmp_path / "weights.safetensors", {})
     found = (golden["evaluated"], golden["changed"])
     fields = case.here() | {"implementation": "cpu"}  # convolutions of float64 are slow elsewhere
-    check(tmp_path / "weights.safetensors", case.name, fields, case.shape, *found, seen=projected)
+    check(tmp_path / "weights.safetensors", case.name, fields, case.shape, *found, project=projected)
 
 
 @pytest.fixture

@@ -59,8 +59,8 @@ def frames(number):
 @functools.cache
 def image_features(number):
     """Of each of some frames, by the image network."""
-    each = frames(number).swapaxes(0, 1)
-    return np.asarray(jax.jit(IMAGE.copy(num_classes=0).apply)(variables(), each))
+    images = frames(number).swapaxes(0, 1)
+    return np.asarray(jax.jit(IMAGE.copy(num_classes=0).apply)(variables(), images))
 
 
 def moments(loaded, clip):
@@ -97,8 +97,8 @@ def test_spread_evenly_a_network_sees_a_still_clip_as_the_image_where_it_sees_no
     found = moments(load(name, "average", **NARROW), jnp.repeat(frames(1), clip, axis=1))
     inside = found[reach : len(found) - reach]
     close(inside, np.repeat(image_features(1), len(inside), axis=0))
-    for seen in (*found[:reach], *found[len(found) - reach :]):
-        assert np.abs(seen - image_features(1)[0]).max() > 1e-2
+    for features in (*found[:reach], *found[len(found) - reach :]):
+        assert np.abs(features - image_features(1)[0]).max() > 1e-2
 
 
 def test_the_report_names_what_was_inflated_fresh_and_left(load, capsys):

@@ -24,8 +24,8 @@ def random_heads(shape, dtype="float32"):
 def small_blocks(monkeypatch):
     """Blocks of 8 queries, so that short sequences have several, some of them padded."""
     monkeypatch.setattr(attention_cpu, "BLOCK", 8)
-    monkeypatch.setattr(attention_cpu, "WORTHWHILE", 0)
-    monkeypatch.setattr(attention_cpu, "WORTHWHILE_WITH_GRADIENTS", 0)
+    monkeypatch.setattr(attention_cpu, "MIN_SCORES", 0)
+    monkeypatch.setattr(attention_cpu, "MIN_SCORES_WITH_GRADIENTS", 0)
 
 
 @pytest.mark.smoke

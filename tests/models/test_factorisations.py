@@ -152,10 +152,10 @@ def test_keep_selects_tokens_of_the_grid(name):
     prefix = tokens.shape[1] - t * h * w
     assert prefix == (t if name.endswith(("_fe", "_space")) else 1)
     keep = jnp.array([[5, 0, 7], [1, 2, 3]])
-    kept = run(model, variables, clip, keep=keep, method="tokens")
-    np.testing.assert_array_equal(kept[:, :prefix], tokens[:, :prefix])
+    visible = run(model, variables, clip, keep=keep, method="tokens")
+    np.testing.assert_array_equal(visible[:, :prefix], tokens[:, :prefix])
     for row in range(2):
-        np.testing.assert_array_equal(kept[row, prefix:], tokens[row, prefix:][keep[row]])
+        np.testing.assert_array_equal(visible[row, prefix:], tokens[row, prefix:][keep[row]])
 
 
 @pytest.mark.parametrize("name", ["vivit_b_16x2", "timesformer_b_16_divided"])

@@ -102,18 +102,18 @@ class OnMesh:
 
 
 def main(name: str, folder: str, pairs: str, *axes: str) -> None:
-    meshes = {each: OnMesh(name, each) for each in axes}
+    meshes = {shape: OnMesh(name, shape) for shape in axes}
     reference, report = meshes[axes[0]], {}
     final, saved = {}, {}
-    for each, mesh in meshes.items():
+    for shape, mesh in meshes.items():
         state, before = mesh.train(mesh.first, range(SAVED))
         if pairs != "none":
-            saved[each] = Checkpoints(Path(folder) / each)
-            saved[each].save(SAVED, {"state": state}, {})
+            saved[shape] = Checkpoints(Path(folder) / shape)
+            saved[shape].save(SAVED, {"state": state}, {})
         state, after = mesh.train(state, range(SAVED, STEPS))
-        final[each] = jax.device_get(state.variables)
-        difference = jax.tree.map(lambda a, b: np.abs(a - b).max(), final[each], final[axes[0]])
-        report[each] = {
+        final[shape] = jax.device_get(state.variables)
+        difference = jax.tree.map(lambda a, b: np.abs(a - b).max(), final[shape], final[axes[0]])
+        report[shape] = {
             "losses": before + after,
             "parameters": float(max(jax.tree.leaves(difference))),
             "bytes": bytes_per_device(state),

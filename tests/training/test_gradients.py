@@ -79,8 +79,8 @@ def test_ten_accumulated_steps_equal_those_of_whole_batches(optimizer):
         step, state = prepared(ViViT(), optimizer, parts, ema_decay=None)
         start, metrics = state.variables["params"], []
         for number in range(10):
-            state, each = step(state, batch_of(8, number))
-            metrics.append(each)
+            state, row = step(state, batch_of(8, number))
+            metrics.append(row)
         ends.append((state.variables["params"], metrics))
     assert optax.tree.norm(jax.tree.map(jnp.subtract, start, ends[0][0])) > 0.1
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-5), *[params for params, _ in ends])
@@ -166,20 +166,20 @@ def test_ema_warmup_begins_with_a_short_memory():
     averages = {}
     for warmup in (False, True):
         step, state = prepared(Pixels(), AdamW(peak_lr=1e-2), ema_decay=0.999, ema_warmup=warmup)
-        trail = [state.variables["params"]["head"]["kernel"]]
+        kernels = [state.variables["params"]["head"]["kernel"]]
         for number in range(3):
             state, _ = step(state, batch_of(8, number))
-            trail.append(state.variables["params"]["head"]["kernel"])
+            kernels.append(state.variables["params"]["head"]["kernel"])
         averages[warmup] = state.ema["params"]["head"]["kernel"]
-    expected = {False: trail[0], True: trail[0]}
-    for number, each in enumerate(trail[1:]):
+    expected = {False: kernels[0], True: kernels[0]}
+    for number, kernel in enumerate(kernels[1:]):
         for warmup in expected:
             decay = min(0.999, (1 + number) / (10 + number)) if warmup else 0.999
-            expected[warmup] = decay * expected[warmup] + (1 - decay) * each
+            expected[warmup] = decay * expected[warmup] + (1 - decay) * kernel
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), averages, expected)
 
 
-DEALT = """
+ACCUMULATE = """
 import jax, jax.numpy as jnp
 from vitx.tasks.task import LossOutput
 from vitx.training.gradients import accumulate, plain
@@ -198,7 +198,7 @@ print(step.lower(jax.ShapeDtypeStruct((640, 8), jnp.float32), x).compile().as_te
 @pytest.mark.slow
 def test_micro_batches_move_no_video_between_devices():
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
-    words, environment = [sys.executable, "-c", DEALT], os.environ | {"XLA_FLAGS": flags}
+    words, environment = [sys.executable, "-c", ACCUMULATE], os.environ | {"XLA_FLAGS": flags}
     text = subprocess.run(words, check=True, env=environment, capture_output=True, text=True).stdout
     assert "all-reduce" in text
     assert not [line for line in text.splitlines() if "u8" in line and ("all-" in line or "collective" in line)]

@@ -177,14 +177,14 @@ def test_memory_does_not_grow_over_ten_thousand_steps(small_file, tmp_path):
 
 @pytest.mark.slow
 def test_compilation_cache_is_reused(tmp_path, train_command):
-    cache, kept = tmp_path / "compiled", []
+    cache, programs = tmp_path / "compiled", []
     for name in ("first", "second"):
         subprocess.run(train_command(tmp_path / name, "--training.compilation_cache", str(cache)), check=True)
-        kept.append({path.name for path in cache.iterdir() if not path.name.endswith("-atime")})
-    assert kept[0] and kept[0] == kept[1]
+        programs.append({path.name for path in cache.iterdir() if not path.name.endswith("-atime")})
+    assert programs[0] and programs[0] == programs[1]
 
 
-SPREAD = """
+TRAIN_AND_MEASURE = """
 import sys
 import jax
 from vitx.cli import main
@@ -199,14 +199,14 @@ print(jax.device_count(), bytes_per_device(run.variables) / sum(leaf.nbytes for 
 
 def test_eight_devices_give_the_losses_of_one(tmp_path, train_command):
     settings = "--training.steps 20 --training.log_every 1 --training.evaluate_every 0 --training.checkpoint_every 20"
-    losses, tested, share = {}, {}, {}
+    losses, tested, fraction = {}, {}, {}
     for name, devices, mesh in (("one", 1, ""), ("fsdp", 8, "--training.mesh.fsdp 4")):
         workdir = tmp_path / name
         flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
         words = train_command(workdir, *settings.split(), *mesh.split())
-        words = [sys.executable, "-c", SPREAD, str(workdir), *words[words.index("train") :]]
+        words = [sys.executable, "-c", TRAIN_AND_MEASURE, str(workdir), *words[words.index("train") :]]
         printed = subprocess.run(words, check=True, env=os.environ | {"XLA_FLAGS": flags}, stdout=subprocess.PIPE)
-        used, share[name] = map(float, printed.stdout.split())
+        used, fraction[name] = map(float, printed.stdout.split())
         assert used == devices
         rows = read_metrics(workdir)
         losses[name] = [row["loss"] for row in rows if row["split"] == "train"]
@@ -216,7 +216,7 @@ def test_eight_devices_give_the_losses_of_one(tmp_path, train_command):
     np.testing.assert_allclose(losses["fsdp"], losses["one"], rtol=2e-4)
     # evaluated where it was trained: no device need hold all parameters
     np.testing.assert_allclose(tested["fsdp"], tested["one"], rtol=2e-4)
-    assert share["one"] == 1 and share["fsdp"] < 0.4
+    assert fraction["one"] == 1 and fraction["fsdp"] < 0.4
     # a checkpoint made on eight devices is read on one
     assert load_run(tmp_path / "fsdp").step == 20
 
@@ -246,11 +246,11 @@ def test_finished_run_trains_on_only_with_extend(small, finished, capsys, final_
 def test_only_mutable_settings_may_change_on_resume(small, finished):
     experiment = small.override({"training.ema_decay": 0.9})
     train(experiment.override({"training.log_every": 1, "data.num_threads": 1}), finished)
-    for path, there, here in (("optimizer.peak_lr", 0.001, 1.0), ("data.batch_size", 8, 4)):
+    for path, old, new in (("optimizer.peak_lr", 0.001, 1.0), ("data.batch_size", 8, 4)):
         with pytest.raises(UserError) as error:
-            train(experiment.override({path: here, "training.log_every": 2}), finished)
+            train(experiment.override({path: new, "training.log_every": 2}), finished)
         found = str(error.value)
-        assert f"{path}: {there} there, {here} here" in found and "log_every" not in found
+        assert f"{path}: {old} there, {new} here" in found and "log_every" not in found
 
 
 @pytest.mark.parametrize(("allowed", "reason"), [(2, "loss nan, .*3 steps were skipped"), (9, "outputs of the model")])
@@ -284,7 +284,7 @@ def test_skipped_steps_are_counted_and_loss_spikes_logged_with_examples(small, t
     assert "loss" not in trained[5] and "loss" not in trained[6]
     assert "skipped step 5: loss nan" in capsys.readouterr().err
     losses = {step: row["loss"] for step, row in trained.items() if "loss" in row}
-    medians = {step: np.median([losses[each] for each in losses if each < step]) for step in list(losses)[3:]}
+    medians = {step: np.median([losses[earlier] for earlier in losses if earlier < step]) for step in list(losses)[3:]}
     found = [(row["step"], row["median"], row["examples"]) for row in rows if row["split"] == "spike"]
     assert found == [(step, m, examples[step - 1]) for step, m in medians.items() if losses[step] > m]
     assert 0 < len(found) < len(medians)

@@ -102,7 +102,7 @@ def test_ten_steps_follow_the_definition(optimizer, direction, trusted):
     ours = jax.tree.map(jnp.float32, drawn(0))
     state, update = transformation.init(ours), jax.jit(transformation.update)
     paths, structure = jax.tree_util.tree_flatten_with_path(drawn(0))
-    theirs, kept = [leaf for _, leaf in paths], [{} for _ in paths]
+    theirs, moments = [leaf for _, leaf in paths], [{} for _ in paths]
     for t in range(1, 11):
         gradient = drawn(t)
         updates, state = update(jax.tree.map(jnp.float32, gradient), state, ours)
@@ -110,7 +110,7 @@ def test_ten_steps_follow_the_definition(optimizer, direction, trusted):
         leaves, rate = jax.tree.leaves(gradient), float(optimizer.schedule.build(optimizer.peak_lr, 10)(t - 1))
         norm = np.sqrt(sum((leaf**2).sum() for leaf in leaves))
         for i, (path, _) in enumerate(paths):
-            step = direction(theirs[i], leaves[i] / max(1, norm), t, kept[i])
+            step = direction(theirs[i], leaves[i] / max(1, norm), t, moments[i])
             if path[-1].key == "kernel":
                 step = step + optimizer.weight_decay * theirs[i]
             if trusted:
@@ -164,16 +164,16 @@ def test_coupled_decay_joins_the_gradient_before_the_momentum():
 EVERY = [SGD(), AdamW(), LAMB(), Lion(), Adafactor(factored_from=2, momentum=0.9), Muon()]
 
 
-@pytest.mark.parametrize("optimizer", EVERY, ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize("optimizer", EVERY, ids=lambda value: type(value).__name__)
 def test_frozen_parameters_have_no_optimizer_state(optimizer):
     mesh = AbstractMesh((2, 4), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
     for freeze in ((), ("embedding/", r".*block_[02]/")):
         transformation = dataclasses.replace(optimizer, freeze=freeze).build(10)
         state = jax.eval_shape(transformation.init, BLOCKS)
-        kept = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(state)]
+        paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(state)]
         for part, stays in (("embedding/", True), ("block_0/", True), ("block_2/", True), ("block_1/", False)):
-            assert any(part in path for path in kept) != (bool(freeze) and stays)
-        assert len(jax.tree.leaves(state_shardings(state, mesh))) == len(kept)
+            assert any(part in path for path in paths) != (bool(freeze) and stays)
+        assert len(jax.tree.leaves(state_shardings(state, mesh))) == len(paths)
 
 
 @pytest.mark.parametrize("optimizer", [AdamW(weight_decay=0.1), Muon(weight_decay=0.1)])
@@ -201,7 +201,7 @@ def test_freeze_pattern_without_a_match_is_refused_with_the_nearest_path():
         AdamW(freeze=("(",))
 
 
-@pytest.mark.parametrize("optimizer", EVERY, ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize("optimizer", EVERY, ids=lambda value: type(value).__name__)
 def test_first_moments_in_bfloat16_take_half_the_memory(optimizer):
     size, room = sum(leaf.size for leaf in jax.tree.leaves(BLOCKS)), {}
     for dtype in ("float32", "bfloat16"):
@@ -220,11 +220,11 @@ def test_first_moments_in_bfloat16_give_nearly_the_same_steps(optimizer):
             updates, state = update(jax.tree.map(jnp.float32, drawn(t)), state, params)
             params = jax.tree.map(lambda p, u: p + u, params, updates)
         ends.append(params)
-    moved, apart = (
+    moved, difference = (
         np.sqrt(sum(((a - b) ** 2).sum() for a, b in zip(*map(jax.tree.leaves, pair), strict=True)))
         for pair in ((start, ends[0]), ends)
     )
-    assert 0 < apart < 0.01 * moved
+    assert 0 < difference < 0.01 * moved
 
 
 @pytest.mark.smoke

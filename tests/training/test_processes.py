@@ -117,7 +117,9 @@ def test_two_processes_write_one_run_as_one_process_does(undisturbed, spoiled, t
     replaced, unreadable = counts(undisturbed)[-1]
     assert replaced == unreadable > 8  # of 13, in not quite an epoch
     assert len(list(undisturbed.glob("events.out.tfevents.*"))) == 1 and (undisturbed / "report.md").is_file()
-    (one,), (two,) = ([row for row in read_metrics(each) if row["split"] == "test"] for each in (tmp_path, undisturbed))
+    (one,), (two,) = (
+        [row for row in read_metrics(folder) if row["split"] == "test"] for folder in (tmp_path, undisturbed)
+    )
     assert two["examples"] == one["examples"] == 19 and two["loss"] == pytest.approx(one["loss"], rel=1e-3)
 
 

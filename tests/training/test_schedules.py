@@ -26,7 +26,7 @@ QUARTER_WAY = (1 + np.cos(np.pi / 4)) / 2
         (InverseSquareRoot(), {0: 0.2, 10: 2, 20: 2 / np.sqrt(2), 40: 1, 90: 2 / 3}),
         (InverseSquareRoot(timescale=30, cooldown=0.5), {10: 2, 40: 2 / np.sqrt(2), 75: 2 * np.sqrt(30 / 95) / 2}),
     ],
-    ids=lambda each: str(each) if not isinstance(each, dict) else "",
+    ids=lambda value: str(value) if not isinstance(value, dict) else "",
 )
 def test_values_at_key_steps(schedule, values):
     rate = schedule.build(2.0, 100)

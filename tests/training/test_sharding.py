@@ -36,7 +36,7 @@ def fraction_held(state: dict, mesh: AbstractMesh) -> float:
     """Returns the fraction of all numbers that one device holds."""
     shardings = jax.tree.leaves(state_shardings(state, mesh))
     leaves = jax.tree.leaves(state)
-    held = sum(np.prod(each.shard_shape(leaf.shape)) for leaf, each in zip(leaves, shardings, strict=True))
+    held = sum(np.prod(sharding.shard_shape(leaf.shape)) for leaf, sharding in zip(leaves, shardings, strict=True))
     return held / sum(leaf.size for leaf in leaves)
 
 
@@ -161,9 +161,9 @@ def check_agreement(report: dict) -> None:
     """Twenty steps, with dropout and stochastic depth, follow those of one device, restored from other meshes too."""
     reference, *others = report["meshes"].values()
     assert report["moved"] > 0.1 and len(reference["losses"]) == 20
-    for each in others:
-        np.testing.assert_allclose(each["losses"], reference["losses"], rtol=2e-5)
-        assert each["parameters"] < 1e-5
+    for other in others:
+        np.testing.assert_allclose(other["losses"], reference["losses"], rtol=2e-5)
+        assert other["parameters"] < 1e-5
     for name, losses in report["continued"].items():
         np.testing.assert_allclose(losses, reference["losses"][3:6], rtol=2e-5, err_msg=name)
 

@@ -57,8 +57,8 @@ def runs(small, tmp_path_factory):
     )
     found = {name: folder / name for name in ("plain", "precise", "stopped")}
     train(plain, found["plain"])
-    precisely = plain.override({"training.precise_bn_batches": 3})
-    train(precisely, found["precise"])
+    precise = plain.override({"training.precise_bn_batches": 3})
+    train(precise, found["precise"])
     given = iter(range(5))  # two steps and one evaluation
 
     def dies(batch, rows):
@@ -69,16 +69,16 @@ def runs(small, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "to_devices", dies)
         with pytest.raises(KeyboardInterrupt):
-            train(precisely, found["stopped"])
-    train(precisely, found["stopped"])
+            train(precise, found["stopped"])
+    train(precise, found["stopped"])
     return found
 
 
 def test_precise_statistics_leave_parameters_and_resume_unchanged(runs):
-    plain, precisely, stopped = (load_run(runs[name], "last").variables for name in ("plain", "precise", "stopped"))
-    jax.tree.map(np.testing.assert_array_equal, plain["params"], precisely["params"])
-    jax.tree.map(np.testing.assert_array_equal, precisely, stopped)
-    stats = zip(*(jax.tree.leaves(each["batch_stats"]) for each in (plain, precisely)), strict=True)
+    plain, precise, stopped = (load_run(runs[name], "last").variables for name in ("plain", "precise", "stopped"))
+    jax.tree.map(np.testing.assert_array_equal, plain["params"], precise["params"])
+    jax.tree.map(np.testing.assert_array_equal, precise, stopped)
+    stats = zip(*(jax.tree.leaves(variables["batch_stats"]) for variables in (plain, precise)), strict=True)
     assert not any(np.allclose(a, b) for a, b in stats)
 
     def losses(name):

@@ -129,17 +129,17 @@ def test_dropout_differs_from_block_to_block_and_from_key_to_key(scan):
     p = jax.tree.map(jnp.zeros_like, encoder.init(jax.random.key(1), x, grid=(1, 1, 3), train=False)["params"])
     for i in range(2):
         p[f"block_{i}"]["mlp"]["out"]["bias"] = jnp.ones(8)
-    seen = []
+    outputs = []
 
     def out(seed):
         rngs = {"dropout": jax.random.key(seed)}
         return encoder.apply(
-            {"params": p}, x, grid=(1, 1, 3), train=True, rngs=rngs, before_norm=lambda x: (seen.append(x), x)[1]
+            {"params": p}, x, grid=(1, 1, 3), train=True, rngs=rngs, before_norm=lambda x: (outputs.append(x), x)[1]
         )
 
     out(0), out(1)
-    for each in seen:
-        values, counts = np.unique(each, return_counts=True)
+    for output in outputs:
+        values, counts = np.unique(output, return_counts=True)
         np.testing.assert_array_equal(values, [0, 2, 4])
         np.testing.assert_allclose(counts / counts.sum(), [0.25, 0.5, 0.25], atol=0.06)
-    assert not np.array_equal(*seen)
+    assert not np.array_equal(*outputs)

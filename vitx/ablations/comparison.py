@@ -21,7 +21,7 @@ from vitx.evaluation.report import clip_strip
 from vitx.evaluation.report import table as markdown_table
 from vitx.experiment import Experiment, load_config
 from vitx.run import load_run, predict_split
-from vitx.tasks.task import COUNTS
+from vitx.tasks.task import COUNT_METRICS
 from vitx.training.logs import read_metrics
 
 MAX_LISTED = 20  # clips of a list in Markdown; the JSON has all
@@ -34,7 +34,7 @@ class Disagreement:
 
     Attributes:
         label: name of the label.
-        right: name of the run that is right.
+        correct: name of the run that is correct.
         wrong: name of the run that is wrong.
         indices: indices of the clips in the split.
         clips: their names.
@@ -42,7 +42,7 @@ class Disagreement:
     """
 
     label: str
-    right: str
+    correct: str
     wrong: str
     indices: tuple[int, ...]
     clips: tuple[str, ...]
@@ -144,7 +144,10 @@ def to_markdown(comparison: Comparison) -> str:
     settings = [(path, *(str(values[name]) for name in names)) for path, values in comparison.settings.items()]
     lines += markdown_table(("setting", *names), settings) if settings else ["none"]
     for found in comparison.disagreements:
-        lines += ["", f"{found.label}: {len(found.clips)} clips that {found.right} gets right and {found.wrong} wrong"]
+        lines += [
+            "",
+            f"{found.label}: {len(found.clips)} clips that {found.correct} gets right and {found.wrong} wrong",
+        ]
         listed = list(zip(found.clips, found.captions, strict=True))[:MAX_LISTED]
         lines += ["", *(f"- {clip}: {true}, not {predicted}" for clip, (true, predicted) in listed)] if listed else []
         if len(found.clips) > MAX_LISTED:
@@ -187,7 +190,7 @@ def _metrics(tested: Sequence[_Tested]) -> dict[str, dict[str, Any]]:
     for run in tested:
         task = run.experiment.task
         for metric, value in task.metrics(run.predictions).items():
-            if metric in COUNTS:
+            if metric in COUNT_METRICS:
                 continue
             values = example_metric(task, run.predictions, metric)
             bounds = None if values is None else accuracy_interval(metric, values) or interval(values[None])
@@ -196,10 +199,12 @@ def _metrics(tested: Sequence[_Tested]) -> dict[str, dict[str, Any]]:
 
 
 def _differences(run: _Tested, reference: _Tested) -> list[Difference]:
-    tasks, predictions = zip(*((each.experiment.task, [each.predictions]) for each in (run, reference)), strict=True)
+    tasks, predictions = zip(
+        *((tested.experiment.task, [tested.predictions]) for tested in (run, reference)), strict=True
+    )
     found = []
     for metric in run.experiment.task.metrics(run.predictions):
-        pair = None if metric in COUNTS else pair_examples(tasks, predictions, metric)
+        pair = None if metric in COUNT_METRICS else pair_examples(tasks, predictions, metric)
         if pair is not None:
             found.append(compare_clips(run.name, reference.name, metric, *pair))
     return found
@@ -215,11 +220,11 @@ def _disagreements(first: _Tested, other: _Tested, source: Source) -> list[Disag
         places = [np.searchsorted(run.predictions.index, common) for run in (first, other)]
         ours, theirs = (values[rows] for values, rows in zip(correct, places, strict=True))
         has_label = first.experiment.task.has_label(first.predictions.labels[label][places[0]])
-        for right, wrong, mask in ((first, other, ours & ~theirs), (other, first, theirs & ~ours)):
+        for better, wrong, mask in ((first, other, ours & ~theirs), (other, first, theirs & ~ours)):
             indices = common[mask & has_label]
             captions = tuple(_caption(wrong.predictions, source, label, int(index)) for index in indices)
             clips = tuple(_clip_name(source, int(index)) for index in indices)
-            found.append(Disagreement(label, right.name, wrong.name, tuple(indices.tolist()), clips, captions))
+            found.append(Disagreement(label, better.name, wrong.name, tuple(indices.tolist()), clips, captions))
     return found
 
 
@@ -249,17 +254,17 @@ def _write(comparison: Comparison, tested: Sequence[_Tested], source: Source, ou
     save_figure(learning_curves(runs, drawn), output / "curves")
     pictures = ["![learning curves](curves.png)"]
     data = tested[0].experiment.data
-    for number, found in enumerate(each for each in comparison.disagreements if each.indices):
+    for number, found in enumerate(disagreement for disagreement in comparison.disagreements if disagreement.indices):
         indices = found.indices[:MAX_CLIPS]
         clips = np.stack([data.read_views(source[index])[0].copy() for index in indices])
         captions = [
-            [(f"{found.right}: {true}", True), (f"{found.wrong}: {predicted}", False)]
+            [(f"{found.correct}: {true}", True), (f"{found.wrong}: {predicted}", False)]
             for true, predicted in found.captions[:MAX_CLIPS]
         ]
         file = io.BytesIO()
         clip_strip(clips, captions).savefig(file, dpi=110)
         storage.write_bytes(output / f"clips_{number}.png", file.getvalue())
-        caption = f"{found.label}: clips that {found.right} gets right and {found.wrong} wrong"
+        caption = f"{found.label}: clips that {found.correct} gets right and {found.wrong} wrong"
         pictures.append(f"{caption}:\n\n![{caption}](clips_{number}.png)")
     text = "# Comparison\n\n" + to_markdown(comparison) + "\n" + "\n\n".join(pictures) + "\n"
     storage.write_text(output / "comparison.md", text)

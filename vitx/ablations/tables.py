@@ -172,15 +172,15 @@ def stack_examples(
     Returns:
         None where the metric is no mean over clips, or no clip is common to all.
     """
-    values = [example_metric(task, each, column) for each in predictions]
-    if any(each is None for each in values):
+    values = [example_metric(task, found, column) for found in predictions]
+    if any(found is None for found in values):
         return None
     common = predictions[0].index
-    for each in predictions[1:]:
-        common = np.intersect1d(common, each.index)
+    for found in predictions[1:]:
+        common = np.intersect1d(common, found.index)
     if not len(common):
         return None
-    rows = [v[np.searchsorted(each.index, common)] for v, each in zip(values, predictions, strict=True)]
+    rows = [v[np.searchsorted(found.index, common)] for v, found in zip(values, predictions, strict=True)]
     return common, np.stack(rows)
 
 
@@ -188,7 +188,7 @@ def has_same_clips(one: Predictions, other: Predictions) -> bool:
     """Returns whether two sets of predictions are of the same clips, as far as their indices and labels tell."""
     common, rows, others = np.intersect1d(one.index, other.index, return_indices=True)
     labels = [name for name in one.labels if name in other.labels]
-    total = [len(each.index) + len(each.unreadable) for each in (one, other)]
+    total = [len(found.index) + len(found.unreadable) for found in (one, other)]
     same = all(np.array_equal(one.labels[name][rows], other.labels[name][others], equal_nan=True) for name in labels)
     return len(common) > 0 and total[0] == total[1] and same
 
@@ -206,8 +206,8 @@ def pair_examples(
     Returns:
         None where the metric is no mean over clips, or no clip is common to all.
     """
-    stacked = [stack_examples(*each, column) for each in zip(tasks, predictions, strict=True)]
-    if any(each is None for each in stacked):
+    stacked = [stack_examples(*row, column) for row in zip(tasks, predictions, strict=True)]
+    if any(pair is None for pair in stacked):
         return None
     (index, values), (other_index, others) = stacked
     common, places, other_places = np.intersect1d(index, other_index, return_indices=True)
@@ -245,12 +245,12 @@ def _differences(plan: Plan, cells: Sequence[Cell], records: Mapping[str, Any]) 
             continue
         ours = {seed: _predictions(own[seed]) for seed in seeds}
         known = [found[seed] for seed in seeds for found in (ours, theirs) if found[seed] is not None]
-        can_pair = len(known) == 2 * len(seeds) and all(has_same_clips(known[0], each) for each in known)
+        can_pair = len(known) == 2 * len(seeds) and all(has_same_clips(known[0], found) for found in known)
         for column in metrics:
             tasks = own[seeds[0]].experiment.task, reference[seeds[0]].experiment.task
             if can_pair:
-                each = [[found[seed] for seed in seeds] for found in (ours, theirs)]
-                pair = pair_examples(tasks, each, column)
+                predictions = [[found[seed] for seed in seeds] for found in (ours, theirs)]
+                pair = pair_examples(tasks, predictions, column)
                 if pair is not None:
                     differences.append(compare_clips(row, plan.reference, column, *pair))
                     continue

@@ -119,7 +119,7 @@ def _predict_batch(
     rows = to_devices({name: batch[name] for name in batch if name not in ("decode_seconds", "failed")}, sharding)
     video, views = rows.pop("video"), rows.pop("views")
     with jax.set_mesh(sharding.mesh):
-        outputs = task.named(predict(variables, video, views, model=model, task=task), rows["labels"])
+        outputs = task.outputs_by_label(predict(variables, video, views, model=model, task=task), rows["labels"])
     # Replicated first, since a process can read the shards of its own devices alone.
     replicated = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
     return jax.device_get(jax.device_put({"outputs": outputs, **rows}, replicated))

@@ -26,7 +26,7 @@ from vitx.tasks.classification import Classification
 from vitx.tasks.frame_prediction import SOURCES, FramePrediction
 from vitx.tasks.multilabel import MultiLabel
 from vitx.tasks.regression import Regression
-from vitx.tasks.task import COUNTS, Names, Supervised, Task
+from vitx.tasks.task import COUNT_METRICS, Names, Supervised, Task
 
 MAX_ROLLOUTS = 3  # clips in the report's pictures of predicted frames
 
@@ -53,7 +53,7 @@ class Presenter:
     ) -> str:
         """Returns the main metrics as one line for the terminal, accuracies with their 95 % intervals if given."""
         if not self.formats:
-            return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name not in COUNTS)
+            return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name not in COUNT_METRICS)
         formats = {name: self.formats.get(name.split("/")[-1]) for name in metrics}
         ranges = {name: f" ({low:.1f} to {high:.1f})" for name, (low, high) in (intervals or {}).items()}
         shown = {name: form.format(metrics[name]) + ranges.get(name, "") for name, form in formats.items() if form}

@@ -17,14 +17,14 @@ from vitx.layers.layouts import LAYOUTS, Core, Grid
 from vitx.layers.partition import attend, attend_locally
 from vitx.layers.types import DType
 
+Queries = Float[Array, "b q heads d"]
+Keys = Float[Array, "b k heads d"]
 Bias = Float[Array, "..."] | None
 Mask = Bool[Array, "..."] | None
 AttentionImplementation = Literal["auto", "reference", "cpu"]
 
 
-def attention_weights(
-    q: Float[Array, "b q heads d"], k: Float[Array, "b k heads d"], *, bias: Bias = None, mask: Mask = None
-) -> Float[Array, "b heads q k"]:
+def attention_weights(q: Queries, k: Keys, *, bias: Bias = None, mask: Mask = None) -> Float[Array, "b heads q k"]:
     """Computes softmax(q kᵀ / sqrt(d) + bias), in float32 at least (Vaswani et al. 2017, eq. 1).
 
     Args:
@@ -43,38 +43,27 @@ def attention_weights(
     return jax.nn.softmax(scores)
 
 
-def core(
-    q: Float[Array, "b q heads d"],
-    k: Float[Array, "b k heads d"],
-    v: Float[Array, "b k heads d"],
-    *,
-    bias: Bias = None,
-    mask: Mask = None,
-) -> Float[Array, "b q heads d"]:
+def core(q: Queries, k: Keys, v: Keys, *, bias: Bias = None, mask: Mask = None) -> Queries:
     """Computes scaled dot-product attention: the one call inside every layout. See `attention_weights`."""
     return jnp.einsum("bhqk,bkhd->bqhd", attention_weights(q, k, bias=bias, mask=mask).astype(v.dtype), v)
 
 
-def core_cpu(
-    q: Float[Array, "b q heads d"],
-    k: Float[Array, "b k heads d"],
-    v: Float[Array, "b k heads d"],
-    *,
-    bias: Bias = None,
-    mask: Mask = None,
-) -> Float[Array, "b q heads d"]:
-    """Computes what `core` does: long sequences without bias and mask in blocks, the others as `core`."""
+def core_cpu(q: Queries, k: Keys, v: Keys, *, bias: Bias = None, mask: Mask = None) -> Queries:
+    """Computes what `core` does, faster on CPUs.
+
+    Long sequences without bias and mask are computed in blocks (`attend_in_blocks`), all others by `core` itself.
+    """
     num_scores = q.shape[1] * k.shape[1]
-    if bias is not None or mask is not None or num_scores < attention_cpu.WORTHWHILE:
+    if bias is not None or mask is not None or num_scores < attention_cpu.MIN_SCORES:
         return core(q, k, v, bias=bias, mask=mask)
-    if num_scores < attention_cpu.WORTHWHILE_WITH_GRADIENTS:
+    if num_scores < attention_cpu.MIN_SCORES_WITH_GRADIENTS:
         return _in_blocks_without_gradients(q, k, v)
     return attend_in_blocks(q, k, v)
 
 
 @jax.custom_vjp
 def _in_blocks_without_gradients(q: Array, k: Array, v: Array) -> Array:
-    """Attends in blocks where nothing is differentiated, and as `core` where something is."""
+    """Attends in blocks in a forward pass alone; under differentiation computes outputs and gradients as `core`."""
     return attend_in_blocks(q, k, v)
 
 
@@ -97,8 +86,8 @@ class SelfAttention(nn.Module):
         layout: name of the layout in `vitx.layers.layouts.LAYOUTS`.
         qkv_bias: whether the three input projections have a bias.
         zero_init: whether the output projection starts at zero, so that the branch around it starts as the identity.
-        implementation: "reference" is two products and a softmax, "cpu" computes the same faster and in less memory
-            there, and "auto" stands for the one that `vitx.models.resolve_implementation` chooses, or the reference.
+        implementation: "reference" is two products and a softmax; "cpu" computes the same, on CPUs faster and in less
+            memory; "auto" is replaced by `vitx.models.resolve_implementation`, and until then computes the reference.
         dtype: type of the computations; parameters are float32.
     """
 
@@ -119,18 +108,19 @@ class SelfAttention(nn.Module):
         project = functools.partial(dense, use_bias=self.qkv_bias, kernel_init=nn.initializers.xavier_uniform())
         heads = (*x.shape[:-1], self.num_heads, head_dim)
         qkv = [project(name=name)(x).reshape(heads) for name in ("query", "key", "value")]
-        whole = (grid[0] * chunks, *grid[1:])
-        declared = layout.parameters(grid=whole, prefix=prefix, num_heads=self.num_heads, head_dim=head_dim)
-        own = {name: self.param(name, parameter.init, parameter.shape) for name, parameter in declared.items()}
+        clip_grid = (grid[0] * chunks, *grid[1:])  # of all chunks of time: parameters do not depend on the chunking
+        declared = layout.parameters(grid=clip_grid, prefix=prefix, num_heads=self.num_heads, head_dim=head_dim)
+        parameters = {name: self.param(name, parameter.init, parameter.shape) for name, parameter in declared.items()}
 
         def core_and_sow(q, k, v, *, bias=None, mask=None):
             self.sow("intermediates", "attention", attention_weights(q, k, bias=bias, mask=mask))
             return core(q, k, v, bias=bias, mask=mask)
 
-        settings = {"grid": grid, "prefix": prefix, "parameters": own}
+        options = {"grid": grid, "prefix": prefix, "parameters": parameters}
         if self.is_mutable_collection("intermediates"):
-            out = attend_locally(layout, core_and_sow, *qkv, **settings)
+            # outside the mesh's shard_map, in which nothing can be sown
+            out = attend_locally(layout, core_and_sow, *qkv, **options)
         else:
-            out = attend(layout, IMPLEMENTATIONS[self.implementation], *qkv, chunks=chunks, **settings)
+            out = attend(layout, IMPLEMENTATIONS[self.implementation], *qkv, chunks=chunks, **options)
         kernel_init = nn.initializers.zeros if self.zero_init else nn.initializers.xavier_uniform()
         return dense(kernel_init=kernel_init, name="out")(out.reshape(x.shape))

@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-BLOCK = 512  # queries; with 3,137 keys a block of scores is 6 MB: larger ones leave the cache, smaller ones cost calls
+# Queries of a block. With 3,137 keys its scores take 6 MB: larger blocks leave the cache, smaller ones add calls.
+BLOCK = 512
 # Scores of a head from which blocks are faster than all heads at once (experiments/benchmarks/attention.md).
 # With fewer, the loop over heads costs more than it saves, and so does computing scores again in the backward pass.
-WORTHWHILE = 96 * 96
-WORTHWHILE_WITH_GRADIENTS = 320 * 320
+MIN_SCORES = 96 * 96
+MIN_SCORES_WITH_GRADIENTS = 320 * 320
 
 
 @jax.custom_vjp
@@ -31,7 +32,7 @@ def _forward(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, ...]]:
     rows = [_to_rows(x) for x in (q, k, v)]
     out, log_sum = jax.lax.map(lambda row: _forward_row(*row), tuple(rows))
     out = _from_rows(out, q.shape)
-    # kept before it is rounded to half precision: the backward pass subtracts it from numbers of its own size
+    # The backward pass gets `out` in float32: it subtracts numbers of the same size, where rounding would show.
     return out.astype(v.dtype), (q, k, v, out, log_sum)
 
 
@@ -48,7 +49,7 @@ attend_in_blocks.defvjp(_forward, _backward)
 def _forward_row(q: Float[Array, "n d"], k: Float[Array, "m d"], v: Float[Array, "m d"]) -> tuple[Array, Array]:
     """Returns the outputs of one head, and the log-sum-exp of each query's scores."""
 
-    def block(q: Float[Array, "c d"]) -> tuple[Array, Array]:
+    def attend_block(q: Float[Array, "c d"]) -> tuple[Array, Array]:
         scores = _product("cd,md->cm", q, k) * q.shape[-1] ** -0.5
         largest = scores.max(axis=-1, keepdims=True)
         weights = jnp.exp(scores - largest)
@@ -57,8 +58,8 @@ def _forward_row(q: Float[Array, "n d"], k: Float[Array, "m d"], v: Float[Array,
         return out, (largest + jnp.log(total))[:, 0]
 
     if len(q) <= BLOCK:
-        return block(q)
-    out, log_sum = jax.lax.map(block, _to_blocks(q))
+        return attend_block(q)
+    out, log_sum = jax.lax.map(attend_block, _to_blocks(q))
     return _from_blocks(out, len(q)), _from_blocks(log_sum, len(q))
 
 
@@ -66,11 +67,11 @@ def _backward_row(q: Array, k: Array, v: Array, out: Array, out_gradient: Array,
     """Returns the gradients of one head's queries, keys and values."""
     scale = q.shape[-1] ** -0.5
 
-    def block(sums: tuple[Array, Array], block: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
+    def add_block(sums: tuple[Array, Array], block: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
         q, out, out_gradient, log_sum = block
         weights = jnp.exp(_product("cd,md->cm", q, k) * scale - log_sum[:, None])
         v_sum = sums[1] + _product("cm,cd->md", weights.astype(v.dtype), out_gradient)
-        # the mean of the weights' gradients under the weights themselves, without the matrix of them
+        # sum over keys of weight x its gradient, which equals the product of out and its gradient
         mean = _product("cd,cd->c", out_gradient.astype(out.dtype), out)[:, None]
         score_gradient = (weights * (_product("cd,md->cm", out_gradient, v) - mean) * scale).astype(q.dtype)
         k_sum = sums[0] + _product("cm,cd->md", score_gradient, q)
@@ -80,15 +81,16 @@ def _backward_row(q: Array, k: Array, v: Array, out: Array, out_gradient: Array,
     zeros = tuple(x.astype(_accumulator(x)) * 0 for x in (k, v))
     along_queries = (q, out, out_gradient, log_sum)
     if len(q) <= BLOCK:
-        (k_gradient, v_gradient), q_gradient = block(zeros, along_queries)
+        (k_gradient, v_gradient), q_gradient = add_block(zeros, along_queries)
     else:
         # padded queries have an output gradient of zero and so contribute nothing
-        sums, q_gradients = jax.lax.scan(block, zeros, tuple(_to_blocks(x) for x in along_queries))
+        sums, q_gradients = jax.lax.scan(add_block, zeros, tuple(_to_blocks(x) for x in along_queries))
         (k_gradient, v_gradient), q_gradient = sums, _from_blocks(q_gradients, len(q))
     return q_gradient, k_gradient.astype(k.dtype), v_gradient.astype(v.dtype)
 
 
 def _accumulator(x: Array) -> jnp.dtype:
+    """Returns the type in which products are summed: float32 at least."""
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
@@ -107,10 +109,11 @@ def _from_rows(x: Float[Array, "r n d"], shape: tuple[int, ...]) -> Float[Array,
 
 def _to_blocks(x: Float[Array, "n *_"]) -> Float[Array, "blocks c *_"]:
     """Divides queries into blocks of equal sizes, the last one padded with zeros."""
-    number = -(-len(x) // BLOCK)
-    size = -(-len(x) // number)
-    return jnp.pad(x, ((0, number * size - len(x)), *((0, 0),) * (x.ndim - 1))).reshape(number, size, *x.shape[1:])
+    num_blocks = -(-len(x) // BLOCK)
+    size = -(-len(x) // num_blocks)  # at most BLOCK, and less padding than with blocks of that size
+    padded = jnp.pad(x, ((0, num_blocks * size - len(x)), *((0, 0),) * (x.ndim - 1)))
+    return padded.reshape(num_blocks, size, *x.shape[1:])
 
 
-def _from_blocks(x: Float[Array, "blocks c *_"], queries: int) -> Float[Array, "n *_"]:
-    return x.reshape(-1, *x.shape[2:])[:queries]
+def _from_blocks(x: Float[Array, "blocks c *_"], num_queries: int) -> Float[Array, "n *_"]:
+    return x.reshape(-1, *x.shape[2:])[:num_queries]

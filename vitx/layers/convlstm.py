@@ -53,19 +53,19 @@ class ConvLSTMCell(nn.Module):
         gates = promote_to_float32(gates)
         if self.bias:
             gates += self.param("bias", nn.initializers.zeros, (4 * self.width,), jnp.float32)
-        input_gate, forget_gate, candidate, output_gate = jnp.split(gates, 4, axis=-1)
+        input_gate, forget_gate, cell_gate, output_gate = jnp.split(gates, 4, axis=-1)
         peepholes = jnp.zeros((3, self.width))
         if self.peepholes:
             peepholes = self.param("peepholes", nn.initializers.zeros, (3, self.width), jnp.float32)
         input_gate = nn.sigmoid(input_gate + peepholes[0] * c)
         forget_gate = nn.sigmoid(forget_gate + self.forget_bias + peepholes[1] * c)
-        c = forget_gate * c + input_gate * jnp.tanh(candidate)
+        c = forget_gate * c + input_gate * jnp.tanh(cell_gate)
         # unlike the other gates, the output gate sees the new cell state
         output_gate = nn.sigmoid(output_gate + peepholes[2] * c)
         return (output_gate * jnp.tanh(c)).astype(self.dtype), c
 
     def convolution(self, size: int, name: str) -> nn.Conv:
-        """Returns the convolution of one input for all gates, in the order input, forget, candidate, output."""
+        """Returns the convolution of one input for all gates, in the order input, forget, cell, output."""
         return nn.Conv(
             4 * self.width,
             (size, size),

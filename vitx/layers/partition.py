@@ -27,6 +27,9 @@ from jaxtyping import Array, Float
 
 from vitx.layers.layouts import Core, Grid, Layout
 
+QKV = Float[Array, "*b n heads d"]
+Parameters = Mapping[str, Array]
+
 BATCH, HEADS, TIME = ("data", "fsdp"), "tensor", "frames"
 
 
@@ -137,28 +140,15 @@ def merge_time(x: Float[Array, "b c m d"], prefix: int) -> Float[Array, "b n d"]
     return jnp.concatenate([x[:, :, :prefix].mean(axis=1), tokens], axis=1) if prefix else tokens
 
 
-def attend_locally(
-    layout: Layout,
-    core: Core,
-    *qkv: Float[Array, "*b n heads d"],
-    grid: Grid,
-    prefix: int,
-    parameters: Mapping[str, Array],
-) -> Float[Array, "*b n heads d"]:
+def attend_locally(layout: Layout, core: Core, *qkv: QKV, grid: Grid, prefix: int, parameters: Parameters) -> QKV:
     """Attends along a layout with all leading axes as one batch, as a single device does."""
     batches = (x.reshape(-1, *x.shape[-3:]) for x in qkv)
     return layout(core, *batches, grid=grid, prefix=prefix, **parameters).reshape(qkv[0].shape)
 
 
 def attend(
-    layout: Layout,
-    core: Core,
-    *qkv: Float[Array, "*b n heads d"],
-    grid: Grid,
-    prefix: int,
-    parameters: Mapping[str, Array],
-    chunks: int = 1,
-) -> Float[Array, "*b n heads d"]:
+    layout: Layout, core: Core, *qkv: QKV, grid: Grid, prefix: int, parameters: Parameters, chunks: int = 1
+) -> QKV:
     """Attends along a layout; on a mesh, every device computes its own clips, time indices and heads.
 
     Args:

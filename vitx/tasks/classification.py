@@ -67,11 +67,13 @@ class Classification(Supervised):
 
     def outputs(self, model: nn.Module, label_names: Names) -> dict[str, tuple[str, ...]]:
         heads = super().outputs(model, label_names)
-        if alone := [label for label, names in heads.items() if len(names) == 1]:
-            (name,) = heads[alone[0]]
-            raise UserError(
-                f"{alone[0]} has one class, {name}; expected at least two: add videos of another class, such as of none"
-            )
+        # A softmax over one class is always 1: its loss is 0 and nothing is learnt.
+        for label, names in heads.items():
+            if len(names) == 1:
+                raise UserError(
+                    f"{label} has one class, {names[0]}; expected at least two: add videos of another class, or videos "
+                    "that show none"
+                )
         missing = [label for label in self.action if label not in heads]
         if missing or (self.action and "action" in heads):
             raise UserError(

@@ -27,7 +27,7 @@ from vitx.evaluation.frames import (
 )
 from vitx.models.base import init_variables
 from vitx.models.forecaster import Forecaster
-from vitx.tasks.task import CLIPS, COUNTS, Batch, LossOutput, Names, PerExample, Task, Variables
+from vitx.tasks.task import CLIP_SHAPE_HINT, COUNT_METRICS, Batch, LossOutput, Names, PerExample, Task, Variables
 
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue (ITU-R BT.601)
 SOURCES = ("", *(f"/{name}" for name in BASELINES))  # suffixes of metrics: the model, then the baselines
@@ -106,7 +106,7 @@ class FramePrediction(Task):
                 f"frames have {height} x {width} pixels (data.image_size); SSIM needs at least {WINDOW} x {WINDOW}"
             )
         context = jnp.zeros((1, frames - model.horizon, height, width, model.channels))
-        with as_user_error(CLIPS):
+        with as_user_error(CLIP_SHAPE_HINT):
             return init_variables(model, key, context)
 
     def split_clip(self, model: nn.Module, video: UInt8[Array, "b t h w 3"]) -> tuple[Array, Array]:
@@ -166,4 +166,4 @@ class FramePrediction(Task):
 
     def metric_names(self, outputs: Names) -> tuple[str, ...]:
         sequences = [f"sequence_{name}" for name in outputs if name.split("/")[0] in SUMMED]
-        return (*outputs, *sequences, *COUNTS)
+        return (*outputs, *sequences, *COUNT_METRICS)

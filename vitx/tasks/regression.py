@@ -73,7 +73,7 @@ class Regression(Supervised):
     ) -> dict[str, Float[Array, "b k"]]:
         """Returns values by label, in the units of the data, float32."""
         labels = {name: () for name, _, _ in self.moments}
-        outputs = self.named(super().predict(model, variables, video), labels)
+        outputs = self.outputs_by_label(super().predict(model, variables, video), labels)
         return {name: output * self._moments(name)[1] + self._moments(name)[0] for name, output in outputs.items()}
 
     def has_label(self, labels: Float[Array | np.ndarray, "b k"]) -> Bool[Array | np.ndarray, "b"]:

@@ -26,9 +26,10 @@ from vitx.layers.partition import entry_sharding
 from vitx.models.base import init_variables
 from vitx.tasks.mixing import Mixing, partner
 
-MIXING_KEY = 2  # folded into a step's key for mixing; `apply` folds in 0 and 1 for dropout and stochastic depth
-CLIPS = "; clips have the shape of data.num_frames and data.image_size"
-COUNTS = ("examples", "unreadable")
+# Folded into a step's key for mixing. `Task.apply` folds in 0 and 1 for dropout and stochastic depth.
+MIXING_KEY = 2
+CLIP_SHAPE_HINT = "; clips have the shape of data.num_frames and data.image_size"
+COUNT_METRICS = ("examples", "unreadable")  # every evaluation has them, whatever the heads
 
 Batch = Mapping[str, Any]
 Variables = Mapping[str, Any]
@@ -57,7 +58,7 @@ class Task:
 
     Attributes:
         mean: mean of the pixels in [0, 1], one for each channel; subtracted on the device.
-        std: standard deviation of the pixels, one for each channel; divided by.
+        std: standard deviation of the pixels, one for each channel; the difference is divided by it.
     """
 
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -87,7 +88,7 @@ class Task:
             UserError: the model does not accept clips of this shape.
         """
         video = jnp.zeros((1, *batch["video"].shape[1:]), batch["video"].dtype)
-        with as_user_error(CLIPS):
+        with as_user_error(CLIP_SHAPE_HINT):
             return init_variables(model, key, self.normalise(video))
 
     def batch_spec(self, data: Data, source: Source, sharding: NamedSharding) -> Batch:
@@ -134,8 +135,13 @@ class Task:
         """Returns the outputs that `to_average` maps to this average."""
         return average
 
-    def named(self, outputs: Any, labels: Mapping[str, Any]) -> dict[str, Outputs]:
-        """Returns the outputs of `predict` by label."""
+    def outputs_by_label(self, outputs: Any, labels: Mapping[str, Any]) -> dict[str, Outputs]:
+        """Returns the outputs of `predict` as {label: outputs}, also where the model has one unnamed head.
+
+        Args:
+            outputs: outputs of the model.
+            labels: {label: ...} of the data; only the names matter.
+        """
         return dict(outputs)
 
     def metrics(self, predictions: Predictions) -> dict[str, float | int]:
@@ -151,7 +157,7 @@ class Task:
         raise NotImplementedError
 
     def is_better(self, name: str, value: float, than: float) -> bool:
-        """Returns whether a metric is better at `value` than at `than`."""
+        """Returns whether a metric of this name is better at `value` than at `than`; see `lower_is_better`."""
         return value < than if name.split("/")[-1] in self.lower_is_better else value > than
 
     def normalise(self, video: UInt8[Array | np.ndarray, "*b 3"]) -> Float[Array, "*b 3"]:
@@ -199,7 +205,7 @@ class Supervised(Task):
             )
         return ((self.label or next(iter(label_names)), model.num_classes),)
 
-    def named(self, outputs: Any, labels: Mapping[str, Any]) -> dict[str, Outputs]:
+    def outputs_by_label(self, outputs: Any, labels: Mapping[str, Any]) -> dict[str, Outputs]:
         return dict(outputs) if isinstance(outputs, Mapping) else {self.label or next(iter(labels)): outputs}
 
     def target(self, name: str, labels: Array, width: int) -> Outputs:
@@ -219,17 +225,18 @@ class Supervised(Task):
     def loss(
         self, model: nn.Module, variables: Variables, batch: Batch, *, key: Array, step: Array, train: bool
     ) -> tuple[PerExample, LossOutput]:
-        video, mixing = self.normalise(batch["video"]), train and bool(self.mixing)
-        if mixing:
-            video, own = self.mixing(jax.random.fold_in(key, MIXING_KEY), video, self._may_mix(batch))
+        video = self.normalise(batch["video"])
+        mixes = train and bool(self.mixing)
+        if mixes:
+            video, own_weight = self.mixing(jax.random.fold_in(key, MIXING_KEY), video, self._may_mix(batch))
         outputs, collections = self.apply(model, variables, video, key=key, train=train)
         sums, total, count = {"weight": batch["weight"].sum()}, 0.0, 0.0
-        for name, output in self.named(outputs, batch["labels"]).items():
+        for name, output in self.outputs_by_label(outputs, batch["labels"]).items():
             labels = batch["labels"][name]
             valid = self.has_label(labels)
             target = self.target(name, labels, output.shape[-1])
-            if mixing:
-                target = own[:, None] * target + (1 - own[:, None]) * partner(target)
+            if mixes:
+                target = own_weight[:, None] * target + (1 - own_weight[:, None]) * partner(target)
             loss, metrics = self.head_loss(name, output.astype(jnp.float32), target, labels)
             # `where`, not a product with the mask: 0 * NaN would be NaN
             total, count = total + jnp.where(valid, loss, 0), count + valid
@@ -276,4 +283,4 @@ class Supervised(Task):
 
     def metric_names(self, outputs: Names) -> tuple[str, ...]:
         heads = [f"{head}/{name}" for head, row in outputs.items() for name in self.head_metric_names(len(row))]
-        return ("loss", *heads, *COUNTS)
+        return ("loss", *heads, *COUNT_METRICS)
