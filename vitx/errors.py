@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
-    """Something the caller can put right; the message says what was found, what was expected, what to do.
+    """An error that the caller can correct; the message has what was found, what was expected and what to do.
 
     The command line prints the message alone and exits with status 2.
     """

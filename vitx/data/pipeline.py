@@ -8,8 +8,9 @@ position in the data is the step, and resuming is slicing. A batch is
      "decode_seconds": float32[b]}
 
 with weight 0 for padding. "failed" is the number of the example that could not be read and was replaced (-1: none), and
-"error" says why (`decode_error`). The processor time that an example took stays on the host. In evaluation "video" has
-an axis of views after the first, "views": int32[b] counts the views that a video has, and the other views are zeros.
+"error" has the reason (`decode_error`). "decode_seconds", the processor time of an example, stays on the host. In
+evaluation "video" has an axis of views after the first, "views": int32[b] counts the views that a video has, and the
+other views are zeros.
 
 Letters in shapes: b batch, v views, t frames of a clip, h height, w width.
 """
@@ -39,8 +40,8 @@ from vitx.worker_processes import end_with_parent
 
 Batch = dict[str, Any]
 MAX_BUFFER = 2**30  # bytes of an evaluation batch, and of the batches prefetched, unless one video has more
-MAX_ATTEMPTS = 20  # clips tried, one after the other, in the place of one that cannot be read
-ERROR_BYTES = 256  # of the message that travels with an example
+MAX_ATTEMPTS = 20  # neighbours that are tried in the place of a clip that cannot be read
+ERROR_BYTES = 256  # length of the message that travels with an example: arrays of a batch have one shape
 
 
 @register
@@ -189,13 +190,13 @@ class Data:
 
     @property
     def views(self) -> str:
-        """Clips x crops of each video in evaluation, in words."""
+        """Clips x crops of a video in evaluation, as text: "4x3"."""
         clips = f"all (at most {self.max_eval_clips}) " if self.eval_clips == "all" else self.eval_clips
         return f"{clips}x{self.eval_crops}"
 
     @property
     def max_views(self) -> int:
-        """Views of the video that has most of them."""
+        """The largest number of views that a video may have."""
         return self.eval_crops * (self.max_eval_clips if self.eval_clips == "all" else self.eval_clips)
 
     @property
@@ -204,7 +205,7 @@ class Data:
         return self.max_views * self.num_frames * math.prod(self.crop_size) * 3
 
     def read_views(self, example: Mapping[str, Any]) -> UInt8[np.ndarray, "v t h w 3"]:
-        """Returns the clips that evaluation averages over, the crops of each clip together; decodes the video once.
+        """Returns the clips that evaluation averages over, crops of one clip beside each other; decodes the video once.
 
         Raises:
             VideoError: the video, or the segment of it that the example is, cannot be read.
@@ -226,15 +227,15 @@ class Data:
         """Returns one clip of a video.
 
         Args:
-            example: one of a source's.
+            example: an example of a source.
             start: position of the clip among those possible, in [0, 1].
-            rng: what the augmentation of training draws from; None varies nothing.
+            rng: generator of the augmentation in training; None augments nothing.
 
         Raises:
             VideoError: the video, or the segment of it that the example is, cannot be read.
         """
         with open_video(example["video"], decoder=self.decoder, options=self.reading) as video:
-            frames = self._plan_clip(video.times, _part(video.times, example), start, rng)
+            frames = self._plan_clip(video.times, _segment_frames(video.times, example), start, rng)
             frame_size = video.upright_size(frames)
             if rng is None:
                 box = sampling.crop_box(*frame_size, self.image_size, 0.5)
@@ -247,19 +248,19 @@ class Data:
         self, times: Float[np.ndarray, " frames"], example: Mapping[str, Any]
     ) -> Int[np.ndarray, " clips_t"]:
         """Returns the frame numbers of all clips of evaluation, one clip after the other."""
-        part = _part(times, example)
+        segment = _segment_frames(times, example)
         if self.eval_clips == "all":
-            rate = (len(part) - 1) / max(np.ptp(times[part]), 1e-9)
+            rate = (len(segment) - 1) / max(np.ptp(times[segment]), 1e-9)  # a video of one frame lasts 0 s
             stride = rate / self.frame_rate if self.frame_rate else self.frame_stride
-            starts = sampling.covering_starts(len(part), self.num_frames, stride, self.max_eval_clips)
+            starts = sampling.covering_starts(len(segment), self.num_frames, stride, self.max_eval_clips)
         else:
             starts = (np.arange(self.eval_clips) + 0.5) / self.eval_clips
-        return np.concatenate([self._plan_clip(times, part, start) for start in starts])
+        return np.concatenate([self._plan_clip(times, segment, start) for start in starts])
 
     def _plan_clip(
         self,
         times: Float[np.ndarray, " frames"],
-        part: Int[np.ndarray, " part"],
+        segment: Int[np.ndarray, " s"],
         start: float,
         rng: np.random.Generator | None = None,
     ) -> Int[np.ndarray, " t"]:
@@ -267,21 +268,23 @@ class Data:
 
         Args:
             times: time of each frame of the video in seconds.
-            part: frame numbers that the clip may have.
+            segment: frame numbers that the clip may have.
             start: position of the clip among those possible, in [0, 1].
-            rng: what training draws from; None varies nothing.
+            rng: generator of the random choices in training; None takes none.
         """
         if self.temporal == "uniform":
-            return part[sampling.sample_uniform(len(part), self.num_frames)]
+            return segment[sampling.sample_uniform(len(segment), self.num_frames)]
         if self.temporal == "segments":
             positions = start if rng is None else rng.uniform(size=self.num_frames)
-            return part[sampling.sample_segments(len(part), self.num_frames, positions)]
+            return segment[sampling.sample_segments(len(segment), self.num_frames, positions)]
         # Draws happen only where a setting asks for them: without it a seed draws the same boxes as before.
         jitter = 1.0 if rng is None or not self.stride_jitter else 1 + self.stride_jitter * rng.uniform(-1, 1)
         if self.frame_rate is not None:
             rate = self.frame_rate / jitter
-            return part[sampling.sample_at_rate(times[part], self.num_frames, rate, start, self.short)]
-        return part[sampling.sample_dense(len(part), self.num_frames, self.frame_stride * jitter, start, self.short)]
+            return segment[sampling.sample_at_rate(times[segment], self.num_frames, rate, start, self.short)]
+        return segment[
+            sampling.sample_dense(len(segment), self.num_frames, self.frame_stride * jitter, start, self.short)
+        ]
 
     def train_example(self, source: Source, seed: int, epoch: int, index: int, repeat: int) -> Batch:
         """Returns an example as training sees it: a pure function of these numbers.
@@ -308,7 +311,7 @@ class Data:
         return Order(seed, len(source), self.repeats, self._weights(source))
 
     def _weights(self, source: Source) -> Float[np.ndarray, " size"] | None:
-        """Returns the sampling weight of each example, or None where each comes once an epoch."""
+        """Returns the sampling weight of each example, or None where every example comes once an epoch."""
         if self.class_power == 1:
             return None
         label = self.class_label or next(iter(source.label_names))
@@ -331,7 +334,7 @@ class Data:
         Args:
             read_row: returns a row by its number.
             start: first row.
-            stop: row behind the last.
+            stop: row after the last.
             rows: rows of a batch.
             prefetch: batches that are prepared before they are asked for.
         """
@@ -368,7 +371,9 @@ class _EvalRows:
         try:
             example = _load(self.source, index, self.data.read_views)
         except VideoError as error:
-            return _padding(self.data, self.source, index) | {"error": encode_error(_named(self.source, index, error))}
+            return _padding(self.data, self.source, index) | {
+                "error": encode_error(_with_name(self.source, index, error))
+            }
         views, max_views = len(example["video"]), self.data.max_views
         # All videos of a batch have as many views as the longest may have; the step skips the empty ones.
         if views < max_views:
@@ -400,7 +405,7 @@ class _TrainRows:
                 failure = failure or {
                     "replaced": np.bool_(True),
                     "failed": np.int32(index),
-                    "error": encode_error(_named(self.source, index, error)),
+                    "error": encode_error(_with_name(self.source, index, error)),
                 }
             else:
                 return example | failure
@@ -426,21 +431,22 @@ def decode_error(row: UInt8[np.ndarray, "256"]) -> str | None:
     return np.asarray(row).tobytes().rstrip(b"\0").decode() or None
 
 
-def _named(source: Source, index: int, error: VideoError) -> str:
+def _with_name(source: Source, index: int, error: VideoError) -> str:
     """Returns an error's message with the example's name before it, once."""
     name = source.name(index) if hasattr(source, "name") else f"number {index}"
     return str(error) if str(error).startswith(name) else f"{name}: {error}"
 
 
-def _part(times: Float[np.ndarray, " frames"], example: Mapping[str, Any]) -> Int[np.ndarray, " part"]:
+def _segment_frames(times: Float[np.ndarray, " frames"], example: Mapping[str, Any]) -> Int[np.ndarray, " s"]:
     """Returns the frame numbers of an example: those of its segment, where it has one."""
-    part = sampling.frames_between(times, *example.get("segment", (0.0, np.inf)))
-    if not len(part):
+    frames = sampling.frames_between(times, *example.get("segment", (0.0, np.inf)))
+    if not len(frames):
         raise VideoError(f"it ends after {times[-1]:.1f} s, before the segment {example['segment']} begins")
-    return part
+    return frames
 
 
 def _load(source: Source, index: int, read: Callable[[Mapping[str, Any]], np.ndarray]) -> Batch:
+    """Returns one row of a batch: an example read by `read`, with its labels, number and decoding time."""
     # This thread's processor time: wall time would count the other threads, too.
     began = time.thread_time()
     example = source[index]
