@@ -51,7 +51,7 @@ def evaluate(capsys, *words: object) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-def test_the_data_says_the_number_of_classes_and_the_model_the_clip(home):
+def test_data_sets_the_number_of_classes_and_the_model_sets_the_clip(home):
     experiment = load_config(home / "run")
     assert experiment.model.num_classes == 3
     assert (experiment.data.num_frames, experiment.data.image_size) == (4, (32, 32))

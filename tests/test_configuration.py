@@ -121,7 +121,7 @@ def test_a_mistake_is_reported_in_one_message(path, value, message):
         st.integers(),
     )
 )
-def test_json_round_trip(part):
+def test_a_json_round_trip_returns_an_equal_part(part):
     assert from_dict(to_dict(part)) == part
 
 
@@ -142,7 +142,7 @@ def test_a_config_of_unknown_parts_is_refused(data, message):
     assert message in str(error.value)
 
 
-def test_differences_and_what_may_change_on_resume():
+def test_differences_are_listed_by_path_and_marked_settings_are_mutable_on_resume():
     assert differences(Outer(), override(Outer(), {"workers": 3, "inner.rate": 1})) == {
         "workers": (0, 3),
         "inner.rate": (0.1, 1.0),

@@ -64,7 +64,7 @@ def explanation(module: str, *path: Path, statement: str = "pass") -> str:
     return done.stdout.strip()
 
 
-def test_a_whole_installation_is_not_blamed(site):
+def test_an_intact_installation_is_not_reported(site):
     assert explanation("jax", site, statement="jax.nothing") == "None"
     assert explanation("my_own_module", site) == "None"
 

@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).parent / "interop" / "golden"
 
 
 @pytest.mark.smoke
-def test_convert_there_and_back_again(tmp_path, capsys):
+def test_convert_round_trip_returns_the_same_weights(tmp_path, capsys):
     own, back = tmp_path / "weights.safetensors", tmp_path / "back"
     assert main(["convert", str(GOLDEN / "vivit"), str(own), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -107,12 +107,12 @@ def test_a_convlstm_run_is_given_away_with_its_clip(small, tmp_path, capsys):
         (["--from_image", "central"], "there is no setting from_image"),
     ],
 )
-def test_settings_that_are_none(words, message, tmp_path, capsys):
+def test_words_that_are_no_settings_are_refused(words, message, tmp_path, capsys):
     assert main(["convert", str(GOLDEN / "vivit"), str(tmp_path / "new"), *words]) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "new").exists()
 
 
-def test_destinations_that_cannot_be(tmp_path, capsys):
+def test_impossible_destinations_are_refused(tmp_path, capsys):
     for destination, message in (("weights.npz", ".npz; expected .safetensors"), ("no/where", "is no directory")):
         assert main(["convert", str(GOLDEN / "vivit"), str(tmp_path / destination)]) == 2
         assert message in capsys.readouterr().err

@@ -63,7 +63,7 @@ def test_factorised_attention_grows_linearly_in_frames_and_joint_does_not():
 
 
 @pytest.mark.smoke
-def test_macs_of_scans_grouped_convolutions_and_inner_functions():
+def test_macs_of_scans_grouped_convolutions_and_inner_functions_are_exact():
     def looped(x, w):
         def body(x, _):
             return jax.checkpoint(lambda x: nn.relu(x @ w))(x), None

@@ -51,7 +51,7 @@ def test_more_than_a_hundred_printed_costs_are_recomputed_from_checked_sources()
     assert len(recomputed) > 100
 
 
-def test_whatever_deviates_has_a_reason_and_nothing_else_has_one():
+def test_rows_have_a_reason_exactly_where_counts_deviate():
     for row in ROWS:
         names = published.differing(row, COUNTS[row.key])
         assert bool(names) == bool(row.reason), (row.name, row.source, names, COUNTS[row.key])
@@ -147,7 +147,7 @@ def test_accuracies_of_the_index_are_the_highest_of_each_dataset_with_views():
     )
 
 
-def test_a_model_of_ones_own_is_counted_and_nothing_else_is_said_of_it(monkeypatch):
+def test_a_custom_model_is_counted_without_paper_or_accuracies(monkeypatch):
     monkeypatch.setitem(VARIANTS._parts, "vivit_mine", VARIANTS["cnn_small"])
     (row,) = model_index(["vivit_mine"])
     assert row["parameters"] == 145_072 and row["family"] == row["weights"] == "" and row["recipes"] == []

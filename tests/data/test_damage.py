@@ -178,7 +178,7 @@ def test_a_damaged_clip_is_replaced_like_an_unreadable_video(damaged, scene, tmp
     assert not batch["replaced"].any()
 
 
-def test_messages_of_ffmpeg_are_heard_and_not_printed(damaged, caplog, capfd):
+def test_messages_of_ffmpeg_are_collected_and_not_printed(damaged, caplog, capfd):
     """Also those of a file that is cut short, which are no damage of a frame."""
     video, _ = damaged
     with caplog.at_level(logging.DEBUG):

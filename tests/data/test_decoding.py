@@ -417,7 +417,7 @@ def test_images_become_a_video(kind, mode):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchcodec") is not None, reason="torchcodec is installed")
-def test_a_missing_torchcodec_says_what_to_install(video):
+def test_a_missing_torchcodec_is_an_error_that_names_the_package(video):
     with pytest.raises(UserError, match="pip install torchcodec"):
         decode_frames(video, [0], decoder="torchcodec")
 

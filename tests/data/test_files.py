@@ -207,7 +207,7 @@ def test_malformed_classes_and_numbers_name_their_column(tmp_path):
         Table("list.csv", labels=())
 
 
-def test_a_malformed_folder_says_what_is_missing(tmp_path):
+def test_an_error_about_a_malformed_folder_names_what_is_missing(tmp_path):
     for dataset, message in (
         (Folder(str(tmp_path / "no")), "there is no folder"),
         (Folder(touch(tmp_path / "flat", "a.mp4")), "has no videos; expected"),

@@ -120,7 +120,7 @@ def test_each_pair_is_one_motion_and_its_reversal(pair):
         assert found.pvalue > 1e-5
 
 
-def test_drawing_wraps_around():
+def test_a_digit_over_the_border_is_drawn_on_the_other_side():
     """Moving a digit over the border is rolling the picture."""
     image = np.random.default_rng(0).uniform(0, 1, (8, 8)).astype(np.float32)
     centres = np.array([[24.0, 24.0], [2.0, 46.0]])

@@ -225,7 +225,7 @@ def test_hidden_frames_of_vp8_are_no_frames():
         assert len(opened.times) == NUM_FRAMES - 3 and opened.index.keyframes
 
 
-def test_times_that_a_container_does_not_store_are_not_believed():
+def test_times_that_a_container_does_not_store_are_ignored():
     """MXF without an index, and a stream whose decoding times were copied as presentation times."""
     video = x264("mxf", f"{X264}:keyint=9")
     assert_reads_like_a_plain_pass(video)
@@ -258,7 +258,7 @@ def test_two_frames_of_one_time_are_two_frames():
     assert_reads_like_a_plain_pass(mux(packets, video, "matroska"))
 
 
-def test_times_out_of_the_order_in_which_a_decoder_returns_frames_are_not_believed():
+def test_times_that_contradict_the_order_of_the_decoder_are_ignored():
     video = encode(numbered_frames(NUM_FRAMES, 64), "mjpeg", "matroska", "yuvj420p", {})
     packets = [(data, ((number - 1) ^ 1) + 2, number, True) for number, (data, *_) in enumerate(coded(video))]
     packets[0] = (packets[0][0], 0, 0, True)

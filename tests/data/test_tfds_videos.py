@@ -23,7 +23,7 @@ def test_settings_survive_a_round_trip_and_are_checked():
 
 
 @pytest.mark.skipif(WITH_TENSORFLOW, reason="TensorFlow is installed")
-def test_a_missing_tensorflow_says_what_to_install(tmp_path):
+def test_a_missing_tensorflow_is_an_error_that_names_the_extra(tmp_path):
     with pytest.raises(UserError, match=r"pip install 'vitx\[tf\]'"):
         TFDS("ucf101", data_dir=str(tmp_path)).open("train")
 

@@ -126,7 +126,7 @@ def in_page(rows: Iterable[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: "-".join(file[:3]))
-def test_a_kind_of_file_is_read_as_the_page_says(file):
+def test_a_kind_of_file_is_read_as_the_page_states(file):
     assert not in_page([row_of_file(*file)])
 
 
@@ -138,7 +138,7 @@ def test_the_page_has_a_row_of_everything_that_is_tried_and_of_nothing_else():
     assert len(lines) == len(rows) + len(FILES) + 2 * 3  # and three tables' heads
 
 
-def test_a_folder_of_pictures_is_read_as_the_page_says(tmp_path):
+def test_a_folder_of_pictures_is_read_as_the_page_states(tmp_path):
     write_pictures(tmp_path / "frames")
     assert probe(read_video(str(tmp_path / "frames"))).num_frames == 12
 

@@ -339,7 +339,7 @@ WIDE = ("s3d", "r2plus1d_18")
     [pytest.param(case, marks=pytest.mark.slow) if case.name in WIDE else case for case in KEPT],
     ids=str,
 )
-def test_golden_files_made_by_the_originals_keep_the_parity(case, tmp_path):
+def test_golden_files_of_the_originals_equal_our_outputs(case, tmp_path):
     golden = json.loads((GOLDEN / f"{case.name}.json").read_text())
     write_safetensors(random_weights(golden["shapes"]), tmp_path / "weights.safetensors", {})
     found = (golden["evaluated"], golden["changed"])

@@ -124,7 +124,7 @@ def test_what_we_save_transformers_loads_and_computes_the_same(kind, config, tmp
 
 @pytest.mark.parametrize("name", ["vivit", "timesformer_divided", "timesformer_joint", "timesformer_space"])
 @pytest.mark.smoke
-def test_golden_files_made_by_transformers_keep_the_parity(name):
+def test_golden_files_of_transformers_equal_our_outputs(name):
     golden = np.load(GOLDEN / f"{name}.npz")
     gradients = {key.removeprefix("gradient:"): golden[key] for key in golden.files if key.startswith("gradient:")}
     check(GOLDEN / name, golden["logits"], gradients, golden["video"], golden["labels"])

@@ -177,7 +177,7 @@ def test_other_models_of_a_still_clip_are_the_image_model_where_they_must(name, 
     np.testing.assert_allclose(model.apply(inflated, clip), image.apply(variables, frame), rtol=1e-4, atol=1e-5)
 
 
-def test_model_2_gets_a_fresh_temporal_encoder_and_the_report_says_so(tmp_path, capsys):
+def test_model_2_gets_a_fresh_temporal_encoder_which_the_report_lists(tmp_path, capsys):
     _, variables = image_vit()
     path = saved(tmp_path, variables["params"], "timm")
     how = FromImage(grid=GRID)
@@ -190,7 +190,7 @@ def test_model_2_gets_a_fresh_temporal_encoder_and_the_report_says_so(tmp_path, 
     assert "fresh: temporal" in capsys.readouterr().err
 
 
-def test_time_attention_copied_or_zeroed(tmp_path):
+def test_time_attention_is_copied_or_zeroed(tmp_path):
     _, variables = image_vit()
     path = saved(tmp_path, variables["params"], "augreg")
     for other in ("copy", "zero"):
@@ -203,7 +203,7 @@ def test_time_attention_copied_or_zeroed(tmp_path):
         np.testing.assert_array_equal(out, original["out"]["kernel"] if other == "copy" else np.zeros_like(out))
 
 
-def test_without_a_class_token_it_is_left_over_and_said(tmp_path):
+def test_an_unused_class_token_is_reported_as_left_over(tmp_path):
     _, variables = image_vit()
     path = saved(tmp_path, variables["params"], "augreg")
     loaded = vitx.load_pretrained(path, "vivit_b_16x2_fsa", from_image=FromImage(grid=GRID), **SMALL)
@@ -224,7 +224,7 @@ def test_a_grid_is_never_guessed_and_is_interpolated(tmp_path):
     np.testing.assert_array_equal(table[:, 0], variables["params"]["positions"]["positions"][:, 0])
 
 
-def test_an_image_model_without_what_it_takes(tmp_path):
+def test_an_image_model_without_embedding_or_positions_is_refused(tmp_path):
     _, variables = image_vit()
     tensors = as_augreg(variables["params"])
     for name in ("embedding/kernel", "embedding/bias", "Transformer/posembed_input/pos_embedding"):

@@ -74,13 +74,13 @@ close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["c2d_r50", "i3d_r50", "slow_r50"])
-def test_inflated_at_the_centre_a_network_sees_a_still_clip_as_the_image(name, load):
+def test_inflation_at_the_centre_of_a_still_clip_equals_the_image(name, load):
     still = jnp.repeat(frames(1), 4, axis=1)
     found = moments(load(name, **NARROW), still)
     close(found, np.repeat(image_features(1), len(found), axis=0))
 
 
-def test_inflated_at_the_centre_a_network_that_pools_no_frames_sees_each_alone(load):
+def test_inflation_at_the_centre_without_pooling_keeps_frames_independent(load):
     close(moments(load("slow_r50", **NARROW), frames(3)), image_features(3))
     close(moments(load("i3d_r50", pooled_frames=1, **NARROW), frames(3)), image_features(3))
 
@@ -93,7 +93,7 @@ def test_inflated_at_the_centre_a_network_that_pools_no_frames_sees_each_alone(l
         ("i3d_r50", 20, 4),  # two in the stem and one in a stage, then half of the frames, one in each of two stages
     ],
 )
-def test_spread_evenly_a_network_sees_a_still_clip_as_the_image_where_it_sees_no_padding(name, clip, reach, load):
+def test_even_inflation_of_a_still_clip_equals_the_image_away_from_padding(name, clip, reach, load):
     found = moments(load(name, "average", **NARROW), jnp.repeat(frames(1), clip, axis=1))
     inside = found[reach : len(found) - reach]
     close(inside, np.repeat(image_features(1), len(inside), axis=0))
@@ -114,7 +114,7 @@ def test_the_report_names_what_was_inflated_fresh_and_left(load, capsys):
     assert "inflated along time: stem/conv/kernel, " in capsys.readouterr().err
 
 
-def test_tsn_is_the_image_network_classifier_and_all(load):
+def test_tsn_loads_all_weights_of_the_image_network(load):
     loaded = load("tsn_r50", **SMALL_TRUNK)
     assert loaded[0].num_classes == 7 and not loaded.report.fresh and not loaded.report.left_over
     jax.tree.map(np.testing.assert_array_equal, loaded[1], variables())

@@ -81,7 +81,7 @@ def test_another_number_of_classes_swaps_the_head(vivit):
     assert not features.report.fresh and "head" not in features[1]["params"]
 
 
-def test_names_of_transformers_5(vivit):
+def test_names_of_transformers_5_are_read(vivit):
     _, variables = vitx.load_pretrained(vivit)
 
     def rename(tensors):
@@ -107,7 +107,7 @@ def test_a_bare_file_takes_the_models_name(vivit):
 
 @pytest.mark.parametrize("model", ["vivit_b_16x2", "vivit_b_16x2_fe", "vivit_b_16x2_fsa"])
 @pytest.mark.parametrize("suffix", [".npz", ".msgpack"])
-def test_scenics_trees(model, suffix, tmp_path):
+def test_trees_of_scenic_are_read(model, suffix, tmp_path):
     from flax import serialization
     from flax.traverse_util import unflatten_dict
 
@@ -226,7 +226,7 @@ def test_missing_and_unexpected_tensors_may_be_named(vivit):
     np.testing.assert_array_equal(loaded[1]["params"]["encoder"]["norm"]["scale"], 1)
 
 
-def test_shards_and_their_index(vivit, tmp_path):
+def test_shards_are_read_by_their_index(vivit, tmp_path):
     tensors = read_tensors(vivit / "model.safetensors")
     _, variables = vitx.load_pretrained(vivit)
     (vivit / "model.safetensors").unlink()
@@ -244,7 +244,7 @@ def test_shards_and_their_index(vivit, tmp_path):
         vitx.load_pretrained(vivit)
 
 
-def test_a_checkpoint_of_another_family(tmp_path):
+def test_a_checkpoint_of_another_family_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"timesformer .*ViViT is read from"):
         vitx.load_pretrained(GOLDEN / "timesformer_divided" / "model.safetensors", "vivit_b_16x2")
     write_safetensors({"conv1.weight": np.ones((3, 3), np.float32)}, tmp_path / "resnet.safetensors", {})
@@ -253,12 +253,12 @@ def test_a_checkpoint_of_another_family(tmp_path):
 
 
 @pytest.mark.parametrize("fields", [{"num_frames": 5}, {"num_frames": 0}, {"image_size": 20}])
-def test_a_shape_that_the_model_cannot_take(fields, vivit):
+def test_a_shape_that_the_model_cannot_take_is_refused(fields, vivit):
     with pytest.raises(UserError, match="does not divide a clip of"):
         vitx.load_pretrained(vivit, **fields)
 
 
-def test_directories_without_config_or_weights(vivit, tmp_path):
+def test_directories_without_config_or_weights_are_refused(vivit, tmp_path):
     with pytest.raises(UserError, match=r"it has no config\.json"):
         vitx.load_pretrained(tmp_path)
     (vivit / "model.safetensors").unlink()
@@ -273,7 +273,7 @@ def test_directories_without_config_or_weights(vivit, tmp_path):
 
 
 @pytest.mark.parametrize("index", ["[]", "5", '{"weight_map": []}', '{"weight_map": null}', "{}"])
-def test_a_wrong_index_of_shards(index, vivit):
+def test_a_malformed_index_of_shards_is_refused(index, vivit):
     (vivit / "model.safetensors.index.json").write_text(index)
     with pytest.raises(UserError, match="names files outside its directory, or none"):
         vitx.load_pretrained(vivit)
@@ -410,7 +410,7 @@ def test_what_is_loaded_has_names_and_a_short_repr(vivit):
     )
 
 
-def test_a_bare_backbone(tmp_path):
+def test_a_backbone_without_its_head_is_read(tmp_path):
     for name, model in (("vivit", "vivit_b_16x2"), ("timesformer_divided", "timesformer_b_16_divided")):
         tensors = read_tensors(GOLDEN / name / "model.safetensors")
         bare = {key.split(".", 1)[1]: x for key, x in tensors.items() if not key.startswith("classifier")}
@@ -421,7 +421,7 @@ def test_a_bare_backbone(tmp_path):
         assert not loaded.report.fresh and not loaded.report.left_over
 
 
-def test_saving_refuses_what_hugging_face_has_not_and_overwrites_nothing(vivit, tmp_path):
+def test_saving_refuses_models_that_hugging_face_lacks_and_overwrites_nothing(vivit, tmp_path):
     model, variables = vitx.load_pretrained(vivit)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")

@@ -65,7 +65,7 @@ def test_files_are_read_one_by_one(vivit, clip, monkeypatch):
     assert happened == ["read", "answered"] * 2
 
 
-def test_a_broken_video_is_told(vivit, tmp_path, capsys):
+def test_a_broken_video_is_reported(vivit, tmp_path, capsys):
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     assert main(["predict", str(vivit), str(tmp_path / "bad.mp4")]) == 1
     assert str(tmp_path / "bad.mp4") in capsys.readouterr().err

@@ -43,7 +43,7 @@ def test_tensors_are_read_as_written(suffix, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
-def test_a_truncated_file_is_told(suffix, tmp_path):
+def test_a_truncated_file_is_reported(suffix, tmp_path):
     path = written(tmp_path, suffix)
     whole = path.read_bytes()
     for length in (0, 5, 20, len(whole) // 2, len(whole) - 3):
@@ -73,7 +73,7 @@ def test_no_flipped_byte_does_more_than_raise(data, tmp_path_factory):
         pass
 
 
-def test_a_header_that_claims_more_than_there_is(tmp_path):
+def test_a_header_that_claims_more_bytes_than_the_file_has_is_refused(tmp_path):
     path = tmp_path / "weights.safetensors"
     for length in (2**63, 2**40, 10**9):
         path.write_bytes(struct.pack("<Q", length) + b"{}")
@@ -112,7 +112,7 @@ def test_a_pickle_in_a_pytorch_file_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("header", ["{'descr': '<f4', 'shape': (", "-" * 9000, "{'descr': '<f4', 'fortran_order': 1}"])
-def test_a_header_that_is_none(header, tmp_path):
+def test_a_malformed_header_is_refused(header, tmp_path):
     path = tmp_path / "weights.npz"
     with zipfile.ZipFile(path, "w") as archive:
         raw = header.encode().ljust(10_000 - 10)[:9_990]
@@ -121,7 +121,7 @@ def test_a_header_that_is_none(header, tmp_path):
         read_tensors(path)
 
 
-def test_an_archive_that_unpacks_to_far_more_than_it_is(tmp_path):
+def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path):
     path = tmp_path / "weights.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         header = io.BytesIO()

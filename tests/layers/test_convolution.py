@@ -164,7 +164,7 @@ def test_max_pool_of_adjacent_windows_equals_xlas_with_its_gradient(size):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_pooling_of_single_windows():
+def test_max_pool_is_the_largest_value_of_each_window():
     x = normal(1, 4, 5, 6, 2)
     inside = max_pool(x, (2, 2, 2), (2, 2, 2), padded=False)
     assert inside.shape == (1, 2, 2, 3, 2)

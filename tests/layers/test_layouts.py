@@ -70,7 +70,7 @@ def test_layout_with_parameters_has_them_in_the_scope_of_its_attention():
     np.testing.assert_allclose(found, jnp.stack(expected, axis=2), rtol=1e-3, atol=1e-3)
 
 
-def test_weights_of_a_row_that_sees_nothing_are_equal():
+def test_weights_of_a_fully_masked_row_are_equal():
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 4, 1, 2))
     weights = attention_weights(q, k, mask=jnp.zeros((4, 4), bool))
     np.testing.assert_allclose(weights, 0.25)

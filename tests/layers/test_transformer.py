@@ -25,7 +25,7 @@ def test_tubelet_embedding_is_a_strided_3d_convolution():
     np.testing.assert_allclose(found, expected.reshape(2, -1, 5) + bias, atol=1e-5)
 
 
-def test_attention_weights_with_bias_and_mask():
+def test_attention_equals_its_formula_with_bias_and_mask():
     q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 5, 3, 4))
     mask = jnp.tril(jnp.ones((5, 5), bool))
     bias = jax.random.normal(jax.random.key(1), (3, 5, 5))

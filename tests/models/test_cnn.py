@@ -91,7 +91,7 @@ def test_implementations_compute_the_same(name, fields, shape):
 
 
 @pytest.mark.smoke
-def test_heads_by_name_features_and_half_precision():
+def test_logits_are_a_dictionary_of_heads_also_in_half_precision():
     clip = video(2, 1, 32, 32)
     model = vitx.create_model("slow_r50", **ONE_BLOCK | {"num_classes": (("verb", 3), ("noun", 4))})
     variables = random_variables(model, clip)

@@ -68,7 +68,7 @@ def test_parameters_equal_table_1(name, params):
     assert cost.macs == steps * (kernels + unfolding + pixels)
 
 
-def test_cost_of_openstls_network():
+def test_openstls_network_has_its_published_cost():
     """11.676 M of its 15.084 M parameters are ever used; 19 steps from 10 frames to 10."""
     model = vitx.create_model("convlstm_forecaster_openstl_s")
     cost = count_cost(model, model.input_shape)

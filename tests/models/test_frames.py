@@ -166,7 +166,7 @@ def test_grid_has_the_averages_of_its_parts(size, grid):
 
 
 @pytest.mark.smoke
-def test_which_models_stream():
+def test_recurrent_and_averaging_models_stream_and_others_do_not():
     streaming = {name for name, model in VARIANTS.items() if isinstance(model, StreamingModel)}
     assert {"cnn_small", "tsn_r50", "lrcn_lstm_small", "lrcn_gru_r50", "convlstm_small"} <= streaming
     assert not {"r3d_18", "vivit_b_16x2", "slow_r50"} & streaming

@@ -87,7 +87,7 @@ def test_average_pool_baseline_ignores_the_order_of_tubelets():
     assert not np.allclose(run(factorised, variables, clip), run(factorised, variables, swapped), atol=1e-3)
 
 
-def test_heads_by_name_and_features():
+def test_logits_are_a_dictionary_of_heads_and_no_classes_give_features():
     model = small(num_classes=(("verb", 3), ("noun", 4)))
     logits = run(model, random_variables(model), video())
     assert {name: value.shape for name, value in logits.items()} == {"verb": (2, 3), "noun": (2, 4)}

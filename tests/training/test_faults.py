@@ -19,7 +19,7 @@ from vitx.training.faults import LossSpikeDetector, PreemptionGuard
 from vitx.training.progress import Progress, peak_steps_per_second
 
 
-def test_guard_raises_at_once_and_defers_while_there_is_something_to_save(interruptible):
+def test_guard_raises_at_once_and_defers_requests_during_training(interruptible):
     with PreemptionGuard() as guard, pytest.raises(Preempted):
         signal.raise_signal(signal.SIGTERM)
     with PreemptionGuard() as guard, pytest.raises(KeyboardInterrupt):

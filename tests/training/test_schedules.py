@@ -28,7 +28,7 @@ QUARTER_WAY = (1 + np.cos(np.pi / 4)) / 2
     ],
     ids=lambda value: str(value) if not isinstance(value, dict) else "",
 )
-def test_values_at_key_steps(schedule, values):
+def test_schedules_have_their_values_at_key_steps(schedule, values):
     rate = schedule.build(2.0, 100)
     np.testing.assert_allclose([rate(step) for step in values], list(values.values()), rtol=1e-5, atol=1e-7)
 

@@ -108,7 +108,7 @@ def test_five_steps_scanned_and_rematerialised_are_those_listed_and_plain(name, 
 
 
 @pytest.mark.parametrize("scan", [False, True])
-def test_stochastic_depth_is_each_blocks_own_when_scanned_too(scan):
+def test_stochastic_depth_differs_between_blocks_when_scanned_too(scan):
     """At a last rate of nearly one the first of two blocks, with rate 0, always stays; the last never does."""
     block = EncoderBlock(num_heads=2, mlp_dim=8)
     encoder = Encoder(2, block, drop_path_rate=1 - 1e-6, scan_layers=scan)
