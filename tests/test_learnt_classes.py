@@ -10,7 +10,7 @@ import pytest
 
 from vitx.configuration import register
 from vitx.data.aligned import align_classes, open_split
-from vitx.data.class_names import match_classes, number_repeated
+from vitx.data.class_names import match_classes, number_duplicates
 from vitx.data.encoding import encode_video
 from vitx.data.files import Videos
 from vitx.data.sources import label_columns
@@ -154,7 +154,7 @@ def test_a_list_of_many_classes_shows_those_that_differ():
 
 
 def test_classes_of_one_name_are_numbered():
-    assert number_repeated(("walk", "run", "walk ")) == ("walk (0)", "run", "walk  (2)")
+    assert number_duplicates(("walk", "run", "walk ")) == ("walk (0)", "run", "walk  (2)")
 
 
 # Labels outside the classes

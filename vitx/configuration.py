@@ -107,10 +107,10 @@ def read_words(annotation: Any, words: Words, where: str) -> Any:
     candidates = [values[0], values] if len(values) == 1 else [values]
     for value in candidates:
         try:
-            return _checked(annotation, value, where)
+            return _check_value(annotation, value, where)
         except UserError:
             continue
-    return _checked(annotation, candidates[0], where)  # reports what was expected
+    return _check_value(annotation, candidates[0], where)  # reports what was expected
 
 
 def override(part: Part, changes: Mapping[str, Any]) -> Part:
@@ -172,7 +172,7 @@ def from_dict(data: Any, where: str = "config.json") -> Any:
             continue
         if key not in annotations:
             raise UserError(f"{where}: {name} has no setting {key!r}{closest(key, annotations)}")
-        values[key] = _checked(annotations[key], from_dict(value, where), f"{where}: {name}.{key}")
+        values[key] = _check_value(annotations[key], from_dict(value, where), f"{where}: {name}.{key}")
     return _create(functools.partial(cls, **values), f"{where}: {name}")
 
 
@@ -320,17 +320,17 @@ def _replace(part: Any, change: _Change, root: Any, prefix: str) -> Any:
         if key not in annotations:
             asked = inner.first_path()
             raise UserError(f"there is no setting {asked}{_nearest(asked, [known for known, _ in paths(root)])}")
-        changed[key] = _changed(annotations[key], changed[key], inner, root, prefix + key)
+        changed[key] = _change_setting(annotations[key], changed[key], inner, root, prefix + key)
     return _create(functools.partial(type(part), **changed), prefix.rstrip(".") or type(part).__name__)
 
 
-def _changed(annotation: Any, value: Any, change: _Change, root: Any, path: str) -> Any:
+def _change_setting(annotation: Any, value: Any, change: _Change, root: Any, path: str) -> Any:
     """Returns the new value of one setting."""
     if change.path is not None:
         cls = _named_part(annotation, change.value)
         if cls is not None:
             return _switch(value, cls, change, root, path)
-        read = read_words if isinstance(change.value, Words) else _checked
+        read = read_words if isinstance(change.value, Words) else _check_value
         value = read(annotation, change.value, path)
         if change.inside and not dataclasses.is_dataclass(value):
             raise UserError(f"{path} and {change.inside.popitem()[1].first_path()} are both given; give one of them")
@@ -352,7 +352,7 @@ def _switch(old: Any, cls: type, change: _Change, root: Any, path: str) -> Any:
     for key, inner in change.inside.items():
         if key not in annotations:
             raise UserError(f"there is no setting {path}.{key}; {cls.__name__} has {', '.join(annotations)}")
-        values[key] = _changed(annotations[key], values.get(key), inner, root, f"{path}.{key}")
+        values[key] = _change_setting(annotations[key], values.get(key), inner, root, f"{path}.{key}")
     fields = {field.name: field for field in dataclasses.fields(cls)}
     required = [
         name for name in annotations if dataclasses.MISSING is fields[name].default is fields[name].default_factory
@@ -404,7 +404,7 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _checked(annotation: Any, value: Any, where: str) -> Any:
+def _check_value(annotation: Any, value: Any, where: str) -> Any:
     if isinstance(value, list):
         value = tuple(value)
     wants_float = annotation is float or float in typing.get_args(annotation)
@@ -416,7 +416,7 @@ def _checked(annotation: Any, value: Any, where: str) -> Any:
     if wrong_bool or not _accepts(annotation, value):
         kinds = _kinds(annotation)
         meant = closest(value, kinds).rstrip(".") if kinds and isinstance(value, str) else ""
-        raise UserError(f"{where} is {value!r}{meant or ';'} expected {_described(annotation)}")
+        raise UserError(f"{where} is {value!r}{meant or ';'} expected {_describe(annotation)}")
     return value
 
 
@@ -432,11 +432,11 @@ def _accepts_bool(annotation: Any) -> bool:
     return annotation in (bool, Any) or bool in typing.get_args(annotation)
 
 
-def _described(annotation: Any) -> str:
+def _describe(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(annotation)))
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
-        return " or ".join(_described(choice) for choice in typing.get_args(annotation))
+        return " or ".join(_describe(choice) for choice in typing.get_args(annotation))
     if annotation is types.NoneType:
         return "None"
     if kinds := [name for name, cls in _kinds(annotation).items() if cls is not annotation]:

@@ -52,7 +52,7 @@ def _duplicate(error: BaseException) -> tuple[str, str] | None:
             return f"found {places}; expected one", f"unset PYTHONPATH, or take {on_path[0]} off it"
         # pip uninstalls the copy that it finds first, so once for each
         removals = [_pip("uninstall", "-y", name)] * len(copies)
-        return f"found {places}; expected one", " && ".join([*removals, _pip("install", _required(name))])
+        return f"found {places}; expected one", " && ".join([*removals, _pip("install", _requirement_of(name))])
     return None
 
 
@@ -63,7 +63,7 @@ def _missing(error: BaseException) -> tuple[str, str] | None:
     missing = [name for name in _requirement_tree() if not _is_installed(name)]
     if not missing:
         return None
-    return f"{', '.join(missing)} not found; vitx needs every one", _pip("install", *map(_required, missing))
+    return f"{', '.join(missing)} not found; vitx needs every one", _pip("install", *map(_requirement_of, missing))
 
 
 def _outside_bounds() -> tuple[str, str] | None:
@@ -86,7 +86,7 @@ def _unimportable(error: BaseException) -> tuple[str, str] | None:
     module = sys.modules.get(failed)
     file = getattr(module, "__file__", None)
     for name in _suspect_names(error):
-        for distribution in _installed(name):
+        for distribution in _find_distributions(name):
             is_failed = failed in _modules(distribution)
             where = f"{name} {distribution.version} in {_folder(distribution)}"
             if is_failed and file and not Path(file).resolve().is_relative_to(_folder(distribution)):
@@ -141,7 +141,7 @@ def _suspect_names(error: BaseException) -> list[str]:
     for link in _chain(error):
         modules |= {_failed_module(link)} | {_module_of(f.filename) for f in traceback.extract_tb(link.__traceback__)}
     tree = _requirement_tree()
-    names = [name for name in tree for distribution in _installed(name) if modules & _modules(distribution)]
+    names = [name for name in tree for distribution in _find_distributions(name) if modules & _modules(distribution)]
     needed = [name for owner in names for name, _ in _requirements(owner) if name in tree]
     return list(dict.fromkeys(names + needed))
 
@@ -197,7 +197,7 @@ def _requirements(owner: str) -> Iterator[tuple[str, str]]:
             yield _normalise(match[1]), match[2].replace(" ", "")
 
 
-def _required(name: str) -> str:
+def _requirement_of(name: str) -> str:
     return name + _requirement_tree()[name]
 
 
@@ -216,12 +216,12 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.match(r"[\d.]*\d|", version)[0].split("."))) if version[:1].isdigit() else ()
 
 
-def _installed(name: str) -> list[Distribution]:
+def _find_distributions(name: str) -> list[Distribution]:
     return list(importlib.metadata.distributions(name=name))[:1]
 
 
 def _is_installed(name: str) -> bool:
-    return bool(_installed(name))
+    return bool(_find_distributions(name))
 
 
 def _folder(distribution: Distribution) -> Path:

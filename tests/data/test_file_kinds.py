@@ -56,7 +56,7 @@ def test_a_folder_of_pictures_is_a_video(kind, tmp_path):
     dataset = Folder(str(tmp_path / "videos"), validation=0.0, test=0.0)
     source = dataset.open("train")
     assert [Path(path).name for path in source.paths] == ["only", "first", "second"]
-    assert source.labels["class"] == (0, 1, 1) and dataset.ignored() == []
+    assert source.labels["class"] == (0, 1, 1) and list(dataset.read().ignored) == []
     data = Data(dataset, num_frames=4, frame_stride=3, image_size=(64, 64))
     numbers = read_numbers(data.read_clip(source[0], 1.0)[:, :32, :32])
     assert numbers == [2, 5, 8, 11]
@@ -83,7 +83,7 @@ def test_pictures_that_are_no_frames_are_no_video(tmp_path):
     write_pictures(tmp_path / "b" / "real")
     dataset = Folder(str(tmp_path), validation=0.0, test=0.0)
     assert [Path(path).name for path in dataset.open("train").paths] == ["1.gif", "real"]
-    assert len(dataset.ignored()) == 12 + 1 + 13
+    assert len(list(dataset.read().ignored)) == 12 + 1 + 13
 
 
 def test_a_damaged_folder_of_pictures_is_named(tmp_path):
@@ -108,7 +108,7 @@ def test_a_class_whose_files_are_all_of_a_kind_that_is_not_read_is_named(ending,
     (root / "b" / "2.MKV").touch()  # a class that has one video is there, and the others are listed
     dataset = Folder(str(tmp_path))
     assert dataset.splits()["train"].label_names == {"class": ("a", "b")}
-    assert sum(path.endswith(ending) for path in dataset.ignored()) == 2
+    assert sum(path.endswith(ending) for path in list(dataset.read().ignored)) == 2
 
 
 def test_no_ending_is_both_read_and_not_read():

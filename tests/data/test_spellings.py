@@ -183,7 +183,7 @@ def test_usual_names_of_splits_are_recognised(train, validation, test, tmp_path)
         split: {f"{split}.mp4"} for split in of
     }
     assert splits["train"].label_names == {"class": ("a", "b")} and "extra" in notes(dataset)
-    assert dataset.ignored() == [str(tmp_path / "extra" / "c" / "0.mp4")]
+    assert list(dataset.read().ignored) == [str(tmp_path / "extra" / "c" / "0.mp4")]
     rows = [("path", "class", "split"), *((f"{name}/a/{split}.mp4", "a", name) for split, name in of.items())]
     assert set(Table(write_list(tmp_path / "list.csv", rows)).splits()) == set(of)
 

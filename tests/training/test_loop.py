@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("without_pictures")
 @register
 @dataclasses.dataclass(frozen=True)
 class Spoiled:
-    """A dataset of which validation videos cannot be read (all, or those with an odd number), or have no labels."""
+    """A dataset whose validation videos cannot be read (all, or those with an odd number) or have no labels."""
 
     dataset: MovingDigits
     how: Literal["all", "odd", "unlabelled"] = "all"
@@ -66,7 +66,7 @@ def test_validation_without_videos_or_monitored_metric_stops_the_run(small, digi
         settings = {"data.dataset": Spoiled(digits, how), "training.monitor": "motion/top1"}
         with pytest.raises(error, match=message):
             train(small.override(settings), tmp_path / how)
-    with pytest.raises(UserError, match=r"training\.monitor is 'loss'"):  # there is none, rather than one of 0
+    with pytest.raises(UserError, match=r"training\.monitor is 'loss'"):  # no loss at all, rather than a loss of 0
         train(small.override(settings | {"training.monitor": "loss"}), tmp_path / "loss")
 
 
@@ -101,19 +101,19 @@ def test_run_folder_holds_the_promised_files(undisturbed):
 
 
 def test_patience_ends_a_run_and_survives_a_restart(small, tmp_path, monkeypatch, capsys):
-    """With a learning rate of nothing only the first evaluation is the best; a restart forgets none of the others."""
-    place, asked = trainer.to_devices, 0
+    """With a learning rate of zero the first evaluation stays the best; a restart keeps the count of the others."""
+    to_devices, num_batches = trainer.to_devices, 0
 
-    def dies(batch, sharding):
-        nonlocal asked
-        asked += 1
-        if asked == 6:
+    def fail_at_sixth_batch(batch, sharding):
+        nonlocal num_batches
+        num_batches += 1
+        if num_batches == 6:
             raise RuntimeError
-        return place(batch, sharding)
+        return to_devices(batch, sharding)
 
     settings = {"optimizer.peak_lr": 0.0, "training.patience": 2, "training.evaluate_every": 2}
     patient = small.override(settings)
-    monkeypatch.setattr(trainer, "to_devices", dies)
+    monkeypatch.setattr(trainer, "to_devices", fail_at_sixth_batch)
     with pytest.raises(RuntimeError):
         train(patient, tmp_path)
     train(patient, tmp_path)
@@ -157,11 +157,11 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="counts what glibc has given out")
 def test_memory_does_not_grow_over_ten_thousand_steps(small_file, tmp_path):
-    """Medians of 2,000 steps: bytes that are in use, Python's too, and the pages that are the process's own.
+    """Medians over 2,000 steps of the bytes in use, Python's included, and of the process's own pages.
 
-    Those grow a little after the bytes have ceased to: each of the allocator's arenas keeps the most that it ever
-    held, and it takes long until every one has met its most. In a process without the tests' checks of types, which
-    themselves keep 16 KiB a step.
+    Pages grow a little longer than bytes: each arena of the allocator keeps the most that it ever held, and it takes
+    long until every arena has reached its maximum. The process has none of the tests' type checks, which themselves
+    keep 16 KiB a step.
     """
     often = "--training.log_every 10 --training.checkpoint_every 500 --training.evaluate_every 500"
     words = ["train", small_file, "--workdir", str(tmp_path), "--training.steps", "10000", "--data.batch_size", "2"]
@@ -255,26 +255,26 @@ def test_only_mutable_settings_may_change_on_resume(small, finished):
 
 @pytest.mark.parametrize(("allowed", "reason"), [(2, "loss nan, .*3 steps were skipped"), (9, "outputs of the model")])
 def test_diverged_run_stops_and_keeps_earlier_checkpoints(allowed, reason, small, tmp_path):
-    mad = small.override({"optimizer.peak_lr": 1e15, "optimizer.clip_norm": None, "training.checkpoint_every": 1})
+    diverging = small.override({"optimizer.peak_lr": 1e15, "optimizer.clip_norm": None, "training.checkpoint_every": 1})
     with pytest.raises(RunError, match=rf"step 4: .*{reason}.*checkpoints/1\. .*initialise_from"):
-        train(mad.override({"training.max_skipped": allowed}), tmp_path)
+        train(diverging.override({"training.max_skipped": allowed}), tmp_path)
     with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.steps() == [1]
     with pytest.raises(RunError, match=r"before the first checkpoint.*optimizer\.peak_lr"):
-        train(mad.override({"training.checkpoint_every": 50, "training.max_skipped": allowed}), tmp_path / "new")
+        train(diverging.override({"training.checkpoint_every": 50, "training.max_skipped": allowed}), tmp_path / "new")
 
 
 def test_skipped_steps_are_counted_and_loss_spikes_logged_with_examples(small, tmp_path, monkeypatch, capsys):
-    """Weights of steps 5 and 6 are no numbers; every loss above the median of those before it counts as a leap."""
-    place, examples = trainer.to_devices, []
+    """Weights of steps 5 and 6 are NaN; with 0 deviations, every loss above the median of those before is a spike."""
+    to_devices, examples = trainer.to_devices, []
 
-    def disturbed(batch, sharding):
+    def spoil_weights(batch, sharding):
         examples.append(batch["index"].tolist())
         if len(examples) in (5, 6):
             batch = batch | {"weight": np.full_like(batch["weight"], np.nan)}
-        return place(batch, sharding)
+        return to_devices(batch, sharding)
 
-    monkeypatch.setattr(trainer, "to_devices", disturbed)
+    monkeypatch.setattr(trainer, "to_devices", spoil_weights)
     monkeypatch.setattr(LossSpikeDetector, "MIN_HISTORY", 3)
     settings = {"training.evaluate_every": 0, "training.log_every": 1, "training.checkpoint_every": 50}
     train(small.override({**settings, "training.spike_deviations": 0.0}), tmp_path)

@@ -37,7 +37,7 @@ class Results:
         """Returns the names of the files that are there; one request for all cells."""
         return set(storage.names_in(self._folder))
 
-    def finished(self, cell: Cell) -> dict[str, Any] | None:
+    def read_result(self, cell: Cell) -> dict[str, Any] | None:
         """Returns the record of a finished cell, None for another."""
         return self._read(f"{cell.name}.json")
 

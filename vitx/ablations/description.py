@@ -98,7 +98,7 @@ def random_search(
         UserError: no combination keeps the budget.
     """
     rows, costs, refused = [], [], ""
-    for changes in itertools.islice(_shuffled(choices, seed), TRIES_PER_ROW * num_rows):
+    for changes in itertools.islice(_shuffle(choices, seed), TRIES_PER_ROW * num_rows):
         try:
             params, macs = count_cost_of(base.override(changes))
         except (UserError, ValueError) as error:
@@ -124,7 +124,7 @@ def random_search(
     return tuple(rows)
 
 
-def _shuffled(choices: Mapping[str, Sequence[Any]], seed: int) -> Iterator[dict[str, Any]]:
+def _shuffle(choices: Mapping[str, Sequence[Any]], seed: int) -> Iterator[dict[str, Any]]:
     """Yields all combinations in random order, without listing them: spaces are large."""
     sizes, generator, seen = [len(values) for values in choices.values()], random.Random(seed), set()
     while len(seen) < math.prod(sizes):

@@ -54,7 +54,7 @@ def estimate(plan: Plan) -> list[Estimate]:
     multiply-accumulates; else they are scaled from a training step of the base, measured here.
     """
     results = Results(plan.workdir)
-    finished = {cell.name: result for cell in plan.all_cells() if (result := results.finished(cell))}
+    finished = {cell.name: result for cell in plan.all_cells() if (result := results.read_result(cell))}
     times: dict[str, list[float]] = {}
     rates = []
     for cell in plan.all_cells():

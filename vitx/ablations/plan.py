@@ -90,7 +90,7 @@ def make_plan(
     workdir = storage.as_path(workdir)
     problems = list(_check_names(ablation, seeds))
     if problems:  # rows are identified by their names
-        raise _refused(problems)
+        raise _refusal(problems)
     selected = _select_rows(ablation, rows, problems)
     problems += _check_folder(ablation.base, workdir)
     costs, metrics = {}, {}
@@ -115,7 +115,7 @@ def make_plan(
                 _check_cell(cell)
                 cells.append(cell)
     if problems:
-        raise _refused(list(dict.fromkeys(problems)))
+        raise _refusal(list(dict.fromkeys(problems)))
     return Plan(ablation, workdir, tuple(cells), tuple(columns), costs)
 
 
@@ -130,10 +130,10 @@ def claim_folder(plan: Plan) -> None:
     if not storage.create_file(plan.workdir / "ablation.json", (strict_json.dumps(record, indent=2) + "\n").encode()):
         problems = list(_check_folder(plan.ablation.base, plan.workdir))
         if problems:
-            raise _refused(problems)
+            raise _refusal(problems)
 
 
-def _refused(problems: Sequence[str]) -> UserError:
+def _refusal(problems: Sequence[str]) -> UserError:
     return UserError("the ablation cannot run; nothing was started:" + "".join(f"\n  {p}" for p in problems))
 
 

@@ -75,7 +75,7 @@ class Table:
 def make_table(plan: Plan) -> Table:
     """Returns the table of all finished cells of an ablation, selected or not."""
     results, cells = Results(plan.workdir), plan.all_cells()
-    records = {cell.name: record for cell in cells if (record := results.finished(cell)) is not None}
+    records = {cell.name: record for cell in cells if (record := results.read_result(cell)) is not None}
     rows = []
     for row in plan.ablation.rows:
         own = [cell for cell in cells if cell.row == row.name]

@@ -165,11 +165,11 @@ class Augmentation:
         # Drawn for every clip, whatever its class, so that later draws do not depend on the label.
         if rng.uniform() >= self.flip or never:
             return clip, dict(labels)
-        labels = {label: self._mirrored(value, label_names.get(label, ())) for label, value in labels.items()}
+        labels = {label: self._mirror_label(value, label_names.get(label, ())) for label, value in labels.items()}
         # Channel by channel: NumPy 2.4 (2026-11) reverses single bytes several times faster than triples.
         return np.stack([clip[:, :, ::-1, channel] for channel in range(3)], axis=-1), labels
 
-    def _mirrored(self, label: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    def _mirror_label(self, label: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
         for one, other in self.flip_labels:
             if one in names and other in names:
                 pair = [names.index(one), names.index(other)]

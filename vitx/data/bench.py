@@ -79,12 +79,12 @@ def _time_stages(data: Data, source: Source, to_device: Callable[[Batch], Any], 
     read_clips, order = [], np.random.default_rng(0).permutation(np.arange(max(clips, len(source))) % len(source))
     for number, index in enumerate(tqdm(order[:clips], desc="stages", unit=" clips")):
         try:
-            with _timed(seconds["read"]):
+            with _measure_time(seconds["read"]):
                 example = _read(source[int(index)])
             # Both of the same part of the video, and each first in turn, since the second finds its file in the cache.
             for stage in ("decode", "augmented")[:: 1 if number % 2 else -1]:
                 rng = np.random.default_rng(number)
-                with _timed(seconds[stage]):
+                with _measure_time(seconds[stage]):
                     clip = data.read_clip(example, float(rng.uniform()), rng if stage == "augmented" else None)
                     if stage == "augmented":
                         data.augmentation.mirror(rng, clip, label_arrays(example), source.label_names)
@@ -95,9 +95,9 @@ def _time_stages(data: Data, source: Source, to_device: Callable[[Batch], Any], 
         raise UserError(f"none of {clips} clips can be read; `vitx data check` lists the reasons")
     rows = (read_clips * data.batch_size)[: data.batch_size]
     for _ in range(10):
-        with _timed(seconds["batch"], data.batch_size):
+        with _measure_time(seconds["batch"], data.batch_size):
             batch = {"video": np.stack(rows)}
-        with _timed(seconds["to_device"], data.batch_size):
+        with _measure_time(seconds["to_device"], data.batch_size):
             to_device(batch)
     medians = {name: statistics.median(durations) for name, durations in seconds.items()}
     # Measured by the difference: augmentation also changes which pixels are scaled.
@@ -142,7 +142,7 @@ def _read(example: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 @contextlib.contextmanager
-def _timed(seconds: list[float], clips: int = 1):
+def _measure_time(seconds: list[float], clips: int = 1):
     began = time.perf_counter()
     yield
     seconds.append((time.perf_counter() - began) / clips)

@@ -42,7 +42,7 @@ def repeated_names(names: Iterable[str]) -> list[str]:
     return [name for name, count in counts.items() if count > 1]
 
 
-def number_repeated(names: Sequence[str]) -> tuple[str, ...]:
+def number_duplicates(names: Sequence[str]) -> tuple[str, ...]:
     """Returns the names with the number of the class behind those that occur more than once."""
     repeated = set(repeated_names(names))
     return tuple(f"{name} ({i})" if clean_name(name) in repeated else name for i, name in enumerate(names))
@@ -83,13 +83,13 @@ def match_classes(
             ours, theirs = set(map(clean_name, found[label])), set(map(clean_name, names))
             raise UserError(
                 f"{label} has other classes than {model}; give the data the classes that the model has learnt, or "
-                f"train anew\n  {where}: {_listed(found[label], theirs)}\n  {model}: {_listed(names, ours)}"
+                f"train anew\n  {where}: {_format_names(found[label], theirs)}\n  {model}: {_format_names(names, ours)}"
             )
         numbers[label] = places
     return numbers
 
 
-def _listed(names: Sequence[str], others: set[str]) -> str:
+def _format_names(names: Sequence[str], others: set[str]) -> str:
     """Returns a list of names, those that the other side lacks first where not all can be shown."""
     if len(names) > MAX_NAMES:
         names = sorted(names, key=lambda name: clean_name(name) in others)

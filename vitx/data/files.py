@@ -16,7 +16,7 @@ from vitx.data.folders import Listing, child_folders, list_folder
 from vitx.data.lists import read_list
 from vitx.data.same_files import Example, Repeats, find_repeats, identify_files
 from vitx.data.sources import SPLITS, Source, check_split
-from vitx.data.splits import Row, assign_splits, split_named
+from vitx.data.splits import Row, assign_splits, find_split
 from vitx.errors import UserError, closest
 
 WHOLE = (0.0, float("inf"))  # segment of a whole video
@@ -75,8 +75,8 @@ class Contents:
     notes: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
-    def checked(self, where: str) -> dict[str, Videos]:
-        """Returns the splits, with notes for their users.
+    def check_splits(self, where: str) -> dict[str, Videos]:
+        """Checks what was found, and returns the splits with notes for their users.
 
         Raises:
             UserError: something forbids training.
@@ -129,7 +129,7 @@ class Folder:
 
     def splits(self) -> dict[str, "Videos"]:
         """Returns the videos of every split that has some, by its name."""
-        return self.read().checked(self.path)
+        return self.read().check_splits(self.path)
 
     def read(self) -> Contents:
         """Returns the videos, and what is odd about the folder."""
@@ -163,14 +163,10 @@ class Folder:
         notes += _merged_names(path.name for _, path in classes)
         if None not in folders:
             notes += [
-                f"not used: {path}, which is no split" for path in child_folders(root) if not split_named(path.name)
+                f"not used: {path}, which is no split" for path in child_folders(root) if not find_split(path.name)
             ]
         ignored = _unused_files(root, {row.path for row in rows})
         return _contents(rows, (self.label,), self, errors=errors, notes=notes, ignored=ignored)
-
-    def ignored(self) -> list[str]:
-        """Returns the files in the folder that are in no split, without hidden ones."""
-        return list(self.read().ignored)
 
     def _rows(self, split: str | None, path: Path, listing: Listing) -> Iterator[Row]:
         name = clean_name(path.name)
@@ -190,7 +186,7 @@ def _split_folders(root: Path) -> dict[str | None, Path]:
     found: dict[str | None, Path] = {}
     holding_videos, children = [], child_folders(root)
     for path in children:
-        if (split := split_named(path.name)) is None:
+        if (split := find_split(path.name)) is None:
             continue
         if any(file.suffix.lower() in ENDINGS for file in path.iterdir() if not file.is_dir()):
             holding_videos.append(path.name)
@@ -287,7 +283,7 @@ class Table:
 
     def splits(self) -> dict[str, "Videos"]:
         """Returns the videos of every split that has some, by its name."""
-        return self.read().checked(self.path)
+        return self.read().check_splits(self.path)
 
     def read(self) -> Contents:
         """Returns the videos, and what is odd about the list."""
@@ -321,7 +317,7 @@ class Table:
                 raise UserError(f"{where}: {name} is empty")
         split = None
         if written := _text(fields.get("split")):
-            split = split_named(written)
+            split = find_split(written)
             if split is None:
                 raise UserError(f"{where}: split is {written!r}; expected one of {', '.join(SPLITS)}")
         path, segment = str(fields[self.column]), None

@@ -19,7 +19,7 @@ USUAL_NAMES: Mapping[str, str] = MappingProxyType(
 """{name of a split in lower case, as people write it: its name here}."""
 
 
-def split_named(name: str) -> str | None:
+def find_split(name: str) -> str | None:
     """Returns the split that a folder or a cell names, in upper or lower case, or None."""
     return USUAL_NAMES.get(clean_name(name).casefold())
 

@@ -90,7 +90,7 @@ class ClassificationPresenter(Presenter):
         return [*heads, self._clips_section(results)]
 
     def _head_section(self, results: Results, label: str) -> Section:
-        logits, labels = _labelled(self.task, results.predictions, label)
+        logits, labels = _select_labelled(self.task, results.predictions, label)
         names = results.names[label]
         figure = confusion_matrix(confusion(logits, labels), names, f"{label}, {results.split} split")
         columns = per_class(logits, labels)
@@ -117,7 +117,7 @@ class ClassificationPresenter(Presenter):
     def tables(self, predictions: Predictions, names: Names) -> dict[str, Any]:
         classes, counts = {}, {}
         for label in predictions.outputs:
-            logits, labels = _labelled(self.task, predictions, label)
+            logits, labels = _select_labelled(self.task, predictions, label)
             columns = per_class(logits, labels)
             classes[label] = {
                 name: {metric: column[i].item() for metric, column in columns.items()}
@@ -158,7 +158,7 @@ class MultiLabelPresenter(Presenter):
         """Returns {"per_class": {label: {class: {average_precision, support}}}}; None without an example."""
         classes = {}
         for label in predictions.outputs:
-            logits, labels = _labelled(self.task, predictions, label)
+            logits, labels = _select_labelled(self.task, predictions, label)
             precisions, support = average_precisions(logits, labels), labels.sum(axis=0)
             classes[label] = {
                 name: {
@@ -185,7 +185,7 @@ class RegressionPresenter(Presenter):
     def sections(self, results: Results) -> Sequence[Section]:
         sections = []
         for label in results.predictions.outputs:
-            values, labels = _labelled(self.task, results.predictions, label)
+            values, labels = _select_labelled(self.task, results.predictions, label)
             figure = scatter(values, labels, results.names[label], f"{label}, {results.split} split")
             picture = Picture(f"values_{label}.png", "predicted against true values", figure)
             sections.append(Section(label.capitalize(), [picture]))
@@ -264,7 +264,7 @@ presenter_for.register(Regression, RegressionPresenter)
 presenter_for.register(FramePrediction, FramePredictionPresenter)
 
 
-def _labelled(task: Supervised, predictions: Predictions, label: str) -> tuple[np.ndarray, np.ndarray]:
+def _select_labelled(task: Supervised, predictions: Predictions, label: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns (outputs, labels) of the examples that have the label."""
     valid = task.has_label(predictions.labels[label])
     return predictions.outputs[label][valid], predictions.labels[label][valid]

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from vitx.data.class_names import number_repeated
+from vitx.data.class_names import number_duplicates
 from vitx.data.decoding import VideoError, open_video
 from vitx.data.file_kinds import read_video
 from vitx.errors import UserError
@@ -66,7 +66,7 @@ def _best(logits: Any, labels: Any, top: int) -> dict[str, dict[str, float]]:
     heads, by_head = (logits, labels or {}) if isinstance(logits, Mapping) else ({"class": logits}, {"class": labels})
     answers = {}
     for head, row in heads.items():
-        names = number_repeated(by_head.get(head) or [str(i) for i in range(row.shape[-1])])
+        names = number_duplicates(by_head.get(head) or [str(i) for i in range(row.shape[-1])])
         probabilities = np.asarray(jax.nn.softmax(row[0]))
         order = probabilities.argsort()[::-1][:top]
         answers[head] = {names[i]: float(probabilities[i]) for i in order}

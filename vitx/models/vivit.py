@@ -1,6 +1,6 @@
 """ViViT (Arnab et al. 2021, arXiv:2103.15691): models 1 to 4 and the average-pool baseline.
 
-In shapes: b batch, t h w c the video, n tokens, times of tokens, d width.
+In shapes: b batch, t h w c the video, n tokens, times the time indices of the tokens, d width.
 """
 
 from typing import Any
@@ -122,7 +122,8 @@ class FactorisedEncoder(VideoTransformer):
 
 
 def _family(name: str, **fields: Any) -> dict[str, VideoTransformer]:
-    """Returns all factorisations of one size; model 4 halves its heads, so Ti has 4 there instead of 3."""
+    """Returns all factorisations of one size."""
+    # Model 4 gives half of the heads to time and half to space: Ti has 4 heads there instead of 3.
     even = fields["num_heads"] + fields["num_heads"] % 2
     return {
         name: ViViT(**fields),

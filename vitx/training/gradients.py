@@ -39,7 +39,7 @@ def accumulate(gradients: Gradients, parts: int) -> Gradients:
         parts: number of micro-batches.
     """
 
-    def accumulated(loss: Loss, params: Any, batch: Batch, key: Array) -> ValueAndGradient:
+    def sum_micro_batches(loss: Loss, params: Any, batch: Batch, key: Array) -> ValueAndGradient:
         # Micro-batch i has rows i, i + parts, ...: so every device holds its part of each micro-batch already.
         micro_batches = jax.tree.map(lambda rows: rows.reshape(-1, parts, *rows.shape[1:]).swapaxes(0, 1), batch)
 
@@ -53,7 +53,7 @@ def accumulate(gradients: Gradients, parts: int) -> Gradients:
         value, sums = jax.tree.map(lambda per_part: per_part.sum(0), metrics)
         return (value, LossOutput(sums, jax.tree.map(lambda per_part: per_part.mean(0), collections))), gradient
 
-    return accumulated
+    return sum_micro_batches
 
 
 def sharpness_aware(gradients: Gradients, rho: float) -> Gradients:
@@ -67,13 +67,13 @@ def sharpness_aware(gradients: Gradients, rho: float) -> Gradients:
         rho: distance of the perturbation.
     """
 
-    def perturbed(loss: Loss, params: Any, batch: Batch, key: Array) -> ValueAndGradient:
+    def differentiate_perturbed(loss: Loss, params: Any, batch: Batch, key: Array) -> ValueAndGradient:
         value_and_aux, ascent = gradients(loss, params, batch, key)
         scale = rho / (optax.tree.norm(ascent) + 1e-12)
         _, gradient = gradients(loss, jax.tree.map(lambda p, g: p + scale * g, params, ascent), batch, key)
         return value_and_aux, gradient
 
-    return perturbed
+    return differentiate_perturbed
 
 
 def skip_frozen(gradients: Gradients, frozen: Callable[[Any], Any]) -> Gradients:
@@ -84,13 +84,13 @@ def skip_frozen(gradients: Gradients, frozen: Callable[[Any], Any]) -> Gradients
         frozen: from parameters to which of them are frozen.
     """
 
-    def trained_only(loss: Loss, params: Any, batch: Batch, key: Array) -> ValueAndGradient:
+    def differentiate_trained(loss: Loss, params: Any, batch: Batch, key: Array) -> ValueAndGradient:
         is_frozen = frozen(params)
 
-        def stopped(params: Any, batch: Batch, key: Array) -> tuple[Float[Array, ""], LossOutput]:
+        def loss_of_trained(params: Any, batch: Batch, key: Array) -> tuple[Float[Array, ""], LossOutput]:
             params = jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, is_frozen)
             return loss(params, batch, key)
 
-        return gradients(stopped, params, batch, key)
+        return gradients(loss_of_trained, params, batch, key)
 
-    return trained_only
+    return differentiate_trained
