@@ -24,7 +24,7 @@ def as_user_error(hint: str = "", of: str = "") -> Iterator[None]:
 
     Args:
         hint: ends the message.
-        of: which of several models it is about; begins the message.
+        of: setting or model that the message is about; begins the message.
     """
     try:
         yield

@@ -58,7 +58,7 @@ class Mirror:
 
         Args:
             step: step of the checkpoint.
-            preserve: which of the steps in the bucket to keep, once this one is among them.
+            preserve: returns which of the steps in the bucket to keep, once this one is among them.
         """
         self._upload = self._pool.submit(self._copy, step, preserve)
 

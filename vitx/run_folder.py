@@ -68,7 +68,7 @@ def check_may_train(workdir: PurePath, experiment: Experiment, *, extend: bool) 
 
 
 def _differences(stored: Experiment, experiment: Experiment) -> dict[str, tuple[object, object]]:
-    """Returns the settings in which an experiment differs from a run, but for what the data says and where it lies."""
+    """Returns the settings in which an experiment differs from a run, without paths and what the data determines."""
     changed = configuration.differences(stored, experiment)
     if changed.get("model.num_classes", (0, 0))[1] is None:  # taken from the data, and compared when that is opened
         del changed["model.num_classes"]

@@ -38,7 +38,7 @@ _METADATA_ERRORS = {"metadata_errors": "replace"} if int(av.__version__.split(".
 
 
 class VideoError(ValueError):
-    """A video that cannot be read or written; the message says what was found and what was expected."""
+    """A video that cannot be read or written; the message has what was found and what was expected."""
 
 
 @register
@@ -74,7 +74,7 @@ def open_container(
     Args:
         source: the file's bytes or its path.
         seconds: time that FFmpeg may wait for the file.
-        options: which stream is taken.
+        options: settings of reading, such as the stream to take.
 
     Raises:
         VideoError: the video is unreadable, or something inside the `with` block raised it. The message begins with

@@ -149,7 +149,7 @@ class Folder:
         rows = [row for of, listing in zip(classes, listings, strict=True) for row in self._rows(*of, listing)]
         errors = [problem for listing in listings for problem in listing.unreadable]
         errors += [
-            f"{path}: {'the name of a class is blank' if is_text(path.name) else 'its name is not UTF-8'}; rename it"
+            f"{path}: {'the name of a class is empty' if is_text(path.name) else 'its name is not UTF-8'}; rename it"
             for _, path in classes
             if not is_text(path.name) or not clean_name(path.name)
         ]

@@ -51,7 +51,7 @@ def decode_packets(
     problem, problem_before, key_time = None, None, None
     problems: dict[int, str] = {}
     for packet in packets:
-        # Whether a frame may be skipped is said before each packet.
+        # Whether a frame may be skipped is set before each packet.
         skip = "NONREF" if may_skip and packet.pts not in needed and packet.size else "DEFAULT"
         if skip != skipped:
             decoder.skip_frame = skipped = skip

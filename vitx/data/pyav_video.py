@@ -109,7 +109,7 @@ class PyAVVideo:
     def upright_size(self, frames: Indices) -> tuple[int, int]:
         """Returns the (height, width) of the first of these frames, turned upright where the file says how it was held.
 
-        Only a decoded frame tells how it is to be turned. A `read` of the same frames continues with that frame:
+        Only a decoded frame has the information how it is to be turned. A `read` of the same frames continues with that frame:
         nothing is decoded twice.
 
         Raises:

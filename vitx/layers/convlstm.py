@@ -60,7 +60,7 @@ class ConvLSTMCell(nn.Module):
         input_gate = nn.sigmoid(input_gate + peepholes[0] * c)
         forget_gate = nn.sigmoid(forget_gate + self.forget_bias + peepholes[1] * c)
         c = forget_gate * c + input_gate * jnp.tanh(cell_gate)
-        # unlike the other gates, the output gate sees the new cell state
+        # unlike the other gates, the output gate reads the new cell state
         output_gate = nn.sigmoid(output_gate + peepholes[2] * c)
         return (output_gate * jnp.tanh(c)).astype(self.dtype), c
 

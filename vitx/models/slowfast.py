@@ -21,7 +21,7 @@ class SlowFast(WindowedCNN):
         alpha: frames of the clip for one of the slow pathway (section 3.2).
         beta: channels of the slow pathway for one of the fast.
         fusion_size: frames that the lateral convolutions extend over.
-        window: of the average over the slow pathway's maps; the fast one's has alpha times the frames.
+        window: window of the average over the slow pathway's maps; the fast pathway's has alpha times the frames.
         See `WindowedCNN` for inherited fields; width is the slow pathway's.
     """
 

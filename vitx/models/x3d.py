@@ -31,7 +31,7 @@ class X3DBlock(nn.Module):
 
     Attributes:
         width: output channels.
-        stride: of the depthwise convolution in space.
+        stride: stride of the depthwise convolution in space.
         excitation: whether squeeze and excitation follows the depthwise convolution.
         unit: settings that all convolutions share.
     """

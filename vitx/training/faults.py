@@ -1,4 +1,4 @@
-"""What happens to long runs: requests to stop, loss spikes, steps that hang."""
+"""Faults of long runs: requests to stop, loss spikes, steps that hang."""
 
 import collections
 import contextlib
@@ -21,7 +21,8 @@ class PreemptionGuard:
     """Turns SIGTERM and Ctrl-C into requests to stop.
 
     Inside the guard SIGTERM raises `Preempted` at once. Inside `defer` the request is remembered instead, and so is the
-    first Ctrl-C: there is something to save, and `requested` says when to do so. A second Ctrl-C interrupts as usual.
+    first Ctrl-C: the loop asks `requested` after every step, and saves before it stops. A second Ctrl-C interrupts as
+    usual.
     """
 
     def __init__(self) -> None:
@@ -54,7 +55,7 @@ class PreemptionGuard:
 
     @contextlib.contextmanager
     def allow(self) -> Iterator[None]:
-        """Lets requests raise inside `defer` again, one that was remembered before too."""
+        """Raises `Preempted` on requests inside `defer` again, also on one that was remembered before."""
         with self._set_deferring(False):
             if self._requested:
                 raise Preempted

@@ -1,4 +1,4 @@
-"""What a run writes while it trains: metrics.jsonl, TensorBoard, Weights & Biases, profiles, phase times."""
+"""Logs of a run while it trains: metrics.jsonl, TensorBoard, Weights & Biases, profiles, times of phases."""
 
 import collections
 import contextlib
@@ -25,11 +25,11 @@ from vitx.training.processes import is_first_process
 
 Row = Mapping[str, Any]
 
-EVENTS_SECONDS = 60.0  # between copies of TensorBoard's events to a bucket
+EVENTS_SECONDS = 60.0  # between copies of TensorBoard's events to a bucket, which stores a file as a whole
 
 
 def log_info(message: str) -> None:
-    """Prints a line for people on standard error; of several processes only the first prints."""
+    """Prints a line on standard error; of several processes only the first prints."""
     if is_first_process():
         print_message(message)
 
@@ -37,8 +37,8 @@ def log_info(message: str) -> None:
 class MetricsLog:
     """metrics.jsonl, the record of a run's metrics, and what mirrors it: TensorBoard and Weights & Biases.
 
-    metrics.jsonl and TensorBoard's events are rewritten when the log is opened, without rows that are no longer true:
-    those of steps that a resumed run takes again. Of several processes only the first writes.
+    metrics.jsonl and TensorBoard's events are rewritten when the log is opened, without the rows
+    of steps that a resumed run takes again. Of several processes only the first writes.
 
     Attributes:
         path: path of metrics.jsonl.
@@ -182,13 +182,16 @@ class Profiler:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self._running:
-            self._running = False
-            jax.profiler.stop_trace()
-            if storage.is_bucket(self._folder):
-                storage.upload_folder(self._local, self._folder)
-                shutil.rmtree(self._local)
-            log_info(f"wrote a profile to {self._folder}")
+        if self._running:  # the run ended before the last step of the trace
+            self._stop()
+
+    def _stop(self) -> None:
+        self._running = False
+        jax.profiler.stop_trace()
+        if storage.is_bucket(self._folder):
+            storage.upload_folder(self._local, self._folder)
+            shutil.rmtree(self._local)
+        log_info(f"wrote a profile to {self._folder}")
 
     def ends_at(self, step: int) -> bool:
         """Returns whether the trace ends with this step; the devices must have finished it before it does."""
@@ -205,7 +208,7 @@ class Profiler:
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             yield
         if self.ends_at(step):
-            self.__exit__()
+            self._stop()
 
 
 class Stopwatch:

@@ -1,4 +1,4 @@
-"""What a run knows beside its arrays: sums of metrics, time, the best checkpoint. It travels with checkpoints."""
+"""State of a run that is not arrays: sums of metrics, time, the best checkpoint. Every checkpoint holds it."""
 
 import collections
 import dataclasses
@@ -89,22 +89,22 @@ class BestCheckpoint:
         return True
 
     def exhausts(self, patience: int | None) -> bool:
-        """Returns whether so many evaluations brought nothing better."""
+        """Returns whether `patience` evaluations in a row were not better."""
         return patience is not None and self.stale >= patience
 
 
 @dataclasses.dataclass
 class Progress:
-    """What a run knows beside its arrays.
+    """State of a run that is not arrays; every checkpoint holds it as JSON.
 
     Attributes:
         best: best checkpoint so far.
-        evaluated: whether the current step was evaluated, if it is due; a run can be stopped before it was.
+        evaluated: False if the current step is due for evaluation and the run was stopped before it.
         counters: "replaced" clips and "skipped" steps.
         unreadable: indices of the training examples that could not be read.
         meter: metrics since the last logged training row.
         spikes: detector of loss spikes, with the recent losses.
-        began: when the run began, in seconds of Unix time.
+        began: time when the run began, in seconds of Unix time.
         productive_seconds: time in steps that count; steps that a restart takes again are counted once.
     """
 
@@ -119,7 +119,7 @@ class Progress:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], spike_deviations: float | None) -> "Progress":
-        """Returns the progress in a checkpoint's record; an empty record is a run that begins."""
+        """Returns the progress in a checkpoint's record; an empty record gives that of a new run."""
         return cls(
             best=BestCheckpoint(record.get("best"), record.get("stale", 0)),
             evaluated=record.get("evaluated", True),

@@ -1,4 +1,4 @@
-"""Steps in flight, and what is recorded of them when they come back from the devices."""
+"""Steps in flight on the devices, and the record of their metrics when they are finished."""
 
 import collections
 import math

@@ -49,14 +49,14 @@ class ValidationSet:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation on one set found.
+    """Results of an evaluation on one set.
 
     Attributes:
         name: name of the set.
         step: step that was evaluated.
         views: clips x crops of each video.
         metrics: metrics by name.
-        coverage: views and number of videos of the evaluation, for people.
+        coverage: views and number of videos of the evaluation, as text.
         intervals: 95 % intervals of the metrics that are accuracies.
     """
 
@@ -69,7 +69,7 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates variables on the validation sets, and records what was found."""
+    """Evaluates variables on the validation sets, and records the results."""
 
     def __init__(
         self,
