@@ -109,8 +109,8 @@ class PyAVVideo:
     def upright_size(self, frames: Indices) -> tuple[int, int]:
         """Returns the (height, width) of the first of these frames, turned upright where the file says how it was held.
 
-        Only a decoded frame has the information how it is to be turned. A `read` of the same frames continues with that frame:
-        nothing is decoded twice.
+        Only a decoded frame has the orientation. A `read` of the same frames continues with that frame: nothing is decoded
+        twice.
 
         Raises:
             VideoError: the frame cannot be decoded.
