@@ -118,7 +118,7 @@ def add_commands(commands: Any) -> None:
     ready = what.add_parser(
         "prepare",
         help="scale videos once, into a few large files that are read fast",
-        description="Scales and encodes every video anew and writes them as ArrayRecord shards with a manifest: "
+        description="Scales and re-encodes every video and writes them as ArrayRecord shards with a manifest: "
         "counts, labels, checksums, and the videos that cannot be read. A stopped command resumes when it is repeated. "
         "`Prepared` in an experiment file reads the folder.",
     )

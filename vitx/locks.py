@@ -40,7 +40,7 @@ class Hold:
 
 @contextlib.contextmanager
 def hold_folder(folder: PurePath, *, busy: str) -> Iterator[Hold]:
-    """Creates a folder if need be and holds it: two processes must not write into one.
+    """Creates a folder if it is missing, and holds it: two processes must not write into one.
 
     Args:
         folder: path of the folder.

@@ -45,7 +45,7 @@ class Mirror:
         return [step for step in folders if storage.exists(self._directory / str(step) / storage.COMMITTED)]
 
     def fetch(self, step: int) -> None:
-        """Copies a checkpoint to the local folder, anew: what lies in the bucket is what counts."""
+        """Copies a checkpoint to the local folder, over any older copy: the bucket is the truth."""
         self.forget(step)
         storage.download_folder(self._directory / str(step), self.local / str(step))
 

@@ -200,7 +200,7 @@ def train(experiment: Experiment, workdir: str | PurePath, *, extend: bool = Fal
 
     Args:
         experiment: model, data, task, optimizer and training settings.
-        workdir: the run's folder; created if need be. One that holds another experiment is refused.
+        workdir: the run's folder; created if it is missing. One that holds another experiment is refused.
         extend: whether a run may get more `training.steps` than it began with.
 
     Returns:

@@ -85,7 +85,7 @@ def _is_there(path: object) -> bool:
 
 @contextlib.contextmanager
 def lock_run(workdir: PurePath) -> Iterator[Hold]:
-    """Creates the folder if need be and locks it: two processes must not write one run.
+    """Creates the folder if it is missing, and locks it: two processes must not write one run.
 
     Raises:
         UserError: another process holds the folder, or it cannot be written.

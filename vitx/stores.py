@@ -60,7 +60,7 @@ def bucket_of(path: PurePath) -> str:
 
 @contextlib.contextmanager
 def report_io_errors(path: PurePath) -> Iterator[None]:
-    """Raises UserError in the place of a disk's or a store's refusal: full, not permitted, not reachable."""
+    """Raises UserError in place of a disk's or a store's refusal: full, not permitted, not reachable."""
     try:
         yield
     except Exception as error:
@@ -94,7 +94,7 @@ def _explain(path: PurePath, error: BaseException) -> str | None:
     texts = " ".join(f"{type(cause).__name__} {cause}" for cause in _chain(error))
     store, reason = STORES[scheme_of(path)], (str(error).strip().splitlines() or [""])[0][:200]
     if _NO_CREDENTIALS.search(texts) or getattr(error, "code", None) in (401, "401"):
-        return f"{path} was refused for want of valid credentials: {store.credentials} ({reason})"
+        return f"{path} was refused without valid credentials: {store.credentials} ({reason})"
     if _DENIED.search(texts):
         return f"{path} was refused: the credentials in use may not read or write it; {store.credentials} ({reason})"
     if _UNREACHABLE.search(texts):

@@ -112,7 +112,7 @@ def drawn(augmentation: Augmentation) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("name", ALONE)
 def test_draws_of_a_seed_equal_the_golden_file(name):
-    """`python tests/data/make_golden_augmentation.py` writes the file anew: runs of before are then other runs."""
+    """`python tests/data/make_golden_augmentation.py` writes the file again: runs of before are then other runs."""
     golden, found = np.load(GOLDEN), drawn(ALONE[name])
     np.testing.assert_allclose(found["box"], golden[f"{name}/box"], rtol=1e-12)
     np.testing.assert_array_equal(found["clip"], golden[f"{name}/clip"])

@@ -361,7 +361,7 @@ def test_two_processes_build_the_dataset_once(tmp_path):
     assert sum("building" in err for _, err in outputs) == 1
 
 
-def test_a_killed_build_starts_anew(tmp_path, monkeypatch):
+def test_a_killed_build_starts_again(tmp_path, monkeypatch):
     monkeypatch.setattr(moving_digits_builder, "CLIPS_PER_WORKER", 100)  # several workers, as for a large dataset
     version = tmp_path / "moving_digits" / config_of(LONG).name
     with start_build(tmp_path, train=400) as build:

@@ -195,7 +195,7 @@ def test_a_video_of_one_keyframe_is_read_in_the_order_of_a_plain_pass():
 
 @pytest.mark.parametrize("container_format", ["matroska", "mpegts", "mp4"])
 @pytest.mark.parametrize("cut", [5, 9, 12])  # in a group, at its keyframe, in the next group
-def test_a_stream_cut_without_encoding_it_anew_has_the_frames_of_a_plain_pass(container_format, cut):
+def test_a_stream_cut_without_re_encoding_has_the_frames_of_a_plain_pass(container_format, cut):
     video = x264("matroska", f"{X264}:keyint=9:min-keyint=9")
     assert_reads_like_a_plain_pass(mux(coded(video)[cut:], video, container_format))
 
@@ -295,7 +295,7 @@ REAL_FILES = sorted(
 @pytest.mark.skipif(not REAL_FILES, reason="the real files are not beside the repository")
 @pytest.mark.parametrize("path", REAL_FILES, ids=lambda path: path.name)
 def test_real_files_are_read_like_a_plain_pass(path):
-    """One frame alone, clips, evaluation, and a copy as it is: the same pixels; encoded anew: the same frames."""
+    """One frame alone, clips, evaluation, and a copy as it is: the same pixels; re-encoded: the same frames."""
     options = ReadOptions(accept_damaged=path.stem == "damaged")
     with av.open(path) as container, open_video(path, options=options) as video:
         count = sum(1 for _ in container.decode(container.streams.best("video")))

@@ -157,7 +157,7 @@ def test_resume_is_bit_identical_after_sigkill_at_random_moments(
 ):
     """Kills the run at random moments, again and again, until it gets through.
 
-    One that got through before the first, for the machine is faster now than it was, is begun anew and killed sooner.
+    One that got through before the first, for the machine is faster now than it was, starts again and killed sooner.
     """
     rng, kills, workdir = np.random.default_rng(trial), 0, tmp_path / "0"
     while True:

@@ -93,7 +93,7 @@ def transcode(
     seconds: float = MAX_SECONDS,
     read: ReadOptions = DEFAULT_OPTIONS,
 ) -> bytes:
-    """Encodes a video anew as an mp4 file: upright, at most so large, without sound, every frame at its time.
+    """Re-encodes a video as an mp4 file: upright, at most so large, without sound, every frame at its time.
 
     Holds one frame at a time, and encodes in one thread: the same file always becomes the same bytes.
 

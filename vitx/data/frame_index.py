@@ -82,7 +82,7 @@ def index_packets(container: InputContainer, stream: VideoStream, deadline: floa
     depth, is_sorted = stream.codec_context.reorder_depth, times == sorted(times)
     if depth and (is_sorted or container.format.name not in STORING_TIMES):
         return None
-    # A stream cut without encoding it anew: the decoder drops some of what comes before its first keyframe.
+    # A stream cut without re-encoding: the decoder drops some of what comes before its first keyframe.
     if not packets[0][2] or min(times) < times[0]:
         return None
     # A decoder that holds no more packets back returns frames in another order; so it does where times begin again.

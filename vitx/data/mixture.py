@@ -89,9 +89,9 @@ class Mixture:
     """Several datasets; a model has a head for each of their labels.
 
     A training epoch has each dataset in proportion to its weight: every example at least once, and those of small
-    datasets several times, augmented anew each time. Evaluation reads every example of all datasets once. An example of
-    one dataset lacks the labels of the others (-1, NaN): only the heads of its own labels learn from it and are
-    evaluated on it.
+    datasets several times, each time with its own augmentation. Evaluation reads every example of all datasets once. An
+    example of one dataset lacks the labels of the others (-1, NaN): only the heads of its own labels learn from it
+    and are evaluated on it.
 
     Attributes:
         datasets: the datasets to mix.

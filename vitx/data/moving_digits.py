@@ -49,7 +49,7 @@ class ClipConfig:
         size: (least, greatest) side of the digit's 8x8 image as drawn, in pixels.
         growth: (least, greatest) fraction of the logarithmic range of sizes that a growing digit covers.
         texture: greatest brightness of the still background, 0 to 255.
-        noise: standard deviation of the pixel noise, drawn anew for each frame, on the scale 0 to 255.
+        noise: standard deviation of the pixel noise, drawn independently for each frame, on the scale 0 to 255.
         distractor: brightness of a second digit with its own motion, relative to the first; 0 for none.
         occluder: width in pixels of an opaque still bar across the frame; 0 for none.
         num_clips: clips for training, validation and test.

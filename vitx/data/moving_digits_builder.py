@@ -80,7 +80,7 @@ class MovingDigitsBuilder(tfds.core.GeneratorBasedBuilder):
 def _encode_clips(config: ClipConfig, clips: list[tuple[str, int]]) -> Iterator[dict[str, bytes | int]]:
     """Yields the records of (split, index) pairs in order, encoded by as many processes as pay for their start.
 
-    Processes, because a clip is many steps too short for threads to take turns at. Plain pipes in the place of
+    Processes, because a clip is many steps too short for threads to take turns at. Plain pipes in place of
     `concurrent.futures`: spawned workers of a `ProcessPoolExecutor` (Python 3.11 to 3.14) import the caller's script
     again, which starts the training once more where it has no `if __name__ == "__main__"`, and live on when the caller
     is killed, since each holds both ends of the queue. These import this module alone and end with their reader.
@@ -119,7 +119,7 @@ class DigitClips:
     """Random access to the clips of one split.
 
     Example i is `{"video": mp4 bytes, "labels": {"appearance": int, "motion": int}}`, which is clip i of `render_clip`.
-    Files are opened at the first read, in each process anew: a fresh or unpickled source costs nothing.
+    Files are opened at the first read, in each process: a fresh or unpickled source costs nothing.
 
     Attributes:
         directory: TFDS's folder of this version of the dataset.
@@ -192,7 +192,7 @@ def build(clips: ClipConfig, *, data_dir: str | os.PathLike | None = None) -> Mo
                     f"{builder.name} cannot be built in {builder.data_dir_root}: {error.strerror or error}; "
                     "free some space there, or set data.dataset.data_dir (or TFDS_DATA_DIR) to another folder"
                 ) from error
-            # Opened anew: where another process has built the dataset meanwhile, this builder lacks its splits.
+            # Reopened: where another process has built the dataset meanwhile, this builder lacks its splits.
             builder = MovingDigitsBuilder(config=config, data_dir=data_dir, file_format="array_record")
     return builder
 

@@ -22,7 +22,7 @@ def _apply_to_clip(clip: Clip, operation: Callable[[Image.Image], Image.Image]) 
 
     For operations that treat each pixel alone, or by statistics of all pixels.
     """
-    # One call of Pillow in the place of one for each frame, and statistics of all frames.
+    # One call of Pillow in place of one for each frame, and statistics of all frames.
     tall = Image.fromarray(clip.reshape(-1, *clip.shape[2:]))
     return np.asarray(operation(tall)).reshape(clip.shape)
 

@@ -40,7 +40,7 @@ from vitx.worker_processes import end_with_parent
 
 Batch = dict[str, Any]
 MAX_BUFFER = 2**30  # bytes of an evaluation batch, and of the batches prefetched, unless one video has more
-MAX_ATTEMPTS = 20  # neighbours that are tried in the place of a clip that cannot be read
+MAX_ATTEMPTS = 20  # neighbours that are tried in place of a clip that cannot be read
 ERROR_BYTES = 256  # length of the message that travels with an example: arrays of a batch have one shape
 
 
@@ -61,7 +61,7 @@ class Data:
         image_size: (height, width) of a clip in pixels; frames are scaled to cover it and cropped; None
             takes the model's.
         augmentation: random changes of the clips in training.
-        repeats: clips of each example in a training batch, each augmented anew (Hoffer et al. 2020).
+        repeats: clips of each example in a training batch, each with its own augmentation (Hoffer et al. 2020).
         class_power: exponent of resampling: a class of n examples is drawn in proportion to n to this power. 1 leaves
             classes as frequent as they are, 0.5 is square-root resampling, 0 draws all equally often (Kang et al.
             2020). An epoch always has as many draws as the source has examples.

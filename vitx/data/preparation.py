@@ -142,7 +142,7 @@ def open_bytes(video: bytes | str | os.PathLike) -> io.BufferedIOBase:
 
 def _digest_videos(splits: Mapping[str, Source]) -> str:
     """Returns a digest of names, labels, segments and file sizes, which differs for other videos."""
-    # Sizes in the place of contents: hashing terabytes would take longer than to resume is worth.
+    # Sizes in place of contents: hashing terabytes would take longer than to resume is worth.
     sizes = [
         os.path.getsize(name) if os.path.exists(name := source.name(index)) else -1
         for source in splits.values()

@@ -35,7 +35,7 @@ MANIFEST, PLAN = "manifest.json", "plan.json"
 class PreparedVideos:
     """Records of one split.
 
-    Files are opened at the first read, in each process anew: a fresh or unpickled source costs nothing.
+    Files are opened at the first read, in each process: a fresh or unpickled source costs nothing.
 
     Attributes:
         shards: (path, number of records) of each shard.
@@ -118,7 +118,7 @@ class Prepared:
             size = file_size(file) if storage.is_file(file) else None
             if size != shard["bytes"]:
                 found = "is missing" if size is None else f"has {size:,} bytes, not {shard['bytes']:,}"
-                raise UserError(f"{file} {found}; copy it again, or prepare the videos anew")
+                raise UserError(f"{file} {found}; copy it again, or prepare the videos again")
         return {
             split: PreparedVideos(
                 shards=tuple((str(root / shard["file"]), shard["records"]) for shard in part["shards"]),

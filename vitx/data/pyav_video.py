@@ -109,8 +109,8 @@ class PyAVVideo:
     def upright_size(self, frames: Indices) -> tuple[int, int]:
         """Returns the (height, width) of the first of these frames, turned upright where the file says how it was held.
 
-        Only a decoded frame has the orientation. A `read` of the same frames continues with that frame: nothing is decoded
-        twice.
+        Only a decoded frame has the orientation. A `read` of the same frames continues with that frame, so nothing is
+        decoded twice.
 
         Raises:
             VideoError: the frame cannot be decoded.
@@ -264,7 +264,7 @@ class PyAVVideo:
                 yield number, decoded
 
     def _pass_plainly(self) -> Iterator[Decoded]:
-        """Yields all frames of the file, opened anew, in the order in which the decoder returns them."""
+        """Yields all frames of the file, reopened, in the order in which the decoder returns them."""
         seconds = max(self.deadline - time.monotonic(), 1.0)
         with open_container(self.source, seconds, self.options) as (container, stream):
             yield from decode_packets(demux_packets(container, stream, self.deadline), stream.codec_context)

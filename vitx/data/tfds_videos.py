@@ -17,7 +17,7 @@ from vitx.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class TFDSVideos:
-    """Random access to the records of one split. Files are opened at the first read, in each process anew.
+    """Random access to the records of one split. Files are opened at the first read, in each process.
 
     Attributes:
         directory: TFDS's folder of this version of the dataset.

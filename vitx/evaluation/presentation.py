@@ -1,4 +1,4 @@
-"""How the results of each task are written for people: terminal lines, report sections, answers of `vitx predict`.
+"""How the results of each task are presented: terminal lines, report sections, answers of `vitx predict`.
 
 `presenter_for(task)` chooses a presenter by the task's class, inherited classes included. A new task works with the
 default one; to give it another, register a subclass of `Presenter` in the file of the task:

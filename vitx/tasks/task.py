@@ -1,6 +1,6 @@
 """What every task defines: how a model is initialised, its loss, its predictions and its metrics.
 
-A new task is a subclass in a file of its own. How its results are written for people is chosen by
+A new task is a subclass in a file of its own. How its results are presented is chosen by
 `vitx.evaluation.presentation.presenter_for`.
 
 Letters in shapes: b batch, n examples, t frames, h height, w width, c colour channels; _ classes or values of a head.

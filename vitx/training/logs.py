@@ -99,7 +99,7 @@ class Events:
                 storage.remove(workdir / name)
         with storage.report_io_errors(workdir):
             self._local = Path(tempfile.mkdtemp(prefix="vitx-events-")) if storage.is_bucket(workdir) else workdir
-            # Not SummaryWriter: its thread ends where a disk is full, and then its queue fills and blocks for ever.
+            # Not SummaryWriter: its thread ends where a disk is full, and then its queue fills and blocks forever.
             self._writer = EventsWriter(str(self._local / "events"), f".{secrets.token_hex(8)}")
         for row in rows:
             self.add(row)

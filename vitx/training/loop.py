@@ -45,7 +45,7 @@ class Training:
         ema_warmup: whether the average starts with a short memory: its decay is at most (1 + step) / (10 + step).
         accumulate: micro-batches that a batch is split into, one after the other, to save memory. The result equals
             that of the whole batch except for batch norm, and for mixup, cutmix, dropout and drop path, which each
-            micro-batch draws anew (see `vitx.training.gradients.accumulate`).
+            micro-batch draws independently (see `vitx.training.gradients.accumulate`).
         initialise_from: weights that the run starts from: a vitx run, a Hugging Face directory, or a file of weights,
             an image network's too (see `vitx.load_pretrained`); None starts from the seed.
         precise_bn_batches: number of the next training batches over which the statistics of batch normalisation are
@@ -61,7 +61,7 @@ class Training:
         max_skipped: steps that may be skipped, because their loss or gradient is not finite, before the run stops.
         spike_deviations: median absolute deviations by which a loss must exceed the median of the last 100 to be
             logged, with the examples of its batch; None logs no spikes.
-        hang_minutes: minutes after which a step that does not end ends the process; None waits for ever.
+        hang_minutes: minutes after which a step that does not end ends the process; None waits forever.
         profile_steps: first and last step that `jax.profiler` traces into the run's folder `profile`.
         compilation_cache: folder of JAX's persistent cache, where compiled programs are kept for later runs; None
             leaves that to JAX_COMPILATION_CACHE_DIR.
@@ -101,7 +101,7 @@ class Training:
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}; expected 0 to below 1, such as 0.999, or None")
         if self.hang_minutes is not None and not self.hang_minutes > 0:
-            raise ValueError(f"hang_minutes is {self.hang_minutes}; expected a time above 0, or None to wait for ever")
+            raise ValueError(f"hang_minutes is {self.hang_minutes}; expected a time above 0, or None to wait forever")
         if self.spike_deviations is not None and not self.spike_deviations >= 0:
             raise ValueError(f"spike_deviations is {self.spike_deviations}; expected a number from 0, or None")
         if self.profile_steps is not None and not 1 <= self.profile_steps[0] <= self.profile_steps[1]:

@@ -1,7 +1,7 @@
 """Precise batch normalisation (Wu & Johnson 2021, arXiv:2105.07576, section 3): statistics that are true averages.
 
 Running statistics lag behind the parameters and weight the last batches most. Before an evaluation they are computed
-anew: the mean and the variance of all values in many training batches, with the parameters as they are.
+again: the mean and the variance of all values in many training batches, with the parameters as they are.
 """
 
 import functools

@@ -236,7 +236,7 @@ class Throttle:
 
 
 def abstract_shapes(tree: Any) -> Any:
-    """Returns shapes and types in the place of arrays."""
+    """Returns shapes and types in place of arrays."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
