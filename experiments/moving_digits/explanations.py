@@ -36,7 +36,7 @@ def main(workdirs: list[str]) -> None:
         run = load_run(workdir)
         label, order, rows = measure(run)
         for method, row in rows.items():
-            cells = [Path(workdir).name, label, f"{100 * order:.0f} %", f"`{method}`", *(f"{x:.2f}" for x in row)]
+            cells = [Path(workdir).name, label, f"{round(100 * order)} %", f"`{method}`", *(f"{x:.2f}" for x in row)]
             print(f"| {' | '.join(cells)} |", flush=True)
 
 

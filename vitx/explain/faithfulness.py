@@ -169,8 +169,11 @@ def localisation(values: Relevance, mask: Bool[np.ndarray, "t h w"]) -> float:
 
 
 def random_like(variables: Variables, key: Array) -> Variables:
-    """Returns arrays of the same shapes, means and standard deviations as the variables, drawn independently."""
-    leaves, tree = jax.tree.flatten(dict(variables))
+    """Returns variables whose parameters are drawn with the mean and the standard deviation of each array.
+
+    Other collections, such as batch statistics, stay: a variance drawn at random may be negative.
+    """
+    leaves, tree = jax.tree.flatten(variables["params"])
     keys = jax.random.split(key, len(leaves))
     drawn = [jnp.mean(x) + jnp.std(x) * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(tree, drawn)
+    return {**variables, "params": jax.tree.unflatten(tree, drawn)}
