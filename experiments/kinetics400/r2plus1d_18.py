@@ -10,8 +10,8 @@ is that of the validation split, which stands for the test split here; nothing i
 Follows: torchvision/models/video/README.md and references/video_classification. The paper (arXiv:1711.11248) trains
 R(2+1)D of 34 layers in another way.
 Differs: torchvision scales frames to 128 x 171 pixels whatever their shape; here they keep it. Only kernels decay.
-Hardware: 64 V100 for 24 hours (references/video_classification/README.md); each has 24 clips and batch statistics of
-its own.
+Hardware: 64 V100 for 24 hours, 24 clips each (references/video_classification/README.md). That each had batch
+statistics of its own is assumed here (norm_groups).
 """
 
 from vitx.data.augmentation import Augmentation
