@@ -22,6 +22,7 @@ from typing import Any
 
 from vitx import strict_json
 from vitx.errors import UserError
+from vitx.limits import open_regular
 from vitx.stores import ALIASES, STORES, bucket_of, is_bucket, report_io_errors, scheme_of
 
 REQUEST_SECONDS = 60.0  # limit for one small request, its retries included
@@ -191,7 +192,12 @@ def make_folder(folder: PurePath) -> None:
 
 def read_bytes(path: PurePath) -> bytes:
     """Returns the content of a file."""
-    return _call(path, "cat_file", str(path)) if is_bucket(path) else path.read_bytes()
+    return _call(path, "cat_file", str(path)) if is_bucket(path) else _read_local(path)
+
+
+def _read_local(path: Path) -> bytes:
+    with open_regular(path) as file:
+        return file.read()
 
 
 def read_text(path: PurePath) -> str:

@@ -13,7 +13,8 @@ from vitx.data.encoding import encode_video
 from vitx.errors import UserError
 from vitx.interop.huggingface import save_huggingface
 from vitx.interop.predict import predict_each
-from vitx.interop.tensors import _join_keys, read_tensors, write_safetensors
+from vitx.interop.tensors import read_tensors, write_safetensors
+from vitx.interop.torch_files import join_keys
 from vitx.interop.wrappers import unwrap
 
 BARE = {
@@ -111,18 +112,18 @@ def test_dictionaries_of_training_scripts_are_searched():
         "step": np.zeros(()),
         "a.b": {"deep": {"weights": wrap("module.", weights)}},
     }
-    found = unwrap(dict(_join_keys(scripts)), functools.partial(fits, "blocks."))
+    found = unwrap(dict(join_keys(scripts)), functools.partial(fits, "blocks."))
     assert (
         {name: x.sum() for name, x in found.tensors.items()} == {"blocks.0.attn.w": 2, "head.w": 0}
         and "a.b/deep/weights/module." in found.note
         and "ema" in found.note
     )
     only = {"optimizer": scripts["optimizer"], "model_ema": averaged}
-    assert unwrap(dict(_join_keys(only)), functools.partial(fits, "blocks.")).tensors.keys() == averaged.keys()
+    assert unwrap(dict(join_keys(only)), functools.partial(fits, "blocks.")).tensors.keys() == averaged.keys()
     nothing = {"x": {"y": np.ones(1)}}
-    assert set(unwrap(dict(_join_keys(nothing)), functools.partial(fits, "blocks.")).tensors) == {"x/y"}
+    assert set(unwrap(dict(join_keys(nothing)), functools.partial(fits, "blocks.")).tensors) == {"x/y"}
     scripts["a.b"]["itself"] = scripts
-    assert len(list(_join_keys(scripts))) == 8
+    assert len(list(join_keys(scripts))) == 8
 
 
 def test_weights_of_no_known_format_are_refused_by_their_names(vivit, tmp_path):

@@ -6,6 +6,7 @@ and `end` where the annotations have them; a split that they lack is drawn when 
 
 import csv
 import dataclasses
+import io
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any
 
 from vitx.data.file_kinds import ENDINGS
 from vitx.errors import UserError
+from vitx.limits import open_regular
 from vitx.storage import atomic_path
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
@@ -193,7 +195,7 @@ def _files_of_splits(folder: Path, **patterns: str) -> Iterator[tuple[Path, str]
 
 def _lines(file: Path) -> Iterator[str]:
     try:
-        with open(file, encoding="utf-8") as lines:
+        with open_regular(file) as content, io.TextIOWrapper(content, "utf-8") as lines:
             yield from (line.strip() for line in lines if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
@@ -201,7 +203,7 @@ def _lines(file: Path) -> Iterator[str]:
 
 def _csv(file: Path, *columns: str) -> Iterator[dict[str, str]]:
     try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
+        with open_regular(file) as content, io.TextIOWrapper(content, "utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines)
             missing = [name for name in columns if name not in (reader.fieldnames or ())]
             if missing:

@@ -16,6 +16,7 @@ from vitx.data.decoding import VideoError
 from vitx.data.pipeline import Batch, Data
 from vitx.data.sources import Source, label_arrays
 from vitx.errors import UserError
+from vitx.limits import open_regular
 
 
 def bench(
@@ -135,10 +136,10 @@ def _read(example: Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(video, bytes):
         return example
     try:
-        with open(video, "rb") as file:
+        with open_regular(video) as file:
             return {**example, "video": file.read()}
-    except OSError as error:
-        raise VideoError(f"{video}: {error.strerror}") from error
+    except (OSError, UserError) as error:
+        raise VideoError(f"{video}: {getattr(error, 'strerror', None) or error}") from error
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from vitx.data.decoding import VideoError, VideoInfo, describe, open_video
 from vitx.data.same_files import Example, find_repeats
 from vitx.data.sources import Source, label_columns
 from vitx.errors import UserError
+from vitx.limits import open_regular
 from vitx.storage import atomic_path
 
 TINY = (2, 2)  # size of a frame that is decoded only to find out whether it can be
@@ -198,9 +199,9 @@ def _check_video(
     """Returns (header, digest of the content, what is wrong) of a video."""
     try:
         video = source[index]["video"]
-        with io.BytesIO(video) if isinstance(video, bytes) else open(video, "rb") as file:
+        with io.BytesIO(video) if isinstance(video, bytes) else open_regular(video) as file:
             digest = hashlib.file_digest(file, "sha256").digest()
-    except VideoError as error:
+    except (UserError, VideoError) as error:
         return None, None, str(error)
     except OSError as error:
         return None, None, f"{path}: {error.strerror}"

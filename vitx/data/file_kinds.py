@@ -11,6 +11,7 @@ from vitx.data.container import VideoError
 from vitx.data.encoding import mux_images
 from vitx.data.folders import Listing
 from vitx.errors import UserError
+from vitx.limits import open_regular
 
 ENDINGS = (
     *(".264", ".265", ".3g2", ".3gp", ".apng", ".asf", ".avi", ".avifs", ".divx", ".f4v", ".flv", ".gif", ".h264"),
@@ -60,9 +61,14 @@ def read_video(path: str) -> str | bytes:
         return path
     try:
         names = sorted((name for name in os.listdir(path) if not name.startswith(".")), key=_natural_key)
-        return mux_images([Path(path, name).read_bytes() for name in names])
-    except (OSError, VideoError) as error:
+        return mux_images([_read_bytes(Path(path, name)) for name in names])
+    except (OSError, UserError, VideoError) as error:
         raise VideoError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _read_bytes(path: Path) -> bytes:
+    with open_regular(path) as file:
+        return file.read()
 
 
 def refuse_classes_without_videos(folder: Path, names: Iterable[str]) -> None:

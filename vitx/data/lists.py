@@ -1,14 +1,17 @@
 """Reading of lists: CSV with any usual delimiter, or JSONL; errors name the file and the line."""
 
 import codecs
+import contextlib
 import csv
+import io
 import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from vitx.data.class_names import is_text
 from vitx.errors import UserError
+from vitx.limits import open_regular
 
 DELIMITERS = (",", ";", "\t", "|")
 TABLES, OBJECTS = (".csv", ".tsv"), (".jsonl", ".ndjson")
@@ -36,8 +39,7 @@ def read_list(file: Path, columns: Collection[str], paths: str) -> Iterator[tupl
     if not is_list(file):
         raise UserError(f"{file} ends in {file.suffix!r}; expected {', '.join(ENDINGS)}")
     try:
-        # Of two kinds of line ends, csv needs both as they are.
-        with open(file, encoding=_encoding(file), errors="surrogateescape", newline="") as lines:
+        with open_text(file) as lines:
             rows = _objects if file.suffix.lower() in OBJECTS else _cells
             for where, fields in rows(lines, file, columns):
                 for name, value in fields.items():
@@ -51,10 +53,16 @@ def read_list(file: Path, columns: Collection[str], paths: str) -> Iterator[tupl
         raise UserError(f"{file} cannot be read: {error}") from error
 
 
-def _encoding(file: Path) -> str:
-    with open(file, "rb") as content:
+@contextlib.contextmanager
+def open_text(file: Path) -> Iterator[TextIO]:
+    """Opens a text file whose encoding its first bytes say, UTF-8 by default; see `vitx.limits.open_regular`."""
+    with open_regular(file) as content:
         begin = content.read(3)
-    return next((name for mark, name in MARKS.items() if begin.startswith(mark)), "utf-8")
+        content.seek(0)
+        encoding = next((name for mark, name in MARKS.items() if begin.startswith(mark)), "utf-8")
+        # Of two kinds of line ends, csv needs both as they are.
+        with io.TextIOWrapper(content, encoding, errors="surrogateescape", newline="") as lines:
+            yield lines
 
 
 def _cells(lines: Any, file: Path, columns: Collection[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:

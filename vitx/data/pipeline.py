@@ -36,10 +36,12 @@ from vitx.data.labels import check_example
 from vitx.data.order import Order, class_weights
 from vitx.data.sources import Dataset, Source, label_arrays, label_columns
 from vitx.errors import UserError
+from vitx.limits import check_memory
 from vitx.worker_processes import end_with_parent
 
 Batch = dict[str, Any]
 MAX_BUFFER = 2**30  # bytes of an evaluation batch, and of the batches prefetched, unless one video has more
+WORKER_BYTES = 300 * 2**20  # of a worker process that decodes
 MAX_ATTEMPTS = 20  # neighbours that are tried in place of a clip that cannot be read
 ERROR_BYTES = 256  # length of the message that travels with an example: arrays of a batch have one shape
 
@@ -168,6 +170,7 @@ class Data:
             UserError: settings name labels or classes that the source lacks.
         """
         self.augmentation.check(source.label_names)
+        self._check_memory(self.batch_size // processes, "data.batch_size", self._bytes_per_clip)
         rows = self.batch_size // processes
         read_row = _TrainRows(self, source, self._order(source, seed), process * rows, rows)
         return self._batches(read_row, steps.start * rows, steps.stop * rows, rows, max(self.prefetch_batches, 1))
@@ -175,6 +178,7 @@ class Data:
     def eval_batches(self, source: Source, *, process: int = 0, processes: int = 1) -> Iterator[Batch]:
         """Yields this process's rows of every example once, in order; the last batch is padded with weight 0."""
         rows = self.eval_batch_size // processes
+        self._check_memory(rows, "data.eval_batch_size", self._bytes_per_video)
         read_row = _EvalRows(self, source, self.eval_batch_size, process * rows, rows)
         prefetch = max(min(self.prefetch_batches, MAX_BUFFER // (rows * self._bytes_per_video)), 1)
         return self._batches(read_row, 0, self.num_eval_batches(source) * rows, rows, prefetch)
@@ -202,7 +206,25 @@ class Data:
     @property
     def _bytes_per_video(self) -> int:
         """Size of all views of a video in bytes."""
-        return self.max_views * self.num_frames * math.prod(self.crop_size) * 3
+        return self.max_views * self._bytes_per_clip
+
+    @property
+    def _bytes_per_clip(self) -> int:
+        return self.num_frames * math.prod(self.crop_size) * 3
+
+    def _check_memory(self, rows: int, setting: str, bytes_per_row: int) -> None:
+        """Raises UserError where a batch, or the worker processes, would take more memory than is free."""
+        clip = f"{self.num_frames} frames of {self.crop_size[0]} x {self.crop_size[1]}, {self.max_views} views"
+        check_memory(
+            rows * bytes_per_row,
+            f"a batch of {rows} ({setting}) of clips of {clip}",
+            "; lower data.batch_size, data.eval_batch_size, data.eval_clips or data.image_size",
+        )
+        check_memory(
+            self.num_workers * WORKER_BYTES,
+            f"data.num_workers is {self.num_workers}; so many processes",
+            "; choose a lower data.num_workers, or 0 for threads",
+        )
 
     def read_views(self, example: Mapping[str, Any]) -> UInt8[np.ndarray, "v t h w 3"]:
         """Returns the clips that evaluation averages over, crops of one clip beside each other; decodes the video once.
@@ -210,6 +232,7 @@ class Data:
         Raises:
             VideoError: the video, or the segment of it that the example is, cannot be read.
         """
+        self._check_memory(1, "data.eval_clips", self._bytes_per_video)
         positions = (0.5,) if self.eval_crops == 1 else (0.0, 0.5, 1.0)
         with open_video(example["video"], decoder=self.decoder, options=self.reading) as video:
             frames = self._plan_views(video.times, example)

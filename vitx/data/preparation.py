@@ -21,7 +21,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -33,6 +33,7 @@ from vitx.data.encoding import encode_video, transcode
 from vitx.data.prepared import FORMAT, MANIFEST, PLAN, file_digest
 from vitx.data.sources import Source, label_columns
 from vitx.errors import UserError, closest
+from vitx.limits import open_regular
 from vitx.locks import hold_folder
 
 OWN_FILES = (MANIFEST, PLAN, ".lock")
@@ -128,16 +129,21 @@ def prepare(
         return storage.read_json(destination / MANIFEST)
 
 
-def open_bytes(video: bytes | str | os.PathLike) -> io.BufferedIOBase:
+@contextlib.contextmanager
+def open_bytes(video: bytes | str | os.PathLike) -> Iterator[IO[bytes]]:
     """Opens the content of a video file that is in memory or on disk.
 
     Raises:
         VideoError: the file cannot be opened.
     """
+    if isinstance(video, bytes):
+        yield io.BytesIO(video)
+        return
     try:
-        return io.BytesIO(video) if isinstance(video, bytes) else open(video, "rb")
-    except OSError as error:
-        raise VideoError(f"{video}: {error.strerror}") from error
+        with open_regular(video) as file:
+            yield file
+    except (OSError, UserError) as error:
+        raise VideoError(f"{video}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _digest_videos(splits: Mapping[str, Source]) -> str:

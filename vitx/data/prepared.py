@@ -24,6 +24,7 @@ from vitx.configuration import register, setting
 from vitx.data.container import VideoError
 from vitx.data.sources import Source, check_split
 from vitx.errors import UserError
+from vitx.limits import open_regular
 from vitx.local_copies import local_copy
 from vitx.storage import as_path, file_size
 
@@ -163,7 +164,7 @@ class Prepared:
 
 def file_digest(path: Path) -> str:
     """Returns the SHA-256 of a file's content."""
-    with open(path, "rb") as content:
+    with open_regular(path) as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 

@@ -7,6 +7,9 @@ import stat
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
+from vitx.errors import UserError
+from vitx.limits import open_regular
+
 Segment = tuple[float, float]
 
 MAX_COMPARED = 10_000  # files; more are compared by their paths alone, since a network disk would take minutes
@@ -55,13 +58,13 @@ def _group(members: Sequence[int], key: Callable[[int], bytes | None]) -> list[l
 
 def _digest(path: str, *, ends_only: bool) -> bytes | None:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             if not ends_only:
                 return hashlib.file_digest(file, "sha256").digest()
             head = file.read(HEAD)
             file.seek(max(os.fstat(file.fileno()).st_size - HEAD, 0))
             return hashlib.sha256(head + file.read(HEAD)).digest()
-    except OSError:
+    except (OSError, UserError):
         return None
 
 

@@ -10,6 +10,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from vitx.configuration import register
+from vitx.data.container import MAX_PIXELS
+from vitx.errors import UserError
 
 Pair = tuple[int, int]
 PerChannel = tuple[float, float, float]
@@ -81,12 +83,20 @@ class Preprocessing:
     def fit(self, frames: UInt8[np.ndarray, "t _ _ 3"]) -> UInt8[np.ndarray, "t h w 3"]:
         """Scales (antialiased, as Pillow does), crops the centre, and pads with black what is smaller."""
         new = self._scaled_size(*frames.shape[1:3])
+        if math.prod(new) > MAX_PIXELS:
+            raise UserError(
+                f"preprocessing scales frames of {frames.shape[1]} x {frames.shape[2]} to {new[0]} x {new[1]} pixels; "
+                f"expected at most {MAX_PIXELS:,}: correct the size in preprocessor_config.json"
+            )
+        top, left = (max(old - wanted, 0) // 2 for old, wanted in zip(new, self.size, strict=True))
+        inner = slice(top, top + self.size[0]), slice(left, left + self.size[1])
         if new != frames.shape[1:3]:
             how = Image.Resampling[self.resampling.upper()]
-            images = [Image.fromarray(frame).resize(new[::-1], how) for frame in frames]
-            frames = np.stack([np.asarray(image) for image in images])
-        top, left = (max(old - wanted, 0) // 2 for old, wanted in zip(new, self.size, strict=True))
-        frames = frames[:, top : top + self.size[0], left : left + self.size[1]]
+            # Cropped one by one: all frames at the scaled size could take thousands of times the clip's memory.
+            scaled = (Image.fromarray(frame).resize(new[::-1], how) for frame in frames)
+            frames = np.stack([np.asarray(image)[inner].copy() for image in scaled])
+        else:
+            frames = frames[:, *inner]
         # transformers puts the odd row of padding before the frame
         gaps = [wanted - found for wanted, found in zip(self.size, frames.shape[1:3], strict=True)]
         return np.pad(frames, [(0, 0), *((-(-gap // 2), gap // 2) for gap in gaps), (0, 0)]) if any(gaps) else frames

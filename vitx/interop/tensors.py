@@ -1,12 +1,9 @@
-"""Reading and writing files of named tensors. Files are not trusted: nothing is unpickled, nothing is executed."""
+"""Reading and writing files of named tensors. Files are not trusted: nothing is executed."""
 
 import math
-import os
-import pickle
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import flax.serialization
 import numpy as np
@@ -15,12 +12,12 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 from vitx.errors import UserError
+from vitx.interop.torch_files import read_torch
+from vitx.limits import check_unpacked
 from vitx.plugins import Registry
 from vitx.storage import atomic_path
 
 Tensors = dict[str, np.ndarray]
-
-DEFLATE_AT_MOST = 1100  # a deflated file unpacks to at most 1,032 times its size (zlib 1.3), headers come on top
 
 
 def read_tensors(path: Path) -> Tensors:
@@ -57,13 +54,12 @@ def read_npz(path: Path) -> Tensors:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-            if sum(member.file_size for member in members) > DEFLATE_AT_MOST * os.path.getsize(path):
-                raise ValueError("it claims to unpack to more than its size can hold")
+            check_unpacked(path, sum(member.file_size for member in members))
             for member in members:
                 _check_header(archive, member)
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except OSError:
+    except (OSError, UserError):
         raise
     except Exception as error:  # damaged and hostile files surface as nearly anything
         raise UserError(f"{path} is no .npz file of plain arrays, or is damaged: {error}") from error
@@ -81,54 +77,6 @@ def _check_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
             raise ValueError(f"{member.filename} holds Python objects, which would have to be unpickled")
         if math.prod(shape) * dtype.itemsize > member.file_size:
             raise ValueError(f"{member.filename} claims the shape {shape}, for which it has too few bytes")
-
-
-def read_torch(path: Path) -> Tensors:
-    """Returns the state dict of a PyTorch file, read by `torch.load(weights_only=True)` only."""
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            f"{path} is a PyTorch file, which needs PyTorch to be read: pip install 'vitx[peers]'"
-        ) from error
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} holds more than tensors, perhaps a whole model, or is damaged; vitx unpickles nothing: save the "
-            "weights alone, torch.save(model.state_dict(), FILE)"
-        ) from error
-    except Exception as error:  # damaged and hostile files surface as nearly anything
-        reason = (str(error).strip().splitlines() or [""])[0]
-        summary = f"{type(error).__name__}: {reason[:300]}"
-        raise UserError(f"{path} is no PyTorch file of plain weights, or is damaged: {summary}") from error
-    if not isinstance(state, dict):
-        raise UserError(f"{path} holds a {type(state).__name__}; expected a dictionary of tensors by name")
-    try:
-        # Checkpoints of training scripts are dictionaries of dictionaries; `wrappers.unwrap` finds the weights in them.
-        named = _join_keys(state)
-        tensors = {name: x.detach().to_dense() for name, x in named if isinstance(x, torch.Tensor)}
-        # NumPy has no bfloat16; float32 holds every value of it exactly
-        return {name: (x.float() if x.dtype == torch.bfloat16 else x).numpy() for name, x in tensors.items()}
-    except (RuntimeError, TypeError) as error:
-        raise UserError(f"{path} holds tensors that cannot be read: {error}") from error
-
-
-def _join_keys(tree: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
-    """Yields (keys joined by "/", value) of nested dictionaries; one that holds itself is entered once."""
-    stack, entered = [("", tree)], set()
-    while stack:
-        prefix, inner = stack.pop()
-        if id(inner) in entered:
-            continue
-        entered.add(id(inner))
-        for key, value in inner.items():
-            if isinstance(value, dict):
-                stack.append((f"{prefix}{key}/", value))
-            else:
-                yield f"{prefix}{key}", value
 
 
 def read_msgpack(path: Path) -> Tensors:
