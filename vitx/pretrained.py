@@ -17,7 +17,7 @@ from vitx import configuration
 from vitx.checkpoints import abstract_state
 from vitx.errors import UserError
 from vitx.experiment import load_config
-from vitx.interop.fill import Report, Variables, WeightsSource, flatten_variables
+from vitx.interop.fill import Report, Variables, WeightsSource, check_layers, flatten_variables
 from vitx.interop.formats import FORMATS, Request, WeightsPath
 from vitx.interop.heads import Names
 from vitx.interop.huggingface import save_huggingface
@@ -27,7 +27,7 @@ from vitx.interop.own import save_own
 from vitx.interop.preprocessing import Preprocessing
 from vitx.interop.tensors import READERS
 from vitx.models import VideoModel
-from vitx.run_folder import is_run, open_checkpoints
+from vitx.run_folder import check_record, is_run, open_checkpoints
 from vitx.storage import as_path, check_writable, local_path
 
 
@@ -151,6 +151,10 @@ class RunFolder:
         data, task, model = experiment.data, experiment.task, experiment.model
         video = jax.ShapeDtypeStruct((1, data.num_frames, *data.image_size, 3), np.uint8)
         init = functools.partial(task.init, model, batch={"video": video})
+        with open_checkpoints(source.path) as checkpoints:
+            _, record = checkpoints.restore(checkpoints.steps()[-1], {})
+        check_record(source.path, record)
+        check_layers(model, len(record["digests"]), str(source.path / "config.json"))
         variables, record = _restore_best(source.path, init, averaged=experiment.training.ema_decay is not None)
         if "task" in record:  # as it was fitted to the training split
             task = configuration.from_dict(record["task"], str(source.path))

@@ -29,11 +29,12 @@ from vitx.evaluation.presentation import presenter_for
 from vitx.experiment import Experiment, load_config, save_config
 from vitx.explain.clips import explain_clip, read_clip
 from vitx.explain.explanation import Explanation
+from vitx.interop.fill import check_layers, check_values
 from vitx.interop.load import require_source
 from vitx.layers.partition import batch_sharding
 from vitx.models import resolve_implementation
 from vitx.pretrained import start_from
-from vitx.run_folder import check_may_train, lock_run, open_checkpoints, read_newest_record
+from vitx.run_folder import check_may_train, check_record, lock_run, open_checkpoints, read_newest_record
 from vitx.tasks.task import Supervised
 from vitx.training import loop
 from vitx.training.faults import PreemptionGuard
@@ -274,6 +275,8 @@ def load_run(workdir: str | PurePath, which: Which = "best", settings: Mapping[s
     with open_checkpoints(workdir) as checkpoints:
         steps = checkpoints.steps()
         _, record = checkpoints.restore(steps[-1], {})
+        check_record(workdir, record)
+        check_layers(experiment.model, len(record["digests"]), str(workdir / "config.json"))
         best = (record["best"] or {}).get("step")
         step = best if which == "best" and best in steps else steps[-1]
         variables = restore_variables(checkpoints, step, experiment, mesh)
@@ -314,7 +317,9 @@ def open_sources(
 
 def _learnt_classes(experiment: Experiment, workdir: PurePath) -> dict[str, tuple[str, ...]] | None:
     """Returns {label: names of its classes} that a run which is resumed predicts, or None for a new run."""
-    names = read_newest_record(workdir).get("label_names")
+    record = read_newest_record(workdir)
+    check_record(workdir, record)
+    names = record.get("label_names")
     return (
         None if names is None else _predicted(experiment, {label: tuple(classes) for label, classes in names.items()})
     )
@@ -335,6 +340,7 @@ def restore_variables(
     shapes = dict(jax.eval_shape(init, jax.random.key(0)))
     part = "ema" if experiment.training.ema_decay is not None else "variables"
     state, _ = checkpoints.restore(step, {part: abstract_state(shapes, state_shardings(shapes, mesh))})
+    check_values(state[part], f"checkpoint {checkpoints.directory / str(step)}")
     return state[part]
 
 

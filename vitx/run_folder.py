@@ -79,6 +79,30 @@ def _differences(stored: Experiment, experiment: Experiment) -> dict[str, tuple[
     return {path: values for path, values in changed.items() if path not in moved}
 
 
+def check_record(workdir: PurePath, record: Mapping[str, Any]) -> None:
+    """Raises UserError where a checkpoint was not trained with the settings of the folder's config.json.
+
+    Checkpoints of another run may have arrays of equal shapes, and other settings change what equal arrays mean.
+    """
+    if "config" not in record:
+        return
+    there = load_config(workdir).with_absolute_paths()
+    changed = _differences(configuration.from_dict(record["config"], f"{workdir}/checkpoints"), there)
+    lines = "".join(
+        f"\n  {path}: {trained!r} in the checkpoint, {here!r} in config.json"
+        for path, (trained, here) in changed.items()
+        # --extend changes the number of steps, and data may have moved, before the next checkpoint is saved.
+        if not configuration.is_mutable_on_resume(there, path)
+        and path != "training.steps"
+        and not configuration.is_path(there, path)
+    )
+    if lines:
+        raise UserError(
+            f"the checkpoints in {workdir / 'checkpoints'} are not of {workdir / 'config.json'}; put back the file, or "
+            f"the checkpoints, of this run{lines}"
+        )
+
+
 def _is_there(path: object) -> bool:
     return isinstance(path, str) and storage.exists(storage.as_path(path))
 

@@ -20,6 +20,7 @@ from vitx.data.splits import Row, assign_splits, find_split
 from vitx.errors import UserError, closest
 
 WHOLE = (0.0, float("inf"))  # segment of a whole video
+LARGEST = float(np.finfo(np.float32).max)  # labels are float32
 MAX_LINES = 10  # lines of one kind in a message
 
 
@@ -359,8 +360,11 @@ def _parse_number(cell: Any, where: str) -> float:
         value = float(cell)
     except (TypeError, ValueError):
         value = math.nan
-    if not math.isfinite(value):
-        raise UserError(f"{where} is {cell!r}; expected a number")
+    except OverflowError:
+        value = math.inf
+    if not abs(value) <= LARGEST:  # NaN is not, either
+        shown = repr(cell) if len(repr(cell)) < 60 else f"{repr(cell)[:50]}..."
+        raise UserError(f"{where} is {shown}; expected a number from {-LARGEST:.2g} to {LARGEST:.2g} (float32)")
     return value
 
 

@@ -11,7 +11,8 @@ record.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -124,9 +125,9 @@ class Prepared:
             split: PreparedVideos(
                 shards=tuple((str(root / shard["file"]), shard["records"]) for shard in part["shards"]),
                 label_names={label: tuple(names) for label, names in manifest["label_names"].items()},
-                labels={label: np.asarray(column) for label, column in part["labels"].items()},
+                labels={label: _column(values) for label, values in part["labels"].items()},
                 names=tuple(part["names"]),
-                segments=tuple(map(tuple, part["segments"])),
+                segments=tuple((begin, math.inf if end is None else end) for begin, end in part["segments"]),
             )
             for split, part in manifest["splits"].items()
         }
@@ -170,3 +171,9 @@ def file_digest(path: Path) -> str:
 
 def _shards(manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     return (shard for part in manifest["splits"].values() for shard in part["shards"])
+
+
+def _column(values: Sequence[Any]) -> np.ndarray:
+    column = np.asarray(values)
+    # JSON has no NaN, which marks a value that an example lacks.
+    return column.astype(float) if column.dtype == object else column

@@ -17,6 +17,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float
 
+from vitx.configuration import paths as paths_of
 from vitx.errors import UserError, as_user_error
 from vitx.interop.heads import Columns, Names, class_columns, class_notes
 from vitx.interop.names import Tensors
@@ -28,6 +29,8 @@ Inflation = Literal["central", "average"]
 Shape = tuple[int, ...]
 Variables = dict[str, Any]
 
+LAYER_COUNTS = ("num_layers", "num_temporal_layers", "depths")  # names of settings that count layers
+MAX_LAYERS = 200  # that are traced whatever a file holds; the deepest published model has 48
 PROTOCOL = ("input_shape", "needs_input_shape", "with_input_shape", "position_tables")
 
 
@@ -103,6 +106,32 @@ def flatten_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
     return {path: x for collection in variables.values() for path, x in flatten_dict(collection, sep="/").items()}
 
 
+def check_layers(model: nn.Module, num_arrays: int, where: str) -> None:
+    """Raises UserError where a model has more layers than there are arrays for them: tracing it would never end."""
+    counts = {path: value for path, value in paths_of(model) if path.rpartition(".")[2] in LAYER_COUNTS}
+    for path, value in counts.items():
+        layers = sum(value if isinstance(value, tuple) else (value,))
+        if layers > max(num_arrays, MAX_LAYERS):
+            raise UserError(
+                f"{where} promises {layers:,} layers ({path}) and holds {num_arrays:,} arrays; correct {path}"
+            )
+
+
+def variances_of(variables: Mapping[str, Any]) -> frozenset[str]:
+    """Returns the paths of running variances, which cannot be negative."""
+    return frozenset(path for path in flatten_dict(variables.get("batch_stats", {}), sep="/") if path.endswith("/var"))
+
+
+def check_values(variables: Mapping[str, Any], where: str) -> None:
+    """Raises UserError where variables cannot be those of a trained model: not finite, or a negative variance."""
+    variances = variances_of(variables)
+    for path, x in flatten_variables(variables).items():
+        if not bool(jnp.isfinite(x).all()):
+            raise UserError(f"{where}: {path} holds values that are not finite; take another checkpoint")
+        if path in variances and bool((x < 0).any()):
+            raise UserError(f"{where}: {path} holds negative variances; take another checkpoint")
+
+
 def initial_variables(model: nn.Module) -> Variables:
     """Returns fresh variables of a model, initialised on a clip of its `input_shape`.
 
@@ -144,9 +173,12 @@ def fill(
     Raises:
         UserError: tensors are missing, unexpected, of other shapes or not finite; or the target is no video model.
     """
+    for model in (source.model, target):
+        check_layers(model, len(source.tensors), where)
     init = init or functools.partial(initial_variables, target)
     shapes = jax.eval_shape(init)
     filling = _Filling(source, target, flatten_variables(shapes), where)
+    filling.variances = variances_of(shapes)
     columns = class_columns(source.model, source.labels, target, class_names)
     for path, tensor in source.tensors.items():
         filling.place(path, tensor, swap_head, columns.get(path.rpartition("/")[0]))
@@ -191,6 +223,7 @@ class _Filling:
     def __init__(self, source: WeightsSource, target: nn.Module, wanted: Mapping[str, Any], where: str):
         self.source, self.target, self.wanted, self.where = source, target, wanted, where
         self.old_tables, self.new_tables = _position_tables(source.model), _position_tables(target)
+        self.variances: frozenset[str] = frozenset()
         self.filled: dict[str, Any] = {}
         self.partial: dict[str, Columns] = {}
         self.loaded: dict[str, str] = {}
@@ -221,6 +254,8 @@ class _Filling:
             self.unexpected.append(name)
             return
         tensor = self._fit(path, _finite(tensor, f"{self.where}: {name}"), shape)
+        if path in self.variances and tensor.size and tensor.min() < 0:
+            raise UserError(f"{self.where}: {name} holds negative variances, down to {tensor.min():.3g}")
         if tensor.shape == shape:
             self.filled[path], self.loaded[path] = jnp.asarray(tensor), name
         else:
@@ -281,10 +316,13 @@ def _initialised(init: Callable[[], Variables], paths: Sequence[str]) -> dict[st
 def _finite(tensor: np.ndarray, where: str) -> np.ndarray:
     if tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
         raise UserError(f"{where} is of type {tensor.dtype}; expected floating-point numbers")
-    tensor = np.asarray(tensor, np.float32)
     if not np.isfinite(tensor).all():
         raise UserError(f"{where} holds values that are not finite")
-    return tensor
+    with np.errstate(over="ignore"):
+        narrow = np.asarray(tensor, np.float32)
+    if not np.isfinite(narrow).all():
+        raise UserError(f"{where} holds values beyond the range of float32, 3.4e38")
+    return narrow
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -279,11 +279,23 @@ def read_weights(directory: PurePath) -> Tensors:
         outside = [name for name in files if Path(name).name != name]
         if outside or not files:
             raise UserError(f"{index} names files outside its directory, or none: {', '.join(outside[:3])}")
-        return {name: x for file in files for name, x in read_tensors(local_copy(directory / file)).items()}
+        return _read_shards(directory, index, table, files)
     for name in ("model.safetensors", "pytorch_model.bin"):
         if is_file(directory / name):
             return read_tensors(local_copy(directory / name))
     raise UserError(f"{directory} has no weights: expected model.safetensors or pytorch_model.bin")
+
+
+def _read_shards(directory: PurePath, index: PurePath, table: Mapping[str, str], files: Sequence[str]) -> Tensors:
+    """Returns the tensors of several files, each from the file that the index names for it."""
+    found: Tensors = {}
+    for file in files:
+        tensors = read_tensors(local_copy(directory / file))
+        if wrong := [name for name in (*tensors, *table) if (name in tensors) != (table.get(name) == file)]:
+            where = "has" if wrong[0] in tensors else "lacks"
+            raise UserError(f"{directory / file} {where} {wrong[0]}, which {index} says is in {table.get(wrong[0])}")
+        found |= tensors
+    return found
 
 
 def labels_of(config: Mapping[str, Any], where: str) -> tuple[str, ...] | None:
