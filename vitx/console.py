@@ -1,11 +1,9 @@
-"""What people see on the terminal: messages, progress bars, JSON; nothing in a name can command the terminal."""
+"""Output on the terminal: messages, progress bars, JSON. Names are escaped, so that none controls the terminal."""
 
 import sys
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
-
-from tqdm.auto import tqdm
 
 from vitx import strict_json
 
@@ -35,13 +33,15 @@ def print_json(data: Any) -> None:
     print(strict_json.dumps(data))
 
 
-def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
+def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
     """Returns a progress bar in a terminal or a notebook, and one that prints nothing elsewhere.
 
     Args:
         iterable: what to iterate over; None for a bar that `update` moves.
         options: other arguments of `tqdm`, such as desc, total and unit.
     """
+    from tqdm.auto import tqdm  # here and below: the command line must start, and explain, where a package is missing
+
     # Not tqdm's own `disable=None`: it asks for a terminal, and in a notebook, which is none, bars are widgets.
     in_notebook = "ipykernel" in sys.modules
     return tqdm(iterable, disable=not (in_notebook or sys.stderr.isatty()), dynamic_ncols=True, **options)
@@ -49,4 +49,6 @@ def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
 
 def print_message(message: str) -> None:
     """Prints a line on standard error, above a progress bar where there is one."""
+    from tqdm.auto import tqdm
+
     tqdm.write(escape(message, lines=True), file=sys.stderr)

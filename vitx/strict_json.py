@@ -5,14 +5,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 
 def to_strict(data: Any) -> Any:
     """Returns plain data with numbers that are not finite as None, as JavaScript writes them.
 
     Python's own writer puts NaN and Infinity there, which are no JSON: jq, browsers and pandas refuse the whole file.
     """
+    import numpy as np  # here, so that the command line starts where NumPy is broken, and can report it
+
     if isinstance(data, Mapping):
         return {str(name): to_strict(value) for name, value in data.items()}
     if isinstance(data, list | tuple):
