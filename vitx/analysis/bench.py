@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from tqdm import tqdm
 
 from vitx.analysis import peers
 from vitx.analysis.peers import Peer
+from vitx.console import progress_bar
 from vitx.errors import RunError, UserError, as_user_error
 from vitx.models import resolve_implementation
 from vitx.models.streaming import StreamingModel
@@ -214,7 +214,7 @@ def _check_agreement(peer: Peer, ours: Mapping[str, Any], dtype: str) -> dict[st
 def _time(calls: dict[str, Callable[[], Any]], repeats: int, description: str, results: dict[str, Any]) -> None:
     """Adds the median and the quartiles of each call's milliseconds to the results; calls take turns."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for i in tqdm(range(WARM_UP + repeats), desc=description, unit=" rounds", leave=False):
+    for i in progress_bar(range(WARM_UP + repeats), desc=description, unit=" rounds", leave=False):
         for name, call in calls.items():
             began = time.perf_counter()
             call()

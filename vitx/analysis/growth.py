@@ -6,9 +6,9 @@ from typing import Any
 
 from flax import linen as nn
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from vitx.analysis.cost import count_cost
+from vitx.console import progress_bar
 from vitx.errors import UserError, as_user_error
 from vitx.storage import atomic_path
 
@@ -22,7 +22,9 @@ def growth(models: Mapping[str, nn.Module], frames: Sequence[int] = FRAMES) -> l
         UserError: a model cannot be created for so many frames.
     """
     rows = []
-    for name, number in tqdm([(name, number) for name in models for number in frames], desc="counting", unit=" models"):
+    for name, number in progress_bar(
+        [(name, number) for name in models for number in frames], desc="counting", unit=" models"
+    ):
         with as_user_error(of=name):
             model = models[name].with_input_shape(number)
             cost = count_cost(model, model.input_shape)

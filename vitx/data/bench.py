@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
+from vitx.console import progress_bar
 from vitx.data.decoding import VideoError
 from vitx.data.pipeline import Batch, Data
 from vitx.data.sources import Source, label_arrays
@@ -59,7 +59,7 @@ def bench(
             "workers": processes,
             "clips_per_second": _time_pipeline(data, source, count, processes, clips),
         }
-        for count, processes in tqdm(tried, desc="pipelines")
+        for count, processes in progress_bar(tried, desc="pipelines")
     ]
     fastest = max(pipeline["clips_per_second"] for pipeline in pipelines)
     step = (
@@ -78,7 +78,7 @@ def _time_stages(data: Data, source: Source, to_device: Callable[[Batch], Any], 
     """Returns the median seconds per clip of each stage, one clip after the other."""
     seconds: dict[str, list[float]] = {name: [] for name in ("read", "decode", "augmented", "batch", "to_device")}
     read_clips, order = [], np.random.default_rng(0).permutation(np.arange(max(clips, len(source))) % len(source))
-    for number, index in enumerate(tqdm(order[:clips], desc="stages", unit=" clips")):
+    for number, index in enumerate(progress_bar(order[:clips], desc="stages", unit=" clips")):
         try:
             with _measure_time(seconds["read"]):
                 example = _read(source[int(index)])

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
+from vitx.console import progress_bar
 from vitx.data.container import DEFAULT_OPTIONS, ReadOptions
 from vitx.data.decoding import VideoError, VideoInfo, describe, open_video
 from vitx.data.same_files import Example, find_repeats
@@ -63,7 +63,7 @@ def check(
             example_of[name] = (source, index)
     # A file may be listed for several segments: it is checked once.
     paths = sorted(split_of)
-    with ThreadPoolExecutor(threads) as pool, tqdm(desc="checking", total=len(paths), unit=" videos") as bar:
+    with ThreadPoolExecutor(threads) as pool, progress_bar(desc="checking", total=len(paths), unit=" videos") as bar:
         found = []
         for result in pool.map(lambda path: _check_video(path, *example_of[path], whole, reading), paths):
             found.append(result)

@@ -17,8 +17,8 @@ import filelock
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
-from tqdm import tqdm
 
+from vitx.console import progress_bar
 from vitx.data.moving_digits import APPEARANCES, CONFIGS, DIGITS, MOTIONS, ClipConfig, encode_clip
 from vitx.data.sources import check_split
 from vitx.errors import UserError
@@ -71,7 +71,7 @@ class MovingDigitsBuilder(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split, records, num_clips[split]) for split in DIGITS}
 
     def _generate_examples(self, split: str, records: Iterator[dict], num_clips: int) -> Iterator[tuple[int, dict]]:
-        with tqdm(desc=f"building {self.name}/{self.builder_config.name} {split}", total=num_clips) as progress:
+        with progress_bar(desc=f"building {self.name}/{self.builder_config.name} {split}", total=num_clips) as progress:
             for index, record in enumerate(itertools.islice(records, num_clips)):
                 yield index, record
                 progress.update()

@@ -40,6 +40,8 @@ from vitx.limits import check_memory
 from vitx.worker_processes import end_with_parent
 
 Batch = dict[str, Any]
+Times = Float[np.ndarray, " frames"]  # of every frame of a video, in seconds
+Segment = Int[np.ndarray, " s"]  # numbers of the frames that an example may use
 MAX_BUFFER = 2**30  # bytes of an evaluation batch, and of the batches prefetched, unless one video has more
 WORKER_BYTES = 300 * 2**20  # of a worker process that decodes
 MAX_ATTEMPTS = 20  # neighbours that are tried in place of a clip that cannot be read
@@ -267,9 +269,7 @@ class Data:
             (clip,) = video.read(frames, box[None], self.image_size)
         return clip if rng is None else self.augmentation.vary(rng, clip)
 
-    def _plan_views(
-        self, times: Float[np.ndarray, " frames"], example: Mapping[str, Any]
-    ) -> Int[np.ndarray, " clips_t"]:
+    def _plan_views(self, times: Times, example: Mapping[str, Any]) -> Int[np.ndarray, " clips_t"]:
         """Returns the frame numbers of all clips of evaluation, one clip after the other."""
         segment = _segment_frames(times, example)
         if self.eval_clips == "all":
@@ -281,11 +281,7 @@ class Data:
         return np.concatenate([self._plan_clip(times, segment, start) for start in starts])
 
     def _plan_clip(
-        self,
-        times: Float[np.ndarray, " frames"],
-        segment: Int[np.ndarray, " s"],
-        start: float,
-        rng: np.random.Generator | None = None,
+        self, times: Times, segment: Segment, start: float, rng: np.random.Generator | None = None
     ) -> Int[np.ndarray, " t"]:
         """Returns the frame numbers of a clip.
 
@@ -460,7 +456,7 @@ def _with_name(source: Source, index: int, error: VideoError) -> str:
     return str(error) if str(error).startswith(name) else f"{name}: {error}"
 
 
-def _segment_frames(times: Float[np.ndarray, " frames"], example: Mapping[str, Any]) -> Int[np.ndarray, " s"]:
+def _segment_frames(times: Times, example: Mapping[str, Any]) -> Segment:
     """Returns the frame numbers of an example: those of its segment, where it has one."""
     frames = sampling.frames_between(times, *example.get("segment", (0.0, np.inf)))
     if not len(frames):

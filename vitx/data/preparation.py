@@ -25,9 +25,9 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
-from tqdm.auto import tqdm
 
 from vitx import storage
+from vitx.console import progress_bar
 from vitx.data.container import DEFAULT_OPTIONS, ReadOptions, VideoError
 from vitx.data.encoding import encode_video, transcode
 from vitx.data.prepared import FORMAT, MANIFEST, PLAN, file_digest
@@ -186,7 +186,7 @@ def _write_shards(
 ) -> list[dict[str, Any]]:
     """Writes all shards; returns what is in each."""
     total = sum(map(len, splits.values()))
-    with tqdm(desc="preparing", total=total, unit=" videos") as bar, ThreadPoolExecutor(workers) as pool:
+    with progress_bar(desc="preparing", total=total, unit=" videos") as bar, ThreadPoolExecutor(workers) as pool:
         futures = [
             pool.submit(_write_shard, shard, splits[shard.split], destination, settings, bar) for shard in shards
         ]
@@ -198,7 +198,7 @@ def _write_shards(
 
 
 def _write_shard(
-    shard: Shard, source: Source, destination: PurePath, settings: Preparation, bar: tqdm
+    shard: Shard, source: Source, destination: PurePath, settings: Preparation, bar: Any
 ) -> dict[str, Any]:
     """Writes one shard unless it is complete; returns {"file", "records", "bytes", "sha256", "written", "broken"}."""
     facts, path = destination / f"{shard.name}.json", destination / f"{shard.name}.array_record"

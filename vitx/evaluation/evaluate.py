@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Shaped, UInt8
-from tqdm.auto import tqdm
 
+from vitx.console import progress_bar
 from vitx.data.pipeline import Data, decode_error
 from vitx.data.sources import Source
 from vitx.errors import RunError
@@ -87,7 +87,7 @@ def evaluate(
     """
     model = resolve_implementation(model, sharding.mesh.devices.flat[0])
     batches = data.eval_batches(source, **process_shard(sharding))
-    bar = tqdm(desc=f"{split} split", total=len(source), unit=" clips", leave=False, disable=None)
+    bar = progress_bar(desc=f"{split} split", total=len(source), unit=" clips", leave=False)
     results = []
     with contextlib.closing(batches), bar:
         for batch in batches:

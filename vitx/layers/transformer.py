@@ -17,6 +17,8 @@ from vitx.layers.layouts import LAYOUTS, Grid
 from vitx.layers.partition import HEADS, constrain_activations, merge_time, num_time_chunks, split_time
 from vitx.layers.types import DType
 
+Tokens = Float[Array, "*b n d"]
+Rate = float | Float[Array, ""]
 Activation = Literal["gelu_tanh", "gelu"]
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
@@ -26,9 +28,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 RematPolicy = Literal["nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable"]
 
 
-def stochastic_depth(
-    x: Float[Array, "*b n d"], rate: float | Float[Array, ""], key: Array, *, per_frame: bool = False
-) -> Float[Array, "*b n d"]:
+def stochastic_depth(x: Tokens, rate: Rate, key: Array, *, per_frame: bool = False) -> Tokens:
     """Drops residual branches at random and rescales the others (Huang et al. 2016).
 
     Args:
@@ -61,7 +61,7 @@ class MlpBlock(nn.Module):
     dtype: DType = "float32"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*b n d"], *, train: bool) -> Float[Array, "*b n d"]:
+    def __call__(self, x: Tokens, *, train: bool) -> Tokens:
         dense = functools.partial(
             nn.Dense,
             dtype=self.dtype,
@@ -109,15 +109,8 @@ class EncoderBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x: Float[Array, "*b n d"],
-        *,
-        grid: Grid,
-        prefix: int = 0,
-        chunks: int = 1,
-        train: bool,
-        drop_path_rate: float | Float[Array, ""] = 0.0,
-    ) -> Float[Array, "*b n d"]:
+        self, x: Tokens, *, grid: Grid, prefix: int = 0, chunks: int = 1, train: bool, drop_path_rate: Rate = 0.0
+    ) -> Tokens:
         norm = functools.partial(nn.LayerNorm, epsilon=self.layer_norm_eps, dtype=self.dtype)
 
         def drop_path(branch: Float[Array, "*b _ d"]) -> Float[Array, "*b _ d"]:
@@ -177,7 +170,7 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "*b n d"],
+        x: Tokens,
         *,
         grid: Grid,
         prefix: int = 0,
@@ -201,9 +194,9 @@ class Encoder(nn.Module):
             x, grid = split_time(x, chunks, prefix), (grid[0] // chunks, *grid[1:])
         x = constrain_activations(x)
         arguments = {"grid": grid, "prefix": prefix, "chunks": chunks, "train": train}
-        # a scan creates no parameters for single blocks, and sows no attention for each of them
+        # A scan neither creates the parameters of single blocks nor sows their attention.
         if self.scan_layers and not self.is_initializing() and not recording:
-            x = self._scanned(x, rates, arguments)
+            x = self._scan_blocks(x, rates, arguments)
         else:
             for i, rate in enumerate(rates):
                 block = self.block.copy(name=f"block_{i}")
@@ -214,7 +207,7 @@ class Encoder(nn.Module):
         x = merge_time(x, prefix) if chunks > 1 else x
         return nn.LayerNorm(epsilon=self.block.layer_norm_eps, dtype=self.block.dtype, name="norm")(before_norm(x))
 
-    def _scanned(self, x: Array, rates: list[float], arguments: dict[str, Any]) -> Array:
+    def _scan_blocks(self, x: Array, rates: list[float], arguments: dict[str, Any]) -> Array:
         blocks = [self.variables["params"][f"block_{i}"] for i in range(self.num_layers)]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
         rngs = ("dropout", "drop_path") if arguments["train"] else ()
