@@ -116,7 +116,8 @@ def test_a_model_computes_the_same_with_every_implementation(small_blocks, name)
     video = jax.random.normal(jax.random.key(0), (2, 4, 48, 48, 3))
     variables = model.init(jax.random.key(1), video)
     assert resolve_implementation(model, jax.devices()[0]).implementation == "cpu"
-    outputs = [jax.jit(model.copy(implementation=x).apply)(variables, video) for x in IMPLEMENTATIONS]
+    everywhere = [name for name, implementation in IMPLEMENTATIONS.items() if implementation.needs == "any"]
+    outputs = [jax.jit(model.copy(implementation=x).apply)(variables, video) for x in everywhere]
     for output in outputs[1:]:
         np.testing.assert_allclose(output, outputs[0], atol=2e-6)
 

@@ -3,25 +3,25 @@
 In shapes: b batch, n tokens, q queries, k keys, d size of a token or of a head.
 """
 
+import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from vitx.layers import attention_cpu
+from vitx.errors import UserError
+from vitx.layers import attention_cpu, attention_gpu, attention_tpu
 from vitx.layers.attention_cpu import attend_in_blocks
+from vitx.layers.attention_kernel import Bias, Keys, Mask, Queries
 from vitx.layers.layouts import LAYOUTS, Core, Grid
 from vitx.layers.partition import attend, attend_locally
 from vitx.layers.types import DType
 
-Queries = Float[Array, "b q heads d"]
-Keys = Float[Array, "b k heads d"]
-Bias = Float[Array, "..."] | None
-Mask = Bool[Array, "..."] | None
-AttentionImplementation = Literal["auto", "reference", "cpu"]
+AttentionImplementation = Literal["auto", "reference", "cpu", "gpu", "tpu", "cudnn", "splash"]
 
 
 def attention_weights(q: Queries, k: Keys, *, bias: Bias = None, mask: Mask = None) -> Float[Array, "b heads q k"]:
@@ -72,7 +72,52 @@ _in_blocks_without_gradients.defvjp(
 )
 
 
-IMPLEMENTATIONS: dict[AttentionImplementation, Core] = {"auto": core, "reference": core, "cpu": core_cpu}
+@dataclasses.dataclass(frozen=True)
+class Implementation:
+    """A way to compute attention; all compute the same.
+
+    Attributes:
+        core: the attention call.
+        supports: whether a device can run it.
+        needs: the devices that can, in words.
+        check_vma: whether `jax.shard_map` checks along which axes of the mesh results vary. JAX's Pallas kernels do not
+            declare it (0.10 to 0.12).
+    """
+
+    core: Core
+    supports: Callable[[jax.Device], bool] = lambda device: True
+    needs: str = "any"
+    check_vma: bool = True
+
+
+_ON_GPU = {"supports": attention_gpu.supports, "needs": "an NVIDIA GPU of compute capability 8.0 or later"}
+_ON_TPU = {"supports": attention_tpu.supports, "needs": "a TPU", "check_vma": False}
+IMPLEMENTATIONS: dict[AttentionImplementation, Implementation] = {
+    "auto": Implementation(core),
+    "reference": Implementation(core),
+    "cpu": Implementation(core_cpu),
+    "gpu": Implementation(attention_gpu.CUDNN.prefer(core), **_ON_GPU),
+    "tpu": Implementation(attention_tpu.SPLASH.prefer(core), **_ON_TPU),
+    "cudnn": Implementation(attention_gpu.CUDNN.force(), **_ON_GPU),
+    "splash": Implementation(attention_tpu.SPLASH.force(), **_ON_TPU),
+}
+
+
+def choose_implementation(name: AttentionImplementation, device: jax.Device) -> AttentionImplementation:
+    """Returns the implementation for a device: the one of its platform for "auto", otherwise `name`.
+
+    Raises:
+        UserError: the device cannot run `name`.
+    """
+    if name == "auto":
+        own = IMPLEMENTATIONS.get(device.platform)
+        return device.platform if own and own.supports(device) else "reference"
+    if not IMPLEMENTATIONS[name].supports(device):
+        raise UserError(
+            f"found the device {device.device_kind} (platform {device.platform}) with implementation {name!r}; "
+            f"expected {IMPLEMENTATIONS[name].needs}; set implementation to 'auto'"
+        )
+    return name
 
 
 class SelfAttention(nn.Module):
@@ -86,8 +131,10 @@ class SelfAttention(nn.Module):
         layout: name of the layout in `vitx.layers.layouts.LAYOUTS`.
         qkv_bias: whether the three input projections have a bias.
         zero_init: whether the output projection starts at zero, so that the branch around it starts as the identity.
-        implementation: "reference" is two products and a softmax; "cpu" computes the same, on CPUs faster and in less
-            memory; "auto" is replaced by `vitx.models.resolve_implementation`, and until then computes the reference.
+        implementation: name in `IMPLEMENTATIONS`. "reference" is two products and a softmax. "cpu", "gpu" and "tpu"
+            compute the same faster and in less memory there, and fall back to the reference by themselves. "cudnn" and
+            "splash" are the kernels of GPU and TPU or an error. "auto" is replaced by
+            `vitx.models.resolve_implementation`, and until then computes the reference.
         dtype: type of the computations; parameters are float32.
     """
 
@@ -121,6 +168,7 @@ class SelfAttention(nn.Module):
             # outside the mesh's shard_map, in which nothing can be sown
             out = attend_locally(layout, core_and_sow, *qkv, **options)
         else:
-            out = attend(layout, IMPLEMENTATIONS[self.implementation], *qkv, chunks=chunks, **options)
+            chosen = IMPLEMENTATIONS[self.implementation]
+            out = attend(layout, chosen.core, *qkv, chunks=chunks, check_vma=chosen.check_vma, **options)
         kernel_init = nn.initializers.zeros if self.zero_init else nn.initializers.xavier_uniform()
         return dense(kernel_init=kernel_init, name="out")(out.reshape(x.shape))

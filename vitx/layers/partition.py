@@ -147,7 +147,14 @@ def attend_locally(layout: Layout, core: Core, *qkv: QKV, grid: Grid, prefix: in
 
 
 def attend(
-    layout: Layout, core: Core, *qkv: QKV, grid: Grid, prefix: int, parameters: Parameters, chunks: int = 1
+    layout: Layout,
+    core: Core,
+    *qkv: QKV,
+    grid: Grid,
+    prefix: int,
+    parameters: Parameters,
+    chunks: int = 1,
+    check_vma: bool = True,
 ) -> QKV:
     """Attends along a layout; on a mesh, every device computes its own clips, time indices and heads.
 
@@ -160,6 +167,7 @@ def attend(
         parameters: the layout's own parameters by name.
         chunks: number of chunks of time. Attention along time exchanges shards of time for shards of space by an
             all-to-all, and back.
+        check_vma: whether `jax.shard_map` checks along which axes of the mesh results vary.
 
     Raises:
         ValueError: prefix tokens would attend along time that is divided into chunks.
@@ -168,7 +176,7 @@ def attend(
     if jax.sharding.get_abstract_mesh().empty:
         return attend_locally(layout, core, *qkv, parameters=parameters, **local)
     if layout.parts:  # divided first, so that each device then gets its heads of every part
-        attend_part = functools.partial(_attend_part, core=core, chunks=chunks, **local)
+        attend_part = functools.partial(_attend_part, core=core, chunks=chunks, check_vma=check_vma, **local)
         return layout.map_parts(attend_part, *qkv, parameters=parameters)
 
     on_shard = functools.partial(_attend_shard, layout, core, **local)
@@ -182,13 +190,12 @@ def attend(
     shape = {"grid": (grid[0] * chunks, *grid[1:]), "num_heads": qkv[0].shape[-2], "head_dim": qkv[0].shape[-1]}
     declared = layout.parameters(prefix=prefix, **shape)
     own = {name: PartitionSpec(*_heads_axis(declared[name].head_axis)) for name in parameters}
-    return jax.shard_map(on_shard, in_specs=(own, spec, spec, spec), out_specs=spec)(dict(parameters), *qkv)
+    sharded = jax.shard_map(on_shard, in_specs=(own, spec, spec, spec), out_specs=spec, check_vma=check_vma)
+    return sharded(dict(parameters), *qkv)
 
 
-def _attend_part(
-    part: Layout, *qkv: Array, core: Core, grid: Grid, prefix: int, chunks: int, parameters: Mapping[str, Array]
-) -> Array:
-    return attend(part, core, *qkv, grid=grid, prefix=prefix, chunks=chunks, parameters=parameters)
+def _attend_part(part: Layout, *qkv: Array, core: Core, parameters: Mapping[str, Array], **settings: Any) -> Array:
+    return attend(part, core, *qkv, parameters=parameters, **settings)
 
 
 def _leading_axes(number: int) -> tuple[tuple[str, ...] | str, ...]:

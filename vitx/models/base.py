@@ -118,9 +118,15 @@ def resolve_implementation(model: nn.Module, device: jax.Device) -> nn.Module:
     """Returns the model with `implementation` "auto" replaced by what suits the device that it will run on.
 
     Args:
-        model: any model; one without that field, or with another value, is returned as it is.
+        model: any model; one without that field is returned as it is. A model may choose by a method
+            `implementation_for(device)`; by default "auto" becomes "cpu" on a CPU and "reference" elsewhere.
         device: a device of the mesh. The platform of this process says nothing, since it may compile for others.
+
+    Raises:
+        UserError: the device cannot run the implementation that the model is set to.
     """
+    if hasattr(model, "implementation_for"):
+        return model.copy(implementation=model.implementation_for(device))
     if getattr(model, "implementation", None) != "auto":
         return model
     return model.copy(implementation="cpu" if device.platform == "cpu" else "reference")

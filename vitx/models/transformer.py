@@ -6,12 +6,13 @@ In shapes: b batch, t h w c the video, n tokens, d width.
 import math
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from vitx.configuration import override, setting
-from vitx.layers.attention import AttentionImplementation
+from vitx.layers.attention import AttentionImplementation, choose_implementation
 from vitx.layers.embeddings import (
     Size,
     TubeletEmbedding,
@@ -56,8 +57,8 @@ class VideoTransformer(nn.Module):
         remat_policy: what the backward pass keeps instead of computing it again, to save memory: "nothing_saveable",
             "dots_saveable" (results of matrix products), "dots_with_no_batch_dims_saveable" (those of products with
             parameters); None keeps everything.
-        implementation: implementation of attention; all compute the same. Training, evaluation, prediction and
-            benchmarks replace "auto" by the one that suits their devices.
+        implementation: implementation of attention; all compute the same (docs/scale.md lists them). Training,
+            evaluation, prediction and benchmarks replace "auto" by the one that suits their devices.
         dtype: type of the computations; parameters are float32.
     """
 
@@ -129,6 +130,11 @@ class VideoTransformer(nn.Module):
         """See `VideoModel`."""
         shape = {"num_frames": frames, "image_size": size}
         return override(self, fields | {name: value for name, value in shape.items() if value is not None})
+
+    @nn.nowrap
+    def implementation_for(self, device: jax.Device) -> AttentionImplementation:
+        """See `vitx.models.resolve_implementation`."""
+        return choose_implementation(self.implementation, device)
 
     @property
     def grid(self) -> Grid:

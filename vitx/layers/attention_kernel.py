@@ -1,0 +1,70 @@
+"""What every fused attention kernel declares, and how it takes the place of the reference: if possible, or by force.
+
+In shapes: b batch, q queries, k keys, d size of a head.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+from jaxtyping import Array, Bool, Float
+
+from vitx.console import print_message
+from vitx.errors import UserError
+from vitx.layers.layouts import Core
+
+Bias = Float[Array, "..."] | None
+Mask = Bool[Array, "..."] | None
+Queries = Float[Array, "b q heads d"]
+Keys = Float[Array, "b k heads d"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A fused attention kernel of one platform.
+
+    Attributes:
+        title: name of the kernel in messages.
+        attend: called as attend(q, k, v, mask=mask); never with a bias.
+        find_obstacle: called as find_obstacle(q, k, bias=bias, mask=mask); returns why the kernel cannot run, as
+            "found X; expected Y; do Z", or None if it can. It reads shapes and types only.
+        min_keys: number of keys from which the kernel is preferred to the reference.
+    """
+
+    title: str
+    attend: Core
+    find_obstacle: Callable[..., str | None]
+    min_keys: int
+
+    def prefer(self, reference: Core) -> Core:
+        """Returns attention by the kernel where it can run and sequences are long enough, else by the reference.
+
+        A line is logged where long sequences fall back to the reference, once for each reason.
+        """
+
+        def attend(q: Queries, k: Keys, v: Keys, *, bias: Bias = None, mask: Mask = None) -> Queries:
+            if k.shape[1] < self.min_keys:
+                return reference(q, k, v, bias=bias, mask=mask)
+            if obstacle := self.find_obstacle(q, k, bias=bias, mask=mask):
+                _log_once(f"attention is computed by XLA instead of {self.title}: {obstacle}")
+                return reference(q, k, v, bias=bias, mask=mask)
+            return self.attend(q, k, v, mask=mask)
+
+        return attend
+
+    def force(self) -> Core:
+        """Returns attention by the kernel alone, which raises `UserError` where the kernel cannot run."""
+
+        def attend(q: Queries, k: Keys, v: Keys, *, bias: Bias = None, mask: Mask = None) -> Queries:
+            if obstacle := self.find_obstacle(q, k, bias=bias, mask=mask):
+                raise UserError(f"attention by {self.title} is not possible: {obstacle}")
+            return self.attend(q, k, v, mask=mask)
+
+        return attend
+
+
+@functools.cache  # every block of a model, and every retrace, would log the same
+def _log_once(message: str) -> None:
+    if jax.process_index() == 0:
+        print_message(message)
