@@ -130,11 +130,20 @@ class Run:
 
     def _answer(self, views: UInt8[np.ndarray, "v t h w 3"], top: int) -> dict[str, dict[str, float]]:
         task = self.experiment.task
-        model = resolve_implementation(self.experiment.model, self.sharding.mesh.devices.flat[0])
+        model = self._model_outside_mesh()
         batch = jax.device_put((views[None], np.array([len(views)], np.int32)))
         logits = predict(self.variables, *batch, model=model, task=task)
         outputs = {label: np.asarray(row[0]) for label, row in task.outputs_by_label(logits, self.outputs).items()}
         return presenter_for(task).answer(outputs, self.outputs, top)
+
+    def _model_outside_mesh(self) -> nn.Module:
+        """Returns the model for one clip: on a mesh of several TPUs the one that needs no `jax.shard_map`.
+
+        XLA cannot divide a Pallas kernel by itself, and one clip cannot be divided by the batch.
+        """
+        mesh, model = self.sharding.mesh, self.experiment.model
+        resolved = resolve_implementation(model, mesh.devices.flat[0])
+        return model if mesh.size > 1 and getattr(resolved, "implementation", None) == "tpu" else resolved
 
     def features(self, video: Video) -> Float[np.ndarray, "d"]:
         """Returns the vector that the head classifies, of the first view of a video; for probes and searches.
@@ -145,7 +154,7 @@ class Run:
         Raises:
             UserError: the video cannot be read or is too short; or the model has no such vector.
         """
-        model = resolve_implementation(self.experiment.model, self.sharding.mesh.devices.flat[0])
+        model = self._model_outside_mesh()
         if not hasattr(model, "features"):
             raise UserError(f"{type(model).__name__} has no features; expected a model that classifies")
         clip = self.experiment.task.normalise(read_clip(video, self.experiment.data))

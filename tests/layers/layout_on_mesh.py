@@ -1,5 +1,6 @@
-"""Compares attention along a layout with parameters on eight devices with the same attention on one device."""
+"""Compares attention along a layout with parameters, and its gradients, on eight devices with those on one device."""
 
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -17,16 +18,32 @@ spec.loader.exec_module(tests)
 layout, grid = split_heads(tests.PAST, LAYOUTS["space"]), (4, 3, 2)
 q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 24, 4, 3))
 parameters = {"0_decay": jax.numpy.asarray([0.1, 0.9])}
-expected = attend_locally(layout, core, q, k, v, grid=grid, prefix=0, parameters=parameters)
 
 
-@jax.jit
-def on_mesh(q, k, v, parameters):
+def on_one_device(q, k, v, parameters):
+    return attend_locally(layout, core, q, k, v, grid=grid, prefix=0, parameters=parameters)
+
+
+def on_mesh(q, k, v, parameters, check_vma):
     chunks = [split_time(x.reshape(2, 24, 12), 2, 0).reshape(2, 2, 12, 4, 3) for x in (q, k, v)]
-    out = attend(layout, core, *chunks, grid=(2, 3, 2), prefix=0, chunks=2, parameters=parameters)
+    settings = {"grid": (2, 3, 2), "prefix": 0, "chunks": 2, "check_vma": check_vma}
+    out = attend(layout, core, *chunks, parameters=parameters, **settings)
     return merge_time(out.reshape(2, 2, 12, 12), 0).reshape(q.shape)
 
 
+def with_gradients(attend):
+    """Returns the outputs and the gradients of their squares' sum, of queries, keys, values and parameters."""
+
+    def squares(*inputs):
+        out = attend(*inputs)
+        return (out**2).sum(), out
+
+    return jax.jit(jax.value_and_grad(squares, argnums=(0, 1, 2, 3), has_aux=True))
+
+
+expected = with_gradients(on_one_device)(q, k, v, parameters)
 types = (jax.sharding.AxisType.Auto,) * 4
 with jax.set_mesh(jax.make_mesh((2, 1, 2, 2), ("data", "fsdp", "tensor", "frames"), axis_types=types)):
-    np.testing.assert_allclose(on_mesh(q, k, v, parameters), expected, atol=1e-6)
+    for check_vma in (True, False):
+        found = with_gradients(functools.partial(on_mesh, check_vma=check_vma))(q, k, v, parameters)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), found, expected)

@@ -40,7 +40,7 @@ CPU = device(platform="cpu", device_kind="cpu")
 def installed_cudnn(monkeypatch):
     """JAX asks for cuDNN's version while it lowers, and none is installed beside JAX for CPUs."""
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
-    attention_kernel._log_once.cache_clear()
+    attention_kernel.log_once.cache_clear()
 
 
 def shapes(tokens, dtype="bfloat16", head_dim=64, batch=2, heads=4):
@@ -68,8 +68,9 @@ def gradients(function):
         ("reference", TPU, "reference"),
     ],
 )
-def test_the_implementation_follows_from_the_device(name, device, expected):
+def test_the_implementation_follows_from_the_device(capsys, name, device, expected):
     assert choose_implementation(name, device) == expected
+    assert (device.device_kind in capsys.readouterr().err) is (device in (VOLTA, AMD))
     model = vitx.create_model("vivit_b_16x2", implementation=name)
     assert resolve_implementation(model, device).implementation == expected
     assert resolve_implementation(vitx.create_model("cnn_small"), AMPERE).implementation == "reference"

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from vitx.errors import UserError
 from vitx.layers import attention_cpu, attention_gpu, attention_tpu
 from vitx.layers.attention_cpu import attend_in_blocks
-from vitx.layers.attention_kernel import Bias, Keys, Mask, Queries
+from vitx.layers.attention_kernel import Bias, Keys, Mask, Queries, log_once
 from vitx.layers.layouts import LAYOUTS, Core, Grid
 from vitx.layers.partition import attend, attend_locally
 from vitx.layers.types import DType
@@ -106,12 +106,18 @@ IMPLEMENTATIONS: dict[AttentionImplementation, Implementation] = {
 def choose_implementation(name: AttentionImplementation, device: jax.Device) -> AttentionImplementation:
     """Returns the implementation for a device: the one of its platform for "auto", otherwise `name`.
 
+    A line is logged where the platform has an implementation that this device cannot run.
+
     Raises:
         UserError: the device cannot run `name`.
     """
     if name == "auto":
         own = IMPLEMENTATIONS.get(device.platform)
-        return device.platform if own and own.supports(device) else "reference"
+        if own and own.supports(device):
+            return device.platform
+        if own:
+            log_once(f"attention is computed by XLA: found the device {device.device_kind}; expected {own.needs}")
+        return "reference"
     if not IMPLEMENTATIONS[name].supports(device):
         raise UserError(
             f"found the device {device.device_kind} (platform {device.platform}) with implementation {name!r}; "

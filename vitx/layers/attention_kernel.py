@@ -47,7 +47,7 @@ class Kernel:
             if k.shape[1] < self.min_keys:
                 return reference(q, k, v, bias=bias, mask=mask)
             if obstacle := self.find_obstacle(q, k, bias=bias, mask=mask):
-                _log_once(f"attention is computed by XLA instead of {self.title}: {obstacle}")
+                log_once(f"attention is computed by XLA instead of {self.title}: {obstacle}")
                 return reference(q, k, v, bias=bias, mask=mask)
             return self.attend(q, k, v, mask=mask)
 
@@ -65,6 +65,7 @@ class Kernel:
 
 
 @functools.cache  # every block of a model, and every retrace, would log the same
-def _log_once(message: str) -> None:
+def log_once(message: str) -> None:
+    """Prints a line on standard error the first time; of several processes only the first prints."""
     if jax.process_index() == 0:
         print_message(message)
