@@ -6,6 +6,9 @@ No GPU or TPU is needed: cuDNN's call is looked for in the lowered program, and 
 import dataclasses
 import functools
 import re
+import subprocess
+import sys
+from pathlib import Path
 from unittest import mock
 
 import jax
@@ -227,3 +230,10 @@ def test_a_model_with_interpreted_splash_attention_equals_the_reference(one_devi
             for m in (model.copy(implementation="tpu"), model.copy(implementation="reference"))
         )
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-4), found, expected)
+
+
+@pytest.mark.slow
+def test_attention_compiles_for_tpus_with_linear_memory():
+    pytest.importorskip("libtpu", reason="needs the extra `plan`")
+    script = Path(__file__).with_name("attention_on_topology.py")
+    subprocess.run([sys.executable, str(script)], check=True)
