@@ -1,15 +1,18 @@
 """The `vitx` command: parse, call, print."""
 
 import argparse
+import contextlib
+import io
 import logging
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import vitx
 from vitx import cli_ablations, cli_data, cli_explain, cli_models, cli_runs, environment
 from vitx.cli_settings import Parser, parse_settings, take_settings
-from vitx.console import escape
+from vitx.console import print_text
 from vitx.errors import Preempted, RunError, UserError, closest
 from vitx.storage import as_path, local_path
 
@@ -41,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options, unknown = _parser().parse_known_args(words)
         _check_options(options, unknown)
     except UserError as error:
-        print(f"vitx: {escape(str(error))}", file=sys.stderr)
+        print_text(f"vitx: {error}", error=True)
         return 2
     settings = unknown + settings
     try:
@@ -51,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         message, status = describe_error(error, training=options.command in (_train, cli_ablations.run_ablation))
         if debug and isinstance(error, Exception) and not isinstance(error, Preempted):
-            traceback.print_exc()
+            print_text(traceback.format_exc(), lines=True, error=True)
             return status
-        print(f"vitx: {escape(message, lines=True)}", file=sys.stderr)
+        print_text(f"vitx: {message}", lines=True, error=True)
         return status
 
 
@@ -121,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(options: argparse.Namespace, settings: list[str]) -> int | None:
     if options.experiment is None and options.resume is None:
-        print(TRAIN_HELP, file=sys.stderr)
+        print_text(TRAIN_HELP, lines=True, error=True)
         return 0 if options.help else 2
     if options.experiment is not None and options.experiment.suffix != ".py":
         raise UserError(f"found {options.experiment}; expected an experiment file: vitx train EXPERIMENT.py ...")
@@ -140,26 +143,37 @@ def _train(options: argparse.Namespace, settings: list[str]) -> int | None:
     experiment = load_config(workdir) if options.experiment is None else load_experiment(options.experiment.absolute())
     experiment = experiment.override(parse_settings(settings))
     if options.help:
-        import tyro
-
-        from vitx.configuration import tuples_of_parts
-
-        in_files = ", ".join(f"--{path}" for path in tuples_of_parts(experiment))
-        tyro.cli(
-            type(experiment),
-            description=f"Every setting, its meaning and its default. Set in an experiment file alone: {in_files}.",
-            prog=f"vitx train {options.experiment} --workdir DIR [--extend]",
-            default=experiment,
-            args=["--help"],
-            use_underscores=True,
-            config=(tyro.conf.FlagConversionOff,),
-        )
+        _print_settings(experiment, options.experiment or workdir)
     from vitx.run import train
 
     with processes.fail_together(describe_error):
         run = train(experiment, workdir, extend=options.extend)
-    print(f"vitx predict {run.workdir} clip.mp4 classifies a video with it", file=sys.stderr)
+    print_text(f"vitx predict {run.workdir} clip.mp4 classifies a video with it", error=True)
     return None
+
+
+def _print_settings(experiment: Any, source: Any) -> None:
+    """Prints the settings of an experiment with their meanings and values, and exits."""
+    import tyro
+
+    from vitx.configuration import tuples_of_parts
+
+    in_files = ", ".join(f"--{path}" for path in tuples_of_parts(experiment))
+    page = io.StringIO()
+    try:
+        # Printed by us: a config.json of somebody else may have escape sequences in its values.
+        with contextlib.redirect_stdout(page):
+            tyro.cli(
+                type(experiment),
+                description=f"Every setting, its meaning and its default. Set in an experiment file alone: {in_files}.",
+                prog=f"vitx train {source} --workdir DIR [--extend]",
+                default=experiment,
+                args=["--help"],
+                use_underscores=True,
+                config=(tyro.conf.FlagConversionOff,),
+            )
+    finally:
+        print_text(page.getvalue().rstrip("\n"), lines=True)
 
 
 if __name__ == "__main__":

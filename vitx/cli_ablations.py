@@ -1,11 +1,10 @@
 """`vitx ablate` and `compare`: tables of many runs, and runs side by side."""
 
 import argparse
-import sys
 from typing import Any
 
-from vitx import strict_json
 from vitx.cli_settings import load_parts
+from vitx.console import print_json, print_text
 from vitx.storage import as_path, local_path
 from vitx.worker_processes import stop_with_parent
 
@@ -56,10 +55,10 @@ def run_ablation(options: argparse.Namespace, _: list[str]) -> None:
     done = runner.ablate(options.file, options.workdir, **selected, jobs=options.jobs, dry_run=options.dry_run)
     if options.dry_run:
         cells = [dataclasses.asdict(cell) for cell in done]
-        print(strict_json.dumps({"cells": cells}) if options.json else format_estimates(done))
+        print_json({"cells": cells}) if options.json else print_text(format_estimates(done), lines=True)
         return
-    print(tables.to_json(done) if options.json else tables.to_markdown(done), end="")
-    print(f"see {options.workdir / 'table.md'}", file=sys.stderr)
+    print_text((tables.to_json if options.json else tables.to_markdown)(done).rstrip("\n"), lines=True)
+    print_text(f"see {options.workdir / 'table.md'}", error=True)
 
 
 def _compare(options: argparse.Namespace, _: list[str]) -> None:
@@ -67,5 +66,5 @@ def _compare(options: argparse.Namespace, _: list[str]) -> None:
 
     load_parts(options.experiment)
     found = comparison.compare(options.runs, options.output, split=options.split)
-    print(comparison.to_json(found) if options.json else comparison.to_markdown(found), end="")
-    print(f"see {options.output / 'comparison.md'}", file=sys.stderr)
+    print_text((comparison.to_json if options.json else comparison.to_markdown)(found).rstrip("\n"), lines=True)
+    print_text(f"see {options.output / 'comparison.md'}", error=True)

@@ -2,11 +2,9 @@
 
 import argparse
 import dataclasses
-import sys
 from typing import Any
 
-from vitx import strict_json
-from vitx.console import print_json
+from vitx.console import escape, print_json, print_text
 from vitx.errors import UserError
 from vitx.storage import as_path, check_writable, exists, is_bucket, local_path
 
@@ -145,9 +143,9 @@ def _list(options: argparse.Namespace, _: list[str]) -> None:
         raise UserError(f"found the format {options.format}; expected one of {known}{hint}")
     rows, missing = write_list(options.format, options.annotations, options.videos, options.list)
     table = FORMATS[options.format].table(options.list)
-    print(f"{options.list}: {rows} rows; an experiment file reads it with {table}", file=sys.stderr)
+    print_text(f"{options.list}: {rows} rows; an experiment file reads it with {table}", error=True)
     if missing:
-        print(f"{len(missing)} annotated videos are missing, such as {', '.join(missing[:5])}", file=sys.stderr)
+        print_text(f"{len(missing)} annotated videos are missing, such as {', '.join(missing[:5])}", error=True)
 
 
 def _check(options: argparse.Namespace, _: list[str]) -> int:
@@ -171,7 +169,7 @@ def _check(options: argparse.Namespace, _: list[str]) -> int:
         report = check.check(splits, whole=options.whole, reading=reading, **found)
     if options.sheet:
         check.draw_sheet(splits, {video["path"] for video in report["broken"]}, options.sheet, reading=reading)
-    print(strict_json.dumps(report) if options.json else check.format_report(report))
+    print_json(report) if options.json else print_text(check.format_report(report), lines=True)
     return 1 if report["broken"] or report["problems"] else 0
 
 
@@ -192,11 +190,12 @@ def _prepare(options: argparse.Namespace, _: list[str]) -> None:
     if options.json:
         print_json({"videos": counts, "broken": manifest["broken"]})
         return
-    print(f"{options.destination}: " + ", ".join(f"{count} videos of {split}" for split, count in counts.items()))
-    print(f'an experiment file reads it with Prepared("{options.destination}")', file=sys.stderr)
+    print_text(f"{options.destination}: " + ", ".join(f"{count} videos of {split}" for split, count in counts.items()))
+    print_text(f'an experiment file reads it with Prepared("{options.destination}")', error=True)
     if manifest["broken"]:
-        problems = "\n  ".join(video["problem"] for video in manifest["broken"][:20])
-        print(f"{len(manifest['broken'])} videos cannot be read and are left out:\n  {problems}", file=sys.stderr)
+        problems = "\n  ".join(escape(video["problem"]) for video in manifest["broken"][:20])
+        broken = f"{len(manifest['broken'])} videos cannot be read and are left out:\n  {problems}"
+        print_text(broken, lines=True, error=True)
 
 
 def _bench(options: argparse.Namespace, _: list[str]) -> None:
@@ -231,4 +230,4 @@ def _bench(options: argparse.Namespace, _: list[str]) -> None:
         workers=options.workers,
         step_seconds=seconds,
     )
-    print(strict_json.dumps(report) if options.json else format_report(report))
+    print_json(report) if options.json else print_text(format_report(report), lines=True)

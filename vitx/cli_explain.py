@@ -1,12 +1,11 @@
 """`vitx explain`: which parts of a video speak for a class."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from vitx.cli_settings import load_parts
-from vitx.console import escape, print_json
+from vitx.console import print_json, print_text
 from vitx.errors import UserError
 from vitx.storage import as_path, local_path
 
@@ -59,9 +58,9 @@ def _explain(options: argparse.Namespace, _: list[str]) -> None:
             "importance_over_time": over_time.tolist(),
             "files": [str(path) for path in paths],
         }
-        print(escape(f"{file}: {explanation.title}; see {', '.join(map(str, paths))}"), file=sys.stderr)
+        print_text(f"{file}: {explanation.title}; see {', '.join(map(str, paths))}", error=True)
         if not options.json:
             most = sorted(over_time.argsort()[::-1][:MOST_FRAMES].tolist())
-            print("  most important frames: " + ", ".join(f"{i} ({100 * over_time[i]:.0f} %)" for i in most))
+            print_text("  most important frames: " + ", ".join(f"{i} ({100 * over_time[i]:.0f} %)" for i in most))
     if options.json:
         print_json(answers)

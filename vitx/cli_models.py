@@ -1,11 +1,10 @@
 """`vitx models`, `cost`, `bench` and `convert`: named models, what they cost, how fast they are, their weights."""
 
 import argparse
-import sys
 from typing import Any
 
 from vitx.cli_settings import load_parts, parse_settings
-from vitx.console import print_json
+from vitx.console import print_json, print_text
 from vitx.errors import UserError, as_user_error
 from vitx.storage import as_path, check_writable, local_path
 
@@ -113,13 +112,13 @@ def _models(options: argparse.Namespace, _: list[str]) -> None:
         if options.json:
             print_json({"models": rows})
         else:
-            print("\n".join(format_index(rows)))
+            print_text("\n".join(format_index(rows)), lines=True)
     elif options.json:
         from vitx.configuration import to_dict
 
         print_json({name: to_dict(VARIANTS[name]) for name in names})
     else:
-        print("\n".join(names))
+        print_text("\n".join(names), lines=True)
 
 
 def _matching_names(patterns: list[str]) -> list[str]:
@@ -201,9 +200,9 @@ def _bench(options: argparse.Namespace, settings: list[str]) -> None:
     if options.json:
         print_json({"machine": about, "models": rows})
         return
-    print(about, file=sys.stderr)
+    print_text(about, lines=True, error=True)
     for row in rows:
-        print(format_row(row))
+        print_text(format_row(row), lines=True)
 
 
 def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
@@ -223,4 +222,4 @@ def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
             cell.ljust(width) if isinstance(value, str) else cell.rjust(width)
             for cell, width, value in zip(line, widths, rows[0].values(), strict=True)
         ]
-        print("  ".join(aligned).rstrip())
+        print_text("  ".join(aligned).rstrip())

@@ -1,13 +1,12 @@
 """`vitx evaluate` and `vitx predict`: what a trained run, or weights, make of videos."""
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from vitx.cli_settings import load_parts, parse_settings
-from vitx.console import escape, print_json
+from vitx.console import escape, print_json, print_text
 from vitx.errors import UserError
 from vitx.storage import as_path, exists, local_path
 
@@ -54,17 +53,18 @@ def _evaluate(options: argparse.Namespace, settings: list[str]) -> None:
         if isinstance(value, int | float | str):
             text = f"{value:10.3f}" if isinstance(value, float) else f"{value!s:>10}"
             low, high = metrics["intervals"].get(name, (None, None))
-            print(escape(f"{name:32} {text}" + ("" if low is None else f"  95 % interval {low:.1f} to {high:.1f}")))
+            print_text(f"{name:32} {text}" + ("" if low is None else f"  95 % interval {low:.1f} to {high:.1f}"))
     for path, value in metrics.get("settings", {}).items():
-        print(escape(f"{path:32} {value!s:>10}"))
+        print_text(f"{path:32} {value!s:>10}")
     for label, table in metrics.get("per_class", {}).items():
-        print(f"\n{escape(label):18} " + " ".join(f"{column:>10}" for column in next(iter(table.values()))))
+        print_text("")
+        print_text(f"{label:18} " + " ".join(f"{column:>10}" for column in next(iter(table.values()))))
         for name, row in table.items():
             cells = (
                 f"{value:10.1f}" if isinstance(value, float) else f"{'' if value is None else value:>10}"
                 for value in row.values()
             )
-            print(f"  {escape(name):16} " + " ".join(cells))
+            print_text(f"  {name:16} " + " ".join(cells))
 
 
 def _predict(options: argparse.Namespace, settings: list[str]) -> int:
@@ -81,14 +81,15 @@ def _predict(options: argparse.Namespace, settings: list[str]) -> int:
             continue
         answers[file] = answer
         if not options.json:
-            print(escape(file))
+            print_text(file)
             for label, classes in answer.items():
-                print(escape(f"  {label}: {presenter.format_answer(classes)}"))
+                print_text(f"  {label}: {presenter.format_answer(classes)}")
     if options.json:
         print_json(answers | {file: {"error": error} for file, error in errors.items()})
     if errors:
         listed = "".join(f"\n  {escape(error)}" for error in errors.values())
-        print(f"vitx: {len(errors)} of {len(answers) + len(errors)} videos cannot be read:{listed}", file=sys.stderr)
+        summary = f"vitx: {len(errors)} of {len(answers) + len(errors)} videos cannot be read:"
+        print_text(summary + listed, lines=True, error=True)
     return 1 if errors else 0
 
 

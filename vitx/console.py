@@ -28,6 +28,17 @@ def escape(text: str, *, lines: bool = False) -> str:
     return "".join(ascii(x)[1:-1] if unicodedata.category(x) in UNPRINTABLE and x not in kept else x for x in text)
 
 
+def print_text(text: str, *, lines: bool = False, error: bool = False) -> None:
+    """Prints text, escaped; everything that vitx prints goes through here, `print_message` or a progress bar.
+
+    Args:
+        text: text with names in it.
+        lines: whether the text has several lines; otherwise line breaks are escaped too.
+        error: whether to print on standard error.
+    """
+    print(escape(text, lines=lines), file=sys.stderr if error else sys.stdout, flush=error)
+
+
 def print_json(data: Any) -> None:
     """Prints one strictly valid JSON object on standard output."""
     print(strict_json.dumps(data))
@@ -44,6 +55,7 @@ def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
 
     # Not tqdm's own `disable=None`: it asks for a terminal, and in a notebook, which is none, bars are widgets.
     in_notebook = "ipykernel" in sys.modules
+    options = {name: escape(value) if isinstance(value, str) else value for name, value in options.items()}
     return tqdm(iterable, disable=not (in_notebook or sys.stderr.isatty()), dynamic_ncols=True, **options)
 
 

@@ -11,7 +11,6 @@ import json
 import os
 import secrets
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from typing import Any
 import filelock
 
 from vitx import storage, strict_json
+from vitx.console import print_text
 from vitx.errors import RunError, UserError
 
 LEASE_SECONDS = 60.0  # longer than a process is ever held up by its machine or its network
@@ -119,7 +119,7 @@ class Lease(Hold):
     def _beats(self, number: int, record: dict[str, Any]) -> bool:
         """Returns whether an owner's beat changes within a lease."""
         owner = _describe_owner(record)
-        print(f"{self._folder.parent} was held by {owner}; waiting for its heartbeat", file=sys.stderr)
+        print_text(f"{self._folder.parent} was held by {owner}; waiting for its heartbeat", error=True)
         deadline = time.monotonic() + LEASE_SECONDS
         while time.monotonic() < deadline:
             time.sleep(LEASE_SECONDS / BEATS / 2)

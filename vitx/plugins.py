@@ -10,9 +10,10 @@ group `vitx.plugins` names a module that registers its parts when it is imported
 import functools
 import importlib
 import importlib.metadata
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
+
+from vitx.console import print_text
 
 GROUP = "vitx.plugins"
 
@@ -82,10 +83,11 @@ def load_plugins() -> None:
             entry.load()
         except Exception as error:
             package = f" of {entry.dist.name} {entry.dist.version}" if entry.dist else ""
-            print(
+            print_text(
                 f"vitx: the plug-in {entry.name}{package} ({entry.value}) failed with {type(error).__name__}: {error}; "
                 "its parts are missing until it is repaired or uninstalled",
-                file=sys.stderr,
+                lines=True,
+                error=True,
             )
 
 

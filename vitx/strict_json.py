@@ -24,4 +24,5 @@ def to_strict(data: Any) -> Any:
 
 def dumps(data: Any, *, indent: int | None = None) -> str:
     """Returns strictly valid JSON, ASCII alone, of mappings, sequences, NumPy's numbers and what JSON has itself."""
-    return json.dumps(to_strict(data), indent=indent, allow_nan=False)
+    text = json.dumps(to_strict(data), indent=indent, allow_nan=False)
+    return text.replace("\x7f", r"\u007f")  # DEL, the one control character that JSON leaves as it is

@@ -12,6 +12,7 @@ from vitx import configuration, storage, strict_json
 from vitx.ablations.pictures import learning_curves, save_figure
 from vitx.ablations.statistics import Difference, compare_clips, correct_for_rows, interval
 from vitx.ablations.tables import difference_rows, has_same_clips, pair_examples
+from vitx.console import escape
 from vitx.data.sources import Source, check_split
 from vitx.errors import UserError
 from vitx.evaluation.evaluate import Predictions
@@ -267,5 +268,5 @@ def _write(comparison: Comparison, tested: Sequence[_Tested], source: Source, ou
         caption = f"{found.label}: clips that {found.correct} gets right and {found.wrong} wrong"
         pictures.append(f"{caption}:\n\n![{caption}](clips_{number}.png)")
     text = "# Comparison\n\n" + to_markdown(comparison) + "\n" + "\n\n".join(pictures) + "\n"
-    storage.write_text(output / "comparison.md", text)
+    storage.write_text(output / "comparison.md", escape(text, lines=True))
     storage.write_text(output / "comparison.json", to_json(comparison))

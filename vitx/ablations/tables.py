@@ -20,6 +20,7 @@ from vitx.ablations.statistics import (
     correct_for_rows,
     mean_and_deviation,
 )
+from vitx.console import escape
 from vitx.evaluation.evaluate import Predictions
 from vitx.evaluation.examples import example_metric, load_predictions, predictions_path
 from vitx.evaluation.report import table as markdown_table
@@ -32,6 +33,10 @@ HEADS = {
     "peak_memory_mib": "peak MiB",
     "seconds": "seconds",
 }
+_LATEX = str.maketrans(
+    {character: "\\" + character for character in "&%$#_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+)
 EXACT = ("params", "gmacs")  # columns that the settings determine
 
 
@@ -91,7 +96,7 @@ def make_table(plan: Plan) -> Table:
 def write_table(table: Table, workdir: PurePath) -> None:
     """Writes table.md, .tex, .csv and .json into a folder."""
     for suffix, write in FORMATS.items():
-        storage.write_text(workdir / f"table.{suffix}", write(table))
+        storage.write_text(workdir / f"table.{suffix}", escape(write(table), lines=True))
 
 
 def to_markdown(table: Table) -> str:
@@ -328,6 +333,4 @@ def difference_rows(differences: Sequence[Difference]) -> list[tuple[str, ...]]:
 
 
 def _escape(text: str) -> str:
-    for character in "&%$#_{}":
-        text = text.replace(character, "\\" + character)
-    return text.replace("~", r"\textasciitilde{}").replace("^", r"\textasciicircum{}")
+    return escape(text).translate(_LATEX)

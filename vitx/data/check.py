@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vitx.console import progress_bar
+from vitx.console import escape, progress_bar
 from vitx.data.container import DEFAULT_OPTIONS, ReadOptions
 from vitx.data.decoding import VideoError, VideoInfo, describe, open_video
 from vitx.data.same_files import Example, find_repeats
@@ -120,7 +120,8 @@ def format_report(report: Mapping[str, Any]) -> str:
         columns = list(next(iter(classes.values())))
         lines += ["", f"{label:24} " + " ".join(f"{column:>10}" for column in columns)]
         lines += [
-            f"  {name:22} " + " ".join(f"{row[column]:10}" for column in columns) for name, row in classes.items()
+            f"  {escape(name):22} " + " ".join(f"{row[column]:10}" for column in columns)
+            for name, row in classes.items()
         ]
     for name, row in report["values"].items():
         lines += [
@@ -137,7 +138,7 @@ def format_report(report: Mapping[str, Any]) -> str:
         ("to know", report["notes"]),
     ):
         if problems:
-            lines += ["", f"{title}:", *(f"  {problem}" for problem in problems[:MAX_LINES])]
+            lines += ["", f"{title}:", *(f"  {escape(problem)}" for problem in problems[:MAX_LINES])]
             lines += [f"  and {len(problems) - MAX_LINES} more (--json lists all)"] if len(problems) > MAX_LINES else []
     return "\n".join(lines)
 

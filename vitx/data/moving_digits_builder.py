@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from vitx.console import progress_bar
+from vitx.console import print_text, progress_bar
 from vitx.data.moving_digits import APPEARANCES, CONFIGS, DIGITS, MOTIONS, ClipConfig, encode_clip
 from vitx.data.sources import check_split
 from vitx.errors import UserError
@@ -217,7 +217,7 @@ def _hold_lock(path: os.PathLike) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        print(f"waiting for another process that is building this dataset ({path})", file=sys.stderr)
+        print_text(f"waiting for another process that is building this dataset ({path})", error=True)
         lock.acquire()
     try:
         yield

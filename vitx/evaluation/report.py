@@ -16,6 +16,7 @@ from jaxtyping import Float, Int, UInt8
 from matplotlib.figure import Figure
 
 from vitx import storage
+from vitx.console import escape
 from vitx.evaluation.evaluate import Predictions
 
 Rows = Sequence[Mapping[str, Any]]
@@ -212,14 +213,14 @@ def write_report(
     parts[split] = "\n".join(part)
     for name, part in parts.items():
         lines += [f"<!-- split {name} -->", part.strip("\n"), f"<!-- end {name} -->", ""]
-    storage.write_text(path, "\n".join(lines))
+    storage.write_text(path, escape("\n".join(lines), lines=True))
     return path
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     """Returns the lines of a Markdown table: text in the first column, numbers in the others."""
     ruler = ["---"] + ["---:"] * (len(header) - 1)
-    lines = [[str(cell).replace("|", r"\|") for cell in cells] for cells in (header, ruler, *rows)]
+    lines = [[escape(str(cell)).replace("|", r"\|") for cell in cells] for cells in (header, ruler, *rows)]
     return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
@@ -237,7 +238,7 @@ def _split_lines(
         lines += [f"- {path}: {here!r} here, {trained!r} in config.json"]
     lines += [""] if changed else []
     lines += [f"Over {read} of {read + unreadable} videos" + ("; these cannot be read:" if unreadable else ".")]
-    lines += ["", *(f"- {problem}" for problem in predictions.list_errors())] if unreadable else []
+    lines += ["", *(f"- {escape(problem)}" for problem in predictions.list_errors())] if unreadable else []
     ranges = {name: f"{low:.1f} to {high:.1f}" for name, (low, high) in intervals.items()}
     values = [
         (name, f"{value:.2f}" if isinstance(value, float) else value, ranges.get(name, ""))

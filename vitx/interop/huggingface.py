@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
@@ -15,6 +14,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from vitx.configuration import override
+from vitx.console import print_text
 from vitx.errors import UserError, closest
 from vitx.interop.names import CONVOLUTION, CONVOLUTION_2D, NORM, PLAIN, NameRule, Tensors, to_theirs
 from vitx.interop.preprocessing import Preprocessing
@@ -375,7 +375,7 @@ def save_huggingface(
     if architecture.joins_qkv:
         tensors = _join_qkv(tensors)
     if architecture.note:
-        print(f"{directory}: {architecture.note}", file=sys.stderr)
+        print_text(f"{directory}: {architecture.note}", error=True)
     with report_io_errors(directory):
         directory.absolute().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.absolute().parent) as draft:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -11,6 +10,7 @@ import jax
 from flax import linen as nn
 
 from vitx.configuration import names_marked, override, settings
+from vitx.console import print_text
 from vitx.errors import UserError
 from vitx.interop.fill import Report, Variables, WeightsSource, fill
 from vitx.interop.formats import FORMATS, Request, WeightsPath, find_format
@@ -141,12 +141,12 @@ def load_source(
     swap_head = "num_classes" in fields
     allowed = {"allow_missing": allow_missing, "allow_unexpected": allow_unexpected}
     variables, report = fill(source, target, where, swap_head=swap_head, **allowed)
-    print(f"{where}: {report}", file=sys.stderr)
+    print_text(f"{where}: {report}", lines=True, error=True)
     preprocessing = source.preprocessing
     if preprocessing is not None:
         preprocessing = preprocessing.resize(target.input_shape[0], target.input_shape[1:3])
         if preprocessing.note:
-            print(f"{where}: {preprocessing.note}", file=sys.stderr)
+            print_text(f"{where}: {preprocessing.note}", error=True)
     labels = source.labels if settings(target).get("num_classes") == settings(source.model).get("num_classes") else None
     return Pretrained(target, variables, report, preprocessing, labels)
 
@@ -172,7 +172,7 @@ def fill_model(
     if lines := _differing(source.model, model, names_marked(type(model), "changes_function")):
         raise UserError(f"{path} holds weights of another function; set the model's fields to the source's{lines}")
     variables, report = fill(source, model, str(path), swap_head=True, class_names=class_names, init=init)
-    print(f"{path}: {report}", file=sys.stderr)
+    print_text(f"{path}: {report}", lines=True, error=True)
     return variables, report
 
 

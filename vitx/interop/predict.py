@@ -1,6 +1,5 @@
 """Predictions of a pretrained model for video files, through the preprocessing that came with it."""
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from vitx.console import print_text
 from vitx.data.class_names import number_duplicates
 from vitx.data.decoding import VideoError, open_video
 from vitx.data.file_kinds import read_video
@@ -46,9 +46,9 @@ def predict_each(
         raise UserError("the model has no head (num_classes is 0) and so nothing to predict")
     preprocessing = pretrained.preprocessing
     if preprocessing is None:
-        print(
+        print_text(
             "no preprocessing came with the weights: pixels are scaled to [-1, 1], frames taken over the whole video",
-            file=sys.stderr,
+            error=True,
         )
         frames, *size, _ = model.input_shape
         preprocessing = Preprocessing(HALF, HALF, tuple(size), None, frames)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from vitx.analysis.cost import macs_of, reference
 from vitx.configuration import override
+from vitx.console import escape
 from vitx.storage import write_text
 from vitx.training.logs import log_info
 from vitx.training.processes import is_first_process
@@ -27,7 +28,7 @@ def write_overview(path: PurePath, experiment: Any, variables: Any, mesh: jax.sh
     overview = describe_run(experiment, variables, mesh, num_examples)
     log_info(overview)
     if is_first_process():
-        write_text(path, f"```\n{overview}\n```\n")
+        write_text(path, f"```\n{escape(overview, lines=True)}\n```\n")
 
 
 def describe_run(experiment: Any, variables: Any, mesh: jax.sharding.Mesh, num_examples: int) -> str:

@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
 from vitx import configuration, strict_json
+from vitx.console import print_text
 from vitx.errors import UserError
 from vitx.storage import absolute
 
@@ -202,7 +202,7 @@ def fail_together(describe: Callable[[BaseException], tuple[str, int]]) -> Itera
     except BaseException as error:
         message, status = describe(error)
         message = f"process {jax.process_index()} of {jax.process_count()}: {message}"
-        print(f"vitx: {message}", file=sys.stderr, flush=True)
+        print_text(f"vitx: {message}", lines=True, error=True)
         done.set()
         with contextlib.suppress(Exception):  # another process may have failed first, or the coordinator be gone
             client.key_value_set(FAILURE_KEY, f"{status} {message}")
@@ -218,7 +218,7 @@ def _watch_for_failure(client: Any, done: threading.Event) -> None:
         except Exception:  # no process has failed
             continue
         if not done.is_set():
-            print(f"vitx: ended with {message}", file=sys.stderr, flush=True)
+            print_text(f"vitx: ended with {message}", lines=True, error=True)
             _exit_process(client, int(status))
 
 
