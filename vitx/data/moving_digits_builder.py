@@ -71,7 +71,7 @@ class MovingDigitsBuilder(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split, records, num_clips[split]) for split in DIGITS}
 
     def _generate_examples(self, split: str, records: Iterator[dict], num_clips: int) -> Iterator[tuple[int, dict]]:
-        with progress_bar(desc=f"building {self.name}/{self.builder_config.name} {split}", total=num_clips) as progress:
+        with progress_bar(desc=split, total=num_clips) as progress:
             for index, record in enumerate(itertools.islice(records, num_clips)):
                 yield index, record
                 progress.update()
@@ -186,6 +186,8 @@ def build(clips: ClipConfig, *, data_dir: str | os.PathLike | None = None) -> Mo
                 with _hold_lock(builder.data_dir_root / f"{builder.name}.{config.name}.lock"):
                     for leftover in builder.data_path.parent.glob("incomplete.*"):
                         leftover.rmtree()
+                    if not builder.data_path.exists():
+                        print_text(f"building {builder.name}/{config.name} in {builder.data_dir_root}", error=True)
                     builder.download_and_prepare()
             except OSError as error:
                 raise UserError(

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from vitx.data.encoding import encode_video
 from vitx.errors import UserError
 from vitx.explain import pictures
+from vitx.storage import write_bytes
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -71,7 +72,7 @@ class Explanation:
         path = Path(path)
         if path.suffix not in WRITERS:
             raise UserError(f"{path} ends in {path.suffix!r}; expected one of {', '.join(WRITERS)}")
-        path.write_bytes(WRITERS[path.suffix](self))
+        write_bytes(path, WRITERS[path.suffix](self))
 
     def _repr_png_(self) -> bytes:  # how a notebook shows it
         return _to_png(self)
