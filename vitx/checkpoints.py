@@ -234,8 +234,12 @@ class Checkpoints:
                 args = ocp.args.Composite(record=ocp.args.JsonRestore(), **parts)
                 restored = self._manager.restore(step, args=args)
             state, record = {name: restored[name] for name in abstract}, dict(restored["record"])
-            if record.pop("sha256", None) != _sha256(record) or record["step"] != step:
+            if record.pop("sha256", None) != _sha256(record):
                 raise ValueError("its record differs from its digest")
+            check_fields(record, {"step": int, "digests": dict, "best": dict | None}, f"{where}: its record")
+            check_fields(record["best"] or {"step": step}, {"step": int}, f"{where}: 'best' of its record")
+            if record["step"] != step:
+                raise ValueError(f"its record is of step {record['step']}")
             expected, found = record["digests"], digests(state)
         except UserError:
             raise
@@ -277,6 +281,15 @@ class Checkpoints:
                 f"or of vitx, train in another --workdir{messages}"
             )
         return None
+
+
+def check_fields(record: Mapping[str, Any], kinds: Mapping[str, Any], where: str) -> None:
+    """Raises DamagedCheckpointError where a record lacks a field, or has one of another type; no digest tells."""
+    for name, kind in kinds.items():
+        if name not in record or not isinstance(record[name], kind):
+            found = f"{name!r} is {str(record[name])[:60]!r}" if name in record else f"there is no {name!r}"
+            expected = getattr(kind, "__name__", kind)
+            raise DamagedCheckpointError(f"{where}: {found}; expected {expected}. Take another checkpoint")
 
 
 def _preserve(steps: Sequence[int], keep: int, best_step: int | None) -> list[bool]:

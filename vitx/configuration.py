@@ -20,6 +20,7 @@ from vitx.plugins import Registry
 
 Part = TypeVar("Part")
 
+MAX_DEPTH = 32  # of nested parts and tuples in settings
 NOT_FINITE = ("inf", "-inf", "nan")  # floats as config.json has them, which knows no such numbers
 
 # a file that defines parts is one line here; imported when config.json names a part that is not imported yet
@@ -153,11 +154,28 @@ def from_dict(data: Any, where: str = "config.json") -> Any:
     Raises:
         UserError: an unknown type or setting, or a value of the wrong type.
     """
+    _check_depth(data, where)
+    return _from_dict(data, where)
+
+
+def _check_depth(data: Any, where: str) -> None:
+    """Raises UserError where data is nested deeper than any settings: reading it would end Python's stack."""
+    layer = [data]
+    for _ in range(MAX_DEPTH):
+        parts = [x.values() if isinstance(x, dict) else x for x in layer if isinstance(x, dict | list)]
+        layer = [value for part in parts for value in part]
+    if layer:
+        raise UserError(f"{where} is nested deeper than {MAX_DEPTH} levels; expected the settings of an experiment")
+
+
+def _from_dict(data: Any, where: str) -> Any:
     if isinstance(data, list):
-        return tuple(from_dict(value, where) for value in data)
+        return tuple(_from_dict(value, where) for value in data)
     if not isinstance(data, dict):
         return data
     name = data.get("type")
+    if not isinstance(name, str):
+        raise UserError(f'{where}: found an object whose "type" is {str(name)[:80]!r}; expected the name of a part')
     if name not in _PARTS:
         raise UserError(
             f"{where}: no part of type {name!r} is registered{closest(str(name), _PARTS)} "
@@ -172,7 +190,7 @@ def from_dict(data: Any, where: str = "config.json") -> Any:
             continue
         if key not in annotations:
             raise UserError(f"{where}: {name} has no setting {key!r}{closest(key, annotations)}")
-        values[key] = _check_value(annotations[key], from_dict(value, where), f"{where}: {name}.{key}")
+        values[key] = _check_value(annotations[key], _from_dict(value, where), f"{where}: {name}.{key}")
     return _create(functools.partial(cls, **values), f"{where}: {name}")
 
 
@@ -400,7 +418,7 @@ def _names(text: str) -> tuple[str, ...]:
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two where it is nested deeply
         return text
 
 

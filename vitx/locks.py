@@ -35,7 +35,22 @@ class Hold:
     """A folder that this process holds."""
 
     def check(self) -> None:
-        """Raises RunError where another process has taken the folder over."""
+        """Raises RunError where another process has taken the folder over, or it was removed."""
+
+
+class LocalHold(Hold):
+    """A hold on a local folder: a locked file in it."""
+
+    def __init__(self, lock: PurePath):
+        self._lock = lock
+
+    def check(self) -> None:
+        # What is written into a folder that is gone fails somewhere, or appears in a new one without its settings.
+        if not self._lock.exists():
+            raise RunError(
+                f"{self._lock.parent} or its .lock was removed while this process used it; nothing more is written. "
+                "Run the same command again, or put back the folder first to continue it"
+            )
 
 
 @contextlib.contextmanager
@@ -67,7 +82,11 @@ def hold_folder(folder: PurePath, *, busy: str) -> Iterator[Hold]:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}; choose another folder") from error
     try:
         storage.remove_drafts(folder)
-        yield Hold()
+        hold = LocalHold(folder / ".lock")
+        try:
+            yield hold
+        finally:  # an error of what was removed says less than that it was
+            hold.check()
     finally:
         lock.release()
 

@@ -116,12 +116,12 @@ def _parse_rows(path: PurePath) -> list[dict[str, Any]]:
         try:
             if line:
                 rows.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number < len(lines):
                 raise UserError(f"{path}, line {number} is not JSON: {error}") from error
             continue
         if line and not isinstance(rows[-1], dict):
-            raise UserError(f"{path}, line {number} is no JSON object: {line[:80]}")
+            raise UserError(f'{path}, line {number}: found {line[:80]}; expected an object such as {{"step": 1, ...}}')
     return rows
 
 

@@ -15,10 +15,11 @@ from pathlib import PurePath
 from typing import Any
 
 from vitx import configuration, storage
-from vitx.checkpoints import Checkpoints, DamagedCheckpointError
+from vitx.checkpoints import Checkpoints, DamagedCheckpointError, check_fields
 from vitx.errors import UserError
 from vitx.experiment import Experiment, load_config
 from vitx.locks import Hold, hold_folder
+from vitx.training.logs import read_metrics
 from vitx.training.processes import is_first_process, sync_processes
 
 
@@ -51,6 +52,7 @@ def check_may_train(workdir: PurePath, experiment: Experiment, *, extend: bool) 
                 "another --workdir"
             )
         return
+    read_metrics(workdir)  # reports a row that is none before the work
     changed = _differences(load_config(workdir).with_absolute_paths(), experiment)
     refused = {
         path: values for path, values in changed.items() if not configuration.is_mutable_on_resume(experiment, path)
@@ -84,6 +86,12 @@ def check_record(workdir: PurePath, record: Mapping[str, Any]) -> None:
 
     Checkpoints of another run may have arrays of equal shapes, and other settings change what equal arrays mean.
     """
+    if not record:  # of a run without checkpoints
+        return
+    check_fields(record, {"label_names": dict}, f"a checkpoint in {workdir / 'checkpoints'}")
+    for label, names in record["label_names"].items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"a checkpoint in {workdir / 'checkpoints'}: label_names of {label!r} are no list of names")
     if "config" not in record:
         return
     there = load_config(workdir).with_absolute_paths()
@@ -119,6 +127,7 @@ def lock_run(workdir: PurePath) -> Iterator[Hold]:
         yield Hold()
         return
     with hold_folder(workdir, busy=f"{workdir} is in use by another vitx process; wait until it ends") as hold:
+        read_metrics(workdir)  # a row that is none is reported before the work whose report needs it
         sync_processes("locked")
         yield hold
 

@@ -201,8 +201,15 @@ def _read_local(path: Path) -> bytes:
 
 
 def read_text(path: PurePath) -> str:
-    """Returns the content of a UTF-8 file."""
-    return read_bytes(path).decode()
+    """Returns the content of a UTF-8 file.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    try:
+        return read_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}") from error
 
 
 def read_json(path: PurePath) -> Any:

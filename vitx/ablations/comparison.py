@@ -107,6 +107,8 @@ def compare(runs: Sequence[str | PurePath], output: str | PurePath | None = None
     short = [storage.absolute(folder).name for folder in folders]
     names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
     configs = [load_config(folder) for folder in folders]  # all are checked before the first is evaluated
+    for folder in folders if output is not None else ():  # its curves are drawn last
+        read_metrics(folder)
     tested = [_test(*parts, split) for parts in zip(names, folders, configs, strict=True)]
     differences, disagreements = [], []
     source = configs[0].data.dataset.open(split)

@@ -5,6 +5,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -43,14 +44,35 @@ def read_list(file: Path, columns: Collection[str], paths: str) -> Iterator[tupl
             rows = _objects if file.suffix.lower() in OBJECTS else _cells
             for where, fields in rows(lines, file, columns):
                 for name, value in fields.items():
-                    texts = (name, value if isinstance(value, str) and name != paths else "")
-                    if not all(map(is_text, texts)):
-                        raise UserError(f"{where}: {texts!r} is not UTF-8; save the list as UTF-8")
+                    _check_texts(where, name, value, name == paths)
                 yield where, fields
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror} (data.dataset.path)") from error
     except (ValueError, csv.Error, RecursionError) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
+
+
+def _check_texts(where: str, name: str, value: Any, is_path: bool) -> None:
+    """Raises UserError where a field has characters that no text has: NUL, or half a pair of UTF-16."""
+    pending = [name, value]
+    while pending:
+        text = pending.pop()
+        if isinstance(text, list | dict):
+            pending += [*text, *text.values()] if isinstance(text, dict) else text
+        if not isinstance(text, str):
+            continue
+        if "\0" in text:
+            raise UserError(f"{where}: {name!r} is {text[:80]!r}, which has a NUL byte; save the list as UTF-8 text")
+        if not is_text(text) and not (is_path and _is_file_name(text)):
+            raise UserError(f"{where}: {name!r} is {text[:80]!r}, which is not UTF-8; save the list as UTF-8")
+
+
+def _is_file_name(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:  # the half of a pair that no undecoded byte gives
+        return False
+    return True
 
 
 @contextlib.contextmanager

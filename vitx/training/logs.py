@@ -25,6 +25,7 @@ from vitx.training.processes import is_first_process
 
 Row = Mapping[str, Any]
 
+MAX_NUMBER = 2**63 - 1  # of a step or of a count
 EVENTS_SECONDS = 60.0  # between copies of TensorBoard's events to a bucket, which stores a file as a whole
 
 
@@ -163,7 +164,22 @@ def read_metrics(workdir: PurePath) -> list[Row]:
     Raises:
         UserError: another line is not a row.
     """
-    return read_rows(storage.as_path(workdir) / "metrics.jsonl")
+    path = storage.as_path(workdir) / "metrics.jsonl"
+    rows = read_rows(path)
+    for number, row in enumerate(rows, 1):
+        _check_row(row, f"{path}, row {number}")
+    return rows
+
+
+def _check_row(row: Row, where: str) -> None:
+    """Raises UserError where a row has no step or split, or a number that no float holds."""
+    for name, kind, meaning in (("step", int, "number of a step"), ("split", str, "name of a split")):
+        found = row.get(name)
+        if not isinstance(found, kind) or isinstance(found, bool):
+            raise UserError(f"{where}: {name!r} is {str(found)[:80]!r}; expected the {meaning}. Remove the row")
+    for name, value in row.items():
+        if isinstance(value, int) and abs(value) > MAX_NUMBER:
+            raise UserError(f"{where}: {name!r} is {str(value)[:20]}...; expected at most {MAX_NUMBER}. Remove the row")
 
 
 class Profiler:

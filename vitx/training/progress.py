@@ -13,10 +13,22 @@ from flax import linen as nn
 
 from vitx.analysis.cost import macs_of, reference
 from vitx.analysis.devices import peak_flops
+from vitx.checkpoints import check_fields
 from vitx.errors import UserError, closest
 from vitx.tasks.task import Task
 from vitx.training.faults import LossSpikeDetector
 
+RECORDED = {  # fields of a checkpoint's record, which may be missing in one of an older version
+    "best": dict | None,
+    "stale": int,
+    "evaluated": bool,
+    "counters": dict,
+    "unreadable": list,
+    "window": dict | None,
+    "losses": list,
+    "began": int | float,
+    "productive_seconds": int | float,
+}
 WHOLE_STEP_METRICS = ("loss", "gradient_norm", "parameter_norm")  # one value a step, not a sum over examples
 
 
@@ -120,6 +132,8 @@ class Progress:
     @classmethod
     def from_record(cls, record: Mapping[str, Any], spike_deviations: float | None) -> "Progress":
         """Returns the progress in a checkpoint's record; an empty record gives that of a new run."""
+        kinds = {name: kind for name, kind in RECORDED.items() if name in record}
+        check_fields(record, kinds, "the record of the newest checkpoint")
         return cls(
             best=BestCheckpoint(record.get("best"), record.get("stale", 0)),
             evaluated=record.get("evaluated", True),
