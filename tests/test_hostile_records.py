@@ -14,9 +14,11 @@ from vitx.cli import main
 from vitx.configuration import Words, from_dict, override
 from vitx.data.lists import read_list
 from vitx.errors import RunError, UserError
+from vitx.experiment import save_config
 from vitx.locks import hold_folder
+from vitx.run import Run, train
 from vitx.run_folder import check_record, lock_run
-from vitx.training.logs import read_metrics
+from vitx.training.logs import MetricsLog, read_metrics
 from vitx.training.progress import Progress
 
 LISTS = {
@@ -180,6 +182,30 @@ def test_a_folder_that_is_removed_is_noticed_before_a_checkpoint(again, tmp_path
             (folder / "checkpoints").mkdir(parents=True)
         with pytest.raises(RunError, match="run"):
             hold.check()
+
+
+def test_a_folder_that_is_removed_while_it_trains_is_one_message(small_file, tmp_path, monkeypatch, capsys):
+    folder, write = tmp_path / "run", MetricsLog.write
+
+    def remove(self, *row):
+        write(self, *row)
+        shutil.rmtree(folder)
+
+    monkeypatch.setattr(MetricsLog, "write", remove)
+    assert main(["train", small_file, "--workdir", str(folder)]) == 1
+    message = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vitx: ")]
+    assert len(message) == 1 and f"{folder} or its .lock was removed" in message[0]
+
+
+def test_a_row_that_is_none_stops_an_evaluation_before_it_begins(small, tmp_path, monkeypatch, capsys):
+    save_config(small, tmp_path / "config.json")
+    (tmp_path / "metrics.jsonl").write_text("[1]\n{}\n")
+    run = Run(small, tmp_path, 1, {}, {}, jax.NamedSharding(jax.make_mesh((1,), ("data",)), jax.P()))
+    monkeypatch.setattr("vitx.run.evaluate_and_report", lambda *_: pytest.fail("the work began"))
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 1"):
+        run.evaluate()
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 1"):
+        train(small, tmp_path)
 
 
 def test_a_folder_that_stays_is_released(tmp_path):

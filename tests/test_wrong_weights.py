@@ -12,11 +12,14 @@ import pytest
 import safetensors.numpy
 
 import vitx
+from tests.training.test_cnn import SMALL
 from vitx import storage
 from vitx.checkpoints import Checkpoints
 from vitx.cli import main
+from vitx.configuration import to_dict
 from vitx.data.files import _parse_number
 from vitx.errors import UserError
+from vitx.experiment import save_config
 from vitx.interop.fill import WeightsSource, check_layers, fill, flatten_variables
 from vitx.interop.huggingface import read_weights
 from vitx.run import load_run, train
@@ -143,6 +146,36 @@ def test_parameters_that_are_not_finite_are_refused(value, run):
         load_run(run)
     with pytest.raises(UserError, match="embedding/bias"):
         vitx.load_pretrained(run)
+
+
+@pytest.fixture(scope="module")
+def normalised(small, tmp_path_factory):
+    """A run, as it is stored, of a model with running variances."""
+    model = SMALL.copy(num_classes=(("appearance", 10), ("motion", 8)))
+    experiment = small.override({"model": model}).with_absolute_paths()
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 4, 24, 24, 3))))
+    folder = tmp_path_factory.mktemp("normalised") / "run"
+    folder.mkdir()
+    save_config(experiment, folder / "config.json")
+    label_names = {"appearance": list(map(str, range(10))), "motion": list(map(str, range(8)))}
+    record = {"best": None, "config": to_dict(experiment), "label_names": label_names}
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        variables = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), dict(shapes))
+        checkpoints.save(1, {"variables": variables}, record)
+        checkpoints.wait()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(-1e-3, "var holds negative variances"), (np.nan, "var holds values that are not finite")]
+)
+def test_variances_of_a_run_that_no_training_gives_are_refused(value, message, normalised, tmp_path):
+    shutil.copytree(normalised, tmp_path / "run")
+    load_run(tmp_path / "run")
+    save_as(tmp_path / "run", lambda path, x: x.at[-1].set(value) if path[-1].key == "var" else x)
+    for load in (load_run, vitx.load_pretrained):
+        with pytest.raises(UserError, match=message):
+            load(tmp_path / "run")
 
 
 def filled(**changes):

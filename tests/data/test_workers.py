@@ -7,7 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import grain
 import pytest
+
+from vitx.data.pipeline import Data
+from vitx.worker_processes import end_with_parent
 
 READ = """
 import dataclasses, sys
@@ -62,6 +66,17 @@ class Endless:
         from vitx.data.encoding import encode_video
 
         return {"video": encode_video(np.zeros((4, 8, 8, 3), np.uint8)), "labels": {"place": 0}}
+
+
+def test_the_pipeline_lets_its_workers_end_with_their_parent(monkeypatch):
+    given = []
+    monkeypatch.setattr(grain.IterDataset, "mp_prefetch", lambda self, *hooks: given.append(hooks) or ())
+    data = Data(Endless(), num_frames=2, image_size=(8, 8), batch_size=2, num_workers=2)
+    data.train_batches(Endless(), 0, range(9))
+    list(data.eval_batches(Endless()))
+    assert len(given) == 2
+    for workers, started in given:
+        assert workers.num_workers == 2 and started is end_with_parent
 
 
 def children(pid: int) -> list[int]:
