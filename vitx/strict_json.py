@@ -24,5 +24,4 @@ def to_strict(data: Any) -> Any:
 
 def dumps(data: Any, *, indent: int | None = None) -> str:
     """Returns strictly valid JSON, ASCII alone, of mappings, sequences, NumPy's numbers and what JSON has itself."""
-    text = json.dumps(to_strict(data), indent=indent, allow_nan=False)
-    return text.replace("\x7f", r"\u007f")  # DEL, the one control character that JSON leaves as it is
+    return json.dumps(to_strict(data), indent=indent, allow_nan=False)
