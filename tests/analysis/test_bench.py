@@ -82,14 +82,17 @@ def test_random_variables_have_no_zero_branches():
     assert all(leaf.min() > 0 for path, leaf in jax.tree.leaves_with_path(variables) if path[-1].key == "var")
 
 
-@pytest.mark.parametrize("name", ["r3d_18", "vivit_ti_16x2"])
-def test_implementation_follows_the_platform_of_the_device(name):
+@pytest.mark.parametrize(
+    ("name", "platforms"),
+    [("r3d_18", {"gpu": "reference", "tpu": "reference"}), ("vivit_ti_16x2", {"gpu": "gpu", "tpu": "tpu"})],
+)
+def test_implementation_follows_the_platform_of_the_device(name, platforms):
     model = vitx.create_model(name)
     assert model.implementation == "auto"
     assert resolve_implementation(model, jax.devices()[0]).implementation == "cpu"
-    for platform in ("gpu", "tpu"):
-        device = mock.Mock(spec=jax.Device, platform=platform)
-        assert resolve_implementation(model, device).implementation == "reference"
+    for platform, implementation in platforms.items():
+        device = mock.Mock(spec=jax.Device, platform=platform, compute_capability="9.0")
+        assert resolve_implementation(model, device).implementation == implementation
     chosen = model.copy(implementation="reference")
     assert resolve_implementation(chosen, jax.devices()[0]) is chosen
 
