@@ -39,7 +39,11 @@ def bounded(tmp_path):
         return int(Path("/proc/self/statm").read_text().split()[1]) * page
 
     def children() -> set[str]:
-        return {pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+        found = set()
+        for thread in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # threads and children end meanwhile
+                found.update((thread / "children").read_text().split())
+        return found
 
     def peak_of(pid: str) -> int:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):

@@ -109,7 +109,7 @@ def main(name: str, folder: str, pairs: str, *axes: str) -> None:
         state, before = mesh.train(mesh.first, range(SAVED))
         if pairs != "none":
             saved[shape] = Checkpoints(Path(folder) / shape)
-            saved[shape].save(SAVED, {"state": state}, {})
+            saved[shape].save(SAVED, {"state": state}, {"best": None})
         state, after = mesh.train(state, range(SAVED, STEPS))
         final[shape] = jax.device_get(state.variables)
         difference = jax.tree.map(lambda a, b: np.abs(a - b).max(), final[shape], final[axes[0]])

@@ -126,7 +126,8 @@ class Augmentation:
         )
         # A box that does not fit into the frame is scaled down and keeps its shape.
         too_large = max(box_height / height, box_width / width, 1.0)
-        box_height, box_width = box_height / too_large, box_width / too_large
+        # At most the frame: rounding may leave the quotient a little above it.
+        box_height, box_width = min(box_height / too_large, height), min(box_width / too_large, width)
         return np.array([rng.uniform(0, height - box_height), rng.uniform(0, width - box_width), box_height, box_width])
 
     def vary(self, rng: np.random.Generator, clip: Clip) -> Clip:
