@@ -3,10 +3,12 @@
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -73,6 +75,46 @@ def interruptible():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def bounded():
+    """Fails a test that takes 1 GiB of memory or 20 seconds; the processes that it starts count, too.
+
+    Another thread watches, since the peak of a process cannot be reset, and that of ended children is one of all tests.
+    """
+    page, peak, peak_of_children, ended = resource.getpagesize(), [0], [0], threading.Event()
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * page
+
+    def children() -> set[str]:
+        found = set()
+        for thread in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # threads and children end meanwhile
+                found.update((thread / "children").read_text().split())
+        return found
+
+    def peak_of(pid: str) -> int:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        return 0
+
+    def watch() -> None:
+        while not ended.wait(0.005):
+            peak[0] = max(peak[0], resident())
+            peak_of_children[0] = max(peak_of_children[0], *map(peak_of, children() - earlier), 0)
+
+    began, before, earlier = time.monotonic(), resident(), children()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    yield
+    ended.set()
+    watcher.join()
+    assert peak[0] - before < 2**30 and time.monotonic() - began < 20
+    assert peak_of_children[0] < 2**30  # PyTorch alone takes a third of it
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vitx.cli import main
-from vitx.configuration import to_dict
+from vitx.configuration import Words, to_dict
 from vitx.data.encoding import encode_video
 from vitx.experiment import load_config, load_experiment
 from vitx.models.convlstm import ConvLSTM
@@ -124,7 +124,7 @@ def test_predict_answers_for_what_can_be_read(home, tmp_path, monkeypatch, capsy
     assert out.splitlines()[::2] == [str(clip), *(f"videos/green/{i}.mp4" for i in range(8))]
     assert main(["predict", "run", str(tmp_path / "broken.mp4"), str(clip), "--json", "--data.eval_clips", "3"]) == 1
     answers = json.loads(capsys.readouterr().out)
-    assert set(answers[str(clip)]["class"]) == set(COLOURS) and "broken.mp4" in answers[words[1].__str__()]["error"]
+    assert set(answers[str(clip)]["class"]) == set(COLOURS) and "broken.mp4" in answers[str(words[1])]["error"]
     assert main(["predict", "run", "videos"]) == 0
     assert capsys.readouterr().out.count(".mp4") == 24
 
@@ -209,7 +209,5 @@ def test_a_dataset_without_a_path_names_the_setting(home, monkeypatch, capsys):
 
 @pytest.mark.parametrize("setting", ["training.initialise_from", "data.frame_rate", "optimizer.clip_norm"])
 def test_none_on_a_command_line_is_none(base, setting):
-    from vitx.configuration import Words
-
     part, name = setting.split(".")
     assert getattr(getattr(base.override({setting: Words(["None"])}), part), name) is None

@@ -1,12 +1,8 @@
 """Small files that ask for much: memory, time, or a file that never ends. Each is refused, quickly and by name."""
 
-import contextlib
 import io
 import os
 import pickle
-import resource
-import threading
-import time
 import zipfile
 from pathlib import Path
 
@@ -23,48 +19,6 @@ from vitx.interop.preprocessing import Preprocessing
 from vitx.interop.tensors import read_tensors
 from vitx.limits import check_memory, check_unpacked, open_regular
 from vitx.storage import read_json
-
-MAX_BYTES, MAX_SECONDS = 2**30, 20
-
-
-@pytest.fixture
-def bounded(tmp_path):
-    """Measures the peak of memory and the time of a test, of the processes that it starts too.
-
-    Another thread watches, since the peak of a process cannot be reset, and that of ended children is one of all tests.
-    """
-    page, peak, peak_of_children, ended = resource.getpagesize(), [0], [0], threading.Event()
-
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * page
-
-    def children() -> set[str]:
-        found = set()
-        for thread in Path("/proc/self/task").iterdir():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # threads and children end meanwhile
-                found.update((thread / "children").read_text().split())
-        return found
-
-    def peak_of(pid: str) -> int:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
-        return 0
-
-    def watch() -> None:
-        while not ended.wait(0.005):
-            peak[0] = max(peak[0], resident())
-            peak_of_children[0] = max(peak_of_children[0], *map(peak_of, children() - earlier), 0)
-
-    began, before, earlier = time.monotonic(), resident(), children()
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    yield
-    ended.set()
-    watcher.join()
-    assert peak[0] - before < MAX_BYTES and time.monotonic() - began < MAX_SECONDS
-    assert peak_of_children[0] < MAX_BYTES  # PyTorch alone takes a third of it
 
 
 def deflated(path: Path, name: str, size: int, header: bytes = b"") -> Path:

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tests.test_hostile_files import bounded  # noqa: F401  the fixture
 from vitx import checkpoints
 from vitx.checkpoints import Checkpoints, DamagedCheckpointError
 from vitx.cli import main
@@ -38,7 +37,7 @@ LISTS = {
 
 
 @pytest.mark.parametrize("kind", LISTS)
-def test_a_character_that_no_text_has_is_named_with_its_line(kind, bounded, tmp_path):  # noqa: F811
+def test_a_character_that_no_text_has_is_named_with_its_line(kind, bounded, tmp_path):
     name, content, message = LISTS[kind]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=rf"{name}, {message}" if message.startswith("line") else message):
@@ -70,7 +69,7 @@ ROWS = {
 
 
 @pytest.mark.parametrize("kind", ROWS)
-def test_a_row_that_is_none_is_found_before_a_run_is_used(kind, bounded, tmp_path):  # noqa: F811
+def test_a_row_that_is_none_is_found_before_a_run_is_used(kind, bounded, tmp_path):
     row, message = ROWS[kind]
     good = b'{"step": 1, "split": "train", "loss": 1.5}\n'
     (tmp_path / "metrics.jsonl").write_bytes(good + row + b"\n" + good)
@@ -89,14 +88,14 @@ def nested(depth: int, kind: type) -> object:
 
 @pytest.mark.parametrize("depth", [33, 100, 400, 900, 10**5])
 @pytest.mark.parametrize("kind", [list, dict])
-def test_nested_settings_are_refused(kind, depth, bounded):  # noqa: F811
+def test_nested_settings_are_refused(kind, depth, bounded):
     with pytest.raises(UserError, match=r"run/config\.json is nested deeper than 32"):
         from_dict(nested(depth, kind), "run/config.json")
 
 
 @pytest.mark.parametrize("depth", [30, 200, 10**5])
 @pytest.mark.parametrize("opening", ["[", '{"type":'])
-def test_a_run_of_nested_settings_is_one_message(opening, depth, bounded, tmp_path, capsys):  # noqa: F811
+def test_a_run_of_nested_settings_is_one_message(opening, depth, bounded, tmp_path, capsys):
     closing = {"[": "]"}.get(opening, "}")
     data = f'{{"format": 1, "experiment": {opening * depth}1{closing * depth}}}'
     (tmp_path / "config.json").write_text(data)
@@ -106,7 +105,7 @@ def test_a_run_of_nested_settings_is_one_message(opening, depth, bounded, tmp_pa
 
 
 @pytest.mark.parametrize("word", ["(" * 10**4, "-" * 10**5 + "1", "[" * 150 + "]" * 150, "9" * 5000])
-def test_nested_words_of_a_command_line_are_refused(word, bounded, small):  # noqa: F811
+def test_nested_words_of_a_command_line_are_refused(word, bounded, small):
     with pytest.raises(UserError, match=r"data\.image_size"):
         override(small, {"data.image_size": Words([word])})
 
@@ -135,7 +134,7 @@ FIELDS = {
 
 
 @pytest.mark.parametrize("kind", FIELDS)
-def test_a_record_signed_again_without_a_key_is_refused(kind, bounded, saved, tmp_path):  # noqa: F811
+def test_a_record_signed_again_without_a_key_is_refused(kind, bounded, saved, tmp_path):
     changes, message = FIELDS[kind]
     shutil.copytree(saved, tmp_path / "run")
     (path,) = (path for path in (tmp_path / "run" / "1" / "record").iterdir() if path.name == "metadata")

@@ -13,7 +13,6 @@ import safetensors.numpy
 
 import vitx
 from tests.training.test_cnn import SMALL
-from vitx import storage
 from vitx.checkpoints import Checkpoints
 from vitx.cli import main
 from vitx.configuration import to_dict
@@ -89,11 +88,12 @@ def test_settings_that_may_change_are_accepted(path, run):
     part, name = path.split(".")
     config["experiment"][part][name] = 3
     (run / "config.json").write_text(json.dumps(config))
-    load_run(run)
+    loaded = load_run(run)
+    assert getattr(getattr(loaded.experiment, part), name) == 3 and loaded.step == 1
 
 
 @pytest.mark.parametrize("layers", [10**4, 10**9])
-def test_a_run_that_promises_many_layers_is_refused_before_they_are_traced(layers, run, tmp_path):
+def test_a_run_that_promises_many_layers_is_refused_before_they_are_traced(layers, run):
     config = json.loads((run / "config.json").read_text())
     config["experiment"]["model"]["num_layers"] = layers
     (run / "config.json").write_text(json.dumps(config))
@@ -107,8 +107,7 @@ def test_a_run_that_promises_many_layers_is_refused_before_they_are_traced(layer
 @pytest.mark.parametrize("layers", [300, 10**4, 10**6, 10**9])
 @pytest.mark.parametrize("source", ["vivit", "timesformer_divided"])
 def test_a_directory_that_promises_many_layers_is_refused_before_they_are_traced(source, layers, tmp_path):
-    folder = next(path for path in GOLDEN.iterdir() if path.is_dir() and path.name.startswith(source.partition("_")[0]))
-    shutil.copytree(folder, tmp_path / "x")
+    shutil.copytree(GOLDEN / source, tmp_path / "x")
     config = json.loads((tmp_path / "x" / "config.json").read_text())
     config["num_hidden_layers"] = layers
     (tmp_path / "x" / "config.json").write_text(json.dumps(config))
@@ -121,16 +120,13 @@ def test_a_directory_that_promises_many_layers_is_refused_before_they_are_traced
 @pytest.mark.parametrize("name", ["r3d_18", "slow_r50", "slowfast_r50_4x16"])
 def test_convolutions_that_promise_many_layers_are_refused(name):
     model = vitx.create_model(name)
-    deep = model.copy(depths=(3, 4, 10**9, 3)) if hasattr(model, "depths") else model
     with pytest.raises(UserError, match="depths"):
-        check_layers(deep, 100, "file")
+        check_layers(model.copy(depths=(3, 4, 10**9, 3)), 100, "file")
     check_layers(model, 100, "file")
 
 
 def save_as(run: Path, change) -> None:
     """Saves a checkpoint again with other variables, as somebody who can write digests would."""
-    experiment = storage.read_json(run / "config.json")
-    assert experiment
     loaded = load_run(run)
     with Checkpoints(run / "checkpoints") as checkpoints:
         _, record = checkpoints.restore(1, {})
@@ -178,7 +174,8 @@ def test_variances_of_a_run_that_no_training_gives_are_refused(value, message, n
             load(tmp_path / "run")
 
 
-def filled(**changes):
+def fill_cnn(**changes):
+    """Returns (variables, report) of a small CNN filled with 0.5; `changes` replace the first value of an array."""
     model = vitx.create_model("cnn_small", num_classes=3)
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, *model.input_shape))))
     tensors = {path: np.full(x.shape, 0.5, np.float32) for path, x in flatten_variables(variables).items()}
@@ -204,11 +201,16 @@ def filled(**changes):
 )
 def test_values_that_no_trained_model_has_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
-        filled(**changes)
+        fill_cnn(**changes)
 
 
-def test_values_that_a_trained_model_has_are_taken():
-    filled(var=(np.float32, 0.0), kernel=(np.float64, 3e38))
+def test_values_that_a_trained_model_has_are_loaded():
+    variables, report = fill_cnn(var=(np.float32, 0.0), kernel=(np.float64, 3e38))
+    arrays = flatten_variables(variables)
+    for end, first in (("/var", 0.0), ("/kernel", np.float32(3e38))):
+        array = np.ravel(next(x for path, x in arrays.items() if path.endswith(end)))
+        assert array.dtype == np.float32 and array[0] == first and (array[1:] == 0.5).all()
+    assert report.loaded.keys() == arrays.keys() and not report.fresh
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """Prediction with pretrained weights: the preprocessing that came with them, and the same as transformers' own."""
 
 import json
-import shutil
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,8 +13,6 @@ from vitx.data.encoding import encode_video
 from vitx.interop import predict
 from vitx.interop.predict import predict_each
 from vitx.interop.preprocessing import Preprocessing
-
-GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture
@@ -31,13 +27,13 @@ def clip(tmp_path):
 
 
 @pytest.fixture
-def vivit(tmp_path):
-    path = Path(shutil.copytree(GOLDEN / "vivit", tmp_path / "vivit"))
+def vivit(vivit):
+    """The directory with the preprocessing of the released ViViT models."""
     settings = {"size": {"shortest_edge": 20}, "crop_size": {"height": 16, "width": 16}, "do_rescale": True}
     settings |= {"rescale_factor": 1 / 127.5, "offset": True, "do_normalize": True}
     settings |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "image_processor_type": "VivitImageProcessor"}
-    (path / "preprocessor_config.json").write_text(json.dumps(settings | {"do_resize": True, "do_center_crop": True}))
-    return path
+    (vivit / "preprocessor_config.json").write_text(json.dumps(settings | {"do_resize": True, "do_center_crop": True}))
+    return vivit
 
 
 @pytest.mark.smoke
