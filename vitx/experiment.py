@@ -11,7 +11,9 @@ from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array
 
 import vitx
 from vitx import configuration
@@ -115,6 +117,11 @@ class Experiment:
         if name not in VARIANTS:
             return None
         return create_model(name, num_classes=getattr(self.model, "num_classes", None))
+
+    def init(self, key: Array) -> dict[str, Any]:
+        """Returns the initial variables of the model; shapes alone under `jax.eval_shape`."""
+        video = jax.ShapeDtypeStruct((1, self.data.num_frames, *self.data.image_size, 3), jnp.uint8)
+        return dict(self.task.init(self.model, key, {"video": video}))
 
     def for_labels(self, label_names: Mapping[str, Sequence[str]]) -> "Experiment":
         """Returns the experiment with as many classes as the data has, where `model.num_classes` is None."""

@@ -13,22 +13,23 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from vitx import configuration
+from vitx import configuration, storage
 from vitx.checkpoints import abstract_state
-from vitx.errors import UserError
-from vitx.experiment import load_config
+from vitx.errors import UserError, as_user_error
+from vitx.experiment import Experiment, load_config
 from vitx.interop.fill import Report, Variables, WeightsSource, check_layers, flatten_variables
 from vitx.interop.formats import FORMATS, Request, WeightsPath
 from vitx.interop.heads import Names
 from vitx.interop.huggingface import save_huggingface
 from vitx.interop.images import FromImage
-from vitx.interop.load import Pretrained, fill_model, load_source, read_named_source
+from vitx.interop.load import Pretrained, fill_model, load_source, read_named_source, require_source
 from vitx.interop.own import save_own
 from vitx.interop.preprocessing import Preprocessing
 from vitx.interop.tensors import READERS
 from vitx.models import VideoModel
 from vitx.run_folder import check_record, is_run, open_checkpoints
 from vitx.storage import as_path, check_writable, local_path
+from vitx.training.processes import is_first_process
 
 
 def load_pretrained(
@@ -134,6 +135,31 @@ def convert(
     return pretrained
 
 
+def starting_weights(
+    experiment: Experiment, workdir: PurePath, outputs: Mapping[str, tuple[str, ...]]
+) -> Callable[[Any], Any] | None:
+    """Returns what creates the variables that a new run starts from, or None where the seed draws them."""
+    source = experiment.training.initialise_from
+    if source is None or storage.names_in(workdir / "checkpoints"):
+        return None
+    with as_user_error(of="training.initialise_from"):
+        require_source(storage.as_path(source))
+    return functools.partial(_initial_variables, experiment, workdir, outputs)
+
+
+def _initial_variables(
+    experiment: Experiment, workdir: PurePath, outputs: Mapping[str, tuple[str, ...]], abstract: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the variables of `initialise_from`, on the devices; writes which were used to the run's folder."""
+    source = experiment.training.initialise_from
+    init = functools.partial(experiment.init, jax.random.key(experiment.training.seed))
+    variables, report = start_from(source, experiment.model, outputs, init=init)
+    if is_first_process():
+        record = {"source": source, **dataclasses.asdict(report)}
+        storage.write_json(workdir / "initialised_from.json", record)
+    return jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), variables, abstract)
+
+
 class RunFolder:
     """A run's folder, read at its best checkpoint."""
 
@@ -149,13 +175,13 @@ class RunFolder:
     def read(self, source: WeightsPath, request: Request) -> WeightsSource:
         experiment = load_config(source.path)
         data, task, model = experiment.data, experiment.task, experiment.model
-        video = jax.ShapeDtypeStruct((1, data.num_frames, *data.image_size, 3), np.uint8)
-        init = functools.partial(task.init, model, batch={"video": video})
         with open_checkpoints(source.path) as checkpoints:
             _, record = checkpoints.restore(checkpoints.steps()[-1], {})
         check_record(source.path, record)
         check_layers(model, len(record["digests"]), str(source.path / "config.json"))
-        variables, record = _restore_best(source.path, init, averaged=experiment.training.ema_decay is not None)
+        variables, record = _restore_best(
+            source.path, experiment.init, averaged=experiment.training.ema_decay is not None
+        )
         if "task" in record:  # as it was fitted to the training split
             task = configuration.from_dict(record["task"], str(source.path))
         names = task.outputs(model, {label: tuple(classes) for label, classes in record["label_names"].items()})

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from vitx.data.decoding import VideoError
 from vitx.data.file_kinds import read_video
 from vitx.data.labels import check_labels
 from vitx.data.sources import Source
-from vitx.errors import UserError, as_user_error
+from vitx.errors import UserError
 from vitx.evaluation import report
 from vitx.evaluation.evaluate import Predictions, evaluate, predict
 from vitx.evaluation.examples import accuracy_intervals, predictions_path, save_predictions
@@ -30,10 +30,9 @@ from vitx.experiment import Experiment, load_config, save_config
 from vitx.explain.clips import explain_clip, read_clip
 from vitx.explain.explanation import Explanation
 from vitx.interop.fill import check_layers, check_values
-from vitx.interop.load import require_source
 from vitx.layers.partition import batch_sharding
 from vitx.models import resolve_implementation
-from vitx.pretrained import start_from
+from vitx.pretrained import starting_weights
 from vitx.run_folder import check_may_train, check_record, lock_run, open_checkpoints, read_newest_record
 from vitx.tasks.task import Supervised
 from vitx.training import loop
@@ -242,7 +241,7 @@ def train(experiment: Experiment, workdir: str | PurePath, *, extend: bool = Fal
         outputs = fitted.task.outputs(fitted.model, label_names)
         check_monitor(experiment.training.monitor, fitted.task.metric_names(outputs))
         with lock_run(workdir) as hold:
-            start = _starting_weights(fitted, workdir, outputs)
+            start = starting_weights(fitted, workdir, outputs)
             if is_first_process():
                 save_config(experiment, workdir / "config.json")
             record = {
@@ -328,10 +327,9 @@ def _learnt_classes(experiment: Experiment, workdir: PurePath) -> dict[str, tupl
     """Returns {label: names of its classes} that a run which is resumed predicts, or None for a new run."""
     record = read_newest_record(workdir)
     check_record(workdir, record)
-    names = record.get("label_names")
-    return (
-        None if names is None else _predicted(experiment, {label: tuple(classes) for label, classes in names.items()})
-    )
+    if "label_names" not in record:
+        return None
+    return _predicted(experiment, {label: tuple(names) for label, names in record["label_names"].items()})
 
 
 def _predicted(experiment: Experiment, label_names: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
@@ -344,9 +342,7 @@ def restore_variables(
     checkpoints: Checkpoints, step: int, experiment: Experiment, mesh: jax.sharding.Mesh
 ) -> dict[str, Any]:
     """Returns the variables of one checkpoint, averaged ones where the run keeps an average."""
-    video = jax.ShapeDtypeStruct((1, experiment.data.num_frames, *experiment.data.image_size, 3), np.uint8)
-    init = functools.partial(experiment.task.init, experiment.model, batch={"video": video})
-    shapes = dict(jax.eval_shape(init, jax.random.key(0)))
+    shapes = jax.eval_shape(experiment.init, jax.random.key(0))
     part = "ema" if experiment.training.ema_decay is not None else "variables"
     state, _ = checkpoints.restore(step, {part: abstract_state(shapes, state_shardings(shapes, mesh))})
     check_values(state[part], f"checkpoint {checkpoints.directory / str(step)}")
@@ -472,30 +468,3 @@ def _fitting_mesh(experiment: Experiment) -> jax.sharding.Mesh:
         return mesh.build(batch, experiment.model)
     except UserError:
         return (Mesh() if mesh.fsdp == 1 else Mesh(data=1, fsdp=-1)).build(batch)
-
-
-def _starting_weights(
-    experiment: Experiment, workdir: PurePath, outputs: Mapping[str, tuple[str, ...]]
-) -> Callable[[Any], Any] | None:
-    """Returns what creates the variables that a new run starts from, or None where the seed draws them."""
-    source = experiment.training.initialise_from
-    if source is None or storage.names_in(workdir / "checkpoints"):
-        return None
-    with as_user_error(of="training.initialise_from"):
-        require_source(storage.as_path(source))
-    return functools.partial(_initial_variables, experiment, workdir, outputs)
-
-
-def _initial_variables(
-    experiment: Experiment, workdir: PurePath, outputs: Mapping[str, tuple[str, ...]], abstract: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Returns the variables of `initialise_from`, on the devices; writes which were used to the run's folder."""
-    source, data = experiment.training.initialise_from, experiment.data
-    video = jax.ShapeDtypeStruct((1, data.num_frames, *data.image_size, 3), np.uint8)
-    key = jax.random.key(experiment.training.seed)
-    init = functools.partial(experiment.task.init, experiment.model, key, {"video": video})
-    variables, report = start_from(source, experiment.model, outputs, init=init)
-    if is_first_process():
-        record = {"source": source, **dataclasses.asdict(report)}
-        storage.write_json(workdir / "initialised_from.json", record)
-    return jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), variables, abstract)

@@ -14,8 +14,8 @@ Result: not measured yet.
 
 import dataclasses
 
-from vitx import Ablation, Row
-from vitx.ablations.description import load_ablation
+from vitx import Ablation
+from vitx.ablations.description import cumulative, load_ablation
 from vitx.data.rand_augment import RandAugment
 
 factorisation = load_ablation("factorisation.py")
@@ -37,7 +37,4 @@ ADDITIONS = {
     "+ label smoothing": {"task.label_smoothing": 0.1},
     "+ mixup": {"task.mixing.mixup": 0.1},
 }
-rows: list[Row] = []
-for name, addition in ADDITIONS.items():
-    rows.append(Row(name, {**(rows[-1].changes if rows else {}), **addition}))
-ablation = Ablation(base, tuple(rows), columns=factorisation.columns[:2] + ("loss",), reference="none")
+ablation = Ablation(base, cumulative(ADDITIONS), columns=factorisation.columns[:2] + ("loss",), reference="none")

@@ -12,7 +12,8 @@ Compare with arXiv:2103.15691v2, table 4, top-1 of actions, 4x1 views: 38.4 % wi
 Result: not measured yet.
 """
 
-from vitx import Ablation, Row, load_experiment
+from vitx import Ablation, load_experiment
+from vitx.ablations.description import cumulative
 from vitx.data.rand_augment import RandAugment
 from vitx.tasks.mixing import Mixing
 
@@ -34,12 +35,9 @@ ADDITIONS = {
     "+ label smoothing": {"task.label_smoothing": best.task.label_smoothing},
     "+ mixup": {"task.mixing": best.task.mixing},
 }
-rows: list[Row] = []
-for name, addition in ADDITIONS.items():
-    rows.append(Row(name, (rows[-1].changes if rows else {}) | addition))
 ablation = Ablation(
     base,
-    tuple(rows),
+    cumulative(ADDITIONS),
     seeds=(0,),
     columns=("action/top1", "verb/top1", "noun/top1", "params", "gmacs", "clips_per_second", "peak_memory_mib"),
 )

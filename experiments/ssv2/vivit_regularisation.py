@@ -11,7 +11,8 @@ printed.
 Result: not measured yet.
 """
 
-from vitx import Ablation, Row, load_experiment
+from vitx import Ablation, load_experiment
+from vitx.ablations.description import cumulative
 from vitx.data.rand_augment import RandAugment
 from vitx.tasks.mixing import Mixing
 
@@ -33,12 +34,9 @@ ADDITIONS = {
     "+ label smoothing": {"task.label_smoothing": best.task.label_smoothing},
     "+ mixup": {"task.mixing": best.task.mixing},
 }
-rows: list[Row] = []
-for name, addition in ADDITIONS.items():
-    rows.append(Row(name, (rows[-1].changes if rows else {}) | addition))
 ablation = Ablation(
     base,
-    tuple(rows),
+    cumulative(ADDITIONS),
     seeds=(0,),
     columns=("class/top1", "class/top5", "params", "gmacs", "clips_per_second", "peak_memory_mib"),
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vitx.ablations.description import Row, grid, load_ablation, random_search
+from vitx.ablations.description import Row, cumulative, grid, load_ablation, random_search
 from vitx.errors import UserError
 from vitx.training.overview import count_cost_of
 
@@ -22,6 +22,11 @@ def test_a_random_search_keeps_its_budget_and_is_the_same_for_the_same_seed(smal
     assert len(rows) == len({row.name for row in rows}) == 5
     assert all(params[row.name] <= max_params for row in rows)
     assert random_search(small, SPACE, num_rows=2, max_params=max_params, seed=3) == rows[:2]
+
+
+def test_cumulative_rows_keep_the_changes_of_those_before():
+    rows = cumulative({"none": {}, "+ a": {"a": 1}, "+ b": {"b": 2, "a": 3}})
+    assert rows == (Row("none"), Row("+ a", {"a": 1}), Row("+ b", {"a": 3, "b": 2}))
 
 
 def test_a_random_search_skips_combinations_that_cannot_be_created(small):

@@ -73,6 +73,19 @@ def grid(choices: Mapping[str, Sequence[Any]]) -> tuple[Row, ...]:
     return tuple(_row(dict(zip(choices, values, strict=True))) for values in itertools.product(*choices.values()))
 
 
+def cumulative(additions: Mapping[str, Mapping[str, Any]]) -> tuple[Row, ...]:
+    """Returns rows of which each has the changes of all rows before it and its own.
+
+    Args:
+        additions: {name of the row: changes that it adds}.
+
+    Example:
+        cumulative({"none": {}, "+ mixup": {"task.mixing.mixup": 0.1}, "+ smoothing": {"task.label_smoothing": 0.1}})
+    """
+    changes = itertools.accumulate(additions.values(), lambda before, addition: {**before, **addition})
+    return tuple(Row(name, dict(change)) for name, change in zip(additions, changes, strict=True))
+
+
 def random_search(
     base: Experiment,
     choices: Mapping[str, Sequence[Any]],

@@ -1,6 +1,5 @@
 """What a run is about to do: parameters by module, mesh, cost of the model and of the whole run."""
 
-import functools
 from pathlib import PurePath
 from typing import Any
 
@@ -8,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from vitx.analysis.cost import macs_of, reference
-from vitx.configuration import override
 from vitx.console import escape
 from vitx.storage import write_text
 from vitx.training.logs import log_info
@@ -71,10 +69,8 @@ def count_macs(model: Any, task: Any, variables: Any, data: Any) -> int | None:
 
 def count_cost_of(experiment: Any) -> tuple[int, int | None]:
     """Returns (parameters, multiply-accumulates of one view or None) of an experiment's model; see `count_macs`."""
-    model, task, data = experiment.model, experiment.task, experiment.data
-    if getattr(model, "num_classes", 0) is None:  # the data, which is not opened, would give the head its classes
-        model = override(model, {"num_classes": 0})
-    video = jax.ShapeDtypeStruct((1, data.num_frames, *data.image_size, 3), jnp.uint8)
-    init = functools.partial(task.init, model, batch={"video": video})
-    variables = dict(jax.eval_shape(init, jax.random.key(0)))
-    return sum(count_parameters(variables["params"]).values()), count_macs(model, task, variables, data)
+    if getattr(experiment.model, "num_classes", 0) is None:  # the data, which is not opened, would give the classes
+        experiment = experiment.override({"model.num_classes": 0})
+    variables = jax.eval_shape(experiment.init, jax.random.key(0))
+    macs = count_macs(experiment.model, experiment.task, variables, experiment.data)
+    return sum(count_parameters(variables["params"]).values()), macs
