@@ -1,12 +1,15 @@
-"""Tiny models that the explanations are tested on."""
+"""Tiny models that the explanations are tested on, and the class that is explained."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import vitx
+from vitx.explain.score import Target
 
+TARGET = Target(1)
 SMALL = {
     "num_classes": 3,
     "num_frames": 4,
@@ -30,6 +33,16 @@ TRANSFORMERS = [
 ]
 
 
+class Linear(nn.Module):
+    """Logits that are weighted sums of pixels, so that every answer is known."""
+
+    num_classes: int = 3
+
+    @nn.compact
+    def __call__(self, video, *, train=False):
+        return nn.Dense(self.num_classes)(video.reshape(len(video), -1))
+
+
 def with_random_variables(model, video, seed=0):
     """Returns the model's variables, all of them random: heads and some projections would start at zero."""
     variables = jax.jit(model.init)(jax.random.key(seed), video[None])
@@ -40,9 +53,21 @@ def with_random_variables(model, video, seed=0):
     )
 
 
+def exact_parts(linear, video, baseline):
+    """Returns the part of each pixel in the difference of the logit to the baseline."""
+    kernel = np.asarray(linear[1]["params"]["Dense_0"]["kernel"])[:, TARGET.index].reshape(video.shape)
+    return ((video - baseline) * kernel).sum(-1)
+
+
 @pytest.fixture(scope="session")
 def video():
     return jnp.asarray(np.random.default_rng(0).standard_normal((4, 24, 32, 3)), jnp.float32)
+
+
+@pytest.fixture(scope="session")
+def linear(video):
+    model = Linear()
+    return model, model.init(jax.random.key(0), video[None])
 
 
 @pytest.fixture(scope="session")

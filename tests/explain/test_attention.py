@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from tests.explain.conftest import TRANSFORMERS
+from tests.explain.conftest import TARGET, TRANSFORMERS
 from vitx.errors import UserError
 from vitx.explain.attention import attention_maps, attention_rollout, gradient_attention, last_attention
 from vitx.explain.recording import attention_calls, record_attention, record_gradients
 from vitx.explain.score import Target, class_score
 from vitx.layers.attention import SelfAttention
-
-TARGET = Target(1)
 
 
 def outputs_before_projection(model, variables, video):

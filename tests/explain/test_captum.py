@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.explain.conftest import TARGET
 from vitx.explain.perturbation import integrated_gradients, occlusion
-from vitx.explain.score import Target, class_score
+from vitx.explain.score import class_score
 
 pytestmark = pytest.mark.peers
-TARGET = Target(1)
 
 
 @pytest.fixture(params=["vivit_ti_16x2_fe", "cnn"])

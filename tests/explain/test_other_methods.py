@@ -1,41 +1,17 @@
 """Explanations that need no attention, against exact answers."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 
 import vitx
+from tests.explain.conftest import TARGET, exact_parts
 from vitx.errors import UserError
 from vitx.explain.grad_cam import find_feature_map, grad_cam
 from vitx.explain.methods import METHODS, methods_for, relevance, spread
 from vitx.explain.perturbation import integrated_gradients, occlusion
-from vitx.explain.score import Target, class_score
-
-TARGET = Target(1)
-
-
-class Linear(nn.Module):
-    """Logits that are weighted sums of pixels, so that every answer is known."""
-
-    num_classes: int = 3
-
-    @nn.compact
-    def __call__(self, video, *, train=False):
-        return nn.Dense(self.num_classes)(video.reshape(len(video), -1))
-
-
-@pytest.fixture(scope="module")
-def linear(video):
-    model = Linear()
-    return model, model.init(jax.random.key(0), video[None])
-
-
-def exact_parts(linear, video, baseline):
-    """Returns the part of each pixel in the difference of the logit to the baseline."""
-    kernel = np.asarray(linear[1]["params"]["Dense_0"]["kernel"])[:, TARGET.index].reshape(video.shape)
-    return ((video - baseline) * kernel).sum(-1)
+from vitx.explain.score import class_score
 
 
 @pytest.mark.parametrize("tubelet", [(2, 8, 8), (3, 10, 7)])

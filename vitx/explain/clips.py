@@ -4,11 +4,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from vitx.data.decoding import VideoError
 from vitx.data.file_kinds import read_video
@@ -16,7 +15,7 @@ from vitx.data.pipeline import Data
 from vitx.errors import UserError, closest
 from vitx.explain.explanation import Explanation
 from vitx.explain.methods import relevance
-from vitx.explain.score import Target, Variables, reference_model
+from vitx.explain.score import Target, Variables, compute_outputs, reference_model
 from vitx.interop.preprocessing import Preprocessing
 
 Answers = Mapping[str, Mapping[str, float]]
@@ -87,7 +86,7 @@ def explain_clip(
         raise UserError(f"label is {label!r}; expected one of {', '.join(names)}{closest(label, names)}")
     head = label if isinstance(model.num_classes, tuple) else None
     video = jnp.asarray(normalise(frames))
-    outputs = jax.jit(reference_model(model).apply)(variables, video[None])
+    outputs = compute_outputs(variables, video[None], model=reference_model(model))
     logits = outputs if head is None else outputs[head]
     answers = answer({label: np.asarray(logits[0], np.float32)})[label]
     class_name = next(iter(answers)) if class_name is None else class_name
@@ -96,6 +95,4 @@ def explain_clip(
         raise UserError(f"class is {class_name!r}; {label} has {known}{closest(class_name, names[label])}")
     target = Target(names[label].index(class_name), head)
     method, values = relevance(model, variables, video, target, method, **options)
-    probability = answers.get(class_name)
-    values: Float[np.ndarray, "t h w"] = np.asarray(values, np.float32)
-    return Explanation(frames, values, method, label, class_name, probability)
+    return Explanation(frames, np.asarray(values, np.float32), method, label, class_name, answers.get(class_name))

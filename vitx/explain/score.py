@@ -1,9 +1,11 @@
 """The number that is explained: what a model says of one class of one clip. In shapes: b batch, t h w c the video."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
+import jax
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -38,6 +40,12 @@ def class_score(
 ) -> Float[Array, "b"]:
     """Returns the logit of a class for each clip, in evaluation mode."""
     return target.pick(model.apply(variables, video, train=False))
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def compute_outputs(variables: Variables, clips: Float[Array, "b t h w c"], *, model: nn.Module) -> Any:
+    """Returns the outputs of clips in evaluation mode, by a program that is compiled once for each model and shape."""
+    return model.apply(variables, clips, train=False)
 
 
 def reference_model(model: nn.Module) -> nn.Module:
