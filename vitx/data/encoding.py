@@ -11,6 +11,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
+from PIL import Image
 
 from vitx.data.container import DEFAULT_OPTIONS, ReadOptions, VideoError, VideoSource, open_container, prefix_errors
 from vitx.data.pyav_video import PyAVVideo
@@ -55,6 +56,14 @@ def encode_video(
             frame.pts, frame.time_base = pts, 1 / Fraction(fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def encode_gif(frames: UInt8[np.ndarray, "t h w 3"], *, frame_milliseconds: int) -> bytes:
+    """Encodes RGB frames as a GIF in memory that repeats for ever."""
+    file = io.BytesIO()
+    first, *others = map(Image.fromarray, frames)
+    first.save(file, "GIF", save_all=True, append_images=others, duration=frame_milliseconds, loop=0)
     return file.getvalue()
 
 

@@ -3,13 +3,13 @@
 Letters in shapes: h height, w width.
 """
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from PIL import Image
+
+from vitx.data.encoding import encode_gif
 
 Clip = Float[np.ndarray, "_ h w 3"]
 Frame = Float[np.ndarray, "_ _ 3"]
@@ -76,10 +76,8 @@ def animation(
             right = left if i < num_context else _add_border(predicted[i - num_context], PREDICTED_BORDER)
             rows.append(_side_by_side([left, right]))
         pixels = np.concatenate(rows).repeat(scale, axis=0).repeat(scale, axis=1)
-        pictures.append(Image.fromarray((255 * pixels).round().astype(np.uint8)))
-    file = io.BytesIO()
-    pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=frame_milliseconds, loop=0)
-    return file.getvalue()
+        pictures.append((255 * pixels).round().astype(np.uint8))
+    return encode_gif(np.stack(pictures), frame_milliseconds=frame_milliseconds)
 
 
 def _side_by_side(frames: Sequence[Frame]) -> Frame:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 
-from vitx.data.encoding import encode_video
+from vitx.data.encoding import encode_gif, encode_video
 from vitx.errors import UserError
 from vitx.explain import pictures
 from vitx.storage import write_bytes
@@ -84,14 +84,16 @@ def _to_png(explanation: Explanation) -> bytes:
     return file.getvalue()
 
 
+def _animate(explanation: Explanation) -> UInt8[np.ndarray, "t rows columns 3"]:
+    return pictures.side_by_side(explanation.frames, explanation.overlay(), explanation.over_time)
+
+
 def _to_gif(explanation: Explanation) -> bytes:
-    frames = pictures.side_by_side(explanation.frames, explanation.overlay(), explanation.over_time)
-    return pictures.animate(frames, explanation.frame_rate)
+    return encode_gif(_animate(explanation), frame_milliseconds=round(1000 / explanation.frame_rate))
 
 
 def _to_mp4(explanation: Explanation) -> bytes:
-    frames = pictures.side_by_side(explanation.frames, explanation.overlay(), explanation.over_time)
-    return encode_video(frames, fps=max(round(explanation.frame_rate), 1), options={"crf": "16"})
+    return encode_video(_animate(explanation), fps=max(round(explanation.frame_rate), 1), options={"crf": "16"})
 
 
 def _to_npz(explanation: Explanation) -> bytes:

@@ -3,8 +3,6 @@
 In shapes: t h w the clip.
 """
 
-import io
-
 import matplotlib
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -99,14 +97,6 @@ def side_by_side(
     whole = np.concatenate([pair, bars], axis=1)
     # video encoders need even sides
     return whole[:, : whole.shape[1] // 2 * 2, : width // 2 * 2]
-
-
-def animate(frames: UInt8[np.ndarray, "t h w 3"], frame_rate: float) -> bytes:
-    """Returns frames as a GIF that repeats."""
-    file = io.BytesIO()
-    images = [Image.fromarray(frame) for frame in frames]
-    images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=round(1000 / frame_rate), loop=0)
-    return file.getvalue()
 
 
 def heads(frames: UInt8[np.ndarray, "t h w 3"], maps: Float[np.ndarray, "heads gt gh gw"], title: str) -> Figure:
