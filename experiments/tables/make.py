@@ -12,10 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from vitx.analysis import published, published_tables
 from vitx.analysis.model_index import format_index, model_index, variant_key
+from vitx.console import progress_bar
 from vitx.models import FAMILIES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -38,15 +37,15 @@ def keys() -> list[published.Key]:
 
 def counts_csv() -> str:
     """Returns all counts, made now, as the text of a table."""
-    counted = ((key, published.count(key)) for key in tqdm(keys(), desc="counting", unit=" models"))
+    counted = ((key, published.count(key)) for key in progress_bar(keys(), desc="counting", unit=" models"))
     rows = ((*key, cost.params, cost.macs) for key, cost in counted)
     return _csv(("model", "fields", "frames", "size", "params", "macs"), rows)
 
 
 def recipes_csv() -> str:
     """Returns the recipes of our variants: the experiments that bear their names."""
-    paths = (REPOSITORY / "experiments").glob("*/*.py")
-    rows = ((path.stem, path.relative_to(REPOSITORY).as_posix()) for path in sorted(paths) if path.stem in names())
+    known, paths = set(names()), sorted((REPOSITORY / "experiments").glob("*/*.py"))
+    rows = ((path.stem, path.relative_to(REPOSITORY).as_posix()) for path in paths if path.stem in known)
     return _csv(("model", "path"), rows)
 
 

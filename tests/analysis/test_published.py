@@ -1,4 +1,4 @@
-"""Printed figures beside our counts: every row has a source, deviations have reasons, tables and index are fresh."""
+"""Printed numbers beside our counts: every row has a source, deviations have reasons, tables and index are fresh."""
 
 import csv
 import dataclasses

@@ -173,8 +173,7 @@ def test_splash_attention_equals_the_reference(masked):
     """Tokens do not divide by the block, and with a mask some keys are padding."""
     q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 260, 2, 8))
     q = q[:, :250]
-    mask = jnp.arange(260) < jnp.array([190, 259])[:, None] if masked else None
-    mask = mask[:, None, None] if masked else None
+    mask = (jnp.arange(260) < jnp.array([190, 259])[:, None])[:, None, None] if masked else None
 
     def by_splash(*heads):
         return attend_by_splash(*heads, mask=mask, interpret=True)
@@ -214,7 +213,6 @@ def test_a_model_on_a_mesh_trains_with_the_kernel(one_device, name, platform, ca
 
 
 def test_a_model_with_interpreted_splash_attention_equals_the_reference(one_device, monkeypatch):
-
     def interpreted(*heads, bias=None, mask=None):
         assert bias is None
         return attend_by_splash(*heads, mask=mask, interpret=True)

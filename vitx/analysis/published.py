@@ -66,7 +66,7 @@ class PublishedRow:
 
     @property
     def is_checked(self) -> bool:
-        """Whether the figures come from the paper or repository itself, not from works that cite it."""
+        """Whether the numbers come from the paper or repository itself, not from works that cite it."""
         return "not checked" not in self.source
 
     @property

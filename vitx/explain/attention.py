@@ -178,8 +178,8 @@ def _follow(
         prefix = max(call.prefix for call, _ in encoder)
         (t, h, w), sequences = encoder[0][0].grid, encoder[0][0].sequences
         # time indices that no temporal encoder weighs are averaged by the model
-        shares = jnp.full(sequences, 1 / sequences) if of_sequences is None else of_sequences
-        relevance = pooled = shares[:, None] * _pooled(sequences, prefix + t * h * w, model.pooling == "class")
+        time_weights = jnp.full(sequences, 1 / sequences) if of_sequences is None else of_sequences
+        relevance = pooled = time_weights[:, None] * _pooled(sequences, prefix + t * h * w, model.pooling == "class")
         for call, of_call in reversed(encoder):
             skipped = prefix - call.prefix  # prefix tokens that this attention leaves out
             read = step(call, of_call, relevance[:, skipped:])

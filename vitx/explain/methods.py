@@ -86,15 +86,17 @@ def relevance(
     Raises:
         UserError: the method is unknown or does not work for the model; the message names those that do.
     """
-    if method is not None and (method not in METHODS or not METHODS[method].works_for(model, video)):
+    if method is None:
+        method = next(name for name, known in METHODS.items() if known.works_for(model, video))
+    elif method not in METHODS:
         works = ", ".join(methods_for(model, video))
-        if method not in METHODS:
-            raise UserError(f"method is {method!r}; expected one of {works}{closest(method, METHODS)}")
+        raise UserError(f"method is {method!r}; expected one of {works}{closest(method, METHODS)}")
+    elif not METHODS[method].works_for(model, video):
         raise UserError(
-            f"{method} does not work for {type(model).__name__}, which lacks what it needs; expected one of {works}"
+            f"{method} does not work for {type(model).__name__}, which lacks what it needs; expected one of "
+            f"{', '.join(methods_for(model, video))}"
         )
-    name = method or next(name for name, known in METHODS.items() if known.works_for(model, video))
-    return name, spread(METHODS[name].explain(model, variables, video, target, **options), video.shape[:3])
+    return method, spread(METHODS[method].explain(model, variables, video, target, **options), video.shape[:3])
 
 
 def spread(on_grid: Float[Array | np.ndarray, "gt gh gw"], shape: tuple[int, int, int]) -> Float[Array, "t h w"]:

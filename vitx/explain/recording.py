@@ -132,7 +132,6 @@ def record_attention(
     model: nn.Module, variables: Variables, video: Clip, calls: Sequence[AttentionCall]
 ) -> list[Weights]:
     """Returns the attention probabilities of each call."""
-
     _, sown = model.apply(variables, jnp.asarray(video)[None], train=False, mutable="intermediates")
     return [_at(sown["intermediates"], call.path) for call in calls]
 

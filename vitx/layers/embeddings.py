@@ -101,12 +101,8 @@ class Positions(nn.Module):
         tokens, width = x.shape[-2:]
         if self.kind == "sinusoidal":
             x = x + jnp.asarray(sinusoids(tokens, width), x.dtype)
-        x = prepend(
-            x,
-            self.param("class_token", nn.initializers.zeros, (1, self.prefix, width), jnp.float32)
-            if self.prefix
-            else None,
-        )
+        if self.prefix:
+            x = prepend(x, self.param("class_token", nn.initializers.zeros, (1, self.prefix, width), jnp.float32))
         if self.kind == "learned":
             positions = self.param(
                 "positions", nn.initializers.normal(0.02), (1, self.prefix + tokens, width), jnp.float32
@@ -134,18 +130,14 @@ class SpaceTimePositions(nn.Module):
         ).astype(x.dtype)
         time = self.param("time_positions", nn.initializers.normal(0.02), (1, t, width), jnp.float32).astype(x.dtype)
         x = x + jnp.tile(space[:, self.prefix :], (1, t, 1)) + jnp.repeat(time, h * w, axis=1)
-        token = (
-            self.param("class_token", nn.initializers.zeros, (1, self.prefix, width), jnp.float32)
-            if self.prefix
-            else None
-        )
-        return prepend(x, None if token is None else token.astype(x.dtype) + space[:, : self.prefix])
+        if not self.prefix:
+            return x
+        token = self.param("class_token", nn.initializers.zeros, (1, self.prefix, width), jnp.float32)
+        return prepend(x, token.astype(x.dtype) + space[:, : self.prefix])
 
 
-def prepend(x: Float[Array, "*b n d"], prefix: Float[Array, "1 prefix d"] | None) -> Float[Array, "*b m d"]:
+def prepend(x: Float[Array, "*b n d"], prefix: Float[Array, "1 prefix d"]) -> Float[Array, "*b m d"]:
     """Returns the same prefix tokens followed by the tokens of every clip."""
-    if prefix is None:
-        return x
     prefix = jnp.broadcast_to(prefix.astype(x.dtype), (*x.shape[:-2], *prefix.shape[1:]))
     return jnp.concatenate([prefix, x], axis=-2)
 
