@@ -98,10 +98,20 @@ def test_settings_that_need_more_memory_than_there_is_are_refused(setting, bound
         next(iter(data.eval_batches(digits.open("test"))))
 
 
-def test_a_training_batch_that_needs_too_much_is_refused(bounded, digits):
-    data = Data(digits, num_frames=4, image_size=(24, 24), batch_size=10**12)
+@pytest.mark.parametrize(
+    "settings",
+    [{"batch_size": 10**12}, {"image_size": (10**6, 10**6)}, {"image_size": (10**6, 10**6), "eval_size": (24, 24)}],
+)
+def test_a_training_batch_that_needs_too_much_is_refused(settings, bounded, digits):
+    data = Data(digits, **{"num_frames": 4, "image_size": (24, 24), **settings})
     with pytest.raises(UserError, match=r"data\.batch_size"):
         next(iter(data.train_batches(digits.open("train"), 0, range(1))))
+
+
+def test_crops_of_evaluation_take_nothing_from_training(digits):
+    data = Data(digits, num_frames=4, image_size=(24, 24), batch_size=4, eval_size=(10**6, 10**6))
+    (batch,) = data.train_batches(digits.open("train"), 0, range(1))
+    assert batch["video"].shape == (4, 4, 24, 24, 3)
 
 
 SCALES = {

@@ -172,7 +172,7 @@ class Data:
             UserError: settings name labels or classes that the source lacks.
         """
         self.augmentation.check(source.label_names)
-        self._check_memory(self.batch_size // processes, "data.batch_size", self._bytes_per_clip)
+        self._check_memory(self.batch_size // processes, "data.batch_size", 1, self.image_size)
         rows = self.batch_size // processes
         read_row = _TrainRows(self, source, self._order(source, seed), process * rows, rows)
         return self._batches(read_row, steps.start * rows, steps.stop * rows, rows, max(self.prefetch_batches, 1))
@@ -180,7 +180,7 @@ class Data:
     def eval_batches(self, source: Source, *, process: int = 0, processes: int = 1) -> Iterator[Batch]:
         """Yields this process's rows of every example once, in order; the last batch is padded with weight 0."""
         rows = self.eval_batch_size // processes
-        self._check_memory(rows, "data.eval_batch_size", self._bytes_per_video)
+        self._check_memory(rows, "data.eval_batch_size", self.max_views, self.crop_size)
         read_row = _EvalRows(self, source, self.eval_batch_size, process * rows, rows)
         prefetch = max(min(self.prefetch_batches, MAX_BUFFER // (rows * self._bytes_per_video)), 1)
         return self._batches(read_row, 0, self.num_eval_batches(source) * rows, rows, prefetch)
@@ -208,18 +208,20 @@ class Data:
     @property
     def _bytes_per_video(self) -> int:
         """Size of all views of a video in bytes."""
-        return self.max_views * self._bytes_per_clip
+        return self.max_views * self.num_frames * math.prod(self.crop_size) * 3
 
-    @property
-    def _bytes_per_clip(self) -> int:
-        return self.num_frames * math.prod(self.crop_size) * 3
+    def _check_memory(self, rows: int, setting: str, views: int, size: tuple[int, int]) -> None:
+        """Raises UserError where a batch, or the worker processes, would take more memory than is free.
 
-    def _check_memory(self, rows: int, setting: str, bytes_per_row: int) -> None:
-        """Raises UserError where a batch, or the worker processes, would take more memory than is free."""
-        clip = f"{self.num_frames} frames of {self.crop_size[0]} x {self.crop_size[1]}, {self.max_views} views"
+        Args:
+            rows: videos of the batch.
+            setting: setting that the message names.
+            views: clips of a video.
+            size: (height, width) of a clip in pixels.
+        """
         check_memory(
-            rows * bytes_per_row,
-            f"a batch of {rows} ({setting}) of clips of {clip}",
+            rows * views * self.num_frames * math.prod(size) * 3,
+            f"a batch of {rows} ({setting}) of {views} clips of {self.num_frames} frames of {size[0]} x {size[1]}",
             "; lower data.batch_size, data.eval_batch_size, data.eval_clips or data.image_size",
         )
         check_memory(
@@ -234,7 +236,7 @@ class Data:
         Raises:
             VideoError: the video, or the segment of it that the example is, cannot be read.
         """
-        self._check_memory(1, "data.eval_clips", self._bytes_per_video)
+        self._check_memory(1, "data.eval_clips", self.max_views, self.crop_size)
         positions = (0.5,) if self.eval_crops == 1 else (0.0, 0.5, 1.0)
         with open_video(example["video"], decoder=self.decoder, options=self.reading) as video:
             frames = self._plan_views(video.times, example)
