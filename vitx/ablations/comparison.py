@@ -1,7 +1,6 @@
 """Runs side by side: settings that differ, metrics with intervals, curves, and clips that only one gets right."""
 
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -18,7 +17,7 @@ from vitx.errors import UserError
 from vitx.evaluation.evaluate import Predictions
 from vitx.evaluation.examples import accuracy_interval, example_metric, is_correct, load_predictions, predictions_path
 from vitx.evaluation.presentation import presenter_for
-from vitx.evaluation.report import clip_strip
+from vitx.evaluation.report import clip_strip, encode_png
 from vitx.evaluation.report import table as markdown_table
 from vitx.experiment import Experiment, load_config
 from vitx.run import load_run, predict_split
@@ -264,9 +263,7 @@ def _write(comparison: Comparison, tested: Sequence[_Tested], source: Source, ou
             [(f"{found.correct}: {true}", True), (f"{found.wrong}: {predicted}", False)]
             for true, predicted in found.captions[:MAX_CLIPS]
         ]
-        file = io.BytesIO()
-        clip_strip(clips, captions).savefig(file, dpi=110)
-        storage.write_bytes(output / f"clips_{number}.png", file.getvalue())
+        storage.write_bytes(output / f"clips_{number}.png", encode_png(clip_strip(clips, captions)))
         caption = f"{found.label}: clips that {found.correct} gets right and {found.wrong} wrong"
         pictures.append(f"{caption}:\n\n![{caption}](clips_{number}.png)")
     text = "# Comparison\n\n" + to_markdown(comparison) + "\n" + "\n\n".join(pictures) + "\n"

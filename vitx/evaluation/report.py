@@ -224,6 +224,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
+def encode_png(figure: Figure, *, dpi: int = 110) -> bytes:
+    """Returns a figure as a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi)
+    return file.getvalue()
+
+
 def _split_lines(
     results: Results,
     checkpoint: str,
@@ -261,11 +268,7 @@ def _blocks(blocks: Sequence[str | list[str] | Picture], workdir: PurePath, pref
 
 
 def _save(content: Figure | bytes, path: PurePath) -> None:
-    if isinstance(content, Figure):
-        file = io.BytesIO()
-        content.savefig(file, dpi=110)
-        content = file.getvalue()
-    storage.write_bytes(path, content)
+    storage.write_bytes(path, encode_png(content) if isinstance(content, Figure) else content)
 
 
 def _parts(report: str) -> dict[str, str]:

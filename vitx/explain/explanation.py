@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from vitx.data.encoding import encode_gif, encode_video
 from vitx.errors import UserError
+from vitx.evaluation.report import encode_png
 from vitx.explain import pictures
 from vitx.storage import write_bytes
 
@@ -79,9 +80,7 @@ class Explanation:
 
 
 def _to_png(explanation: Explanation) -> bytes:
-    file = io.BytesIO()
-    explanation.figure().savefig(file, format="png", dpi=150)
-    return file.getvalue()
+    return encode_png(explanation.figure(), dpi=150)
 
 
 def _animate(explanation: Explanation) -> UInt8[np.ndarray, "t rows columns 3"]:
