@@ -98,6 +98,11 @@ def test_settings_that_need_more_memory_than_there_is_are_refused(setting, bound
         next(iter(data.eval_batches(digits.open("test"))))
 
 
+def test_one_video_is_read_without_memory_for_worker_processes(digits):
+    data = Data(digits, num_frames=4, image_size=(24, 24), num_workers=10_000)
+    assert data.read_views(digits.open("test")[0]).shape == (1, 4, 24, 24, 3)
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"batch_size": 10**12}, {"image_size": (10**6, 10**6)}, {"image_size": (10**6, 10**6), "eval_size": (24, 24)}],

@@ -172,8 +172,8 @@ class Data:
             UserError: settings name labels or classes that the source lacks.
         """
         self.augmentation.check(source.label_names)
-        self._check_memory(self.batch_size // processes, "data.batch_size", 1, self.image_size)
         rows = self.batch_size // processes
+        self._check_memory(rows, "data.batch_size", 1, self.image_size)
         read_row = _TrainRows(self, source, self._order(source, seed), process * rows, rows)
         return self._batches(read_row, steps.start * rows, steps.stop * rows, rows, max(self.prefetch_batches, 1))
 
@@ -211,7 +211,7 @@ class Data:
         return self.max_views * self.num_frames * math.prod(self.crop_size) * 3
 
     def _check_memory(self, rows: int, setting: str, views: int, size: tuple[int, int]) -> None:
-        """Raises UserError where a batch, or the worker processes, would take more memory than is free.
+        """Raises UserError where a batch would take more memory than is free.
 
         Args:
             rows: videos of the batch.
@@ -223,11 +223,6 @@ class Data:
             rows * views * self.num_frames * math.prod(size) * 3,
             f"a batch of {rows} ({setting}) of {views} clips of {self.num_frames} frames of {size[0]} x {size[1]}",
             "; lower data.batch_size, data.eval_batch_size, data.eval_clips or data.image_size",
-        )
-        check_memory(
-            self.num_workers * WORKER_BYTES,
-            f"data.num_workers is {self.num_workers}; so many processes",
-            "; choose a lower data.num_workers, or 0 for threads",
         )
 
     def read_views(self, example: Mapping[str, Any]) -> UInt8[np.ndarray, "v t h w 3"]:
@@ -366,6 +361,11 @@ class Data:
             # Grain's defaults (16 threads, 500 elements) would hold 500 batches.
             options = grain.ReadOptions(num_threads=min(self.num_threads, prefetch), prefetch_buffer_size=prefetch)
             return iter(dataset.to_iter_dataset(options))
+        check_memory(
+            self.num_workers * WORKER_BYTES,
+            f"data.num_workers is {self.num_workers}; so many processes",
+            "; choose a lower data.num_workers, or 0 for threads",
+        )
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # the workers of Grain 0.2 (2026-11) read absl's flags
         workers = grain.MultiprocessingOptions(self.num_workers, per_worker_buffer_size=prefetch)
