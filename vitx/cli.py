@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check_options(options: argparse.Namespace, unknown: Sequence[str]) -> None:
     """Raises UserError where words are left over that are no settings of the command."""
-    if unknown and not (options.takes_settings and ("." in unknown[0] or not options.dotted_settings)):
+    if unknown and not options.takes_settings:
         known = closest(unknown[0].partition("=")[0], options.known_options)
         raise UserError(f"there is no option {unknown[0]} here{known} --help lists them")
 
@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="--debug, with any command, shows where an error comes from.",
     )
     parser.add_argument("--version", action="version", version=f"vitx {vitx.__version__}")
-    parser.set_defaults(takes_settings=False, dotted_settings=False)
+    parser.set_defaults(takes_settings=False)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     train = commands.add_parser(

@@ -21,13 +21,13 @@ def add_commands(commands: Any) -> None:
     """Adds the commands to the parser of `vitx`."""
     evaluate = _add(commands, "evaluate", "evaluate a run and write its report", "RUN [--split test]")
     evaluate.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: test")
-    evaluate.set_defaults(command=_evaluate, takes_settings=True, dotted_settings=True)
+    evaluate.set_defaults(command=_evaluate)
 
     predict = _add(commands, "predict", "classify video files with a trained run", "RUN VIDEO ...")
     predict.add_argument("files", nargs="+", type=local_path, metavar="VIDEO", help="files, or folders of them")
     predict.add_argument("--model", help="NAME of the model, if RUN is a bare file of weights")
     predict.add_argument("--top", type=int, default=5, help="classes shown for each label (default: 5)")
-    predict.set_defaults(command=_predict, takes_settings=True, dotted_settings=True)
+    predict.set_defaults(command=_predict)
 
 
 def _add(commands: Any, name: str, text: str, words: str) -> argparse.ArgumentParser:

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from vitx.errors import UserError, closest
 
-DOTTED = ("train", "evaluate", "predict")  # commands whose settings have a dot
+DOTTED = ("train", "evaluate", "predict")  # commands that take settings of an experiment, --data.eval_clips 4
 
 
 class Parser(argparse.ArgumentParser):
@@ -18,7 +18,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
         options, unknown = super().parse_known_args(args, namespace)
-        if not hasattr(options, "known_options"):  # the innermost command comes first
+        if not hasattr(options, "known_options"):  # a command's own parser returns before the parser around it
             options.known_options = list(self._option_string_actions)
         return options, unknown
 

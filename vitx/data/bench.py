@@ -13,10 +13,10 @@ import numpy as np
 
 from vitx.console import progress_bar
 from vitx.data.decoding import VideoError
+from vitx.data.file_kinds import open_bytes
 from vitx.data.pipeline import Batch, Data
 from vitx.data.sources import Source, label_arrays
 from vitx.errors import UserError
-from vitx.limits import open_regular
 
 
 def bench(
@@ -132,14 +132,9 @@ def format_report(report: Mapping[str, Any]) -> str:
 
 
 def _read(example: Mapping[str, Any]) -> Mapping[str, Any]:
-    video = example["video"]
-    if isinstance(video, bytes):
-        return example
-    try:
-        with open_regular(video) as file:
-            return {**example, "video": file.read()}
-    except (OSError, UserError) as error:
-        raise VideoError(f"{video}: {getattr(error, 'strerror', None) or error}") from error
+    """Returns an example with its video in memory."""
+    with open_bytes(example["video"]) as file:
+        return {**example, "video": file.read()}
 
 
 @contextlib.contextmanager

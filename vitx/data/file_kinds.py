@@ -1,17 +1,21 @@
 """Which files count as videos: by their ending, or a folder of numbered pictures; and why others do not."""
 
+import contextlib
+import io
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import IO
 
 from vitx.data.container import VideoError
 from vitx.data.encoding import mux_images
 from vitx.data.folders import Listing
 from vitx.errors import UserError
 from vitx.limits import open_regular
+from vitx.storage import read_bytes
 
 ENDINGS = (
     *(".264", ".265", ".3g2", ".3gp", ".apng", ".asf", ".avi", ".avifs", ".divx", ".f4v", ".flv", ".gif", ".h264"),
@@ -61,14 +65,26 @@ def read_video(path: str) -> str | bytes:
         return path
     try:
         names = sorted((name for name in os.listdir(path) if not name.startswith(".")), key=_natural_key)
-        return mux_images([_read_bytes(Path(path, name)) for name in names])
+        return mux_images([read_bytes(Path(path, name)) for name in names])
     except (OSError, UserError, VideoError) as error:
         raise VideoError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _read_bytes(path: Path) -> bytes:
-    with open_regular(path) as file:
-        return file.read()
+@contextlib.contextmanager
+def open_bytes(video: bytes | str | os.PathLike) -> Iterator[IO[bytes]]:
+    """Opens the content of a video file that is in memory or on disk.
+
+    Raises:
+        VideoError: the file cannot be opened.
+    """
+    if isinstance(video, bytes):
+        yield io.BytesIO(video)
+        return
+    try:
+        with open_regular(video) as file:
+            yield file
+    except (OSError, UserError) as error:
+        raise VideoError(f"{video}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def refuse_classes_without_videos(folder: Path, names: Iterable[str]) -> None:

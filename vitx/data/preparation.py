@@ -14,14 +14,13 @@ that is killed resumes behind its last complete shard, and its result is the sam
 import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -30,11 +29,12 @@ from vitx import storage
 from vitx.console import progress_bar
 from vitx.data.container import DEFAULT_OPTIONS, ReadOptions, VideoError
 from vitx.data.encoding import encode_video, transcode
+from vitx.data.file_kinds import open_bytes
 from vitx.data.prepared import FORMAT, MANIFEST, PLAN, file_digest
 from vitx.data.sources import Source, label_columns
 from vitx.errors import UserError, closest
-from vitx.limits import open_regular
 from vitx.locks import hold_folder
+from vitx.stores import report_io_errors
 
 OWN_FILES = (MANIFEST, PLAN, ".lock")
 
@@ -115,7 +115,7 @@ def prepare(
         for number, start in enumerate(range(0, len(source), settings.shard_size))
     ]
     busy = f"{destination} is being filled by another process; wait until it ends"
-    with storage.report_io_errors(destination), hold_folder(destination, busy=busy):
+    with report_io_errors(destination), hold_folder(destination, busy=busy):
         _check_destination(destination, plan)
         if not storage.exists(destination / MANIFEST):
             if not storage.exists(destination / PLAN):
@@ -127,23 +127,6 @@ def prepare(
             if name.endswith(".json") and name != MANIFEST:
                 storage.remove(destination / name)
         return storage.read_json(destination / MANIFEST)
-
-
-@contextlib.contextmanager
-def open_bytes(video: bytes | str | os.PathLike) -> Iterator[IO[bytes]]:
-    """Opens the content of a video file that is in memory or on disk.
-
-    Raises:
-        VideoError: the file cannot be opened.
-    """
-    if isinstance(video, bytes):
-        yield io.BytesIO(video)
-        return
-    try:
-        with open_regular(video) as file:
-            yield file
-    except (OSError, UserError) as error:
-        raise VideoError(f"{video}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _digest_videos(splits: Mapping[str, Source]) -> str:

@@ -177,8 +177,7 @@ def fill(
         check_layers(model, len(source.tensors), where)
     init = init or functools.partial(initial_variables, target)
     shapes = jax.eval_shape(init)
-    filling = _Filling(source, target, flatten_variables(shapes), where)
-    filling.variances = variances_of(shapes)
+    filling = _Filling(source, target, shapes, where)
     columns = class_columns(source.model, source.labels, target, class_names)
     for path, tensor in source.tensors.items():
         filling.place(path, tensor, swap_head, columns.get(path.rpartition("/")[0]))
@@ -214,16 +213,17 @@ class _Filling:
 
     Attributes:
         wanted: {our path: shape and type} of the target's variables.
+        variances: our paths of running variances.
         filled: {our path: array}.
         partial: {our path: columns} of heads in which classes without a column (-1) are fresh.
         wrong: {our path: message} of tensors of other shapes.
         unexpected: names of tensors that the target has no path for.
     """
 
-    def __init__(self, source: WeightsSource, target: nn.Module, wanted: Mapping[str, Any], where: str):
-        self.source, self.target, self.wanted, self.where = source, target, wanted, where
+    def __init__(self, source: WeightsSource, target: nn.Module, shapes: Mapping[str, Any], where: str):
+        self.source, self.target, self.where = source, target, where
+        self.wanted, self.variances = flatten_variables(shapes), variances_of(shapes)
         self.old_tables, self.new_tables = _position_tables(source.model), _position_tables(target)
-        self.variances: frozenset[str] = frozenset()
         self.filled: dict[str, Any] = {}
         self.partial: dict[str, Columns] = {}
         self.loaded: dict[str, str] = {}
