@@ -22,6 +22,7 @@ from vitx.local_copies import local_copy
 from vitx.locks import hold_folder
 from vitx.rows import RowsWriter, read_rows
 from vitx.storage import as_path
+from vitx.stores import is_bucket, report_io_errors
 
 # paths
 
@@ -33,14 +34,14 @@ def test_a_url_keeps_both_slashes(text, google_store, amazon_store):
     assert str(path / "config.json") == f"{text}/config.json"
     assert str(as_path(path)) == text
     assert str(as_path(f"{text}/")) == text
-    assert storage.is_bucket(path)
+    assert is_bucket(path)
     assert str(as_path("gcs://bucket/run")) == "gs://bucket/run"
 
 
 def test_local_paths_stay_as_they_were_typed(tmp_path):
     for text in ("runs/a", "./a", str(tmp_path), "a:b/c"):
         assert str(as_path(text)) == str(Path(text))
-        assert not storage.is_bucket(as_path(text))
+        assert not is_bucket(as_path(text))
     assert as_path("file:///tmp/run") == Path("/tmp/run")
 
 
@@ -75,11 +76,11 @@ def test_a_store_without_its_package_names_the_extra_and_the_credentials(scheme,
 def test_files_are_written_read_listed_and_removed(folder):
     assert not storage.exists(folder / "a.json")
     storage.write_json(folder / "a.json", {"x": [1, 2]})
-    storage.write_bytes(folder / "b" / "c" if storage.is_bucket(folder) else folder / "c", b"\0\1")
+    storage.write_bytes(folder / "b" / "c" if is_bucket(folder) else folder / "c", b"\0\1")
     assert storage.read_json(folder / "a.json") == {"x": [1, 2]}
     assert storage.is_file(folder / "a.json") and not storage.is_folder(folder / "a.json")
     assert storage.is_folder(folder) and not storage.is_file(folder)
-    assert storage.names_in(folder) == ["a.json", "b" if storage.is_bucket(folder) else "c"]
+    assert storage.names_in(folder) == ["a.json", "b" if is_bucket(folder) else "c"]
     assert storage.names_in(folder / "missing") == []
     storage.write_json(folder / "a.json", {"x": 3})
     assert storage.read_json(folder / "a.json") == {"x": 3}
@@ -242,12 +243,12 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_holder(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS])
 def test_a_disk_that_refuses_is_a_user_error(tmp_path, number):
-    with pytest.raises(UserError, match=str(tmp_path)), storage.report_io_errors(tmp_path):
+    with pytest.raises(UserError, match=str(tmp_path)), report_io_errors(tmp_path):
         raise OSError(number, os.strerror(number))
 
 
 def test_other_errors_stay_what_they_are(tmp_path):
-    with pytest.raises(ValueError, match="x"), storage.report_io_errors(tmp_path):
+    with pytest.raises(ValueError, match="x"), report_io_errors(tmp_path):
         raise ValueError("x")
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from vitx.console import escape, print_json, print_text
 from vitx.errors import UserError
-from vitx.storage import as_path, check_writable, exists, is_bucket, local_path
+from vitx.storage import as_path, check_writable, exists, local_path
+from vitx.stores import is_bucket
 
 
 def add_source(command: argparse.ArgumentParser, name: str) -> None:

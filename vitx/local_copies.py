@@ -13,6 +13,7 @@ import filelock
 
 from vitx import storage
 from vitx.errors import UserError
+from vitx.stores import is_bucket
 
 
 def local_copy(path: PurePath) -> Path:
@@ -21,7 +22,7 @@ def local_copy(path: PurePath) -> Path:
     Raises:
         UserError: the disk of the copies is full.
     """
-    if not storage.is_bucket(path):
+    if not is_bucket(path):
         return path
     if not storage.is_folder(path):
         return _copy_files(path.parent, [path]) / path.name

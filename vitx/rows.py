@@ -18,6 +18,7 @@ from typing import Any
 
 from vitx import storage, strict_json
 from vitx.errors import UserError
+from vitx.stores import is_bucket, report_io_errors
 
 Row = Mapping[str, Any]
 
@@ -37,12 +38,12 @@ class RowsWriter:
         self.path = path
         rows = read_rows(path)
         self.rows = [row for row in rows if keep(row)]
-        if storage.is_bucket(path) and _part_names(path):
+        if is_bucket(path) and _part_names(path):
             # All rows first: were the parts removed before that, a kill would lose what they hold.
             _write_rows(path, rows)
             storage.remove_folder(_parts_folder(path))
         _write_rows(path, self.rows)
-        self._file = None if storage.is_bucket(path) else _open_to_append(path)
+        self._file = None if is_bucket(path) else _open_to_append(path)
         self._joined, self._num_parts = list(self.rows), 0  # in a bucket: the rows in its objects
         self._pending: list[Row] = []
         self._flushed_at = time.monotonic()
@@ -54,7 +55,7 @@ class RowsWriter:
             if time.monotonic() - self._flushed_at > FLUSH_SECONDS:
                 self._flush()
             return
-        with storage.report_io_errors(self.path):
+        with report_io_errors(self.path):
             self._file.write(strict_json.dumps(row) + "\n")
             self._file.flush()
 
@@ -63,7 +64,7 @@ class RowsWriter:
         if self._file is None:
             self._flush()
             return
-        with storage.report_io_errors(self.path):
+        with report_io_errors(self.path):
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -72,7 +73,7 @@ class RowsWriter:
             self._flush()
             self._join()
             return
-        with storage.report_io_errors(self.path):
+        with report_io_errors(self.path):
             self._file.close()
 
     def _flush(self) -> None:
@@ -100,7 +101,7 @@ def read_rows(path: PurePath) -> list[dict[str, Any]]:
         UserError: another line is not a JSON object.
     """
     rows = _parse_rows(path) if storage.exists(path) else []
-    for name in _part_names(path) if storage.is_bucket(path) else ():
+    for name in _part_names(path) if is_bucket(path) else ():
         first = int(name.removeprefix("part-").removesuffix(".jsonl"))
         part = _parse_rows(_parts_folder(path) / name)
         if first > len(rows):
@@ -130,7 +131,7 @@ def _write_rows(path: PurePath, rows: list[Row]) -> None:
 
 
 def _open_to_append(path: PurePath) -> Any:
-    with storage.report_io_errors(path):
+    with report_io_errors(path):
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC), "a")
 
 

@@ -24,7 +24,8 @@ from vitx.local_copies import local_copy
 from vitx.models.timesformer import TimeSformer, TimeSformerSpace
 from vitx.models.transformer import VideoTransformer
 from vitx.models.vivit import ViViT
-from vitx.storage import is_file, read_json, report_io_errors, write_json
+from vitx.storage import is_file, read_json, write_json
+from vitx.stores import report_io_errors
 
 ACTIVATIONS = {
     "gelu": "gelu",

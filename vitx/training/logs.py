@@ -21,6 +21,7 @@ from vitx import storage
 from vitx.console import print_message
 from vitx.errors import UserError
 from vitx.rows import RowsWriter, read_rows
+from vitx.stores import is_bucket, report_io_errors
 from vitx.training.processes import is_first_process
 
 Row = Mapping[str, Any]
@@ -98,8 +99,8 @@ class Events:
         for name in storage.names_in(workdir):
             if name.startswith("events.out.tfevents."):
                 storage.remove(workdir / name)
-        with storage.report_io_errors(workdir):
-            self._local = Path(tempfile.mkdtemp(prefix="vitx-events-")) if storage.is_bucket(workdir) else workdir
+        with report_io_errors(workdir):
+            self._local = Path(tempfile.mkdtemp(prefix="vitx-events-")) if is_bucket(workdir) else workdir
             # Not SummaryWriter: its thread ends where a disk is full, and then its queue fills and blocks forever.
             self._writer = EventsWriter(str(self._local / "events"), f".{secrets.token_hex(8)}")
         for row in rows:
@@ -107,7 +108,7 @@ class Events:
 
     def add(self, row: Row) -> None:
         """Adds the numbers of a row."""
-        with storage.report_io_errors(self._workdir):
+        with report_io_errors(self._workdir):
             for name, value in _numbers(row).items():
                 summary = scalar(f"{row['split']}/{name}", value)
                 self._writer.write_event(Event(wall_time=time.time(), step=row["step"], summary=summary))
@@ -123,7 +124,7 @@ class Events:
 
     def close(self) -> None:
         """Stores all events."""
-        with storage.report_io_errors(self._workdir):
+        with report_io_errors(self._workdir):
             self._writer.close()
         if self._local != self._workdir:
             self._stored_at = -math.inf
@@ -152,7 +153,7 @@ def _start_wandb(project: str, workdir: PurePath) -> Any:
         name=folder.name,
         id=identity,
         resume="allow",
-        dir=tempfile.gettempdir() if storage.is_bucket(workdir) else str(workdir),
+        dir=tempfile.gettempdir() if is_bucket(workdir) else str(workdir),
         config=config,
         settings=settings,
     )
@@ -204,7 +205,7 @@ class Profiler:
     def _stop(self) -> None:
         self._running = False
         jax.profiler.stop_trace()
-        if storage.is_bucket(self._folder):
+        if is_bucket(self._folder):
             storage.upload_folder(self._local, self._folder)
             shutil.rmtree(self._local)
         log_info(f"wrote a profile to {self._folder}")
@@ -217,7 +218,7 @@ class Profiler:
     def step(self, step: int) -> Iterator[None]:
         """Marks the time inside the `with` as the step's."""
         if step == self._steps[0]:
-            if storage.is_bucket(self._folder):
+            if is_bucket(self._folder):
                 self._local = Path(tempfile.mkdtemp(prefix="vitx-profile-"))
             jax.profiler.start_trace(self._local)
             self._running = True
