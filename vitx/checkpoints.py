@@ -34,8 +34,8 @@ from orbax.checkpoint.checkpoint_managers import PreservationContext
 from vitx import strict_json
 from vitx.errors import RunError, UserError
 from vitx.mirror import Mirror
-from vitx.storage import COMMITTED, as_path, exists, is_bucket, move_folder, names_in, remove_folder, report_io_errors
-from vitx.stores import full_disk
+from vitx.storage import COMMITTED, as_path, exists, move_folder, names_in, remove_folder
+from vitx.stores import full_disk, is_bucket, report_io_errors
 
 REPLACED = "replaced_"  # begins the name of a checkpoint whose successor of the same step is not complete yet
 
@@ -284,7 +284,15 @@ class Checkpoints:
 
 
 def check_fields(record: Mapping[str, Any], kinds: Mapping[str, Any], where: str) -> None:
-    """Raises DamagedCheckpointError where a record lacks a field, or has one of another type; no digest tells."""
+    """Raises DamagedCheckpointError where a record lacks a field, or has one of another type.
+
+    The digest of a record does not replace this check: whoever writes a record can also compute its digest.
+
+    Args:
+        record: content of the record.
+        kinds: {name of a field: its type}.
+        where: path of the record; begins the message.
+    """
     for name, kind in kinds.items():
         if name not in record or not isinstance(record[name], kind):
             found = f"{name!r} is {str(record[name])[:60]!r}" if name in record else f"there is no {name!r}"

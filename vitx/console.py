@@ -51,11 +51,11 @@ def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
         iterable: what to iterate over; None for a bar that `update` moves.
         options: other arguments of `tqdm`, such as desc, total and unit.
     """
-    from tqdm.auto import tqdm  # here and below: the command line must start, and explain, where a package is missing
+    from tqdm.auto import tqdm  # not at the top: the command line must start, to report a package that is missing
 
+    options = {name: escape(value) if isinstance(value, str) else value for name, value in options.items()}
     # Not tqdm's own `disable=None`: it asks for a terminal, and in a notebook, which is none, bars are widgets.
     in_notebook = "ipykernel" in sys.modules
-    options = {name: escape(value) if isinstance(value, str) else value for name, value in options.items()}
     return tqdm(iterable, disable=not (in_notebook or sys.stderr.isatty()), dynamic_ncols=True, **options)
 
 

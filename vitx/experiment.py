@@ -22,7 +22,8 @@ from vitx.data.pipeline import Data
 from vitx.errors import UserError, as_user_error, closest
 from vitx.models import VARIANTS, create_model
 from vitx.models.base import VideoModel
-from vitx.storage import as_path, is_bucket, is_file, read_json, write_json
+from vitx.storage import as_path, is_file, read_json, write_json
+from vitx.stores import is_bucket
 from vitx.tasks.classification import Classification
 from vitx.tasks.task import Task
 from vitx.training.loop import Training
@@ -89,10 +90,10 @@ class Experiment:
         model = variant or (new_model if isinstance(new_model, nn.Module) else self.model)
         if not isinstance(model, VideoModel) or not (model.needs_input_shape or variant):
             return configuration.override(self, changes)
-        # The data leads where a setting is given for it and not for the model, or where a variant replaces the model.
+        # The model follows the data where a setting is given for the data alone, or where a variant replaces the model.
         leads = [name for name in SHAPE if f"model.{name}" not in changes and (variant or f"data.{name}" in changes)]
         if not leads:
-            # The model leads: None is replaced by its own values, see `__post_init__`.
+            # The data follows the model: `__post_init__` replaces None by the model's values.
             return configuration.override(self, {f"data.{name}": None for name in SHAPE} | changes)
         data_changes = {path: changes[path] for name in SHAPE if (path := f"data.{name}") in changes}
         data = configuration.override(_DataOnly(self.data), data_changes).data

@@ -1,6 +1,7 @@
-"""What files of other people may cost: only regular files are opened, and memory is counted before it is taken."""
+"""Limits on files of other people: only regular files are opened, and memory is checked before it is allocated."""
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import IO
 from vitx.errors import UserError
 
 MAX_EXCESS = 2**28
-"""Bytes that a file may unpack to beyond its own size: enough for weights that compress well, too few to harm."""
+"""Bytes that a file may unpack to beyond its own size: enough for weights that compress well, little for a machine."""
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -28,7 +29,7 @@ def open_regular(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
-            raise IsADirectoryError(21, "Is a directory", os.fspath(path))
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
         if not stat.S_ISREG(mode):
             raise UserError(f"found a pipe or a device at {os.fspath(path)}; expected a regular file")
         file = os.fdopen(descriptor, "rb")
@@ -75,6 +76,7 @@ def available_memory() -> int | None:
 
 
 def _meminfo() -> int | None:
+    """Returns the free bytes of this machine."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -83,7 +85,7 @@ def _meminfo() -> int | None:
 
 
 def _cgroup_room() -> int | None:
-    # version 2; "max" is no limit
+    """Returns the free bytes of this container: of a cgroup of version 2, where "max" means that there is no limit."""
     try:
         limit = int((_CGROUP / "memory.max").read_text())
         return max(limit - int((_CGROUP / "memory.current").read_text()), 0)

@@ -22,6 +22,7 @@ import filelock
 from vitx import storage, strict_json
 from vitx.console import print_text
 from vitx.errors import RunError, UserError
+from vitx.stores import is_bucket
 
 LEASE_SECONDS = 60.0  # longer than a process is ever held up by its machine or its network
 BEATS = 6  # of a lease
@@ -45,7 +46,7 @@ class LocalHold(Hold):
         self._lock = lock
 
     def check(self) -> None:
-        # What is written into a folder that is gone fails somewhere, or appears in a new one without its settings.
+        # A write into a removed folder fails with another error, or creates a new folder without config.json.
         if not self._lock.exists():
             raise RunError(
                 f"{self._lock.parent} or its .lock was removed while this process used it; nothing more is written. "
@@ -65,7 +66,7 @@ def hold_folder(folder: PurePath, *, busy: str) -> Iterator[Hold]:
         BusyError: another process holds the folder.
         UserError: the folder cannot be written.
     """
-    if storage.is_bucket(folder):
+    if is_bucket(folder):
         lease = Lease(folder, busy)
         try:
             yield lease
@@ -85,7 +86,7 @@ def hold_folder(folder: PurePath, *, busy: str) -> Iterator[Hold]:
         hold = LocalHold(folder / ".lock")
         try:
             yield hold
-        finally:  # an error of what was removed says less than that it was
+        finally:  # Before the error of a missing file, which does not say that the whole folder is missing.
             hold.check()
     finally:
         lock.release()

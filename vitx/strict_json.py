@@ -9,7 +9,7 @@ from typing import Any
 def to_strict(data: Any) -> Any:
     """Returns plain data with numbers that are not finite as None, as JavaScript writes them.
 
-    Python's own writer puts NaN and Infinity there, which are no JSON: jq, browsers and pandas refuse the whole file.
+    Python writes them as NaN and Infinity, which are no JSON: parsers refuse the whole file.
     """
     import numpy as np  # here, so that the command line starts where NumPy is broken, and can report it
 

@@ -1,4 +1,4 @@
-"""Worker processes that end with their parent, even where that is killed and can tell them nothing."""
+"""Processes that end with their parent, even where the parent is killed and cannot stop them."""
 
 import multiprocessing
 import os
@@ -10,22 +10,24 @@ POLL_SECONDS = 0.5
 
 
 def end_with_parent(*_: int) -> None:
-    """Ends this process of `multiprocessing` soon after its parent has ended; to be called when it starts."""
+    """Kills this process of `multiprocessing` soon after its parent has ended; called when the process starts."""
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid is not None:
         _watch(parent.pid, signal.SIGKILL)
 
 
 def stop_with_parent() -> None:
-    """Asks this process to stop, as SIGTERM does, soon after the process that started it has ended."""
+    """Sends this process SIGTERM soon after the process that started it has ended."""
     _watch(os.getppid(), signal.SIGTERM)
 
 
-def _watch(parent: int, request: int) -> None:
+def _watch(parent: int, signal_number: int) -> None:
+    """Starts a thread that sends this process a signal once `parent` has ended."""
+
     def wait() -> None:
-        # Not PR_SET_PDEATHSIG: that speaks of the thread that started this process, which may end long before.
+        # Not PR_SET_PDEATHSIG: it follows the thread that started this process, which may end long before its process.
         while os.getppid() == parent:
             time.sleep(POLL_SECONDS)
-        os.kill(os.getpid(), request)
+        os.kill(os.getpid(), signal_number)
 
     threading.Thread(target=wait, name="parent", daemon=True).start()

@@ -53,7 +53,7 @@ def read_list(file: Path, columns: Collection[str], paths: str) -> Iterator[tupl
 
 
 def _check_texts(where: str, name: str, value: Any, is_path: bool) -> None:
-    """Raises UserError where a field has characters that no text has: NUL, or half a pair of UTF-16."""
+    """Raises UserError where a field has characters that no text has: NUL, or half a surrogate pair."""
     pending = [name, value]
     while pending:
         text = pending.pop()
@@ -70,14 +70,14 @@ def _check_texts(where: str, name: str, value: Any, is_path: bool) -> None:
 def _is_file_name(text: str) -> bool:
     try:
         os.fsencode(text)
-    except UnicodeEncodeError:  # the half of a pair that no undecoded byte gives
+    except UnicodeEncodeError:  # half a surrogate pair, other than those that `surrogateescape` gives
         return False
     return True
 
 
 @contextlib.contextmanager
 def open_text(file: Path) -> Iterator[TextIO]:
-    """Opens a text file whose encoding its first bytes say, UTF-8 by default; see `vitx.limits.open_regular`."""
+    """Opens a text file in the encoding of its byte order mark, UTF-8 without one; see `vitx.limits.open_regular`."""
     with open_regular(file) as content:
         begin = content.read(3)
         content.seek(0)

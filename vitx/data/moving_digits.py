@@ -174,7 +174,7 @@ def render_clip(config: ClipConfig, split: str, index: int) -> tuple[UInt8[np.nd
 
 
 def digit_coverage(config: ClipConfig, split: str, index: int) -> Float[np.ndarray, "t h w"]:
-    """Returns how much of every pixel of clip `index` the digit covers, 0 to 1: where the truth is."""
+    """Returns how much of every pixel of clip `index` the digit covers, 0 to 1: the ground truth of explanations."""
     rng = np.random.default_rng([list(DIGITS).index(split), 2, index])
     return _draw_digit(config, split, index, rng)[1]
 

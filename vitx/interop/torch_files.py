@@ -1,8 +1,8 @@
-"""PyTorch files, read in a process of its own: a pickle of somebody else's can take all memory, or never end.
+"""PyTorch files, read in a separate process: a pickle from somebody else can take all memory, or never end.
 
 The process loads the file with `weights_only=True` under limits of processor time and memory, and writes to its
 standard output: a line of JSON, {"tensors": [[name, type, shape], ...]} or {"error": reason}, then the bytes of all
-tensors. What it writes is checked as if it were the file, since the file may have taken it over.
+tensors. Its output is checked like a file, since a hostile file may control the process.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What training scripts and wrappers leave around the weights of a model: prefixes of names, and dictionaries.
+"""Removal of what training scripts and wrappers add to the weights of a model: prefixes of names, and dictionaries.
 
 A name is a path through nested dictionaries, joined by "/", and then the tensor's own name: "model/module.fc.weight".
 """
@@ -31,12 +31,12 @@ TRAINING = re.compile(r"optim|scheduler|scaler|exp_avg|momentum|criterion|loss")
 
 @dataclasses.dataclass(frozen=True)
 class Unwrapped:
-    """Weights without what was around them.
+    """Weights without prefixes and dictionaries around them.
 
     Attributes:
         tensors: tensors by their own names.
         left_over: names of the other tensors.
-        note: what was removed, for people; "" for nothing.
+        note: message about what was removed; "" where nothing was.
     """
 
     tensors: Tensors
