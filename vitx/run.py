@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
@@ -78,10 +77,7 @@ class Run:
         return MetricsTable(read_metrics(self.workdir))
 
     def _repr_png_(self) -> bytes:  # how a notebook shows a run: its learning curves
-        figure = report.learning_curves(self.metrics(), presenter_for(self.experiment.task).curves)
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=110)
-        return file.getvalue()
+        return report.encode_png(report.learning_curves(self.metrics(), presenter_for(self.experiment.task).curves))
 
     def evaluate(self, split: str = "test") -> dict[str, Any]:
         """Evaluates the run on a split, adds the metrics to metrics.jsonl and writes the report.
@@ -187,7 +183,7 @@ class Run:
         presenter, frames = presenter_for(task), read_clip(video, self.experiment.data)
         return explain_clip(
             model,
-            jax.device_get(self.variables),
+            self.variables,
             frames,
             normalise=task.normalise,
             names=self.outputs,
