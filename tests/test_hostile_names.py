@@ -23,8 +23,8 @@ from vitx.data.encoding import encode_video
 from vitx.evaluation.report import Section, table
 from vitx.interop.own import save_own
 
-# colours, C1's "clear the screen", a title, DEL, bell, and overrides of the direction of writing
-NAME = "a\x1b[31m\x9b2J\x1b]0;t\x07\x7f\u202eb\u2066c"
+# colours, C1's "clear the screen", a title, DEL, bell, overrides of the direction of writing, and every line break
+NAME = "a\x1b[31m\x9b2J\x1b]0;t\x07\x7f\u202eb\u2066c\nforged\r\x0b\x0c\x1c\x85\u2028\u2029forged"
 CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 ATTEMPTS = ("\x1b[2J", "\x9b31m", "\x07", "\x08\x08ok", "\rvitx: fine", "\x7f", "\u202etxt", "\u2066", "\x0e", "\ud800")
 ATTEMPTS += ("\u2028", "\x85", "\x00", "\U000e0041", "\u200f")
@@ -33,6 +33,7 @@ ATTEMPTS += ("\u2028", "\x85", "\x00", "\U000e0041", "\u200f")
 def assert_escaped(text: str) -> None:
     assert not CONTROLS.search(text), CONTROLS.findall(text)
     assert re.search(r"\\x1b\[31m.*\\u202e", text)
+    assert not [line for line in text.splitlines() if line.lstrip(" -|").startswith("forged")]
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +84,8 @@ COMMANDS = {
     "a type in config.json": lambda folder, tmp: ["evaluate", config(tmp, {"type": NAME})],
     "a setting in config.json": lambda folder, tmp: ["evaluate", config(tmp, {"type": "Experiment", NAME: 1})],
     "the format of config.json": lambda folder, tmp: ["evaluate", config(tmp, {}, form=NAME)],
-    "a cell of a list": lambda folder, tmp: ["data", "check", csv(tmp, f"path,class\n{NAME}.mp4,{NAME}\n")],
-    "a line of a list": lambda folder, tmp: ["data", "check", csv(tmp, f"path,class\na.mp4,b,{NAME}\n", NAME)],
+    "a cell of a list": lambda folder, tmp: ["data", "check", csv(tmp, f'path,class\n"{NAME}.mp4","{NAME}"\n')],
+    "a line of a list": lambda folder, tmp: ["data", "check", csv(tmp, f'path,class\na.mp4,b,"{NAME}"\n', NAME)],
     "a message of an experiment": lambda folder, tmp: ["train", experiment(tmp, f"int({NAME!r})"), "--workdir", tmp],
     "a format of annotations": lambda folder, tmp: ["data", "list", NAME, tmp, tmp, tmp / "list.csv"],
     "the names of arrays": lambda folder, tmp: ["predict", arrays(tmp), "--model", "cnn_small", video(folder)],
@@ -159,7 +160,7 @@ def test_json_has_the_exact_names_without_control_characters(weights, folder, ca
 
 
 def test_messages_and_progress_bars_are_escaped(monkeypatch, capsys):
-    print_message(f"a video: {NAME}")
+    print_message(f"a video: {NAME}", "another")
     assert_escaped(capsys.readouterr().err)
     shown = io.StringIO()
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

@@ -275,10 +275,10 @@ class Checkpoints:
             self.best_step = (record["best"] or {}).get("step")
             return state, record
         if steps:
-            messages = "".join(f"\n  {error}" for error in errors.values())
             raise UserError(
                 f"none of the checkpoints in {self.directory} can be read; if they are of another version of the model "
-                f"or of vitx, train in another --workdir{messages}"
+                f"or of vitx, train in another --workdir",
+                map(str, errors.values()),
             )
         return None
 

@@ -12,7 +12,7 @@ from typing import Any
 import vitx
 from vitx import cli_ablations, cli_data, cli_explain, cli_models, cli_runs, environment
 from vitx.cli_settings import Parser, parse_settings, take_settings
-from vitx.console import print_text
+from vitx.console import escape, print_text
 from vitx.errors import Preempted, RunError, UserError, closest
 from vitx.storage import as_path, local_path
 
@@ -86,7 +86,7 @@ def describe_error(error: BaseException, *, training: bool = True) -> tuple[str,
         return str(error), 2 if isinstance(error, UserError) else 1
     if explanation := environment.explain_environment(error):
         return explanation, 1
-    return f"{type(error).__name__}: {error} (--debug shows where)", 1
+    return escape(f"{type(error).__name__}: {error} (--debug shows where)"), 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -118,7 +118,8 @@ def _models(options: argparse.Namespace, _: list[str]) -> None:
 
         print_json({name: to_dict(VARIANTS[name]) for name in names})
     else:
-        print_text("\n".join(names), lines=True)
+        for name in names:
+            print_text(name)
 
 
 def _matching_names(patterns: list[str]) -> list[str]:

@@ -59,8 +59,8 @@ def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
     return tqdm(iterable, disable=not (in_notebook or sys.stderr.isatty()), dynamic_ncols=True, **options)
 
 
-def print_message(message: str) -> None:
-    """Prints a line on standard error, above a progress bar where there is one."""
+def print_message(*lines: str) -> None:
+    """Prints lines on standard error, above a progress bar where there is one."""
     from tqdm.auto import tqdm
 
-    tqdm.write(escape(message, lines=True), file=sys.stderr)
+    tqdm.write("\n".join(map(escape, lines)), file=sys.stderr)

@@ -5,7 +5,29 @@ import difflib
 from collections.abc import Iterable, Iterator
 
 
-class UserError(Exception):
+class ReportedError(Exception):
+    """An error that is reported as one message, without a traceback.
+
+    Names of files and classes may have line breaks in them, and none may forge a line: only `details` begin new ones.
+
+    Attributes:
+        message: what was found, what was expected and what to do.
+        details: lines below the message.
+    """
+
+    def __init__(self, message: str = "", details: Iterable[str] = ()):
+        self.message, self.details = str(message), tuple(details)
+        super().__init__(self.message, self.details)
+
+    def __str__(self) -> str:
+        return "\n  ".join(text.replace("\n", r"\n") for text in (self.message, *self.details))
+
+    def within(self, where: str) -> "ReportedError":
+        """Returns the error with a place, such as the file that it was found in, before its message."""
+        return type(self)(f"{where}: {self.message}", self.details)
+
+
+class UserError(ReportedError):
     """An error that the caller can correct; the message has what was found, what was expected and what to do.
 
     The command line prints the message alone and exits with status 2.
@@ -29,11 +51,11 @@ def as_user_error(hint: str = "", of: str = "") -> Iterator[None]:
     try:
         yield
     except (ValueError, UserError) as error:
-        message = str(error) if isinstance(error, UserError) else f"{error}{hint}"
-        raise UserError(f"{of}: {message}" if of else message) from error
+        reported = error if isinstance(error, UserError) else UserError(f"{error}{hint}")
+        raise (reported.within(of) if of else reported) from error
 
 
-class RunError(Exception):
+class RunError(ReportedError):
     """A run that had to stop, through no known mistake in its settings; exit status 1."""
 
 

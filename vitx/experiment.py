@@ -207,7 +207,7 @@ def load_object(path: str | Path, name: str, kind: type[T]) -> T:
     try:
         names = runpy.run_path(str(path), run_name=RUN_NAME)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise error.within(str(path)) from error
     except Exception as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         where = f"{path}, line {lines[-1]}" if lines else getattr(error, "filename", None) or path

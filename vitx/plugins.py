@@ -86,7 +86,6 @@ def load_plugins() -> None:
             print_text(
                 f"vitx: the plug-in {entry.name}{package} ({entry.value}) failed with {type(error).__name__}: {error}; "
                 "its parts are missing until it is repaired or uninstalled",
-                lines=True,
                 error=True,
             )
 

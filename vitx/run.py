@@ -108,7 +108,7 @@ class Run:
         single = isinstance(videos, str | Path)
         answers = dict(self.predict_each([videos] if single else videos, top=top))
         if unreadable := [str(error) for error in answers.values() if isinstance(error, Exception)]:
-            raise UserError("these files cannot be read as video:\n" + "\n".join(unreadable))
+            raise UserError("these files cannot be read as video:", unreadable)
         return answers[str(videos)] if single else answers
 
     def predict_each(
@@ -355,7 +355,7 @@ def evaluate_and_report(run: Run, split: str, clock: Stopwatch) -> dict[str, Any
         metrics = task.metrics(predictions)
         intervals = accuracy_intervals(task, predictions, metrics)
     if predictions.unreadable:
-        log_info(predictions.describe_errors())
+        log_info(*predictions.describe_errors())
     presenter = presenter_for(task)
     log_info(f"step {run.step}: {split} split ({predictions.coverage}) {presenter.headline(metrics, intervals)}")
     with clock("report"):

@@ -63,9 +63,9 @@ def check_may_train(workdir: PurePath, experiment: Experiment, *, extend: bool) 
             raise UserError(f"training.steps is {new}; expected at least {old}, which {workdir} began with")
     if refused and any(map(str.isdecimal, storage.names_in(workdir / "checkpoints"))):
         hint = " --extend lets training.steps grow." if set(refused) == {"training.steps"} else ""
-        lines = "".join(f"\n  {path}: {old!r} there, {new!r} here" for path, (old, new) in refused.items())
         raise UserError(
-            f"{workdir} holds a run with other settings; choose another --workdir, or the same settings.{hint}{lines}"
+            f"{workdir} holds a run with other settings; choose another --workdir, or the same settings.{hint}",
+            [f"{path}: {old!r} there, {new!r} here" for path, (old, new) in refused.items()],
         )
 
 
@@ -96,18 +96,19 @@ def check_record(workdir: PurePath, record: Mapping[str, Any]) -> None:
         return
     there = load_config(workdir).with_absolute_paths()
     changed = _differences(configuration.from_dict(record["config"], f"{workdir}/checkpoints"), there)
-    lines = "".join(
-        f"\n  {path}: {trained!r} in the checkpoint, {here!r} in config.json"
+    lines = [
+        f"{path}: {trained!r} in the checkpoint, {here!r} in config.json"
         for path, (trained, here) in changed.items()
         # --extend changes the number of steps, and data may have moved, before the next checkpoint is saved.
         if not configuration.is_mutable_on_resume(there, path)
         and path != "training.steps"
         and not configuration.is_path(there, path)
-    )
+    ]
     if lines:
         raise UserError(
             f"the checkpoints in {workdir / 'checkpoints'} are not of {workdir / 'config.json'}; put back the file, or "
-            f"the checkpoints, of this run{lines}"
+            "the checkpoints, of this run",
+            lines,
         )
 
 

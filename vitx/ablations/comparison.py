@@ -154,7 +154,7 @@ def to_markdown(comparison: Comparison) -> str:
         lines += ["", *(f"- {clip}: {true}, not {predicted}" for clip, (true, predicted) in listed)] if listed else []
         if len(found.clips) > MAX_LISTED:
             lines.append(f"- and {len(found.clips) - MAX_LISTED} more, in comparison.json")
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(escape, lines)) + "\n"
 
 
 def to_json(comparison: Comparison) -> str:
@@ -265,7 +265,7 @@ def _write(comparison: Comparison, tested: Sequence[_Tested], source: Source, ou
         ]
         storage.write_bytes(output / f"clips_{number}.png", encode_png(clip_strip(clips, captions)))
         caption = f"{found.label}: clips that {found.correct} gets right and {found.wrong} wrong"
-        pictures.append(f"{caption}:\n\n![{caption}](clips_{number}.png)")
+        pictures += [f"{escape(caption)}:", f"![{escape(caption)}](clips_{number}.png)"]
     text = "# Comparison\n\n" + to_markdown(comparison) + "\n" + "\n\n".join(pictures) + "\n"
     storage.write_text(output / "comparison.md", escape(text, lines=True))
     storage.write_text(output / "comparison.json", to_json(comparison))

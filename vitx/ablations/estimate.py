@@ -13,6 +13,7 @@ from vitx import storage
 from vitx.ablations.cells import Results
 from vitx.ablations.plan import Cell, Plan
 from vitx.analysis import bench
+from vitx.console import escape
 from vitx.models import resolve_implementation
 from vitx.training.overview import count_cost_of
 
@@ -100,7 +101,7 @@ def format_estimates(estimates: list[Estimate]) -> str:
     known = sum(e.seconds for e in left if e.seconds is not None)
     macs = sum(e.gmacs for e in left if e.gmacs is not None)
     lines.append(f"{len(left)} of {len(estimates)} cells are left: {macs:,.0f} GMACs, about {known / 60:.0f} minutes")
-    return "\n".join(lines)
+    return "\n".join(map(escape, lines))
 
 
 def _gmacs(plan: Plan, cell: Cell) -> float | None:

@@ -134,7 +134,7 @@ def claim_folder(plan: Plan) -> None:
 
 
 def _refusal(problems: Sequence[str]) -> UserError:
-    return UserError("the ablation cannot run; nothing was started:" + "".join(f"\n  {p}" for p in problems))
+    return UserError("the ablation cannot run; nothing was started:", problems)
 
 
 @contextlib.contextmanager
@@ -143,7 +143,7 @@ def _collect(problems: list[str], row: str) -> Iterator[None]:
     try:
         yield
     except (UserError, ValueError) as error:
-        problems.append(f"row {row!r}: {error}")
+        problems.append(f"row {row!r}: {' '.join(str(error).split())}")
 
 
 class _LabelNames:

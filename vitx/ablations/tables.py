@@ -117,7 +117,7 @@ def to_markdown(table: Table) -> str:
         for row in table.rows
         for seed, reason in row.failures.items()
     ]
-    return "\n".join([*lines, *(["", "Failed:", "", *failures] if failures else [])]) + "\n"
+    return "\n".join(map(escape, [*lines, *(["", "Failed:", "", *failures] if failures else [])])) + "\n"
 
 
 def to_latex(table: Table) -> str:
@@ -137,11 +137,12 @@ def to_csv(table: Table) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     names = [name for column in table.columns for name in (column, f"{column}_std")]
-    writer.writerow(["row", "seeds", *names, "failures"])
+    writer.writerow(["row", "seeds", *map(escape, names), "failures"])
     for row in table.rows:
         values = [value for column in table.columns for value in row.values.get(column, (None, None))]
         failures = "; ".join(f"seed {seed}: {reason}" for seed, reason in row.failures.items())
-        writer.writerow([row.name, len(row.seeds), *("" if value is None else value for value in values), failures])
+        numbers = ["" if value is None else value for value in values]
+        writer.writerow([escape(row.name), len(row.seeds), *numbers, escape(failures)])
     return file.getvalue()
 
 

@@ -138,9 +138,9 @@ def format_report(report: Mapping[str, Any]) -> str:
         ("to know", report["notes"]),
     ):
         if problems:
-            lines += ["", f"{title}:", *(f"  {escape(problem)}" for problem in problems[:MAX_LINES])]
+            lines += ["", f"{title}:", *(f"  {problem}" for problem in problems[:MAX_LINES])]
             lines += [f"  and {len(problems) - MAX_LINES} more (--json lists all)"] if len(problems) > MAX_LINES else []
-    return "\n".join(lines)
+    return "\n".join(map(escape, lines))
 
 
 def draw_sheet(

@@ -83,8 +83,8 @@ def match_classes(
             ours, theirs = set(map(clean_name, found[label])), set(map(clean_name, names))
             raise UserError(
                 f"{label} has other classes than {model}; give the data the classes that the model has learnt, or "
-                f"train a new run\n  {where}: {_format_names(found[label], theirs)}\n"
-                f"  {model}: {_format_names(names, ours)}"
+                "train a new run",
+                [f"{where}: {_format_names(found[label], theirs)}", f"{model}: {_format_names(names, ours)}"],
             )
         numbers[label] = places
     return numbers

@@ -83,9 +83,9 @@ class Contents:
             UserError: something forbids training.
         """
         if wrong := [*self.errors, *self.repeats.contradictions]:
-            more = f"\n  and {len(wrong) - MAX_LINES} more" if len(wrong) > MAX_LINES else ""
+            more = [f"and {len(wrong) - MAX_LINES} more"] if len(wrong) > MAX_LINES else []
             hint = "; a video has one class of each label: leave one row, or use multi_label" if not self.errors else ""
-            raise UserError(f"{where} cannot be used{hint}:\n  " + "\n  ".join(wrong[:MAX_LINES]) + more)
+            raise UserError(f"{where} cannot be used{hint}:", [*wrong[:MAX_LINES], *more])
         leaks = self.repeats.describe_leaks()
         more = [f"{len(leaks) - MAX_LINES} more files are in several splits"] if len(leaks) > MAX_LINES else []
         copies = sum(len(names) - 1 for names in self.repeats.copies)

@@ -156,12 +156,12 @@ def _check_destination(destination: PurePath, plan: Mapping[str, Any]) -> None:
     if different:
         what = "other videos, labels or splits" if "videos" in different else "other settings"
         theirs = found[0].get("settings", {})
-        lines = "".join(
-            f"\n  {name}: {theirs.get(name)!r} there, {value!r} here"
+        lines = [
+            f"{name}: {theirs.get(name)!r} there, {value!r} here"
             for name, value in plan["settings"].items()
             if theirs.get(name) != value
-        )
-        raise UserError(f"{destination} was prepared from {what}; choose another destination, or remove it{lines}")
+        ]
+        raise UserError(f"{destination} was prepared from {what}; choose another destination, or remove it", lines)
 
 
 def _write_shards(

@@ -55,10 +55,10 @@ class Predictions:
         more = len(self.unreadable) - MAX_ERRORS
         return [*self.errors[:MAX_ERRORS], *([f"and {more} more"] if more > 0 else [])]
 
-    def describe_errors(self) -> str:
-        """Returns `list_errors` as a text for the terminal."""
+    def describe_errors(self) -> list[str]:
+        """Returns `list_errors` as lines for the terminal."""
         head = f"{len(self.unreadable)} videos cannot be read and count in no metric:"
-        return "\n  ".join([head, *self.list_errors()])
+        return [head, *(f"  {error}" for error in self.list_errors())]
 
 
 def evaluate(

@@ -205,15 +205,15 @@ def write_report(
     path, split = workdir / "report.md", results.split
     curve = Picture("curves.png", "learning curves", learning_curves(rows, curves))
     lines = [f"# {title}", "", *(f"- {fact}" for fact in facts), "", "## Learning curves", ""]
-    lines += _blocks([curve], workdir, "")
+    lines = [*map(escape, lines), *_blocks([curve], workdir, "")]
     parts = _parts(storage.read_text(path) if storage.exists(path) else "")
     part = _split_lines(results, checkpoint, metrics, intervals, changed or {})
     for section in sections:
         part += [f"### {section.title}", "", *_blocks(section.blocks, workdir, f"{split}_")]
-    parts[split] = "\n".join(part)
+    parts[split] = "\n".join(map(escape, part))
     for name, part in parts.items():
         lines += [f"<!-- split {name} -->", part.strip("\n"), f"<!-- end {name} -->", ""]
-    storage.write_text(path, escape("\n".join(lines), lines=True))
+    storage.write_text(path, "\n".join(lines))
     return path
 
 
@@ -245,7 +245,7 @@ def _split_lines(
         lines += [f"- {path}: {here!r} here, {trained!r} in config.json"]
     lines += [""] if changed else []
     lines += [f"Over {read} of {read + unreadable} videos" + ("; these cannot be read:" if unreadable else ".")]
-    lines += ["", *(f"- {escape(problem)}" for problem in predictions.list_errors())] if unreadable else []
+    lines += ["", *(f"- {problem}" for problem in predictions.list_errors())] if unreadable else []
     ranges = {name: f"{low:.1f} to {high:.1f}" for name, (low, high) in intervals.items()}
     values = [
         (name, f"{value:.2f}" if isinstance(value, float) else value, ranges.get(name, ""))
@@ -259,7 +259,8 @@ def _blocks(blocks: Sequence[str | list[str] | Picture], workdir: PurePath, pref
     lines = []
     for block in blocks:
         if isinstance(block, Picture):
-            file = prefix + block.file
+            # The name of a label is part of it, and one such as "x/../.." must not lead out of the folder.
+            file = prefix + re.sub(r"[^\w.-]", "_", block.file)
             _save(block.content, workdir / file)
             lines += [f"![{block.caption}]({file})", ""]
         else:

@@ -18,6 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float
 
 from vitx.configuration import paths as paths_of
+from vitx.console import escape
 from vitx.errors import UserError, as_user_error
 from vitx.interop.heads import Columns, Names, class_columns, class_notes
 from vitx.interop.names import Tensors
@@ -66,8 +67,7 @@ class Report:
             lines.append(f"matched {found} of {classes} classes of {head} by name, {rest}")
         lines += [f"fresh: {_listed(self.fresh)}"] if self.fresh else []
         lines += [f"left over: {_listed(self.left_over)}"] if self.left_over else []
-        lines += self.notes
-        return "\n".join(lines)
+        return "\n".join(map(escape, [*lines, *self.notes]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +186,7 @@ def fill(
     absent = [path for path in fresh if not _matches(path, may_miss)]
     strange = [name for name in filling.unexpected if not _matches(name, allow_unexpected)]
     if filling.wrong or absent or strange:
-        raise UserError("\n  ".join(filling.complaint(absent, strange, shapes)))
+        raise filling.complaint(absent, strange, shapes)
     if fresh or filling.partial:
         initial = _initialised(init, [*fresh, *filling.partial])
         filled = filling.filled | {path: initial[path] for path in fresh}
@@ -274,9 +274,9 @@ class _Filling:
             tensor = inflate_kernel(tensor, shape[0], self.source.inflation)
         return tensor
 
-    def complaint(self, absent: Sequence[str], strange: Sequence[str], shapes: Mapping[str, Any]) -> list[str]:
-        """Returns the lines of an error message: what does not fit, and what to do."""
-        lines = [f"{self.where} does not fit {type(self.target).__name__}:", *list(self.wrong.values())[:5]]
+    def complaint(self, absent: Sequence[str], strange: Sequence[str], shapes: Mapping[str, Any]) -> UserError:
+        """Returns the error that names what does not fit, and what to do."""
+        lines = [*self.wrong.values()][:5]
         lines += [f"missing {_listed(absent)} ({_advice(absent, shapes)})"] if absent else []
         lines += [f"unexpected {_listed(strange)} (allow_unexpected names what may be left over)"] if strange else []
         heads = [path for path in self.wrong if path.startswith("head/logits/")]
@@ -285,7 +285,7 @@ class _Filling:
             lines.append(f"num_classes {classes} keeps its head, another explicit num_classes takes a fresh one")
         if strange or not all(path.startswith("head/") for path in (*self.wrong, *absent)):
             lines += [f"these are the weights of {name}" for name in self.source.matching_variants()]
-        return lines
+        return UserError(f"{self.where} does not fit {type(self.target).__name__}:", lines)
 
 
 def inflate_kernel(

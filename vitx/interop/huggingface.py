@@ -230,7 +230,7 @@ def model_of(config: Mapping[str, Any], where: str) -> VideoTransformer:
     try:
         return override(architecture.model, fields)
     except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise error.within(where) from error
 
 
 def family_of(tensors: Mapping[str, np.ndarray]) -> str | None:

@@ -10,7 +10,7 @@ import jax
 from flax import linen as nn
 
 from vitx.configuration import names_marked, override, settings
-from vitx.console import print_text
+from vitx.console import escape, print_text
 from vitx.errors import UserError
 from vitx.interop.fill import Report, Variables, WeightsSource, fill
 from vitx.interop.formats import FORMATS, Request, WeightsPath, find_format
@@ -120,7 +120,7 @@ def read_named_source(
     if model is not None and any(kind.carries_model and kind.matches(WeightsPath(path)) for kind in FORMATS.values()):
         promised = settings(source.model).keys() - names_marked(type(source.model), "chosen_by_user") - fields.keys()
         if lines := _differing(source.model, model, promised):
-            raise UserError(f"{path} holds another model than {name}; leave the name out, or give its own{lines}")
+            raise UserError(f"{path} holds another model than {name}; leave the name out, or give its own", lines)
     return source
 
 
@@ -141,7 +141,7 @@ def load_source(
     swap_head = "num_classes" in fields
     allowed = {"allow_missing": allow_missing, "allow_unexpected": allow_unexpected}
     variables, report = fill(source, target, where, swap_head=swap_head, **allowed)
-    print_text(f"{where}: {report}", lines=True, error=True)
+    print_text(f"{escape(where)}: {report}", lines=True, error=True)
     preprocessing = source.preprocessing
     if preprocessing is not None:
         preprocessing = preprocessing.resize(target.input_shape[0], target.input_shape[1:3])
@@ -170,16 +170,16 @@ def fill_model(
     """
     source = read_source(path, model)
     if lines := _differing(source.model, model, names_marked(type(model), "changes_function")):
-        raise UserError(f"{path} holds weights of another function; set the model's fields to the source's{lines}")
+        raise UserError(f"{path} holds weights of another function; set the model's fields to the source's", lines)
     variables, report = fill(source, model, str(path), swap_head=True, class_names=class_names, init=init)
-    print_text(f"{path}: {report}", lines=True, error=True)
+    print_text(f"{escape(str(path))}: {report}", lines=True, error=True)
     return variables, report
 
 
-def _differing(source: nn.Module, model: nn.Module, fields: Collection[str]) -> str:
+def _differing(source: nn.Module, model: nn.Module, fields: Collection[str]) -> list[str]:
     """Returns a line for each field in which two models differ, or one for their classes."""
     if type(source) is not type(model):
-        return f"\n  model: {type(source).__name__} in the source, {type(model).__name__} expected"
+        return [f"model: {type(source).__name__} in the source, {type(model).__name__} expected"]
     found, expected = settings(source), settings(model)
     differing = [name for name in found if name in fields and found[name] != expected[name]]
-    return "".join(f"\n  {name}: {found[name]!r} in the source, {expected[name]!r} expected" for name in differing)
+    return [f"{name}: {found[name]!r} in the source, {expected[name]!r} expected" for name in differing]

@@ -30,10 +30,10 @@ MAX_NUMBER = 2**63 - 1  # of a step or of a count
 EVENTS_SECONDS = 60.0  # between copies of TensorBoard's events to a bucket, which stores a file as a whole
 
 
-def log_info(message: str) -> None:
-    """Prints a line on standard error; of several processes only the first prints."""
+def log_info(*lines: str) -> None:
+    """Prints lines on standard error; of several processes only the first prints."""
     if is_first_process():
-        print_message(message)
+        print_message(*lines)
 
 
 class MetricsLog:

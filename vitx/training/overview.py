@@ -24,7 +24,7 @@ def write_overview(path: PurePath, experiment: Any, variables: Any, mesh: jax.sh
         num_examples: examples of the training split.
     """
     overview = describe_run(experiment, variables, mesh, num_examples)
-    log_info(overview)
+    log_info(*overview.splitlines())
     if is_first_process():
         write_text(path, f"```\n{escape(overview, lines=True)}\n```\n")
 

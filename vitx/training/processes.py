@@ -169,7 +169,7 @@ def check_same_settings(settings: Any, workdir: PurePath) -> None:
     theirs = configuration.from_dict(json.loads(published), "process 0")
     if differing := configuration.differences(settings, theirs):
         lines = [f"{path}: {mine!r} in {me}, {other!r} in process 0" for path, (mine, other) in differing.items()]
-        raise UserError("\n  ".join(["the processes differ in their settings; run the same command in each", *lines]))
+        raise UserError("the processes differ in their settings; run the same command in each", lines)
 
 
 @contextlib.contextmanager

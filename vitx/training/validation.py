@@ -116,7 +116,7 @@ class Evaluator:
         metrics = self._task.metrics(predictions)
         if predictions.unreadable != self._reported.get(name, ()):
             self._reported[name] = predictions.unreadable
-            log_info(predictions.describe_errors())
+            log_info(*predictions.describe_errors())
         intervals = accuracy_intervals(self._task, predictions, metrics)
         return Evaluation(name, step, predictions.views, metrics, predictions.coverage, intervals)
 
