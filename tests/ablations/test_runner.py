@@ -21,7 +21,7 @@ from vitx import storage
 from vitx.ablations import runner
 from vitx.ablations.cells import Results, find_test
 from vitx.ablations.description import Row
-from vitx.ablations.pictures import pareto_front
+from vitx.ablations.pictures import pareto, pareto_front
 from vitx.ablations.plan import make_plan
 from vitx.cli import main
 from vitx.errors import Preempted
@@ -140,7 +140,7 @@ def test_a_failed_cell_shows_its_reason_and_the_others_run(done, two_rows, tmp_p
     (reason,) = table.rows[1].failures.values()
     assert "max_skipped" in reason
     assert "failed" in (tmp_path / "out" / "table.md").read_text() and reason[:40] in str(table)
-    assert "max_skipped" in (tmp_path / "out" / "table.csv").read_text()
+    assert all("max_skipped" in (tmp_path / "out" / f"table.{kind}").read_text() for kind in ("csv", "tex", "json"))
 
 
 def test_processes_that_share_a_folder_run_every_cell_once(two_rows, folder, fake_runs):
@@ -194,6 +194,18 @@ def test_the_pareto_front_has_the_rows_that_none_beats_at_lower_or_equal_cost():
     points = {"cheap": (1.0, 50.0), "same cost, worse": (1.0, 40.0), "dear": (3.0, 70.0), "beaten": (2.0, 45.0)}
     assert pareto_front(points) == ["cheap", "dear"]
     assert pareto_front(points, is_higher=False) == ["same cost, worse"]
+
+
+def test_long_names_of_many_rows_stay_inside_the_picture():
+    points = {
+        f"a rather long name of row {i:02}": {"gmacs": (1.0 + i, None), "top1": (float(i), 1.0)} for i in range(20)
+    }
+    figure = pareto(points, {"top1": True})
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0
+    assert {text.get_text() for text in legend.get_texts()} == {*points, "Pareto front"}
 
 
 @pytest.mark.slow

@@ -140,7 +140,11 @@ def to_markdown(comparison: Comparison) -> str:
     lines += markdown_table(("metric", *names), rows)
     if comparison.differences:
         head = ("run", "metric", "difference", "interval", "p", "verdict")
-        lines += ["", f"Differences from {names[0]!r} (paired bootstrap over clips):", ""]
+        lines += [
+            "",
+            f"Differences from {names[0]!r} (paired bootstrap over clips, p-values with Holm's correction):",
+            "",
+        ]
         lines += markdown_table(head, difference_rows(comparison.differences))
     lines += ["", "Settings that differ:", ""]
     settings = [(path, *(str(values[name]) for name in names)) for path, values in comparison.settings.items()]

@@ -1,6 +1,7 @@
 """Pictures of an ablation and of runs that are compared: learning curves with bands, accuracy against cost."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from vitx import storage
 from vitx.ablations.plan import COSTS, Cell, Plan
@@ -47,7 +49,7 @@ def learning_curves(runs: Mapping[str, Sequence[Rows]], metrics: Sequence[str]) 
         metrics: metrics of the validation split to draw.
     """
     panels = [("train", "loss"), *(("validation", metric) for metric in metrics)]
-    figure = Figure(figsize=(4.6 * len(panels), 3.6 + 0.22 * (len(runs) // 4)), layout="constrained")
+    figure = Figure(figsize=(4.6 * len(panels), 3.4), layout="constrained")
     for axes, (split, metric) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for number, (name, seeds) in enumerate(runs.items()):
             curves = [{r["step"]: r[metric] for r in rows if r["split"] == split and metric in r} for rows in seeds]
@@ -61,20 +63,18 @@ def learning_curves(runs: Mapping[str, Sequence[Rows]], metrics: Sequence[str]) 
             axes.fill_between(steps, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel="step", title=f"{metric}, {split}")
         axes.grid(alpha=0.25)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False, fontsize=8)
+    _add_legend(figure)
     return figure
 
 
 def pareto(points: Mapping[str, Mapping[str, tuple[float | int, float | None]]], higher: Mapping[str, bool]) -> Figure:
-    """Draws metrics against GMACs of one view, with the rows that none beats at lower or equal cost joined by a line.
+    """Draws metrics against GMACs of one view, with a line through the rows that none beats at lower or equal cost.
 
     Args:
         points: {row: {column: (mean, standard deviation or None)}}, "gmacs" among the columns.
         higher: {metric: whether it is best when high} of the metrics to draw.
     """
-    figure = Figure(figsize=(5.0 * len(higher), 3.8 + 0.22 * (len(points) // 4)), layout="constrained")
+    figure = Figure(figsize=(5.0 * len(higher), 3.6), layout="constrained")
     for axes, (metric, is_higher) in zip(
         figure.subplots(1, len(higher), squeeze=False)[0], higher.items(), strict=True
     ):
@@ -86,12 +86,38 @@ def pareto(points: Mapping[str, Mapping[str, tuple[float | int, float | None]]],
             axes.errorbar(values["gmacs"][0], mean, yerr=deviation, color=colour, marker="o", label=name, capsize=2)
         known = {name: (v["gmacs"][0], v[metric][0]) for name, v in points.items() if metric in v}
         front = [known[name] for name in pareto_front(known, is_higher=is_higher)]
-        axes.plot(*zip(*front, strict=True), color="#8a8a8a", linewidth=1, drawstyle="steps-post", zorder=0)
+        costs = [cost for cost, _ in known.values()]
+        front.append((max(costs), front[-1][1]))  # the best row stays the best at any higher cost
+        style = {"color": "#8a8a8a", "linewidth": 1, "drawstyle": "steps-post"}
+        axes.plot(*zip(*front, strict=True), label="Pareto front", zorder=0, **style)
         axes.set(xlabel="GMACs per view", title=f"{metric}, test", xscale="log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        within_a_decade = max(costs) < 10 * min(costs)
+        axes.xaxis.set_minor_formatter(_label_some if within_a_decade else NullFormatter())
         axes.grid(alpha=0.25, which="both")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False, fontsize=8)
+    _add_legend(figure)
     return figure
+
+
+def _label_some(value: float, _: int) -> str:
+    """Returns the label of a tick between powers of ten: all nine would run into one another."""
+    leading = round(value / 10 ** math.floor(math.log10(value)))
+    return f"{value:g}" if leading in (2, 3, 5) else ""
+
+
+def _add_legend(figure: Figure) -> None:
+    """Adds one legend for all axes below them, in as many columns as the width has room for."""
+    pairs = (axes.get_legend_handles_labels() for axes in figure.axes)
+    entries = {label: handle for pair in pairs for handle, label in zip(*pair, strict=True)}
+    if not entries:
+        return
+    # a character of this size takes about 0.062 inches, the line before it half an inch
+    columns = int(figure.get_figwidth() / (0.062 * max(map(len, entries)) + 0.5))
+    columns = min(max(columns, 1), len(entries), 4)
+    figure.set_figheight(figure.get_figheight() + 0.18 * math.ceil(len(entries) / columns))
+    figure.legend(
+        entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=8
+    )
 
 
 def pareto_front(points: Mapping[str, tuple[float, float]], *, is_higher: bool = True) -> list[str]:

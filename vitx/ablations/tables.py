@@ -112,18 +112,24 @@ def to_markdown(table: Table) -> str:
             ("row", "metric", "difference", "interval", "p", "verdict"), difference_rows(table.differences)
         )
         lines += ["", f"Tests: {'; '.join(dict.fromkeys(d.basis for d in table.differences))}."]
-    failures = [
-        f"- {row.name}, seed {seed}: {' '.join(reason.split())}"
+    failures = [f"- {failure}" for failure in _failures(table)]
+    return "\n".join(map(escape, [*lines, *(["", "Failed:", "", *failures] if failures else [])])) + "\n"
+
+
+def _failures(table: Table) -> list[str]:
+    """Returns a line for each cell that failed: row, seed and reason."""
+    return [
+        f"{row.name}, seed {seed}: {' '.join(reason.split())}"
         for row in table.rows
         for seed, reason in row.failures.items()
     ]
-    return "\n".join(map(escape, [*lines, *(["", "Failed:", "", *failures] if failures else [])])) + "\n"
 
 
 def to_latex(table: Table) -> str:
     """Returns the table for LaTeX with the package booktabs."""
     head = ("row", *(HEADS.get(column, column) for column in table.columns))
     lines = [rf"% {name}: {' '.join(text.split())}" for name, text in table.header.items()]
+    lines += [f"% failed: {escape(failure)}" for failure in _failures(table)]
     lines += [rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule"]
     lines += [" & ".join(map(_escape, head)) + r" \\", r"\midrule"]
     for row in table.rows:
@@ -328,8 +334,10 @@ def difference_rows(differences: Sequence[Difference]) -> list[tuple[str, ...]]:
     """Returns (row, metric, difference, interval, p, verdict) of each difference as text."""
     rows = []
     for d in differences:
-        bounds = "-" if d.low is None else f"{d.low:+.2f} to {d.high:+.2f}"
-        rows.append((d.row, d.column, f"{d.mean:+.2f}", bounds, "-" if d.p is None else f"{d.p:.3g}", d.verdict))
+        form = "{:+.4f}" if d.column.split("/")[-1] == "loss" else "{:+.2f}"
+        bounds = "-" if d.low is None else f"{form.format(d.low)} to {form.format(d.high)}"
+        p = "-" if d.p is None else f"{d.p:.3g}"
+        rows.append((d.row, d.column, form.format(d.mean), bounds, p, d.verdict))
     return rows
 
 
