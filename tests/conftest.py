@@ -84,6 +84,7 @@ def bounded():
     Another thread watches, since the peak of a process cannot be reset, and that of ended children is one of all tests.
     """
     page, peak, peak_of_children, ended = resource.getpagesize(), [0], [0], threading.Event()
+    ours = Path("/proc/self/cmdline").read_bytes()
 
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * page
@@ -97,7 +98,9 @@ def bounded():
 
     def peak_of(pid: str) -> int:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            # Until it runs a program of its own, a child has the memory, and the peak, of this process.
+            has_begun = Path(f"/proc/{pid}/cmdline").read_bytes() not in (b"", ours)
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines() if has_begun else ():
                 if line.startswith("VmHWM:"):
                     return int(line.split()[1]) * 1024
         return 0

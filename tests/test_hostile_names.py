@@ -29,6 +29,8 @@ CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u20
 ATTEMPTS = ("\x1b[2J", "\x9b31m", "\x07", "\x08\x08ok", "\rvitx: fine", "\x7f", "\u202etxt", "\u2066", "\x0e", "\ud800")
 ATTEMPTS += ("\u2028", "\x85", "\x00", "\U000e0041", "\u200f")
 
+pytestmark = pytest.mark.usefixtures("bounded")  # in memory and time, whatever a file claims
+
 
 def assert_escaped(text: str) -> None:
     assert not CONTROLS.search(text), CONTROLS.findall(text)

@@ -19,6 +19,7 @@ from vitx.run import load_run, train
 from vitx.training.logs import Events
 
 GOLDEN = Path(__file__).parent / "interop" / "golden"
+pytestmark = pytest.mark.usefixtures("bounded")  # in memory and time, whatever a file claims
 
 
 @pytest.fixture(scope="module")

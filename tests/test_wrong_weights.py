@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from pathlib import Path
 
 import jax
@@ -24,6 +23,7 @@ from vitx.interop.huggingface import read_weights
 from vitx.run import load_run, train
 
 GOLDEN = Path(__file__).parent / "interop" / "golden"
+pytestmark = pytest.mark.usefixtures("bounded")  # in memory and time, whatever a file claims
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +97,9 @@ def test_a_run_that_promises_many_layers_is_refused_before_they_are_traced(layer
     config = json.loads((run / "config.json").read_text())
     config["experiment"]["model"]["num_layers"] = layers
     (run / "config.json").write_text(json.dumps(config))
-    began = time.monotonic()
     for load in (load_run, vitx.load_pretrained):
         with pytest.raises(UserError, match="num_layers"):
             load(run)
-    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize("layers", [300, 10**4, 10**6, 10**9])
@@ -111,10 +109,8 @@ def test_a_directory_that_promises_many_layers_is_refused_before_they_are_traced
     config = json.loads((tmp_path / "x" / "config.json").read_text())
     config["num_hidden_layers"] = layers
     (tmp_path / "x" / "config.json").write_text(json.dumps(config))
-    began = time.monotonic()
     with pytest.raises(UserError, match=f"{layers:,} layers"):
         vitx.load_pretrained(tmp_path / "x")
-    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize("name", ["r3d_18", "slow_r50", "slowfast_r50_4x16"])

@@ -2,11 +2,12 @@
 
 import argparse
 import contextlib
+import functools
 import io
 import logging
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import vitx
@@ -73,6 +74,17 @@ def quiet_libraries() -> None:
     logging.getLogger("absl").addFilter(lambda record: record.levelno >= logging.CRITICAL)
     for name in ("asyncio", "concurrent"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    if getattr(sys.unraisablehook, "func", None) is not _report_unraisable:
+        sys.unraisablehook = functools.partial(_report_unraisable, sys.unraisablehook)
+
+
+def _report_unraisable(report: Callable[[Any], None], unraisable: Any) -> None:
+    """Reports an exception that no caller can get, other than one that follows an error that is reported already.
+
+    tensorstore 0.1.86 (2026-11) wakes Orbax's event loop after each write, also when a full disk has ended the loop.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        report(unraisable)
 
 
 def describe_error(error: BaseException, *, training: bool = True) -> tuple[str, int]:
