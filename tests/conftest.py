@@ -63,10 +63,30 @@ def _compile_once(tmp_path_factory):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def drawing():
+    """Reports keep their text, and their figures stay empty files: drawing them takes a third of a small run.
+
+    Returns a context in which they are drawn.
+    """
+    save = report._save
+
+    @contextlib.contextmanager
+    def draw():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(report, "_save", save)
+            yield
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "_save", lambda content, path: write_bytes(path, b""))
+        yield draw
+
+
 @pytest.fixture
-def without_pictures(monkeypatch):
-    """Reports keep their text, and their figures stay empty files: drawing them takes a third of a small run."""
-    monkeypatch.setattr(report, "_save", lambda content, path: write_bytes(path, b""))
+def pictures(drawing):
+    """Reports draw their figures in this test."""
+    with drawing():
+        yield
 
 
 @pytest.fixture

@@ -183,6 +183,7 @@ def test_a_model_trained_on_two_folders_predicts_their_names(pytestconfig, video
     assert f"Over {size - 1} of {size} videos; these cannot be read:" in report and broken in report
 
 
+@pytest.mark.usefixtures("pictures")
 def test_the_report_shows_the_readable_parts_of_a_damaged_video(pytestconfig, tmp_path):
     """Evaluation reads clips at the quarters of a video, which are intact."""
     for name, light in (("day", 200), ("night", 20)):

@@ -18,8 +18,6 @@ from vitx.errors import UserError
 from vitx.run import load_run, train
 from vitx.tasks.classification import Classification
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
-
 SHADES = {"dark": 10, "grey": 120, "light": 240}
 
 

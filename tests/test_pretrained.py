@@ -15,8 +15,6 @@ from vitx.experiment import load_experiment
 from vitx.models.convlstm import ConvLSTM
 from vitx.run import load_run, train
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
-
 GOLDEN = Path(__file__).parent / "interop" / "golden"
 
 

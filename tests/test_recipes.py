@@ -20,8 +20,6 @@ from vitx.experiment import load_experiment
 from vitx.models.transformer import VideoTransformer
 from vitx.run import train
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
-
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 REPRESENTATIVES = (
     "kinetics400/vivit_b_16x2",

@@ -27,6 +27,7 @@ def constant_file(small_file, tmp_path_factory) -> str:
     return str(path)
 
 
+@pytest.mark.usefixtures("pictures")
 def test_a_run_trains_resumes_evaluates_and_predicts(constant_file, tmp_path, capsys):
     whole, resumed, clip = tmp_path / "whole", tmp_path / "resumed", tmp_path / "clip.mp4"
     clip.write_bytes(encode_video(np.random.default_rng(0).integers(0, 255, (9, 32, 32, 3), np.uint8)))

@@ -1,7 +1,6 @@
 """An experiment: one frozen dataclass composed of the parts; loaded by path, overridden by dotted path, saved."""
 
 import dataclasses
-import inspect
 import os
 import runpy
 import subprocess
@@ -200,7 +199,8 @@ def load_object(path: str | Path, name: str, kind: type[T]) -> T:
         UserError: no such file, the file raises, or it defines no such object.
     """
     # The innermost experiment file on the stack is the one that calls; without one the path is relative to here.
-    callers = (frame.filename for frame in inspect.stack() if frame.frame.f_globals.get("__name__") == RUN_NAME)
+    frames = (frame for frame, _ in traceback.walk_stack(None))
+    callers = (frame.f_code.co_filename for frame in frames if frame.f_globals.get("__name__") == RUN_NAME)
     path = Path(next(callers, "")).parent / path
     if not path.is_file():
         raise UserError(f"there is no experiment file {path}")

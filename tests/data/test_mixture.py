@@ -18,8 +18,6 @@ from vitx.data.sources import MovingDigits, label_arrays, label_columns
 from vitx.errors import UserError
 from vitx.run import load_run, train
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
-
 KINDS = {  # (label, names, an example's value)
     "letters": ("class", ("a", "b"), lambda i: i % 2),
     "more": ("class", ("b", "c", "d"), lambda i: i % 3),

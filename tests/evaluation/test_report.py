@@ -37,6 +37,7 @@ def write(workdir, split, text, **changes):
     return write_report(workdir, **(arguments | changes)).read_text()
 
 
+@pytest.mark.usefixtures("pictures")
 def test_a_split_has_metrics_problems_sections_and_pictures(tmp_path):
     report = write(tmp_path, "test", "first text")
     for line in (
@@ -56,6 +57,7 @@ def test_a_split_has_metrics_problems_sections_and_pictures(tmp_path):
     ):
         assert line in report.splitlines()
     assert {path.name for path in tmp_path.iterdir()} == {"report.md", "curves.png", "test_some.png"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.glob("*.png"))
 
 
 def test_another_split_adds_its_part_and_the_same_split_replaces_its_own(tmp_path):

@@ -145,6 +145,7 @@ def test_invalid_settings_are_refused(task, message):
         FramePrediction(**task)
 
 
+@pytest.mark.usefixtures("pictures")
 def test_a_run_reports_forecasts_with_pictures(small, tmp_path, capsys, monkeypatch):
     implementations, sections = [], FramePredictionPresenter.sections
 

@@ -134,6 +134,7 @@ class _Relabelled:
         return {"video": example["video"], "labels": {self.kind: label}}
 
 
+@pytest.mark.usefixtures("pictures")
 @pytest.mark.parametrize(
     ("task", "kind", "classes", "metric"),
     [

@@ -16,12 +16,13 @@ CLOCK_METRICS = {"clips_per_second", "seconds_per_step", "input_wait_percent", "
 
 
 @pytest.fixture(scope="session")
-def undisturbed(small, tmp_path_factory) -> Path:
+def undisturbed(small, drawing, tmp_path_factory) -> Path:
     """A small run with a moving average, trained once for all test processes; nobody writes into it."""
     shared = tmp_path_factory.getbasetemp().parent / "undisturbed"
     with filelock.FileLock(f"{shared}.lock"):
         if not (shared / "report.md").exists():
-            train(small.override({"training.ema_decay": 0.9}), shared)
+            with drawing():
+                train(small.override({"training.ema_decay": 0.9}), shared)
     return shared
 
 

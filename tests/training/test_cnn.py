@@ -5,7 +5,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import vitx
 from vitx.cli import main
@@ -15,8 +14,6 @@ from vitx.run import load_run, train
 from vitx.tasks.classification import Classification
 from vitx.training.optimizers import SGD
 from vitx.training.step import init_state, train_step
-
-pytestmark = pytest.mark.usefixtures("without_pictures")
 
 FACTORISED = ((1, 3, 3), (3, 1, 1))
 SMALL = ResNet3D(

@@ -9,8 +9,6 @@ from vitx.run import train
 from vitx.training.logs import read_metrics
 from vitx.training.overview import count_parameters
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
-
 
 def test_training_rows_have_learning_rates_speed_and_epoch(small, tmp_path):
     changes = {"optimizer.layer_decay": 0.5, "training.log_every": 2, "training.steps": 4}

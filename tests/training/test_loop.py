@@ -23,8 +23,6 @@ from vitx.training import trainer
 from vitx.training.faults import LossSpikeDetector
 from vitx.training.logs import read_metrics
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
-
 
 @register
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,6 @@ from vitx.run import load_run, train
 from vitx.training import trainer, validation
 from vitx.training.logs import read_metrics
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
-
 
 @pytest.mark.parametrize("moment", [1, 3, 8])
 def test_interrupted_run_resumes_bit_identically(

@@ -15,8 +15,6 @@ from vitx.tasks.classification import Classification
 from vitx.training import trainer
 from vitx.training.statistics import precise_statistics
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
-
 
 def batches(number):
     random = np.random.default_rng(0)

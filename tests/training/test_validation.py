@@ -9,8 +9,6 @@ from vitx.run import train
 from vitx.training.logs import read_metrics
 from vitx.training.validation import ValidationSet
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
-
 
 def test_each_validation_set_is_evaluated_at_its_own_cadence(small, digits, tmp_path, capsys):
     sets = (ValidationSet("seen", split="train", every=6), ValidationSet("other", dataset=digits))

@@ -77,18 +77,24 @@ def clip_strip(clips: UInt8[np.ndarray, "n t h w 3"], captions: Sequence[Sequenc
         captions: (text, whether it is correct) of each line beside each clip.
     """
     shown = np.linspace(0, clips.shape[1] - 1, min(clips.shape[1], 8)).round().astype(int)
-    figure = Figure(figsize=(1.1 * len(shown) + 2.6, 1.15 * len(clips)), layout="constrained")
-    grid = figure.subplots(len(clips), len(shown) + 1, squeeze=False, width_ratios=[1] * len(shown) + [2.2])
-    for row, clip, lines in zip(grid, clips, captions, strict=True):
-        for axes, frame in zip(row, clip[shown], strict=False):
-            axes.imshow(frame)
-        for axes in row:
-            axes.set_axis_off()
+    # In inches, on one pair of axes: a pair for each frame takes ten times as long to draw.
+    frame_height = clips.shape[2] / clips.shape[3]
+    row_height = max(frame_height, 0.2 * max(map(len, captions), default=0)) + 0.1
+    width, height = 1.1 * len(shown) + 2.6, row_height * len(clips) + 0.3
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    lefts = 1.1 * np.arange(len(shown)) + 0.1
+    for left, index in zip(lefts, shown, strict=True):
+        axes.text(left + 0.5, 0.2, f"frame {index}", ha="center", fontsize=8)
+    for middle, clip, lines in zip(0.3 + row_height * (np.arange(len(clips)) + 0.5), clips, captions, strict=True):
+        bottom, top = middle + frame_height / 2, middle - frame_height / 2
+        for left, frame in zip(lefts, clip[shown], strict=True):
+            axes.imshow(frame, extent=(left, left + 1, bottom, top), aspect="auto")
         for i, (line, correct) in enumerate(lines):
-            height = 0.5 + 0.22 * ((len(lines) - 1) / 2 - i)
-            row[-1].text(0, height, line, va="center", fontsize=9, color=GREEN if correct else RED)
-    for axes, index in zip(grid[0], shown, strict=False):
-        axes.set_title(f"frame {index}", fontsize=8)
+            below = middle + 0.2 * (i - (len(lines) - 1) / 2)
+            axes.text(lefts[-1] + 1.1, below, line, va="center", fontsize=9, color=GREEN if correct else RED)
+    axes.set(xlim=(0, width), ylim=(height, 0))  # imshow has moved them
     return figure
 
 
