@@ -45,12 +45,15 @@ class Linear(nn.Module):
 
 def with_random_variables(model, video, seed=0):
     """Returns the model's variables, all of them random: heads and some projections would start at zero."""
-    variables = jax.jit(model.init)(jax.random.key(seed), video[None])
-    leaves, tree = jax.tree.flatten(variables)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    return jax.tree.unflatten(
-        tree, [x + 0.3 * jax.random.normal(key, x.shape) for key, x in zip(keys, leaves, strict=True)]
-    )
+
+    @jax.jit
+    def init(video):
+        leaves, tree = jax.tree.flatten(model.init(jax.random.key(seed), video[None]))
+        keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+        moved = [x + 0.3 * jax.random.normal(key, x.shape) for key, x in zip(keys, leaves, strict=True)]
+        return jax.tree.unflatten(tree, moved)
+
+    return init(video)
 
 
 def exact_parts(linear, video, baseline):

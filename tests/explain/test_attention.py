@@ -16,17 +16,22 @@ from vitx.layers.attention import SelfAttention
 
 def outputs_before_projection(model, variables, video):
     """Returns {path: (values, output)} of every attention, without the layers that explanations use."""
-    seen = {}
 
-    def observe(call, args, kwargs, context):
-        result = call(*args, **kwargs)
-        if isinstance(context.module.parent, SelfAttention) and context.method_name == "__call__":
-            seen[context.module.path] = args[0] if context.module.name == "out" else result
-        return result
+    @jax.jit
+    def run(variables, video):
+        seen = {}
 
-    with nn.intercept_methods(observe):
-        model.apply(variables, jnp.asarray(video)[None])
-    return seen
+        def observe(call, args, kwargs, context):
+            result = call(*args, **kwargs)
+            if isinstance(context.module.parent, SelfAttention) and context.method_name == "__call__":
+                seen[context.module.path] = args[0] if context.module.name == "out" else result
+            return result
+
+        with nn.intercept_methods(observe):
+            model.apply(variables, video[None])
+        return seen
+
+    return run(variables, video)
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
@@ -34,15 +39,22 @@ def test_recorded_rows_sum_to_one_and_give_the_output_of_attention(name, transfo
     model, variables = transformer(name)
     calls = attention_calls(model, video)
     seen = outputs_before_projection(model, variables, video)
-    for call, weights in zip(calls, record_attention(model, variables, video, calls), strict=True):
-        matrix = np.asarray(call.matrix(weights))
+    shapes = [(call.sequences, call.num_tokens) for call in calls]
+    queries = [jnp.asarray(np.random.default_rng(0).random(shape, np.float32)) for shape in shapes]
+
+    @jax.jit
+    def record(variables, video, queries):
+        weights = record_attention(model, variables, video, calls)
+        matrices = [call.matrix(each) for call, each in zip(calls, weights, strict=True)]
+        return matrices, [call.attended(*each) for call, *each in zip(calls, weights, queries, strict=True)]
+
+    matrices, attended = record(variables, video, queries)
+    for call, matrix, query, read in zip(calls, map(np.asarray, matrices), queries, attended, strict=True):
         np.testing.assert_allclose(matrix.sum(-1), 1, atol=1e-5)
         values = seen[(*call.path, "value")].reshape(call.sequences, call.num_tokens, call.num_heads, -1)
         out = np.einsum("shqk,skhd->sqhd", matrix, values)
         np.testing.assert_allclose(out.ravel(), np.ravel(seen[(*call.path, "out")]), atol=1e-5)
-        queries = jnp.asarray(np.random.default_rng(0).random((call.sequences, call.num_tokens), np.float32))
-        read = np.einsum("sq,shqk->shk", queries, matrix)
-        np.testing.assert_allclose(call.attended(weights, queries), read, atol=1e-4)
+        np.testing.assert_allclose(read, np.einsum("sq,shqk->shk", query, matrix), atol=1e-4)
 
 
 def test_number_of_recorded_attentions_is_that_of_the_blocks(transformer, video):
@@ -55,9 +67,17 @@ def test_gradient_of_a_probability_is_that_of_the_logit(name, transformer, video
     """The recorded gradient predicts the change of the logit when one attention changes a little."""
     model, variables = transformer(name)
     calls = attention_calls(model, video)
-    call, (weights, gradients) = calls[-1], record_gradients(model, variables, video, calls, TARGET)[-1]
-    direction = np.random.default_rng(1).standard_normal(call.matrix(weights).shape).astype(np.float32)
-    direction *= np.asarray(call.matrix(weights)) > 0
+    call = calls[-1]
+
+    @jax.jit
+    def record(variables, video):
+        weights, gradients = record_gradients(model, variables, video, calls, TARGET)[-1]
+        # `matrix` divides the row of a prefix token by the number of its groups; ones in place of gradients show where
+        ones = tuple(map(jnp.ones_like, weights))
+        return call.matrix(weights), call.matrix(gradients), call.matrix(ones)
+
+    matrix, gradients, divided = map(np.asarray, record(variables, video))
+    direction = np.random.default_rng(1).standard_normal(matrix.shape).astype(np.float32) * (matrix > 0)
     sequence_values = outputs_before_projection(model, variables, video)[(*call.path, "value")]
     values = sequence_values.reshape(call.sequences, call.num_tokens, call.num_heads, -1)
     change = np.einsum("shqk,skhd->sqhd", direction, values)
@@ -71,10 +91,8 @@ def test_gradient_of_a_probability_is_that_of_the_logit(name, transformer, video
         with nn.intercept_methods(observe):
             return class_score(model, variables, jnp.asarray(video)[None], TARGET)[0]
 
-    expected = jax.grad(score)(0.0)
-    # `matrix` divides the row of a prefix token by the number of its groups; ones in place of gradients show where
-    divided = np.asarray(call.matrix(tuple(map(jnp.ones_like, weights))))
-    scattered = np.asarray(call.matrix(gradients)) / np.where(divided > 0, divided, 1)
+    expected = jax.jit(jax.grad(score))(0.0)
+    scattered = gradients / np.where(divided > 0, divided, 1)
     assert np.sum(scattered * direction) == pytest.approx(float(expected), rel=1e-3, abs=1e-4)
 
 
@@ -96,7 +114,8 @@ def test_rollout_is_the_product_of_the_matrices(transformer, video):
     model, variables = transformer("vivit_ti_16x2")
     calls = attention_calls(model, video)
     product = np.eye(calls[0].num_tokens)
-    for call, weights in zip(calls, record_attention(model, variables, video, calls), strict=True):
+    recorded = jax.jit(lambda variables, video: record_attention(model, variables, video, calls))(variables, video)
+    for call, weights in zip(calls, recorded, strict=True):
         product = (np.asarray(call.matrix(weights))[0].mean(0) + np.eye(len(product))) / 2 @ product
     np.testing.assert_allclose(attention_rollout(model, variables, video).ravel(), product[0, 1:], atol=1e-6)
 
@@ -105,7 +124,7 @@ def test_gradient_attention_is_the_sum_over_heads_of_positive_products(transform
     model, variables = transformer("vivit_ti_16x2")
     calls = attention_calls(model, video)
     relevance = np.eye(calls[0].num_tokens)
-    recorded = record_gradients(model, variables, video, calls, TARGET)
+    recorded = jax.jit(lambda *clip: record_gradients(model, *clip, calls, TARGET))(variables, video)
     for call, (weights, gradients) in zip(calls, recorded, strict=True):
         product = np.maximum(np.asarray(call.matrix(weights)) * np.asarray(call.matrix(gradients)), 0)[0].mean(0)
         relevance = relevance + product @ relevance
