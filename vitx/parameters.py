@@ -47,11 +47,12 @@ def is_block_matrix(path: Any, leaf: Any) -> bool:
 def layer_numbers(params: Any) -> Any:
     """Returns the layer of every parameter: 0 for embedding, stem and positions, then the blocks, then all behind them.
 
-    Blocks of several encoders are numbered in the order of the encoders' names. Positions of a later encoder belong to
-    the block before it, and so does the final norm of an earlier one.
+    Blocks of several encoders are numbered in the order of the encoders' names, those of a decoder last. Positions of a
+    later encoder belong to the block before it, and so does the final norm of an earlier one.
     """
     names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    blocks = sorted({(found[1], int(found[2])) for name in names if (found := BLOCK.match(name))})
+    blocks = {(found[1], int(found[2])) for name in names if (found := BLOCK.match(name))}
+    blocks = sorted(blocks, key=lambda block: (block[0] == "decoder", block))
     number = {block: i for i, block in enumerate(blocks, 1)}
 
     def layer(path: Any, _: Any) -> int:

@@ -11,7 +11,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 import vitx
-from vitx.interop import huggingface, names
+from vitx.interop import architectures, names
 from vitx.interop.preprocessing import Preprocessing
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -36,7 +36,19 @@ TIMESFORMER = [
     {"num_frames": 3, "image_size": 16, "patch_size": 8, "attention_type": "space_only"},
     {"num_frames": 6, "image_size": 15, "patch_size": 5, "attention_type": "space_only"},
 ]
-CONFIGS = [("vivit", config) for config in VIVIT] + [("timesformer", config) for config in TIMESFORMER]
+VIDEOMAE = [
+    {"num_frames": 4, "image_size": 16, "patch_size": 8, "tubelet_size": 2},
+    {"num_frames": 6, "image_size": [16, 24], "patch_size": 8, "tubelet_size": 3, "layer_norm_eps": 1e-3},
+    {"num_frames": 2, "image_size": 14, "patch_size": 7, "tubelet_size": 1, "qv_bias": False, "hidden_act": "gelu_new"},
+]
+CONFIGS = [
+    (kind, config)
+    for kind, configs in (("vivit", VIVIT), ("timesformer", TIMESFORMER), ("videomae", VIDEOMAE))
+    for config in configs
+]
+
+
+FILES = ("vivit", "timesformer_divided", "timesformer_joint", "timesformer_space", "videomae")
 
 
 def peer(kind, config, directory):
@@ -48,6 +60,7 @@ def peer(kind, config, directory):
     make = {
         "vivit": (transformers.VivitConfig, transformers.VivitForVideoClassification),
         "timesformer": (transformers.TimesformerConfig, transformers.TimesformerForVideoClassification),
+        "videomae": (transformers.VideoMAEConfig, transformers.VideoMAEForVideoClassification),
     }[kind]
     model = make[1](make[0](**(COMMON | config))).eval()
     with torch.no_grad():
@@ -83,9 +96,9 @@ def check(directory, logits, gradients, video, labels):
     (_, found), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables)
     assert np.linalg.norm(found - logits) <= 1e-4 * np.linalg.norm(logits)
     config = json.loads((Path(directory) / "config.json").read_text())
-    architecture = huggingface.architecture_of(config, "")
+    architecture = architectures.architecture_of(config, "")
     expected, _, unknown = names.to_ours(
-        huggingface.rename_tensors(gradients, config["model_type"]), architecture.rules
+        architectures.rename_tensors(gradients, config["model_type"]), architecture.rules
     )
     ours = flatten_dict(gradient["params"], sep="/")
     assert not unknown and set(ours) == set(expected)
@@ -122,15 +135,12 @@ def test_what_we_save_transformers_loads_and_computes_the_same(kind, config, tmp
     assert np.linalg.norm(found - logits) <= 1e-5 * np.linalg.norm(logits)
 
 
-@pytest.mark.parametrize("name", ["vivit", "timesformer_divided", "timesformer_joint", "timesformer_space"])
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.smoke
 def test_golden_files_of_transformers_equal_our_outputs(name):
     golden = np.load(GOLDEN / f"{name}.npz")
     gradients = {key.removeprefix("gradient:"): golden[key] for key in golden.files if key.startswith("gradient:")}
     check(GOLDEN / name, golden["logits"], gradients, golden["video"], golden["labels"])
-
-
-FILES = {name: name for name in ("vivit", "timesformer_divided", "timesformer_joint", "timesformer_space")}
 
 
 @pytest.mark.parametrize("name", FILES)

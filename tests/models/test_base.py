@@ -5,13 +5,13 @@ import pytest
 import vitx
 from vitx.models import VARIANTS, TokenModel, VideoModel
 from vitx.models.streaming import StreamingModel
-from vitx.models.transformer import VideoTransformer
+from vitx.models.transformer import VideoEncoder
 
 
 @pytest.mark.smoke
 def test_every_variant_is_a_video_model():
     assert all(isinstance(model, VideoModel) for model in VARIANTS.values())
-    transformers = {name for name, model in VARIANTS.items() if isinstance(model, VideoTransformer)}
+    transformers = {name for name, model in VARIANTS.items() if isinstance(model, VideoEncoder)}
     assert {name for name, model in VARIANTS.items() if isinstance(model, TokenModel)} == transformers
     assert {name for name, model in VARIANTS.items() if model.needs_input_shape} == transformers
     assert not transformers & {name for name, model in VARIANTS.items() if isinstance(model, StreamingModel)}

@@ -13,10 +13,15 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from vitx.models import VARIANTS
-from vitx.models.transformer import VideoTransformer
+from vitx.models.transformer import VideoEncoder
 
 FROZEN = Path(__file__).with_name("parameters.csv")
-DEPTHS = {"encoder": "num_layers", "spatial_encoder": "num_layers", "temporal_encoder": "num_temporal_layers"}
+DEPTHS = {
+    "encoder": "num_layers",
+    "spatial_encoder": "num_layers",
+    "temporal_encoder": "num_temporal_layers",
+    "decoder": "decoder_num_layers",
+}
 
 
 def variable_shapes(model):
@@ -26,7 +31,7 @@ def variable_shapes(model):
     """
     depths = {encoder: getattr(model, field) for encoder, field in DEPTHS.items() if getattr(model, field, 0)}
     traced = model
-    if isinstance(model, VideoTransformer):
+    if isinstance(model, VideoEncoder):
         traced = model.copy(**{DEPTHS[encoder]: 2 for encoder in depths})
     shapes = jax.eval_shape(traced.init, jax.random.key(0), jnp.zeros((1, *model.input_shape)))
     paths = {path: list(leaf.shape) for path, leaf in flatten_dict(shapes, sep="/").items()}

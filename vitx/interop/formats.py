@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from vitx.configuration import override
 from vitx.errors import UserError
-from vitx.interop import cnn, huggingface, images, names, trees
+from vitx.interop import architectures, cnn, huggingface, images, names, trees, videomae
 from vitx.interop.fill import WeightsSource
 from vitx.interop.images import FromImage
 from vitx.interop.own import is_own, read_own
@@ -24,6 +24,7 @@ from vitx.interop.wrappers import Unwrapped, unwrap
 from vitx.layers.embeddings import height_and_width
 from vitx.local_copies import local_copy
 from vitx.models.transformer import VideoTransformer
+from vitx.models.videomae import VideoMAE, VideoMAEPretraining
 from vitx.plugins import Registry
 from vitx.storage import is_file, is_folder, read_json
 
@@ -120,22 +121,22 @@ class WeightFormat(Protocol):
 class HuggingFaceDirectory:
     """A directory that transformers wrote: config.json, weights, perhaps preprocessor_config.json."""
 
-    description = "a Hugging Face directory (Vivit, Timesformer)"
+    description = "a Hugging Face directory (Vivit, Timesformer, VideoMAE)"
     carries_model = True
 
     def matches(self, source: WeightsPath) -> bool:
-        return isinstance(source.config, dict) and source.config.get("model_type") in huggingface.MODEL_TYPES
+        return isinstance(source.config, dict) and source.config.get("model_type") in architectures.MODEL_TYPES
 
     def fills(self, model: nn.Module) -> bool:
-        return huggingface.find_architecture(model) is not None
+        return architectures.find_architecture(model) is not None
 
     def read(self, source: WeightsPath, request: Request) -> WeightsSource:
         path, config, where = source.path, source.config, str(source.path / "config.json")
-        architecture, model = huggingface.architecture_of(config, where), huggingface.model_of(config, where)
+        architecture, model = architectures.architecture_of(config, where), huggingface.model_of(config, where)
         unwrapped = unwrap(
-            huggingface.read_weights(path), lambda tensors: huggingface.family_of(tensors) == architecture.model_type
+            huggingface.read_weights(path), lambda tensors: architectures.family_of(tensors) == architecture.model_type
         )
-        tensors = huggingface.rename_tensors(unwrapped.tensors, architecture.model_type)
+        tensors = architectures.rename_tensors(unwrapped.tensors, architecture.model_type)
         preprocessing, notes = None, [unwrapped.note] if unwrapped.note else []
         if is_file(file := path / "preprocessor_config.json"):
             try:
@@ -201,16 +202,32 @@ class HuggingFaceTensors:
         return f"Hugging Face's {self.model_type}"
 
     def matches(self, source: WeightsPath) -> bool:
-        return huggingface.family_of(source.tensors) == self.model_type
+        return architectures.family_of(source.tensors) == self.model_type
 
     def fills(self, model: nn.Module) -> bool:
-        architecture = huggingface.find_architecture(model)
+        architecture = architectures.find_architecture(model)
         return architecture is not None and architecture.model_type == self.model_type
 
     def read(self, source: WeightsPath, request: Request) -> WeightsSource:
-        tensors = huggingface.rename_tensors(source.tensors, self.model_type)
-        rules = huggingface.architecture_for(request.model).rules
+        tensors = architectures.rename_tensors(source.tensors, self.model_type)
+        rules = architectures.architecture_for(request.model).rules
         return WeightsSource(*names.to_ours(tensors, rules), request.model)
+
+
+class AuthorsVideoMAE:
+    """A file of VideoMAE, VideoMAE V2 or Unmasked Teacher."""
+
+    description = "VideoMAE's, VideoMAE V2's and Unmasked Teacher's own files"
+    carries_model = False
+
+    def matches(self, source: WeightsPath) -> bool:
+        return videomae.is_authors(source.tensors)
+
+    def fills(self, model: nn.Module) -> bool:
+        return isinstance(model, VideoMAE | VideoMAEPretraining)
+
+    def read(self, source: WeightsPath, request: Request) -> WeightsSource:
+        return videomae.authors_source(source.tensors, request.model)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,6 +281,8 @@ FORMATS: Registry[WeightFormat] = Registry(
         "scenic": ScenicViViT(),
         "vivit": HuggingFaceTensors("vivit"),
         "timesformer": HuggingFaceTensors("timesformer"),
+        "videomae": HuggingFaceTensors("videomae"),
+        "videomae_authors": AuthorsVideoMAE(),
         **{f"image_{name}": ImageTransformer(kind) for name, kind in images.FORMATS.items()},
         **{layout.rules.__name__.removesuffix("_rules"): StateDict(layout) for layout in cnn.LAYOUTS},
     },
@@ -295,7 +314,7 @@ def find_format(source: WeightsPath, model: nn.Module | None) -> WeightFormat:
             raise UserError(f"{path} is not a run's folder and not a Hugging Face directory: it has no config.json")
         if not isinstance(source.config, dict):
             raise UserError(f"{where} is no JSON object")
-        huggingface.architecture_of(source.config, str(where))  # says which types are known
+        architectures.architecture_of(source.config, str(where))  # says which types are known
     if model is None:
         raise UserError(f"{path} is a bare file of weights; give the model's name too (`vitx models` lists them)")
     readable = [kind.description for kind in FORMATS.values() if not kind.carries_model and kind.fills(model)]

@@ -11,8 +11,8 @@ import numpy as np
 from vitx.configuration import override
 from vitx.errors import UserError
 from vitx.interop import trees
+from vitx.interop.architectures import encoder_rules, rename_tensors, split_qkv
 from vitx.interop.fill import Inflation, WeightsSource
-from vitx.interop.huggingface import encoder_rules, rename_tensors, split_qkv
 from vitx.interop.names import CONVOLUTION_2D, NORM, PLAIN, NameRule, Tensors, to_ours
 from vitx.layers.embeddings import resize_positions
 from vitx.models.timesformer import TimeSformer, TimeSformerSpace

@@ -18,6 +18,7 @@ from vitx.interop.heads import Names
 from vitx.interop.images import FromImage
 from vitx.interop.preprocessing import Preprocessing
 from vitx.interop.tensors import READERS
+from vitx.interop.videomae import for_finetuning
 from vitx.models import create_model
 from vitx.storage import exists
 
@@ -117,6 +118,7 @@ def read_named_source(
     require_source(path)
     model = None if name is None else create_model(name)
     source = read_source(path, model, fields, from_image)
+    source = source if model is None else for_finetuning(source, model)
     if model is not None and any(kind.carries_model and kind.matches(WeightsPath(path)) for kind in FORMATS.values()):
         promised = settings(source.model).keys() - names_marked(type(source.model), "chosen_by_user") - fields.keys()
         if lines := _differing(source.model, model, promised):
@@ -168,7 +170,7 @@ def fill_model(
     Raises:
         UserError: the weights are of a model that computes something else, or do not fit.
     """
-    source = read_source(path, model)
+    source = for_finetuning(read_source(path, model), model)
     if lines := _differing(source.model, model, names_marked(type(model), "changes_function")):
         raise UserError(f"{path} holds weights of another function; set the model's fields to the source's", lines)
     variables, report = fill(source, model, str(path), swap_head=True, class_names=class_names, init=init)

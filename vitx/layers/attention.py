@@ -136,6 +136,8 @@ class SelfAttention(nn.Module):
         num_heads: attention heads; must divide the tokens' width.
         layout: name of the layout in `vitx.layers.layouts.LAYOUTS`.
         qkv_bias: whether the three input projections have a bias.
+        key_bias: whether keys have one too, if queries and values have. It adds the same number to all scores of a
+            query, so it changes no output.
         zero_init: whether the output projection starts at zero, so that the branch around it starts as the identity.
         implementation: name in `IMPLEMENTATIONS`. "reference" is two products and a softmax. "cpu", "gpu" and "tpu"
             compute the same faster and in less memory there, and fall back to the reference by themselves. "cudnn" and
@@ -147,6 +149,7 @@ class SelfAttention(nn.Module):
     num_heads: int
     layout: str = "joint"
     qkv_bias: bool = True
+    key_bias: bool = True
     zero_init: bool = False
     implementation: AttentionImplementation = "reference"
     dtype: DType = "float32"
@@ -158,9 +161,10 @@ class SelfAttention(nn.Module):
         width, layout = x.shape[-1], LAYOUTS[self.layout]
         head_dim = width // self.num_heads
         dense = functools.partial(nn.Dense, width, dtype=self.dtype)
-        project = functools.partial(dense, use_bias=self.qkv_bias, kernel_init=nn.initializers.xavier_uniform())
+        project = functools.partial(dense, kernel_init=nn.initializers.xavier_uniform())
         heads = (*x.shape[:-1], self.num_heads, head_dim)
-        qkv = [project(name=name)(x).reshape(heads) for name in ("query", "key", "value")]
+        biases = {"query": self.qkv_bias, "key": self.qkv_bias and self.key_bias, "value": self.qkv_bias}
+        qkv = [project(use_bias=bias, name=name)(x).reshape(heads) for name, bias in biases.items()]
         clip_grid = (grid[0] * chunks, *grid[1:])  # of all chunks of time: parameters do not depend on the chunking
         declared = layout.parameters(grid=clip_grid, prefix=prefix, num_heads=self.num_heads, head_dim=head_dim)
         parameters = {name: self.param(name, parameter.init, parameter.shape) for name, parameter in declared.items()}

@@ -1,6 +1,6 @@
 """From video to tokens: tubelets, prefix tokens, positions.
 
-In shapes: b batch, t h w c the video, n tokens (m with prefix tokens), d width.
+In shapes: b batch, t h w c the video, n tokens (m with prefix tokens), p pixels of a tubelet, d width.
 """
 
 import math
@@ -78,8 +78,22 @@ class TubeletEmbedding(nn.Module):
         )
         bias = self.param("bias", nn.initializers.zeros, (self.width,), jnp.float32)
         video, kernel, bias = nn.dtypes.promote_dtype(video, kernel, bias, dtype=self.dtype)
-        tubelets = rearrange(video, "b (t i) (h j) (w k) c -> b (t h w) (i j k c)", i=t, j=h, k=w)
+        tubelets = rearrange(to_tubelets(video, self.tubelet_size), "b n p c -> b n (p c)")
         return tubelets @ kernel.reshape(math.prod(kernel.shape[:-1]), self.width) + bias
+
+
+def to_tubelets(video: Float[Array, "b t h w c"], tubelet_size: tuple[int, int, int]) -> Float[Array, "b n p c"]:
+    """Returns the pixels of every tubelet, in the order of the tokens."""
+    t, h, w = tubelet_size
+    return rearrange(video, "b (t i) (h j) (w k) c -> b (t h w) (i j k) c", i=t, j=h, k=w)
+
+
+def from_tubelets(
+    tubelets: Float[Array, "b n p c"], grid: Grid, tubelet_size: tuple[int, int, int]
+) -> Float[Array, "b t h w c"]:
+    """Inverts `to_tubelets`; `grid` is (t, h, w) of the tokens."""
+    (t, h, w), (i, j, k) = grid, tubelet_size
+    return rearrange(tubelets, "b (t h w) (i j k) c -> b (t i) (h j) (w k) c", t=t, h=h, w=w, i=i, j=j, k=k)
 
 
 PositionKind = Literal["learned", "sinusoidal"]

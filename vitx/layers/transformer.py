@@ -89,6 +89,7 @@ class EncoderBlock(nn.Module):
         layer_norm_eps: added to the variance.
         activation: activation of the MLP; a name in `ACTIVATIONS`.
         qkv_bias: whether query, key and value have a bias.
+        key_bias: whether the key has one if query and value have.
         zero_init: whether the last projection of every attention but the last starts at zero.
         projected: whether a dense layer follows every attention but the last (TimeSformer's temporal_fc).
         implementation: implementation of attention, see `SelfAttention`.
@@ -102,6 +103,7 @@ class EncoderBlock(nn.Module):
     layer_norm_eps: float = 1e-6
     activation: Activation = "gelu_tanh"
     qkv_bias: bool = True
+    key_bias: bool = True
     zero_init: bool = False
     projected: bool = False
     implementation: AttentionImplementation = "reference"
@@ -128,6 +130,7 @@ class EncoderBlock(nn.Module):
                 self.num_heads,
                 layout,
                 self.qkv_bias,
+                self.key_bias,
                 zero_init=self.zero_init and not self.projected and not is_last,
                 implementation=self.implementation,
                 dtype=self.dtype,
@@ -147,7 +150,7 @@ class EncoderBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stack of encoder blocks and a final layer norm.
+    """A stack of encoder blocks and, by default, a final layer norm.
 
     Parameters are listed by block: block_0, block_1, ... Scanning stacks them inside the call only, so optimisers,
     checkpoints and averages never see the stack.
@@ -159,6 +162,7 @@ class Encoder(nn.Module):
         scan_layers: whether the blocks are compiled once and looped over, instead of one by one.
         remat_policy: name of the policy in `jax.checkpoint_policies` for what the backward pass keeps; None keeps
             everything.
+        final_norm: whether a layer norm follows the last block.
     """
 
     num_layers: int
@@ -166,6 +170,7 @@ class Encoder(nn.Module):
     drop_path_rate: float = 0.0
     scan_layers: bool = False
     remat_policy: RematPolicy | None = None
+    final_norm: bool = True
 
     @nn.compact
     def __call__(
@@ -177,7 +182,7 @@ class Encoder(nn.Module):
         train: bool,
         before_norm: Callable[[Array], Array] = lambda x: x,
     ) -> Float[Array, "*_ d"]:
-        """Returns the tokens after all blocks and the final norm.
+        """Returns the tokens after all blocks and the final norm, if there is one.
 
         Args:
             x: [batch, tokens, width], or [batch, times, tokens, width] if every time index is encoded alone;
@@ -185,7 +190,7 @@ class Encoder(nn.Module):
             grid: (t, h, w) of the tokens that attend to one another.
             prefix: number of prefix tokens.
             train: whether dropout and stochastic depth apply.
-            before_norm: applied between the last block and the final norm.
+            before_norm: applied after the last block, before the final norm.
         """
         recording = self.is_mutable_collection("intermediates")
         rates = [self.drop_path_rate * i / max(self.num_layers - 1, 1) for i in range(self.num_layers)]
@@ -205,7 +210,10 @@ class Encoder(nn.Module):
                     run = nn.remat(run, policy=getattr(jax.checkpoint_policies, self.remat_policy))
                 x = run(block, x)
         x = merge_time(x, prefix) if chunks > 1 else x
-        return nn.LayerNorm(epsilon=self.block.layer_norm_eps, dtype=self.block.dtype, name="norm")(before_norm(x))
+        x = before_norm(x)
+        if not self.final_norm:
+            return x
+        return nn.LayerNorm(epsilon=self.block.layer_norm_eps, dtype=self.block.dtype, name="norm")(x)
 
     def _scan_blocks(self, x: Array, rates: list[float], arguments: dict[str, Any]) -> Array:
         blocks = [self.variables["params"][f"block_{i}"] for i in range(self.num_layers)]

@@ -17,6 +17,7 @@ from vitx.models import (
     s3d,
     slowfast,
     timesformer,
+    videomae,
     vivit,
     x3d,
 )
@@ -32,7 +33,7 @@ __all__ = [
     "resolve_implementation",
 ]
 
-FAMILIES = (vivit, timesformer, resnet3d, s3d, bottleneck, slowfast, x3d, frames, convlstm, forecaster)
+FAMILIES = (vivit, timesformer, videomae, resnet3d, s3d, bottleneck, slowfast, x3d, frames, convlstm, forecaster)
 VARIANTS: Registry[nn.Module] = Registry(
     "model", {name: model for family in FAMILIES for name, model in family.VARIANTS.items()}
 )

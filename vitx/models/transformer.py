@@ -30,11 +30,12 @@ from vitx.layers.types import DType
 from vitx.models.base import InputShape, Logits
 
 
-class VideoTransformer(nn.Module):
-    """Tubelets, positions, encoder blocks that attend along `layouts`, pooling, head. A `TokenModel`.
+class VideoEncoder(nn.Module):
+    """Tubelets, positions, encoder blocks that attend along `layouts`. A `TokenModel`.
+
+    Subclasses create `positions` and `encoder` in `setup`.
 
     Attributes:
-        num_classes: an int; 0 for pooled features; (("verb", 97), ("noun", 300)) for a dictionary of logits.
         num_frames: frames of a clip.
         image_size: size of a frame in pixels; an int, or (height, width).
         tubelet_size: (frames, height, width) of one token.
@@ -51,7 +52,6 @@ class VideoTransformer(nn.Module):
         layer_norm_eps: added to the variance.
         activation: activation of the MLP; "gelu_tanh" is the tanh approximation.
         qkv_bias: whether query, key and value projections have a bias.
-        pooling: "class" reads the class token; "mean" averages all tokens (no class token).
         zero_init: whether every attention of a block but the last starts as zero.
         scan_layers: whether blocks are compiled once and looped over: compiles faster, computes the same.
         remat_policy: what the backward pass keeps instead of computing it again, to save memory: "nothing_saveable",
@@ -62,7 +62,6 @@ class VideoTransformer(nn.Module):
         dtype: type of the computations; parameters are float32.
     """
 
-    num_classes: NumClasses = setting(400, chosen_by_user=True)
     num_frames: int = setting(32, chosen_by_user=True)
     image_size: Size = setting(224, chosen_by_user=True)
     tubelet_size: tuple[int, int, int] = (2, 16, 16)
@@ -77,7 +76,6 @@ class VideoTransformer(nn.Module):
     layer_norm_eps: float = setting(1e-6, changes_function=True)
     activation: Activation = setting("gelu_tanh", changes_function=True)
     qkv_bias: bool = setting(True, changes_function=True)
-    pooling: Literal["class", "mean"] = setting("class", changes_function=True)
     zero_init: bool = setting(False, chosen_by_user=True)
     scan_layers: bool = setting(False, mutable_on_resume=True)
     remat_policy: RematPolicy | None = setting(None, mutable_on_resume=True)
@@ -93,7 +91,6 @@ class VideoTransformer(nn.Module):
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a probability in [0, 1)")
         if not 0 < self.layer_norm_eps < 1:
             raise ValueError(f"layer_norm_eps is {self.layer_norm_eps}; expected a small positive number")
-        check_classes(self.num_classes)
         if self.num_heads < 1 or self.hidden_size % self.num_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}; expected a multiple, "
@@ -126,7 +123,7 @@ class VideoTransformer(nn.Module):
     @nn.nowrap  # inside a wrapped method, Linen would make the new model a submodule of this one
     def with_input_shape(
         self, frames: int | None = None, size: tuple[int, int] | None = None, **fields: Any
-    ) -> "VideoTransformer":
+    ) -> "VideoEncoder":
         """See `VideoModel`."""
         shape = {"num_frames": frames, "image_size": size}
         return override(self, fields | {name: value for name, value in shape.items() if value is not None})
@@ -152,17 +149,12 @@ class VideoTransformer(nn.Module):
 
     def _whole_clip(self) -> tuple[str, Any] | None:
         """The (setting, value) that keeps clips whole on a mesh; None if time may be divided."""
-        if not all(LAYOUTS[name].can_shard_time for name in self.layouts):
-            return "layouts", self.layouts
-        # the class token takes part in the last attention only, and has no time index of its own
-        if self.prefix and LAYOUTS[self.layouts[-1]].attends_along_time:
-            return "pooling", self.pooling
-        return None
+        return None if all(LAYOUTS[name].can_shard_time for name in self.layouts) else ("layouts", self.layouts)
 
     @property
     def prefix(self) -> int:
         """Number of class tokens of one sequence."""
-        return 1 if self.pooling == "class" else 0
+        return 0
 
     def position_tables(self) -> dict[str, tuple[int, Grid]]:
         """See `VideoModel`."""
@@ -198,6 +190,57 @@ class VideoTransformer(nn.Module):
             )
         return self.encoder(tokens, grid=self.grid, prefix=self.prefix, train=train)
 
+    def setup(self):
+        self.embedding = TubeletEmbedding(self.hidden_size, self.tubelet_size, self.dtype)
+        self.dropout = nn.Dropout(self.dropout_rate)
+
+    def new_encoder(
+        self, num_layers: int, layouts: tuple[str, ...], *, final_norm: bool = True, **block_fields: Any
+    ) -> Encoder:
+        """Returns a stack of blocks with the model's settings; `block_fields` replaces some of them."""
+        fields = {
+            "num_heads": self.num_heads,
+            "mlp_dim": self.mlp_dim,
+            "layouts": layouts,
+            "dropout_rate": self.dropout_rate,
+            "layer_norm_eps": self.layer_norm_eps,
+            "activation": self.activation,
+            "qkv_bias": self.qkv_bias,
+            "zero_init": self.zero_init,
+            "implementation": self.implementation,
+            "dtype": self.dtype,
+        }
+        block = EncoderBlock(**fields | block_fields)
+        return Encoder(num_layers, block, self.drop_path_rate, self.scan_layers, self.remat_policy, final_norm)
+
+
+class VideoTransformer(VideoEncoder):
+    """A video encoder with pooling and a head that classifies.
+
+    Attributes:
+        num_classes: an int; 0 for pooled features; (("verb", 97), ("noun", 300)) for a dictionary of logits.
+        pooling: "class" reads the class token; "mean" averages all tokens (no class token).
+        See `VideoEncoder` for inherited fields.
+    """
+
+    num_classes: NumClasses = setting(400, chosen_by_user=True)
+    pooling: Literal["class", "mean"] = setting("class", changes_function=True)
+
+    def __post_init__(self):
+        check_classes(self.num_classes)
+        super().__post_init__()
+
+    def _whole_clip(self) -> tuple[str, Any] | None:
+        # the class token takes part in the last attention only, and has no time index of its own
+        if self.prefix and LAYOUTS[self.layouts[-1]].attends_along_time:
+            return super()._whole_clip() or ("pooling", self.pooling)
+        return super()._whole_clip()
+
+    @property
+    def prefix(self) -> int:
+        """Number of class tokens of one sequence."""
+        return 1 if self.pooling == "class" else 0
+
     def features(self, video: Float[Array, "b t h w c"], *, train: bool = False) -> Float[Array, "b d"]:
         """Returns one vector for each clip, which the head classifies."""
         return self.pool(self.encode(self.tokens(video, train=train), train=train))
@@ -210,26 +253,8 @@ class VideoTransformer(nn.Module):
         return x[..., 0, :] if self.pooling == "class" else jnp.mean(x, axis=-2)
 
     def setup(self):
-        self.embedding = TubeletEmbedding(self.hidden_size, self.tubelet_size, self.dtype)
-        self.dropout = nn.Dropout(self.dropout_rate)
+        super().setup()
         self.head = Head(self.num_classes)
-
-    def new_encoder(self, num_layers: int, layouts: tuple[str, ...], *, projected: bool = False) -> Encoder:
-        """Returns a stack of blocks with the model's settings."""
-        block = EncoderBlock(
-            num_heads=self.num_heads,
-            mlp_dim=self.mlp_dim,
-            layouts=layouts,
-            dropout_rate=self.dropout_rate,
-            layer_norm_eps=self.layer_norm_eps,
-            activation=self.activation,
-            qkv_bias=self.qkv_bias,
-            zero_init=self.zero_init,
-            projected=projected,
-            implementation=self.implementation,
-            dtype=self.dtype,
-        )
-        return Encoder(num_layers, block, self.drop_path_rate, self.scan_layers, self.remat_policy)
 
 
 SIZES = {
@@ -238,4 +263,5 @@ SIZES = {
     "b": {"hidden_size": 768, "num_layers": 12, "num_heads": 12, "mlp_dim": 3072},
     "l": {"hidden_size": 1024, "num_layers": 24, "num_heads": 16, "mlp_dim": 4096},
     "h": {"hidden_size": 1280, "num_layers": 32, "num_heads": 16, "mlp_dim": 5120},
+    "g": {"hidden_size": 1408, "num_layers": 40, "num_heads": 16, "mlp_dim": 6144},
 }
