@@ -38,6 +38,7 @@ _PARTS: Registry[type] = Registry(
         "vitx.models",
         "vitx.tasks.classification",
         "vitx.tasks.frame_prediction",
+        "vitx.tasks.masked_prediction",
         "vitx.tasks.multilabel",
         "vitx.tasks.regression",
         "vitx.training.optimizers",

@@ -20,10 +20,12 @@ from scipy.special import expit, softmax
 from vitx.evaluation.evaluate import Predictions
 from vitx.evaluation.frames import FRAME_METRICS
 from vitx.evaluation.metrics import average_precisions, confusion, per_class
+from vitx.evaluation.reconstruction import reconstruction_strip
 from vitx.evaluation.report import Picture, Results, Section, bars, clip_strip, confusion_matrix, scatter, table
 from vitx.evaluation.rollout import animation, strip, to_rgb
 from vitx.tasks.classification import Classification
 from vitx.tasks.frame_prediction import SOURCES, FramePrediction
+from vitx.tasks.masked_prediction import MaskedPrediction
 from vitx.tasks.multilabel import MultiLabel
 from vitx.tasks.regression import Regression
 from vitx.tasks.task import COUNT_METRICS, Names, Supervised, Task
@@ -221,10 +223,7 @@ class FramePredictionPresenter(Presenter):
 
     def _pictures(self, results: Results) -> list[Picture]:
         context, truth = self.task.split_clip(results.model, jnp.asarray(results.clips[:MAX_ROLLOUTS]))
-        # Replicated, since a process can read the shards of its own devices alone.
-        mesh = jax.tree.leaves(results.variables)[0].sharding.mesh
-        replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        predict = jax.jit(results.model.apply, out_shardings=replicated)
+        predict = jax.jit(results.model.apply, out_shardings=_replicated(results))
         predicted = to_rgb(np.asarray(predict(results.variables, context)))
         whole = to_rgb(np.concatenate([context, truth], axis=1))
         pairs = list(zip(whole, predicted, strict=True))
@@ -252,6 +251,28 @@ class FramePredictionPresenter(Presenter):
         return ", ".join(f"{name} {value:.3f}" for name, value in answer.items())
 
 
+class MaskedPredictionPresenter(Presenter):
+    """Pictures of true, masked and reconstructed frames."""
+
+    formats: ClassVar[Mapping[str, str]] = {"loss": "{:.4f}", "psnr": "{:.2f} dB"}
+    curves: ClassVar[Mapping[str, str]] = {"loss": "", "psnr": "(dB)"}
+
+    def sections(self, results: Results) -> Sequence[Section]:
+        clips = results.clips[:MAX_ROLLOUTS]
+        reconstruct = functools.partial(self.task.reconstruct, results.model)
+        predicted, visible = jax.jit(reconstruct, out_shardings=_replicated(results))(results.variables, clips)
+        triples = zip(clips.astype(np.float32) / 255, np.asarray(predicted), np.asarray(visible), strict=True)
+        figure = reconstruction_strip(list(triples), results.model.tubelet_size[0])
+        text = f"Grey cubes are masked, {results.model.mask_ratio:.0%} of each frame; the model predicts their pixels."
+        if self.task.normalise_cubes:
+            text += " Predictions of normalised pixels are drawn with the mean and deviation of the true cube."
+        picture = Picture("reconstructions.png", "true, masked and reconstructed frames", figure)
+        return [Section("Reconstructions", [text, picture])]
+
+    def format_answer(self, answer: Mapping[str, float]) -> str:
+        return f"{answer['mean']:.4g}"
+
+
 @functools.singledispatch
 def presenter_for(task: Task) -> Presenter:
     """Returns the presenter registered for the class of a task, or the default one."""
@@ -262,6 +283,13 @@ presenter_for.register(Classification, ClassificationPresenter)
 presenter_for.register(MultiLabel, MultiLabelPresenter)
 presenter_for.register(Regression, RegressionPresenter)
 presenter_for.register(FramePrediction, FramePredictionPresenter)
+presenter_for.register(MaskedPrediction, MaskedPredictionPresenter)
+
+
+def _replicated(results: Results) -> jax.sharding.NamedSharding:
+    """Returns the sharding of arrays that every process reads: each holds the shards of its own devices alone."""
+    mesh = jax.tree.leaves(results.variables)[0].sharding.mesh
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
 def _select_labelled(task: Supervised, predictions: Predictions, label: str) -> tuple[np.ndarray, np.ndarray]:

@@ -26,8 +26,8 @@ from vitx.layers.partition import entry_sharding
 from vitx.models.base import init_variables
 from vitx.tasks.mixing import Mixing, partner
 
-# Folded into a step's key for mixing. `Task.apply` folds in 0 and 1 for dropout and stochastic depth.
-MIXING_KEY = 2
+# Folded into a step's key for mixing and masking. `Task.apply` folds in 0 and 1 for dropout and stochastic depth.
+MIXING_KEY, MASK_KEY = 2, 3
 CLIP_SHAPE_HINT = "; clips have the shape of data.num_frames and data.image_size"
 COUNT_METRICS = ("examples", "unreadable")  # every evaluation has them, whatever the heads
 
@@ -115,12 +115,19 @@ class Task:
         raise NotImplementedError
 
     def apply(
-        self, model: nn.Module, variables: Variables, video: Float[Array, "b ..."], *, key: Array, train: bool
+        self,
+        model: nn.Module,
+        variables: Variables,
+        video: Float[Array, "b ..."],
+        *,
+        key: Array,
+        train: bool,
+        **inputs: Any,
     ) -> tuple[Any, dict[str, Any]]:
-        """Returns (outputs of the model, collections that training changes)."""
+        """Returns (outputs of the model, collections that training changes); `inputs` are the model's own."""
         rngs = {name: jax.random.fold_in(key, i) for i, name in enumerate(("dropout", "drop_path"))}
         changing = [name for name in variables if train and name != "params"]
-        return model.apply(variables, video, train=train, rngs=rngs, mutable=changing)
+        return model.apply(variables, video, train=train, rngs=rngs, mutable=changing, **inputs)
 
     def predict(self, model: nn.Module, variables: Variables, video: UInt8[Array, "b t h w 3"]) -> Any:
         """Returns the model's outputs in evaluation mode, float32."""
@@ -194,7 +201,8 @@ class Supervised(Task):
         if not hasattr(model, "num_classes"):
             raise UserError(
                 f"{type(model).__name__} has no num_classes; {type(self).__name__} needs a model that predicts labels. "
-                "Choose another model, or the task of this one (for a forecaster of frames: FramePrediction)"
+                "Choose another model, or the task of this one (of a forecaster of frames FramePrediction, of a masked "
+                "autoencoder MaskedPrediction)"
             )
         if isinstance(model.num_classes, tuple):
             return model.num_classes
