@@ -12,7 +12,9 @@ import sys
 import threading
 import time
 import xml.etree.ElementTree
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -22,7 +24,7 @@ from vitx.ablations import runner
 from vitx.ablations.cells import Results, find_test
 from vitx.ablations.description import Row
 from vitx.ablations.pictures import pareto, pareto_front
-from vitx.ablations.plan import make_plan
+from vitx.ablations.plan import Plan, make_plan
 from vitx.cli import main
 from vitx.errors import Preempted
 from vitx.evaluation.examples import load_predictions
@@ -167,6 +169,20 @@ def test_a_failure_is_tried_again_by_the_next_call_and_not_by_one_that_runs_alre
     fake_runs[1]["base_seed0"] = lambda: results.record_failure(plan.cells[1], "another process met this")
     runner.run_cells(plan)
     assert ran == ["base_seed0"]
+
+
+def test_compiled_programs_are_kept_as_long_as_the_ablation_runs(two_rows, tmp_path):
+    plan, chosen = Plan(two_rows, tmp_path, (), (), {}), jax.config.jax_compilation_cache_dir
+    with runner.share_programs(plan):
+        assert jax.config.jax_compilation_cache_dir == chosen
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        with runner.share_programs(plan):
+            folder = Path(jax.config.jax_compilation_cache_dir)
+            assert folder.is_dir()
+        assert not folder.exists() and jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", chosen)
 
 
 def test_a_request_to_stop_ends_the_ablation_and_releases_the_cell(two_rows, tmp_path, fake_runs):

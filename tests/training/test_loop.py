@@ -22,6 +22,7 @@ from vitx.run import load_run, train
 from vitx.training import trainer
 from vitx.training.faults import LossSpikeDetector
 from vitx.training.logs import read_metrics
+from vitx.training.loop import compile_step, set_up
 
 
 @register
@@ -54,6 +55,15 @@ class SpoiledSource:
         if self.how == "unlabelled":
             return example | {"labels": dict.fromkeys(example["labels"], -1)}
         return example | ({"video": b"no video"} if self.how == "all" or index % 2 else {})
+
+
+def test_runs_that_differ_in_their_seeds_alone_have_one_program(small, monkeypatch):
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda lowered: lowered.as_text)  # nothing is compiled
+    sources = {split: small.data.dataset.open(split) for split in ("train", "validation")}
+    setups = [set_up(small.override({"training.seed": seed}), sources) for seed in (0, 2**32 - 1)]
+    steps = [compile_step(setup) for setup in setups]
+    assert steps[0].func() == steps[1].func()
+    assert [int(step.keywords["seed"]) for step in steps] == [0, 2**32 - 1]
 
 
 def test_validation_without_videos_or_monitored_metric_stops_the_run(small, digits, tmp_path):

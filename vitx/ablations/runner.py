@@ -1,10 +1,16 @@
 """Runs an ablation: every process takes one free cell after another, until all are settled."""
 
+import contextlib
+import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePath
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from vitx.ablations.cells import FAILED, Results, run_cell
 from vitx.ablations.description import Ablation, load_ablation
@@ -57,11 +63,31 @@ def ablate(
     if dry_run:
         return estimate(plan)
     claim_folder(plan)
-    if jobs == 1:
-        run_cells(plan)
-    else:
-        _run_in_processes(plan, file, jobs)
+    with share_programs(plan):
+        if jobs == 1:
+            run_cells(plan)
+        else:
+            _run_in_processes(plan, file, jobs)
     return write_results(plan)
+
+
+@contextlib.contextmanager
+def share_programs(plan: Plan) -> Iterator[None]:
+    """Keeps compiled programs on disk until the ablation ends: cells that differ in the seed alone share theirs.
+
+    A cache that the user has chosen stays.
+    """
+    if plan.ablation.base.training.compilation_cache or jax.config.jax_compilation_cache_dir:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="vitx_programs_") as folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        compilation_cache.reset_cache()  # JAX asks for the folder once, when it first compiles
+        try:
+            yield
+        finally:
+            jax.config.update("jax_compilation_cache_dir", None)
+            compilation_cache.reset_cache()
 
 
 def run_cells(plan: Plan) -> None:
@@ -125,7 +151,9 @@ def _run_in_processes(plan: Plan, file: Path, jobs: int) -> None:
     seeds = [str(seed) for seed in dict.fromkeys(cell.seed for cell in plan.cells)]
     command = [sys.executable, "-m", "vitx", "ablate", str(file), "--workdir", str(plan.workdir), "--worker"]
     command += ["--rows", *names, "--seeds", *seeds]
-    workers = [subprocess.Popen(command) for _ in range(jobs)]
+    programs = jax.config.jax_compilation_cache_dir
+    environment = os.environ | ({"JAX_COMPILATION_CACHE_DIR": programs} if programs else {})
+    workers = [subprocess.Popen(command, env=environment) for _ in range(jobs)]
     try:
         statuses = [worker.wait() for worker in workers]
     except BaseException:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from vitx.checkpoints import Checkpoints, abstract_state
@@ -142,7 +143,7 @@ class Setup:
     Attributes:
         experiment: the experiment, its model and data fitted to the devices.
         optimizer: the Optax transformation.
-        init: draws the state before the first step.
+        init: draws the state before the first step from a seed.
         abstract: shapes, types and shardings of the state.
         batch_shapes: shapes, types and shardings of a batch.
         rows: sharding of a batch: its rows are divided over the devices.
@@ -150,7 +151,7 @@ class Setup:
 
     experiment: Any
     optimizer: optax.GradientTransformation
-    init: Callable[[], TrainState]
+    init: Callable[[np.uint32], TrainState]
     abstract: TrainState
     batch_shapes: Mapping[str, Any]
     rows: jax.sharding.NamedSharding
@@ -176,8 +177,8 @@ def set_up(experiment: Any, sources: Mapping[str, Source]) -> Setup:
     # Model and optimiser: shapes only, so that no device ever holds what it does not keep
     optimizer = experiment.optimizer.build(settings.steps)
     with_ema = settings.ema_decay is not None
-    init = functools.partial(init_state, model, task, optimizer, batch_shapes, settings.seed, with_ema=with_ema)
-    shapes = jax.eval_shape(init)
+    init = functools.partial(init_state, model, task, optimizer, batch_shapes, with_ema=with_ema)
+    shapes = jax.eval_shape(init, np.uint32(settings.seed))
     check_batch_statistics(settings, model, shapes)
 
     # Shardings
@@ -347,7 +348,8 @@ def begin(setup: Setup, initialise: Callable[[Any], Any] | None) -> TrainState:
         initialise: returns variables to start from in place of those drawn; None keeps the drawn ones.
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
-    state = jax.jit(setup.init, out_shardings=shardings)()
+    # The seed is an argument, here and of the step: in JAX's persistent cache, runs that differ in it alone share both.
+    state = jax.jit(setup.init, out_shardings=shardings)(np.uint32(setup.experiment.training.seed))
     if initialise is None:
         return state
     variables = initialise(setup.abstract.variables)
@@ -363,14 +365,13 @@ def compile_step(setup: Setup) -> Callable[[TrainState, Any], tuple[TrainState, 
         model=experiment.model,
         task=experiment.task,
         optimizer=setup.optimizer,
-        seed=settings.seed,
         ema_decay=settings.ema_decay,
         ema_warmup=settings.ema_warmup,
         gradients=experiment.optimizer.gradients(settings.accumulate),
     )
 
-    def step(state: TrainState, batch: Any) -> tuple[TrainState, Any, Any]:
-        return *one_step(state, batch), {name: batch[name] for name in EXAMPLE_COLUMNS}
+    def step(state: TrainState, batch: Any, seed: Any) -> tuple[TrainState, Any, Any]:
+        return *one_step(state, batch, seed=seed), {name: batch[name] for name in EXAMPLE_COLUMNS}
 
     # Metrics and examples go to every process, so that all of them count the same skipped steps and unreadable videos.
     mesh = setup.rows.mesh
@@ -378,4 +379,6 @@ def compile_step(setup: Setup) -> Callable[[TrainState, Any], tuple[TrainState, 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere, everywhere))
     with jax.set_mesh(mesh):
-        return jitted.lower(setup.abstract, setup.batch_shapes).compile()
+        seed = jax.jit(lambda: jnp.uint32(settings.seed), out_shardings=everywhere)()
+        compiled = jitted.lower(setup.abstract, setup.batch_shapes, seed=seed).compile()
+    return functools.partial(compiled, seed=seed)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt32
 
 from vitx.data.sources import Source
 from vitx.models import resolve_implementation
@@ -59,7 +59,13 @@ class TrainState:
 
 
 def init_state(
-    model: nn.Module, task: Task, optimizer: optax.GradientTransformation, batch: Any, seed: int, *, with_ema: bool
+    model: nn.Module,
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    batch: Any,
+    seed: int | UInt32[Array, ""],
+    *,
+    with_ema: bool,
 ) -> TrainState:
     """Returns the state before the first step: a pure function of the seed."""
     variables = dict(task.init(model, jax.random.fold_in(jax.random.key(seed), 0xFFFFFFFF), batch))
@@ -75,7 +81,7 @@ def train_step(
     model: nn.Module,
     task: Task,
     optimizer: optax.GradientTransformation,
-    seed: int,
+    seed: int | UInt32[Array, ""],
     ema_decay: float | None,
     ema_warmup: bool = False,
     gradients: Gradients = plain,
