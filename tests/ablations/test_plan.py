@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from vitx.ablations import plan
 from vitx.ablations.description import Row
 from vitx.ablations.plan import claim_folder, make_plan
 from vitx.cli import main
@@ -55,6 +56,14 @@ def test_a_column_that_no_cell_can_fill_is_refused(two_rows, tmp_path):
     assert "'motion/top2'" in message and "'gmac'" in message and "'motion/top1'" not in message and "'base'" in message
 
 
+def test_multiply_accumulates_that_cannot_be_counted_fill_no_column(two_rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "count_cost_of", lambda experiment: (1, None))
+    with pytest.raises(UserError) as refused:
+        make_plan(two_rows, tmp_path)
+    assert "'gmacs'" in str(refused.value) and "'params'" not in str(refused.value)
+    assert "gmacs" not in make_plan(dataclasses.replace(two_rows, columns=()), tmp_path).columns
+
+
 def test_the_default_columns_are_the_main_metrics_and_costs(two_rows, tmp_path):
     columns = make_plan(dataclasses.replace(two_rows, columns=()), tmp_path).columns
     assert columns[:2] == ("appearance/top1", "motion/top1") and "gmacs" in columns
@@ -79,9 +88,9 @@ def test_a_folder_that_is_no_ablations_is_refused(two_rows, tmp_path):
 
 
 def test_a_row_whose_settings_changed_after_it_ran_is_refused(two_rows, tmp_path):
-    plan = make_plan(two_rows, tmp_path)
-    claim_folder(plan)
-    cell = plan.cells[1]
+    found = make_plan(two_rows, tmp_path)
+    claim_folder(found)
+    cell = found.cells[1]
     cell.folder.mkdir(parents=True)
     save_config(cell.experiment.override({"model.num_layers": 3}), cell.folder / "config.json")
     with pytest.raises(UserError) as refused:
@@ -89,13 +98,24 @@ def test_a_row_whose_settings_changed_after_it_ran_is_refused(two_rows, tmp_path
     assert repr(cell.row) in str(refused.value) and "model.num_layers" in str(refused.value)
 
 
-def test_the_command_ends_with_status_2_and_touches_nothing(small_file, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("rest", "row", "found"),
+    [
+        ("(Row('base'), Row('wide', {'model.width': 2}))", "'wide'", "model.width"),
+        ("(Row('twice'), Row('twice', {'model.num_layers': 2}))", "'twice'", "2 rows"),
+        ("(Row('base'),), columns=('motion/top2',)", "'base'", "'motion/top2'"),
+        ("random_search(base, {'model.num_layers': (1, 2)}, num_rows=2, max_params=9, name='depth')", "depth", "9"),
+    ],
+)
+def test_the_command_ends_with_status_2_and_touches_nothing(rest, row, found, small_file, tmp_path, capsys):
     file = tmp_path / "ablation.py"
     file.write_text(
         "from vitx import Ablation, Row, load_experiment\n"
-        f"ablation = Ablation(load_experiment({small_file!r}), (Row('wide', {{'model.width': 2}}),))\n"
+        "from vitx.ablations.description import random_search\n"
+        f"base = load_experiment({small_file!r})\n"
+        f"ablation = Ablation(base, {rest})\n"
     )
     assert main(["ablate", str(file), "--workdir", str(tmp_path / "out")]) == 2
     message = capsys.readouterr().err
-    assert "'wide'" in message and "model.width" in message
+    assert row in message and found in message
     assert not (tmp_path / "out").exists()

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import fnmatch
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -104,9 +104,10 @@ def make_plan(
                 require_source(storage.as_path(weights))
             metrics[row.name] = _metric_names(experiment, open_labels(experiment))
             costs[row.name] = count_cost_of(experiment)
-    columns = ablation.columns or _default_columns(ablation.base, metrics)
+    known = _known_columns(metrics, costs)
+    columns = ablation.columns or [name for name in _default_columns(ablation.base, metrics) if name in known]
     if len(metrics) == len(ablation.rows):  # otherwise a column may be that of a row that is refused
-        problems += _check_columns(columns, metrics)
+        problems += _check_columns(columns, known, metrics)
     cells = []
     for seed in dict.fromkeys(ablation.seeds if seeds is None else seeds):
         for row in (row for row in ablation.rows if row.name in costs and row.name in selected):
@@ -245,12 +246,18 @@ def _default_columns(base: Experiment, metrics: dict[str, tuple[str, ...]]) -> t
     return (*(main or ["loss"]), *DEFAULT_COSTS)
 
 
-def _check_columns(columns: Sequence[str], metrics: dict[str, tuple[str, ...]]) -> Iterator[str]:
-    known = dict.fromkeys([*COSTS, *(name for row in metrics.values() for name in row)])
+def _known_columns(metrics: dict[str, tuple[str, ...]], costs: dict[str, tuple[int, int | None]]) -> list[str]:
+    """Returns the columns that at least one row can fill."""
+    can_count = any(macs is not None for _, macs in costs.values())
+    own = dict.fromkeys(name for row in metrics.values() for name in row)
+    return [*(name for name in COSTS if can_count or name != "gmacs"), *own]
+
+
+def _check_columns(columns: Sequence[str], known: Sequence[str], rows: Iterable[str]) -> Iterator[str]:
     for column in columns:
         if column not in known:
-            rows = ", ".join(map(repr, metrics))
-            yield f"column {column!r}: none of the rows {rows} can fill it{closest(column, known)}"
+            names = ", ".join(map(repr, rows))
+            yield f"column {column!r}: none of the rows {names} can fill it{closest(column, known)}"
 
 
 def _cell(ablation: Ablation, row: Row, seed: int, workdir: PurePath) -> Cell:
