@@ -20,7 +20,7 @@ import pytest
 
 import vitx
 from vitx import storage
-from vitx.ablations import runner
+from vitx.ablations import estimate, runner
 from vitx.ablations.cells import Results, find_test
 from vitx.ablations.description import Row
 from vitx.ablations.pictures import pareto, pareto_front
@@ -131,6 +131,14 @@ def test_the_dry_run_runs_nothing_and_knows_what_is_left(done, two_rows, tmp_pat
     assert estimates[0].clips == 16 and estimates[0].gmacs == pytest.approx(3 * macs * 16 / 1e9)
     assert all(estimate.seconds > 0 for estimate in estimates)
     assert not (workdir / "runs" / "base_seed5").exists()
+
+
+def test_the_estimate_has_the_clips_that_are_read_in_training_validation_and_test(two_rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(estimate, "_measure_step", lambda base: (0.5, 1.0))
+    monkeypatch.setattr(estimate, "_measure_reading", lambda base: 10.0)
+    (found, _) = estimate.estimate(make_plan(two_rows, tmp_path, seeds=[0]))
+    clips = 2 * 8 + 2 * 21 + 19  # two steps of eight, two validations, one test
+    assert found.seconds == pytest.approx(2 * 0.5 + 2 * 1.0 + estimate.START_UP_SECONDS + 10.0 * clips)
 
 
 def test_a_failed_cell_shows_its_reason_and_the_others_run(done, two_rows, tmp_path):

@@ -1,5 +1,6 @@
 """How long the cells of an ablation will take, and what they compute: estimated, nothing is trained."""
 
+import contextlib
 import dataclasses
 import statistics
 import time
@@ -14,6 +15,7 @@ from vitx.ablations.cells import Results
 from vitx.ablations.plan import Cell, Plan
 from vitx.analysis import bench
 from vitx.console import escape
+from vitx.experiment import Experiment
 from vitx.models import resolve_implementation
 from vitx.training.overview import count_cost_of
 
@@ -21,6 +23,35 @@ BACKWARD = 3  # forward and backward pass, in forward passes
 MEASURABLE_GMACS = 50  # of a training step of the base: larger ones are not run for an estimate
 ASSUMED_EFFICIENCY = 0.3  # of a matrix product's rate, where nothing is measured
 START_UP_SECONDS = 5.0  # opening the dataset, checkpoints and the report
+READ_BATCHES = 8  # of training, to measure how fast clips are read
+
+
+@dataclasses.dataclass(frozen=True)
+class _Speed:
+    """What a time is estimated from: seconds of a cell are `constant + gmacs / rate + clips * clip_seconds`.
+
+    Attributes:
+        rate: multiply-accumulates (10^9) in a second; None where they cannot be counted.
+        basis: what was measured.
+        constant: seconds that every cell takes.
+        clip_seconds: seconds to read a clip.
+        validation_clips: clips of one validation.
+        test_clips: clips of the test.
+    """
+
+    rate: float | None
+    basis: str
+    constant: float = 0.0
+    clip_seconds: float = 0.0
+    validation_clips: int = 0
+    test_clips: int = 0
+
+    def seconds(self, experiment: Experiment, gmacs: float) -> float:
+        """Returns the estimated time of a cell that computes so many GMACs in training."""
+        settings = experiment.training
+        validations = settings.steps // settings.evaluate_every if settings.evaluate_every else 1
+        clips = settings.steps * experiment.data.batch_size + validations * self.validation_clips + self.test_clips
+        return self.constant + gmacs / self.rate + clips * self.clip_seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +83,8 @@ def estimate(plan: Plan) -> list[Estimate]:
     """Returns an estimate for every selected cell.
 
     Times are those of finished cells of the same row; else those of other finished cells, scaled by the
-    multiply-accumulates; else they are scaled from a training step of the base, measured here.
+    multiply-accumulates; else they are scaled from a training step of the base and the reading of its clips, measured
+    here.
     """
     results = Results(plan.workdir)
     finished = {cell.name: result for cell in plan.all_cells() if (result := results.read_result(cell))}
@@ -65,20 +97,20 @@ def estimate(plan: Plan) -> list[Estimate]:
             if gmacs:
                 rates.append(gmacs / seconds)
     if rates:
-        rate, constant, basis = statistics.median(rates), 0.0, "other finished cells"
+        speed = _Speed(statistics.median(rates), "other finished cells")
     elif all(cell.row in times for cell in plan.cells):
-        rate, constant, basis = None, 0.0, ""
+        speed = _Speed(None, "")
     else:
-        rate, constant, basis = _measure(plan)
+        speed = _measure(plan.ablation.base)
     estimates = []
     for cell in plan.cells:
         gmacs = _gmacs(plan, cell)
         if cell.row in times:
             seconds, source = statistics.mean(times[cell.row]), "finished cells of this row"
-        elif gmacs is None or rate is None:
+        elif gmacs is None or speed.rate is None:
             seconds, source = None, "the cost cannot be counted"
         else:
-            seconds, source = constant + gmacs / rate, basis
+            seconds, source = speed.seconds(cell.experiment, gmacs), speed.basis
         macs = plan.costs[cell.row][1]
         per_view = None if macs is None else macs / 1e9
         started = "started" if storage.exists(cell.folder / "config.json") else "missing"
@@ -110,25 +142,47 @@ def _gmacs(plan: Plan, cell: Cell) -> float | None:
     return None if macs is None else BACKWARD * macs * clips / 1e9
 
 
-def _measure(plan: Plan) -> tuple[float, float, str]:
-    """Returns (GMACs per second, constant seconds of a cell, what was measured)."""
-    base = plan.ablation.base
-    batch, model = base.data.batch_size, base.model
-    shape = (base.data.num_frames, *base.data.image_size, 3)
+def _measure(base: Experiment) -> _Speed:
+    """Returns the speed of an experiment on this machine."""
     macs = count_cost_of(base)[1]
-    if macs is None or BACKWARD * macs * batch / 1e9 > MEASURABLE_GMACS:
-        return ASSUMED_EFFICIENCY * _matrix_rate(), START_UP_SECONDS, "a matrix product here, at 30 % of its rate"
+    gmacs = None if macs is None else BACKWARD * macs * base.data.batch_size / 1e9
+    if gmacs is None or gmacs > MEASURABLE_GMACS:
+        rate = ASSUMED_EFFICIENCY * _matrix_rate()
+        return _Speed(rate, "a matrix product here, at 30 % of its rate", START_UP_SECONDS)
+    step_seconds, compile_seconds = _measure_step(base)
+    return _Speed(
+        rate=gmacs / step_seconds,
+        basis="a training step of the base and the reading of its clips, measured here",
+        constant=2 * compile_seconds + START_UP_SECONDS,
+        clip_seconds=_measure_reading(base),
+        validation_clips=len(base.data.dataset.open("validation")) * base.data.max_views,
+        test_clips=len(base.data.dataset.open("test")) * base.data.max_views,
+    )
+
+
+def _measure_step(base: Experiment) -> tuple[float, float]:
+    """Returns (seconds of a training step, seconds of its compilation)."""
+    batch, model = base.data.batch_size, base.model
     quiet = {name: 0.0 for name in ("dropout_rate", "drop_path_rate") if hasattr(model, name)}
     model = resolve_implementation(model.copy(**quiet), jax.devices()[0])
-    video = jax.random.normal(jax.random.key(0), (batch, *shape), jnp.float32)
+    video = jax.random.normal(jax.random.key(0), (batch, base.data.num_frames, *base.data.image_size, 3), jnp.float32)
     variables = bench.random_variables(model, video[:1])
     state = (variables, bench.OPTIMIZER.init(variables["params"]))
     began = time.perf_counter()
     step = jax.jit(lambda state, video: bench.train_step(model, state, video)).lower(state, video).compile()
     compile_seconds = time.perf_counter() - began
-    seconds = min(_time(lambda: step(state, video)) for _ in range(4))
-    rate = BACKWARD * macs * batch / 1e9 / seconds
-    return rate, 2 * compile_seconds + START_UP_SECONDS, "a training step of the base, measured here"
+    return min(_time(lambda: step(state, video)) for _ in range(4)), compile_seconds
+
+
+def _measure_reading(base: Experiment) -> float:
+    """Returns the seconds that a clip takes to be read, with the threads or workers of training."""
+    source = base.data.dataset.open("train")
+    with contextlib.closing(base.data.train_batches(source, 0, range(READ_BATCHES + 1))) as batches:
+        next(batches)  # starts the threads
+        began = time.perf_counter()
+        for _ in batches:
+            pass
+    return (time.perf_counter() - began) / (READ_BATCHES * base.data.batch_size)
 
 
 def _matrix_rate() -> float:
