@@ -10,8 +10,10 @@ import pytest
 from vitx.cli import main
 from vitx.configuration import Words, to_dict
 from vitx.data.encoding import encode_video
+from vitx.errors import UserError
 from vitx.experiment import load_config, load_experiment
 from vitx.models.convlstm import ConvLSTM
+from vitx.run_folder import check_same_data
 
 EXPERIMENT = """
 from vitx.experiment import load_experiment
@@ -67,14 +69,54 @@ def test_a_run_resumes_from_its_directory_and_where_its_data_moved(home, tmp_pat
     shutil.copytree(home / "run", tmp_path / "run")
     words = ["--workdir", str(tmp_path / "run"), "--training.steps", "3", "--extend"]
     monkeypatch.chdir(home)
-    write_videos(tmp_path / "others", 4)
-    assert main(["train", "exp.py", *words, "--data.dataset.path", str(tmp_path / "others")]) == 2
-    assert "data.dataset.path" in capsys.readouterr().err
-    assert main(["train", "exp.py", *words, "--data.dataset.path", "videos"]) == 0
+    shutil.copytree(home / "videos", tmp_path / "copy")  # also where they are still where they were
+    assert main(["train", "exp.py", *words, "--data.dataset.path", str(tmp_path / "copy")]) == 0
+    assert load_config(tmp_path / "run").data.dataset.path == str(tmp_path / "copy")
+    (tmp_path / "copy").rename(tmp_path / "moved")
+    assert main(["train", "exp.py", *words, "--data.dataset.path", str(tmp_path / "moved")]) == 0
+
+
+@pytest.mark.parametrize("change", ["fewer", "of other sizes", "of other names"])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_run_is_not_resumed_on_other_videos(change, is_there, home, tmp_path, capsys):
+    """Also where those that it began with are gone: nothing but the path would differ."""
+    shutil.copytree(home / "run", tmp_path / "run")
+    shutil.copytree(home / "videos", tmp_path / "others")
+    videos = [tmp_path / "others" / name / f"{i}.mp4" for name in COLOURS for i in range(8)]
+    for number, path in enumerate(videos):
+        if change == "fewer" and number % 2:
+            path.unlink()
+        elif change == "of other sizes":
+            path.write_bytes(path.read_bytes() + bytes([0, 0, 0, 8]) + b"free")
+        elif change == "of other names":
+            path.rename(path.with_stem(f"clip {path.stem}"))
+    if not is_there:
+        text = (tmp_path / "run" / "config.json").read_text()
+        (tmp_path / "run" / "config.json").write_text(text.replace(str(home / "videos"), str(tmp_path / "gone")))
+    words = ["--workdir", tmp_path / "run", "--training.steps", "3", "--extend", "--data.dataset.path"]
+    assert main([str(word) for word in ("train", home / "exp.py", *words, tmp_path / "others")]) == 2
+    err = capsys.readouterr().err
+    assert "data.dataset.path" in err and str(tmp_path / "others") in err and "videos" in err
+
+
+def test_checkpoints_of_a_run_on_other_videos_are_refused(home, tmp_path, capsys):
+    shutil.copytree(home / "run", tmp_path / "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    config["experiment"]["data"]["dataset"]["path"] = str(tmp_path / "gone")
-    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    assert main(["train", "exp.py", *words, "--data.dataset.path", "videos"]) == 0
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config | {"videos": "0" * 64}))
+    assert main(["evaluate", str(tmp_path / "run")]) == 2
+    err = capsys.readouterr().err
+    assert "videos" in err and config["videos"] in err and "0" * 64 in err
+
+
+def test_videos_that_are_added_at_the_same_path_stop_no_run(home):
+    experiment = load_config(home / "run")
+    record = {"videos": "those at the beginning", "config": to_dict(experiment)}
+    assert check_same_data(home / "run", record, experiment, "those and more") == "those at the beginning"
+    moved = experiment.override({"data.dataset.path": "/elsewhere"})
+    with pytest.raises(UserError, match="/elsewhere"):
+        check_same_data(home / "run", record, moved, "those and more")
+    assert check_same_data(home / "run", record, moved, "those at the beginning") == "those at the beginning"
+    assert check_same_data(home / "run", {}, experiment, "new") == "new"
 
 
 def test_a_run_resumes_by_its_folder_alone_with_settings(home, tmp_path):

@@ -17,6 +17,7 @@ from vitx.data.pipeline import Data
 from vitx.errors import UserError
 from vitx.interop.preprocessing import Preprocessing
 from vitx.interop.tensors import read_tensors
+from vitx.interop.torch_files import _read_answer
 from vitx.limits import check_memory, check_unpacked, open_regular
 from vitx.storage import read_json
 
@@ -275,6 +276,54 @@ def test_a_pytorch_file_is_read_as_written_in_its_own_process(tmp_path):
         x = x.float() if x.dtype == torch.bfloat16 else x
         np.testing.assert_array_equal(found[name], x.numpy())
         assert found[name].dtype == x.numpy().dtype
+
+
+def zipped(path: Path, sizes: list[int], claimed: int) -> None:
+    """A PyTorch file of members of zeros, `claimed` the size of each in the archive's directory."""
+    torch_archive(path, pickle.dumps({}, 2), **{f"data/{i}": bytes(size) for i, size in enumerate(sizes)})
+    data, at = bytearray(path.read_bytes()), 0
+    while (at := data.find(b"PK\x01\x02", at)) >= 0:
+        data[at + 24 : at + 28] = claimed.to_bytes(4, "little")
+        at += 4
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "claimed"),
+    [([2**20] * 2, 2**28), ([2**20], 2**29), ([2**16] * 9, 2**26), ([1], 2**32 - 2), ([1] * 3000, 2**17)],
+)
+def test_a_pytorch_archive_that_claims_much_is_refused_before_it_is_read(
+    sizes, claimed, bounded, tmp_path, monkeypatch
+):
+    zipped(tmp_path / "weights.pth", sizes, claimed)
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("the file is read"))
+    with pytest.raises(UserError, match=r"weights\.pth .*claims"):
+        read_tensors(tmp_path / "weights.pth")
+
+
+ANSWERS = {  # what a process that a hostile file controls could write
+    "nothing": b"",
+    "no JSON": b"{\n",
+    "a list": b"[1]\n",
+    "nested JSON": b"[" * 10**6 + b"\n",
+    "a line without end": b"x" * (2**26 + 10),
+    "no shape": b'{"tensors": [["x", "float32"]]}\n',
+    "a shape beyond memory": b'{"tensors": [["x", "float32", [1000000, 1000000]]]}\n',
+    "a shape of many axes": b'{"tensors": [["x", "float32", ' + str([2] * 60).encode() + b"]]}\n",
+    "many tensors": b'{"tensors": [' + b",".join([b'["x", "float64", [1000000]]'] * 100) + b"]}\n",
+    "a negative side": b'{"tensors": [["x", "float32", [-4]]]}\n',
+    "objects": b'{"tensors": [["x", "object", [1]]]}\n12345678',
+    "too few bytes": b'{"tensors": [["x", "float32", [4]]]}\n1234',
+    "a number of many digits": b'{"tensors": [["x", "float32", [1' + b"0" * 5000 + b"]]]}\n",
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_the_answer_of_a_process_that_a_file_controls_is_checked(kind, bounded, tmp_path):
+    (tmp_path / "weights.pth").write_bytes(b"\x80\x02}.")
+    (tmp_path / "answer").write_bytes(ANSWERS[kind])
+    with open(tmp_path / "answer", "rb") as answer:
+        assert _read_answer(answer, tmp_path / "weights.pth", 4) is None
 
 
 def test_a_reader_that_ends_without_an_answer_is_an_error_of_the_file(tmp_path, monkeypatch):

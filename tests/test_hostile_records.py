@@ -16,7 +16,7 @@ from vitx.errors import RunError, UserError
 from vitx.experiment import save_config
 from vitx.locks import hold_folder
 from vitx.run import Run, train
-from vitx.run_folder import check_record, lock_run
+from vitx.run_folder import check_record
 from vitx.training.logs import MetricsLog, read_metrics
 from vitx.training.progress import Progress
 
@@ -32,6 +32,10 @@ LISTS = {
     "half a pair in a class": ("list.jsonl", rb'{"path": "a", "class": "\udfff"}', "line 1.*UTF-8"),
     "half a pair in a group": ("list.jsonl", rb'{"path": "a", "group": {"x": ["\ud83d"]}}', "line 1.*UTF-8"),
     "Latin-1 in a class": ("list.csv", b"path,class\na.mp4,x\na.mp4,\xe9\n", "line 3.*UTF-8"),
+    "a quote that is not closed": ("list.csv", b'path,class\na.mp4,x\n"b.mp4,x\nc.mp4,x\n', "line 4"),
+    "text behind a quote": ("list.csv", b'path,class\na.mp4,x\n"b.mp4"x,x\n', "line 3"),
+    "a cell without end": ("list.csv", b"path,class\na.mp4,x\n" + b"b" * 10**6 + b",x\n", "line 3"),
+    "a key twice": ("list.jsonl", b'{"path": "a", "class": "x", "class": "y"}\n', "line 1.*class"),
     "a nested row": ("list.jsonl", b"[" * 10**6, "line 1"),
 }
 
@@ -75,8 +79,6 @@ def test_a_row_that_is_none_is_found_before_a_run_is_used(kind, bounded, tmp_pat
     (tmp_path / "metrics.jsonl").write_bytes(good + row + b"\n" + good)
     with pytest.raises(UserError, match=rf"metrics\.jsonl.*{message}"):
         read_metrics(tmp_path)
-    with pytest.raises(UserError, match=rf"metrics\.jsonl.*{message}"), lock_run(tmp_path):
-        pytest.fail("the work began")
 
 
 def nested(depth: int, kind: type) -> object:
@@ -200,7 +202,7 @@ def test_a_row_that_is_none_stops_an_evaluation_before_it_begins(small, tmp_path
     save_config(small, tmp_path / "config.json")
     (tmp_path / "metrics.jsonl").write_text("[1]\n{}\n")
     run = Run(small, tmp_path, 1, {}, {}, jax.NamedSharding(jax.make_mesh((1,), ("data",)), jax.P()))
-    monkeypatch.setattr("vitx.run.evaluate_and_report", lambda *_: pytest.fail("the work began"))
+    monkeypatch.setattr("vitx.run.predict_split", lambda *_: pytest.fail("the work began"))
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 1"):
         run.evaluate()
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 1"):

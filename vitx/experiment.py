@@ -217,10 +217,11 @@ def load_object(path: str | Path, name: str, kind: type[T]) -> T:
     return names[name]
 
 
-def save_config(experiment: Experiment, path: PurePath) -> None:
-    """Writes config.json: the settings, with the versions that they were run with."""
+def save_config(experiment: Experiment, path: PurePath, videos: str = "") -> None:
+    """Writes config.json: the settings, the versions that they were run with, and the fingerprint of the videos."""
     versions = {"vitx": vitx.__version__, "jax": jax.__version__, "git": git_commit()}
-    write_json(path, {"format": FORMAT, "versions": versions, "experiment": configuration.to_dict(experiment)})
+    settings = configuration.to_dict(experiment)
+    write_json(path, {"format": FORMAT, "versions": versions, "videos": videos, "experiment": settings})
 
 
 def load_config(workdir: str | PurePath) -> Experiment:

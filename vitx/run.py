@@ -18,6 +18,7 @@ from vitx.data.aligned import align_classes, open_split
 from vitx.data.decoding import VideoError
 from vitx.data.file_kinds import read_video
 from vitx.data.labels import check_labels
+from vitx.data.same_files import fingerprint
 from vitx.data.sources import Source
 from vitx.errors import UserError
 from vitx.evaluation import report
@@ -32,7 +33,14 @@ from vitx.interop.fill import check_layers, check_values
 from vitx.layers.partition import batch_sharding
 from vitx.models import resolve_implementation
 from vitx.pretrained import starting_weights
-from vitx.run_folder import check_may_train, check_record, lock_run, open_checkpoints, read_newest_record
+from vitx.run_folder import (
+    check_may_train,
+    check_record,
+    check_same_data,
+    lock_run,
+    open_checkpoints,
+    read_newest_record,
+)
 from vitx.tasks.task import Supervised
 from vitx.training import loop
 from vitx.training.faults import PreemptionGuard
@@ -225,7 +233,9 @@ def train(experiment: Experiment, workdir: str | PurePath, *, extend: bool = Fal
         experiment.training.mesh.build(experiment.data.batch_size, experiment.model)
         if is_first_process():
             check_may_train(workdir, experiment, extend=extend)
-        learnt = _learnt_classes(experiment, workdir)
+            read_metrics(workdir)  # a row that is none is reported before the work whose report needs it
+        newest = read_newest_record(workdir)
+        learnt = _learnt_classes(experiment, workdir, newest)
         with clock("build"), first_process_first("build"):
             sources = open_sources(experiment, learnt, str(workdir))
         if experiment != (with_classes := experiment.for_labels(sources["train"].label_names)):
@@ -236,14 +246,16 @@ def train(experiment: Experiment, workdir: str | PurePath, *, extend: bool = Fal
         label_names = dict(sources["train"].label_names)
         outputs = fitted.task.outputs(fitted.model, label_names)
         check_monitor(experiment.training.monitor, fitted.task.metric_names(outputs))
+        videos = check_same_data(workdir, newest, experiment, fingerprint(sources["train"]))
         with lock_run(workdir) as hold:
             start = starting_weights(fitted, workdir, outputs)
             if is_first_process():
-                save_config(experiment, workdir / "config.json")
+                save_config(experiment, workdir / "config.json", videos)
             record = {
                 "config": configuration.to_dict(experiment),
                 "task": configuration.to_dict(fitted.task),
                 "label_names": label_names,
+                "videos": videos,
             }
             trained = loop.train(
                 fitted, sources, workdir, hold=hold, guard=guard, clock=clock, record=record, initialise=start
@@ -319,9 +331,10 @@ def open_sources(
     return sources
 
 
-def _learnt_classes(experiment: Experiment, workdir: PurePath) -> dict[str, tuple[str, ...]] | None:
+def _learnt_classes(
+    experiment: Experiment, workdir: PurePath, record: Mapping[str, Any]
+) -> dict[str, tuple[str, ...]] | None:
     """Returns {label: names of its classes} that a run which is resumed predicts, or None for a new run."""
-    record = read_newest_record(workdir)
     check_record(workdir, record)
     if "label_names" not in record:
         return None
@@ -348,6 +361,7 @@ def restore_variables(
 def evaluate_and_report(run: Run, split: str, clock: Stopwatch) -> dict[str, Any]:
     """Evaluates a run, writes its report and adds a row to its log; see `Run.evaluate`. The caller holds the lock."""
     task, data = run.experiment.task, run.experiment.data
+    rows = read_metrics(run.workdir) if is_first_process() else []  # a row that is none is reported before the work
     model = resolve_implementation(run.experiment.model, run.sharding.mesh.devices.flat[0])
     with clock("evaluate"):
         source = open_run_split(run, split)
@@ -370,12 +384,12 @@ def evaluate_and_report(run: Run, split: str, clock: Stopwatch) -> dict[str, Any
             path = report.write_report(
                 run.workdir,
                 title=storage.absolute(run.workdir).name,
-                facts=_facts(run),
+                facts=_facts(run, rows),
                 checkpoint=f"step {run.step} of {run.experiment.training.steps}",
                 changed=run.changed,
                 metrics=metrics,
                 intervals=intervals,
-                rows=[*read_metrics(run.workdir), {"step": run.step, "split": split, **row}],
+                rows=[*rows, {"step": run.step, "split": split, **row}],
                 curves=presenter.curves,
                 results=results,
                 sections=sections,
@@ -414,10 +428,10 @@ def predict_split(run: Run, split: str, source: Source | None = None) -> Predict
     return evaluate(run.experiment.model, run.experiment.task, run.variables, data, source, run.sharding, split=split)
 
 
-def _facts(run: Run) -> list[str]:
+def _facts(run: Run, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns the lines of the report about the run as a whole."""
     data, training = run.experiment.data, run.experiment.training
-    trained = next((row for row in reversed(read_metrics(run.workdir)) if row["split"] == "train"), {})
+    trained = next((row for row in reversed(rows) if row["split"] == "train"), {})
     parameters = sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
     height, width = data.image_size
     return [

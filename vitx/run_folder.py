@@ -19,7 +19,6 @@ from vitx.checkpoints import Checkpoints, DamagedCheckpointError, check_fields
 from vitx.errors import UserError
 from vitx.experiment import Experiment, load_config
 from vitx.locks import Hold, hold_folder
-from vitx.training.logs import read_metrics
 from vitx.training.processes import is_first_process, sync_processes
 
 
@@ -52,7 +51,6 @@ def check_may_train(workdir: PurePath, experiment: Experiment, *, extend: bool) 
                 "another --workdir"
             )
         return
-    read_metrics(workdir)  # reports a row that is none before the work
     changed = _differences(load_config(workdir).with_absolute_paths(), experiment)
     refused = {
         path: values for path, values in changed.items() if not configuration.is_mutable_on_resume(experiment, path)
@@ -70,15 +68,52 @@ def check_may_train(workdir: PurePath, experiment: Experiment, *, extend: bool) 
 
 
 def _differences(stored: Experiment, experiment: Experiment) -> dict[str, tuple[object, object]]:
-    """Returns the settings in which an experiment differs from a run, without paths and what the data determines."""
+    """Returns the settings in which an experiment differs from a run, without what the data determines.
+
+    Nor those that name its data, which may have moved: `check_same_data` compares that when it is opened.
+    """
     changed = configuration.differences(stored, experiment)
     if changed.get("model.num_classes", (0, 0))[1] is None:  # taken from the data, and compared when that is opened
         del changed["model.num_classes"]
-    # Data that has moved is still the same data; a path at which there is something else is another dataset.
     moved = [
-        path for path, (old, _) in changed.items() if configuration.is_path(experiment, path) and not _is_there(old)
+        path
+        for path, (old, _) in changed.items()
+        if configuration.is_path(experiment, path) and (path.startswith("data.dataset.") or not _is_there(old))
     ]
     return {path: values for path, values in changed.items() if path not in moved}
+
+
+def check_same_data(workdir: PurePath, record: Mapping[str, Any], experiment: Experiment, found: str) -> str:
+    """Checks that a run is resumed on the videos that it began with, wherever they lie now.
+
+    Args:
+        workdir: the run's folder.
+        record: record of its newest checkpoint, {} of a new run.
+        experiment: settings of the run.
+        found: fingerprint of the training videos.
+
+    Returns:
+        The fingerprint of the videos that the run began with. Videos that were added at the same path are allowed.
+
+    Raises:
+        UserError: another path holds other videos, so that the run would be another one.
+    """
+    known = record.get("videos")
+    if known in (None, found):
+        return found
+    trained = configuration.from_dict(record["config"], f"{workdir}/checkpoints")
+    moved = {
+        path: values
+        for path, values in configuration.differences(trained, experiment).items()
+        if path.startswith("data.dataset.") and configuration.is_path(experiment, path)
+    }
+    if moved:
+        raise UserError(
+            f"{workdir} was trained on other videos than those of the train split; choose another --workdir, or the "
+            "path that its videos have moved to",
+            [f"{path}: {old!r} there, {new!r} here" for path, (old, new) in moved.items()],
+        )
+    return known
 
 
 def check_record(workdir: PurePath, record: Mapping[str, Any]) -> None:
@@ -104,6 +139,9 @@ def check_record(workdir: PurePath, record: Mapping[str, Any]) -> None:
         and path != "training.steps"
         and not configuration.is_path(there, path)
     ]
+    videos = storage.read_json(workdir / "config.json").get("videos")
+    if videos and record.get("videos", videos) != videos:
+        lines.append(f"videos: {record['videos']!r} in the checkpoint, {videos!r} in config.json")
     if lines:
         raise UserError(
             f"the checkpoints in {workdir / 'checkpoints'} are not of {workdir / 'config.json'}; put back the file, or "
@@ -128,7 +166,6 @@ def lock_run(workdir: PurePath) -> Iterator[Hold]:
         yield Hold()
         return
     with hold_folder(workdir, busy=f"{workdir} is in use by another vitx process; wait until it ends") as hold:
-        read_metrics(workdir)  # a row that is none is reported before the work whose report needs it
         sync_processes("locked")
         yield hold
 

@@ -181,6 +181,10 @@ def test_videos_that_are_added_move_few_others():
         (["path,class"], "list.csv", "lists no videos"),
         (["[1]"], "list.jsonl", "line 1: found [1], expected an object"),
         (["{"], "list.jsonl", "cannot be read: Expecting property name"),
+        (['{"path": "a.mp4", "class": {"a": 1}}'], "list.jsonl", "line 1: class is {'a': 1}; expected a text"),
+        (['{"path": "a.mp4", "class": ["a", "b"]}'], "list.jsonl", "line 1: class is ['a', 'b']; expected a text"),
+        (['{"path": "a.mp4", "class": NaN}'], "list.jsonl", "line 1: class is nan; expected a text"),
+        (['{"path": ["a.mp4"], "class": "a"}'], "list.jsonl", "line 1: path is ['a.mp4']; expected a text"),
         (["a.mp4 x"], "list.txt", "ends in '.txt'; expected .csv"),
     ],
 )

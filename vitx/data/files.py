@@ -316,6 +316,10 @@ class Table:
                 raise UserError(f"{where} has no {name!r}{closest(name, fields)} It has {', '.join(map(str, fields))}")
             if not _text(fields[name]) and name not in self.multi_label:
                 raise UserError(f"{where}: {name} is empty")
+            value = fields[name]
+            is_name = isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+            if not is_name and name in (self.column, *self.labels):
+                raise UserError(f"{where}: {name} is {str(value)[:60]}; expected a text or a number")
         split = None
         if written := _text(fields.get("split")):
             split = find_split(written)

@@ -99,12 +99,28 @@ def _cells(lines: Any, file: Path, columns: Collection[str]) -> Iterator[tuple[s
     reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
     if repeated := [name for name in reader.fieldnames if reader.fieldnames.count(name) > 1 and name in columns]:
         raise UserError(f"{file}, line 1: the column {repeated[0]!r} is there twice; give each column its own name")
-    for fields in reader:
+    while True:
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(
+                f"{file}, line {reader.reader.line_num} cannot be read: {error}; is a quote not closed?"
+            ) from error
         where = f"{file}, line {reader.line_num}"
         if None in fields:
             name = {",": "a comma", "\t": "a tab"}.get(delimiter, repr(delimiter))
             raise UserError(f"{where} has more cells than the header; put quotes around a cell that has {name} in it")
         yield where, fields
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns an object of JSON; raises ValueError where it has a key twice, of which Python takes the last."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError(f"one of the keys {', '.join(fields)} is there twice")
+    return fields
 
 
 def _objects(lines: Any, file: Path, columns: Collection[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -113,7 +129,7 @@ def _objects(lines: Any, file: Path, columns: Collection[str]) -> Iterator[tuple
             continue
         where = f"{file}, line {number}"
         try:
-            fields = json.loads(line)
+            fields = json.loads(line, object_pairs_hook=_unrepeated)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where} cannot be read: {error}; expected one object a line") from error
         if not isinstance(fields, dict):

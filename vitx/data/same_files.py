@@ -1,17 +1,20 @@
 """Files that are the same: one path written in two ways, links, and copies; and what follows for labels and splits."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import stat
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
 
 from vitx.errors import UserError
 from vitx.limits import open_regular
 
 Segment = tuple[float, float]
 
+MAX_SIZES = 1_000  # files whose sizes a fingerprint has
 MAX_COMPARED = 10_000  # files; more are compared by their paths alone, since a network disk would take minutes
 HEAD = 2**16  # bytes at the beginning and the end of files of one size that are compared first
 
@@ -66,6 +69,28 @@ def _digest(path: str, *, ends_only: bool) -> bytes | None:
             return hashlib.sha256(head + file.read(HEAD)).digest()
     except (OSError, UserError):
         return None
+
+
+def fingerprint(source: Any) -> str:
+    """Returns what is equal for the same videos wherever they lie: a digest of their names below their common folder.
+
+    The sizes of some files are in it, too: other videos may be numbered alike.
+
+    Args:
+        source: examples, in any order of their classes; where they have no names, only their number is known.
+    """
+    source = getattr(source, "source", source)  # of one whose classes have another order
+    names = sorted({source.name(index) for index in range(len(source))}) if hasattr(source, "name") else []
+    folder = ""
+    with contextlib.suppress(ValueError):  # relative and absolute paths have no common folder
+        folder = os.path.commonpath([os.path.dirname(name) for name in names])
+    sized = names[:: max(len(names) // MAX_SIZES, 1)] if hasattr(source, "paths") else []
+    sizes = {}
+    for name in sized:
+        with contextlib.suppress(OSError):
+            sizes[name] = os.stat(name).st_size
+    lines = [f"{name.removeprefix(folder)}\0{sizes.get(name, '')}\n" for name in names]
+    return hashlib.sha256("".join([f"{len(source)}\n", *lines]).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
