@@ -263,6 +263,28 @@ def test_two_processes_share_the_cells_and_one_takes_over_when_the_other_is_kill
     assert [row["seeds"] for row in data["rows"]] == [[0, 1], [0, 1]]
 
 
+@pytest.mark.parametrize("jobs", [0, 2])
+def test_jobs_are_at_least_one_and_several_need_a_file(jobs, two_rows, tmp_path):
+    with pytest.raises(vitx.UserError, match=f"jobs is {jobs}"):
+        vitx.ablate(two_rows, tmp_path, jobs=jobs)
+
+
+@pytest.mark.slow
+def test_jobs_are_processes_that_share_the_cells(small_file, tmp_path):
+    """Last run: 2026-11-26."""
+    file = tmp_path / "file.py"
+    file.write_text(
+        "from vitx import Ablation, Row, load_experiment\n"
+        f"base = load_experiment({small_file!r}).override({{'training.steps': 2, 'training.evaluate_every': 0}})\n"
+        "ablation = Ablation(base, (Row('base'), Row('two layers', {'model.num_layers': 2})), seeds=(0, 1))\n"
+    )
+    table = vitx.ablate(file, tmp_path / "out", rows=["base"], jobs=2)
+    assert [row.seeds for row in table.rows] == [(0, 1), ()]
+    for seed in (0, 1):
+        rows = load_run(tmp_path / "out" / "runs" / f"base_seed{seed}").metrics()
+        assert [row["split"] for row in rows].count("test") == 1
+
+
 def test_the_command_prints_the_table_and_the_estimates(done, two_rows, tmp_path, small_file, capsys, monkeypatch):
     workdir, _ = done
     file = tmp_path / "ablation.py"
