@@ -61,6 +61,11 @@ def dataset_from(options: argparse.Namespace) -> Any:
             "videos to a local disk and prepare them into the bucket"
         )
     if not is_list(options.path):
+        columns = ("labels", "multi_label", "targets", "num_classes")
+        if given := [name for name in columns if getattr(options, name)]:
+            raise UserError(
+                f"found --{given[0]}, which names columns of a list; {options.path} is a folder: leave it out"
+            )
         return Folder(str(options.path))
     others = {"multi_label": tuple(options.multi_label), "targets": tuple(options.targets)}
     labels = ["class"] if options.labels is None and not any(others.values()) else options.labels or []

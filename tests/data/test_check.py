@@ -127,6 +127,15 @@ def mutated(whole: bytes, kind: int, rng: np.random.Generator) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.parametrize(
+    "words", [["--labels", "action"], ["--multi_label", "acts"], ["--targets", "EF"], ["--num_classes", "class=3"]]
+)
+def test_columns_of_a_list_are_refused_for_a_folder(words, tmp_path, capsys):
+    (tmp_path / "walk").mkdir()
+    assert main(["data", "check", str(tmp_path), *words]) == 2
+    assert words[0] in capsys.readouterr().err
+
+
 def test_files_outside_of_classes_are_reported(tmp_path, capsys):
     for name in ("a/1.mp4", "b/2.mp4"):
         (tmp_path / name).parent.mkdir()

@@ -85,6 +85,33 @@ def test_a_header_that_claims_more_bytes_than_the_file_has_is_refused(tmp_path):
         read_tensors(path)
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_arrays_of_one_name_are_refused(tmp_path):
+    ones, zeros = np.ones(2, np.float32), np.zeros(2, np.float32)
+    tree = serialization.msgpack_serialize({"a/b": ones, "a": {"b": zeros}})
+    (tmp_path / "weights.msgpack").write_bytes(tree)
+    with zipfile.ZipFile(tmp_path / "weights.npz", "w") as archive:
+        for array in (ones, zeros):
+            np.save(file := io.BytesIO(), array)
+            archive.writestr("a.npy", file.getvalue())
+    header = (
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}'
+    )
+    (tmp_path / "weights.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+    for suffix in (".msgpack", ".npz", ".safetensors"):
+        with pytest.raises(UserError, match="damaged"):
+            read_tensors(tmp_path / f"weights{suffix}")
+
+
+@pytest.mark.peers
+def test_two_tensors_of_one_path_are_refused(tmp_path):
+    import torch
+
+    torch.save({"a/b": torch.ones(1), "a": {"b": torch.zeros(1)}}, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match="two tensors of one path"):
+        read_tensors(tmp_path / "weights.pth")
+
+
 def test_nothing_is_unpickled(tmp_path):
     np.savez(tmp_path / "weights.npz", a=np.array([Bomb()], dtype=object))
     with pytest.raises(UserError, match="plain arrays"):

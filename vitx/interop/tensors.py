@@ -55,6 +55,8 @@ def read_npz(path: Path) -> Tensors:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             check_unpacked(path, sum(member.file_size for member in members))
+            if len({member.filename for member in members}) < len(members):
+                raise ValueError("two arrays have one name")
             for member in members:
                 _check_header(archive, member)
         with np.load(path, allow_pickle=False) as file:
@@ -83,7 +85,10 @@ def read_msgpack(path: Path) -> Tensors:
     """Returns the arrays of a tree that Flax wrote, by path: names joined by "/"."""
     try:
         tree = flax.serialization.msgpack_restore(path.read_bytes())
-        flat = flatten_dict(tree, sep="/")
+        leaves = flatten_dict(tree)
+        flat = {"/".join(path): x for path, x in leaves.items()}
+        if len(flat) < len(leaves):
+            raise ValueError("two arrays have one path")
     except OSError:
         raise
     except Exception as error:  # damaged and hostile files surface as nearly anything

@@ -137,7 +137,10 @@ def _load(torch: Any, path: str, size: int) -> tuple[dict[str, Any], list[Any]]:
         return _refuse(f"is no PyTorch file of plain weights, or is damaged: {summary}")
     if not isinstance(state, dict):
         return _refuse(f"holds a {type(state).__name__}; expected a dictionary of tensors by name")
-    found = {name: x.detach() for name, x in join_keys(state) if isinstance(x, torch.Tensor)}
+    tensors = [(name, x.detach()) for name, x in join_keys(state) if isinstance(x, torch.Tensor)]
+    found = dict(tensors)
+    if len(found) < len(tensors):
+        return _refuse("holds two tensors of one path")
     needed = sum(x.numel() * x.element_size() for x in found.values())
     if needed > _budget(size):
         return _refuse(
