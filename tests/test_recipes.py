@@ -17,7 +17,7 @@ from PIL import Image
 from vitx.ablations.description import load_ablation
 from vitx.cli import main
 from vitx.experiment import load_experiment
-from vitx.models.transformer import VideoTransformer
+from vitx.models.transformer import VideoEncoder
 from vitx.run import train
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -112,6 +112,8 @@ PARAMETERS = {  # millions without the head, from those that are printed or rele
     "kinetics400/csn_r101": 22.214,
     "kinetics400/x3d_m": 3.794,
     "kinetics400/r2plus1d_18": 31.505,
+    "kinetics400/videomae_b_16x2": 86.535,
+    "kinetics400/videomae_b_16x2_pretrain": 94.211,
 }
 
 
@@ -121,7 +123,7 @@ def check_full_size(recipe):
     if hasattr(model, "num_classes"):
         # models that differ in heads alone are traced once
         model = dataclasses.replace(model, num_classes=400)
-    if isinstance(model, VideoTransformer):
+    if isinstance(model, VideoEncoder):
         model = model.clone(scan_layers=True)  # traces one block, of the same parameters
     count = count_parameters(model, experiment.task.__class__(), (data.num_frames, *data.image_size, 3))
     assert count > 1e6, name
@@ -134,7 +136,7 @@ def test_a_recipe_of_every_kind_of_model_builds_at_full_size(recipes):
     for recipe in recipes:
         model = load_once(recipe.file).model
         kinds.setdefault((type(model), getattr(model, "layouts", None)), recipe)
-    assert len(kinds) == 15
+    assert len(kinds) == 17
     for recipe in kinds.values():
         check_full_size(recipe)
 
@@ -194,6 +196,24 @@ def moments_in_time(folder):
         write_videos(folder / "videos", names)
 
 
+def ucf101(folder):
+    """Writes the lists of the first split and videos named by group."""
+    train = [f"{name}/v_{name}_g0{i}_c01.avi {i % 2 + 1}" for i in range(8) for name in [("Archery", "YoYo")[i % 2]]]
+    test = [f"{name}/v_{name}_g2{i}_c01.avi" for i, name in enumerate(("Archery", "YoYo"))]
+    (folder / "annotations" / "trainlist01.txt").write_text("\n".join(train) + "\n")
+    (folder / "annotations" / "testlist01.txt").write_text("\n".join(test) + "\n")
+    write_videos(folder / "videos", [line.split()[0] for line in (*train, *test)])
+
+
+def hmdb51(folder):
+    """Writes a list of the first split for each class, and videos in the folders of their classes."""
+    classes = ("cartwheel", "wave")
+    for name in classes:
+        lines = [f"{name}_{i}.avi {2 if i == 4 else 1} " for i in range(5)]
+        (folder / "annotations" / f"{name}_test_split1.txt").write_text("\n".join(lines) + "\n")
+    write_videos(folder / "videos", [f"{name}/{name}_{i}.avi" for name in classes for i in range(5)])
+
+
 EPIC_WORDS = ["--labels", "verb", "noun", "--num_classes", "verb=97", "noun=300"]
 DATASETS = {  # {folder of recipes: (writer of the official files, format of `list`, words of `prepare`, classes)}
     "kinetics400": (kinetics, "kinetics", [], 2),
@@ -201,6 +221,8 @@ DATASETS = {  # {folder of recipes: (writer of the official files, format of `li
     "ssv2": (something_something, "something_something_v2", [], 2),
     "epic_kitchens100": (epic_kitchens, "epic_kitchens", EPIC_WORDS, (("verb", 97), ("noun", 300))),
     "moments_in_time": (moments_in_time, None, [], 2),
+    "ucf101": (ucf101, "ucf101", [], 2),
+    "hmdb51": (hmdb51, "hmdb51", [], 2),
 }
 
 
@@ -228,12 +250,16 @@ def prepared(tmp_path_factory):
 def reduced(experiment, classes):
     """Returns an experiment of the same parts and settings with a tiny model and clip, two steps and four clips."""
     model, frames = experiment.model, 8
-    if isinstance(model, VideoTransformer):
+    if isinstance(model, VideoEncoder):
         sizes = {"hidden_size": 24, "num_layers": 1, "num_heads": 4, "mlp_dim": 24}
         if getattr(model, "num_temporal_layers", 0):
             sizes["num_temporal_layers"] = 1
         frames = 2 * model.tubelet_size[0]
-        model = dataclasses.replace(model, num_frames=frames, image_size=32, num_classes=classes, **sizes)
+        if hasattr(model, "decoder_num_layers"):
+            sizes |= {f"decoder_{name}": size for name, size in sizes.items()}
+        else:
+            sizes["num_classes"] = classes
+        model = dataclasses.replace(model, num_frames=frames, image_size=32, **sizes)
     else:
         # the reference compiles fastest; the kernels that are fast on a CPU have tests of their own
         sizes = {"width": 8, "depths": (1,) * len(model.depths), "norm_groups": 2, "implementation": "reference"}

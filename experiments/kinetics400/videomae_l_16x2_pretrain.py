@@ -1,0 +1,17 @@
+"""VideoMAE-L: masked pre-training on Kinetics-400, without labels.
+
+    vitx train experiments/kinetics400/videomae_l_16x2_pretrain.py --workdir runs/videomae_l_16x2_pretrain
+    experiments/launch/tpu_vm.sh run experiments/kinetics400/videomae_l_16x2_pretrain.py --workdir gs://BUCKET/RUN
+
+Expected: the start of videomae_l_16x2.py, top-1 85.2 % (arXiv:2203.12602, table 7). Not run here.
+
+Follows: the authors' script: a decoder of 12 blocks. Everything else is as in videomae_b_16x2_pretrain.py.
+Hardware: not stated.
+"""
+
+from vitx import load_experiment
+from vitx.models import create_model
+
+experiment = load_experiment("videomae_b_16x2_pretrain.py").override(
+    {"model": create_model("videomae_l_16x2_pretrain", mask_ratio=0.9, encoder_norm=True)}
+)

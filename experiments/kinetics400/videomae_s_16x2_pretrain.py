@@ -1,0 +1,17 @@
+"""VideoMAE-S: masked pre-training on Kinetics-400, without labels.
+
+    vitx train experiments/kinetics400/videomae_s_16x2_pretrain.py --workdir runs/videomae_s_16x2_pretrain
+    experiments/launch/tpu_vm.sh run experiments/kinetics400/videomae_s_16x2_pretrain.py --workdir gs://BUCKET/RUN
+
+Expected: the start of videomae_s_16x2.py, top-1 79.0 % (arXiv:2203.12602, table 7). Not run here.
+
+Follows: the authors' script: a decoder of 4 blocks. Everything else is as in videomae_b_16x2_pretrain.py.
+Hardware: not stated.
+"""
+
+from vitx import load_experiment
+from vitx.models import create_model
+
+experiment = load_experiment("videomae_b_16x2_pretrain.py").override(
+    {"model": create_model("videomae_s_16x2_pretrain", mask_ratio=0.9, encoder_norm=True)}
+)
