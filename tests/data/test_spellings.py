@@ -222,6 +222,33 @@ def test_links_are_followed_once_and_loops_end(tmp_path):
     assert all(name in notes(dataset) for name in ("more", "gone.mp4", "deep/up", "copies"))
 
 
+@pytest.mark.parametrize("place", ["", "a", "a/deep", "b"])
+def test_a_link_that_leads_to_itself_is_named_and_left_out(place, tmp_path):
+    fill(tmp_path, *NAMES, "a/deep/9.mp4")
+    (tmp_path / place / "loop").symlink_to("loop")
+    (tmp_path / place / "loop.mp4").symlink_to("loop.mp4")
+    dataset = Folder(str(tmp_path), test=0.0, validation=0.0)
+    assert len(dataset.open("train")) == len(NAMES) + 1
+    assert not place or f"{place}/loop.mp4" in notes(dataset)
+
+
+def test_a_link_into_a_folder_that_may_not_be_entered_is_named(tmp_path, monkeypatch):
+    fill(tmp_path, *NAMES)
+    scan = os.scandir
+
+    class Forbidden:
+        name = "secret"
+
+        def is_dir(self):
+            raise PermissionError(13, "Permission denied", self.name)
+
+    monkeypatch.setattr(
+        folders.os, "scandir", lambda path: [*scan(path), Forbidden()] if path.name == "a" else scan(path)
+    )
+    with pytest.raises(UserError, match=r"a/secret.*Permission denied"):
+        Folder(str(tmp_path)).open("train")
+
+
 def test_a_folder_that_may_not_be_read_is_refused_and_named(tmp_path, monkeypatch, capsys):
     fill(tmp_path, *NAMES, "b/deep/9.mp4")
     scan = os.scandir

@@ -1,6 +1,7 @@
 """Listing of folders: hidden files left out, links followed once, everything that could not be read named."""
 
 import dataclasses
+import errno
 import os
 from pathlib import Path
 
@@ -46,12 +47,18 @@ def list_folder(folder: Path) -> Listing:
             if entry.name.startswith("."):
                 continue
             child = path / entry.name
-            if entry.is_dir():
-                (links if entry.is_symlink() else plain).append(child)
-            elif entry.is_file():
-                files.append(child)
-            elif entry.is_symlink():
-                skipped.append(f"{child} leads to nothing that exists")
+            try:
+                if entry.is_dir():
+                    (links if entry.is_symlink() else plain).append(child)
+                elif entry.is_file():
+                    files.append(child)
+                elif entry.is_symlink():
+                    skipped.append(f"{child} leads to no regular file or folder")
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    skipped.append(f"{child} leads to itself")
+                else:
+                    unreadable.append(f"{child} cannot be read: {error.strerror}")
     return Listing(tuple(sorted(files)), tuple(sorted(folders)), tuple(sorted(unreadable)), tuple(sorted(skipped)))
 
 
@@ -62,4 +69,13 @@ def child_folders(folder: Path) -> list[Path]:
         OSError: the folder cannot be read.
     """
     with os.scandir(folder) as entries:
-        return sorted(folder / entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+        return sorted(folder / entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link that leads to itself
+            return False
+        raise
