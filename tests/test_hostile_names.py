@@ -196,7 +196,7 @@ def test_tables_of_an_ablation_are_escaped(kind, tmp_path):
 
 
 @pytest.mark.slow  # trains
-def test_a_run_on_hostile_classes_prints_and_writes_escapes(folder, tmp_path, capsys, without_pictures):
+def test_a_run_on_hostile_classes_prints_and_writes_escapes(folder, tmp_path, capsys):
     from tests.test_cli_runs import EXPERIMENT
 
     experiments = Path(__file__).parents[1] / "experiments" / "folder.py"

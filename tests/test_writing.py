@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.evaluation.test_report import write as write_report
 from vitx import storage
 from vitx.cli import main
 from vitx.errors import UserError
+from vitx.evaluation.report import Picture, Section
 from vitx.interop.tensors import read_safetensors, write_safetensors
 from vitx.rows import RowsWriter
 from vitx.run import load_run, train
@@ -75,6 +77,15 @@ def test_evaluate_follows_no_link_in_a_run(trained, thesis, tmp_path):
     load_run(run).evaluate("test")
     written = [name for name in os.listdir(run) if (run / name).is_file() and not (run / name).is_symlink()]
     assert {"curves.png", "predictions_test.npz", "report.md", "metrics.jsonl"} <= set(written)
+
+
+@pytest.mark.parametrize("label", ["x/../../home/thesis", "../home/thesis", "/home/thesis", "x/y", "..", "ä b"])
+def test_the_name_of_a_label_leads_no_picture_out_of_a_run(label, thesis, tmp_path):
+    (tmp_path / "run" / "test_confusion_x").mkdir(parents=True)
+    picture = Picture(f"confusion_{label}.png", "confusion", b"a picture")
+    write_report(tmp_path / "run", "test", "text", sections=[Section(label, [picture])])
+    assert len(list((tmp_path / "run").glob("test_confusion_*.png"))) == 1
+    assert sorted(os.listdir(tmp_path)) == ["home", "run"]
 
 
 def test_a_lock_that_is_a_link_is_refused(trained, thesis, tmp_path):
