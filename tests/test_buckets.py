@@ -34,17 +34,21 @@ def metrics_without_times(workdir):
     return [{name: value for name, value in row.items() if name not in CLOCK} for row in read_metrics(workdir)]
 
 
+SHORT = {"training.steps": 4, "training.log_every": 1}
+
+
 @pytest.fixture(scope="module")
 def undisturbed(small, tmp_path_factory):
     """The same run on a local disk."""
     workdir = tmp_path_factory.mktemp("undisturbed")
-    train(small, workdir)
+    train(small.override(SHORT), workdir)
     return workdir
 
 
 def test_a_run_in_a_bucket_is_killed_resumed_and_used(bucket, small_file, undisturbed, tmp_path, capsys):
     workdir = as_path(bucket) / "runs" / "one"
-    command = [sys.executable, "-m", "vitx", "train", small_file, "--workdir", str(workdir)]
+    settings = [f"--{name}={value}" for name, value in SHORT.items()]
+    command = [sys.executable, "-m", "vitx", "train", small_file, "--workdir", str(workdir), *settings]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         while not any(map(str.isdecimal, storage.names_in(workdir / "checkpoints"))):
             assert process.poll() is None, process.stderr.read()
