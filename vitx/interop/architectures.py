@@ -360,7 +360,7 @@ def architecture_for(model: nn.Module) -> Architecture:
     if architecture is None:
         raise UserError(
             f"Hugging Face has no model like this {type(model).__name__} (layouts {model.layouts}, pooling "
-            f"{getattr(model, 'pooling', None)!r}); it has ViViT 1 with a class token, joint VideoMAE with a mean, and "
-            "TimeSformer divided, joint and space, both families for squares. Write one .safetensors file instead"
+            f"{getattr(model, 'pooling', None)!r}); it has ViViT 1 with a class token and, for squares, TimeSformer "
+            "divided, joint and space and VideoMAE with a mean. Write one .safetensors file instead"
         )
     return architecture
