@@ -125,7 +125,7 @@ def test_a_run_reports_reconstructions(pretrained):
     assert answer.keys() == {"loss", "psnr"}
 
 
-def test_fine_tuning_takes_the_encoder_with_smaller_rates_in_front(pretrained, small, tmp_path, without_pictures):
+def test_fine_tuning_takes_the_encoder_with_smaller_rates_in_front(pretrained, small, tmp_path):
     fields = {"model": vitx.create_model("videomae_b_16x2", num_classes=small.model.num_classes, **SIZE)}
     fields |= {"training.initialise_from": str(pretrained.workdir), "optimizer.layer_decay": 0.5, "training.steps": 1}
     tuned = train(small.override(fields | {"optimizer.peak_lr": 0.0}), tmp_path / "tuned")
@@ -140,7 +140,7 @@ def test_fine_tuning_takes_the_encoder_with_smaller_rates_in_front(pretrained, s
     assert {f"learning_rate/layer_{i}" for i in range(4)} <= rates.keys()
 
 
-def test_an_attentive_probe_trains_nothing_of_the_encoder(pretrained, small, tmp_path, without_pictures):
+def test_an_attentive_probe_trains_nothing_of_the_encoder(pretrained, small, tmp_path):
     model = vitx.create_model("videomae_b_16x2", num_classes=small.model.num_classes, pooling="attention", **SIZE)
     fields = {"model": model, "training.initialise_from": str(pretrained.workdir), "training.steps": 2}
     probe = train(small.override(fields | {"optimizer.freeze": ("embedding/", "encoder/")}), tmp_path / "probe")
