@@ -105,11 +105,12 @@ def test_a_reconstruction_keeps_visible_pixels(batch, variables):
 
 
 @pytest.fixture(scope="module")
-def pretrained(small, tmp_path_factory):
+def pretrained(small, drawing, tmp_path_factory):
     """A run of masked pre-training."""
     short = {"training.steps": 4, "training.evaluate_every": 0, "training.monitor": "psnr"}
     experiment = small.override({"model": MODEL, "task": MaskedPrediction(), **short})
-    return train(experiment, tmp_path_factory.mktemp("pretrained") / "run")
+    with drawing():
+        return train(experiment, tmp_path_factory.mktemp("pretrained") / "run")
 
 
 def test_a_run_reports_reconstructions(pretrained):
