@@ -208,7 +208,9 @@ def _videomae_settings(model: VideoEncoder) -> dict[str, Any]:
 
 def _classifier_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     if not config.get("use_mean_pooling", True):
-        raise UserError("use_mean_pooling is False: the first token is classified; expected a mean of all tokens")
+        raise UserError(
+            "use_mean_pooling in config.json is False, which classifies the first token; expected True, the mean of all"
+        )
     return _videomae_fields(config) | {"final_norm_eps": THEIR_FINAL_NORM_EPS}
 
 

@@ -67,7 +67,7 @@ class VideoMAE(VideoTransformer):
 class VideoMAEPretraining(VideoEncoder):
     """The masked autoencoder: the encoder sees a few tokens, a light decoder predicts the pixels of all others.
 
-    What is predicted of a pixel is the task's: see `vitx.tasks.masked_prediction`.
+    The task defines the target of a pixel: see `vitx.tasks.masked_prediction`.
 
     Attributes:
         num_frames: frames of a clip.
@@ -120,8 +120,8 @@ class VideoMAEPretraining(VideoEncoder):
         places = self.grid[1] * self.grid[2]
         if not 0 <= self.mask_ratio <= 1 or not 0 < num_visible_places(self.mask_ratio, self.grid) < places:
             raise ValueError(
-                f"mask_ratio is {self.mask_ratio}; of the {places} places of a frame at least one must be visible and "
-                f"one masked: expected {1 / places:.4g} to {1 - 1 / places:.4g}"
+                f"mask_ratio is {self.mask_ratio}; of the {places} places of a frame it must mask at least 1 and at "
+                f"most {places - 1}, so that some are visible and some predicted"
             )
 
     def setup(self):

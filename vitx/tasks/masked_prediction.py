@@ -30,7 +30,7 @@ EPSILON = 1e-6  # added to a cube's standard deviation, as in the authors' code
 
 @flax.struct.dataclass
 class CubeScale:
-    """What the pixels of each cube are normalised by: (pixels - mean) / std.
+    """Mean and standard deviation by which each cube is normalised: (pixels - mean) / std.
 
     Attributes:
         mean: mean of each colour channel.
@@ -69,13 +69,12 @@ class MaskedPrediction(Task):
         return {name: ("mean",) for name in MASKED_METRICS}
 
     def split_cubes(self, model: VideoMAEPretraining, video: Video) -> tuple[Cubes, CubeScale]:
-        """Returns (target of every cube, what it is normalised by)."""
+        """Returns (target of every cube, its mean and standard deviation)."""
         cubes = to_tubelets(video.astype(jnp.float32) / 255, model.tubelet_size)
         if self.normalise_cubes:
             scale = CubeScale(cubes.mean(axis=2, keepdims=True), cubes.std(axis=2, keepdims=True, ddof=1) + EPSILON)
         else:
-            nothing = jnp.zeros_like(cubes[:, :, :1])
-            scale = CubeScale(nothing, nothing + 1)
+            scale = CubeScale(jnp.zeros_like(cubes[:, :, :1]), jnp.ones_like(cubes[:, :, :1]))
         return (cubes - scale.mean) / scale.std, scale
 
     def errors(
