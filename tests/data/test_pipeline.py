@@ -235,7 +235,7 @@ def test_an_unreadable_clip_is_replaced_by_a_function_of_its_index_and_flagged()
     assert seen == collections.Counter(whole) + collections.Counter({(5, True): 2, (0, True): 1})
     errors = errors_by_index(data(source).train_batches(source, 0, range(0, 3)))
     assert sorted(errors) == [3, 4, 11]
-    assert errors[4] == {"number 4: 11 bytes: Invalid data found when processing input"}
+    assert errors[4] == {"example 4: 11 bytes: Invalid data found when processing input"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from vitx.ablations.pictures import learning_curves, save_figure
 from vitx.ablations.statistics import Difference, compare_clips, correct_for_rows, interval
 from vitx.ablations.tables import difference_rows, has_same_clips, pair_examples
 from vitx.console import escape
-from vitx.data.sources import Source, check_split
+from vitx.data.sources import Source, check_split, example_name
 from vitx.errors import UserError
 from vitx.evaluation.evaluate import Predictions
 from vitx.evaluation.examples import accuracy_interval, example_metric, is_correct, load_predictions, predictions_path
@@ -229,7 +229,7 @@ def _disagreements(first: _Tested, other: _Tested, source: Source) -> list[Disag
         for better, wrong, mask in ((first, other, ours & ~theirs), (other, first, theirs & ~ours)):
             indices = common[mask & has_label]
             captions = tuple(_caption(wrong.predictions, source, label, int(index)) for index in indices)
-            clips = tuple(_clip_name(source, int(index)) for index in indices)
+            clips = tuple(example_name(source, int(index)) for index in indices)
             found.append(Disagreement(label, better.name, wrong.name, tuple(indices.tolist()), clips, captions))
     return found
 
@@ -237,10 +237,6 @@ def _disagreements(first: _Tested, other: _Tested, source: Source) -> list[Disag
 def _caption(predictions: Predictions, source: Source, label: str, index: int) -> tuple[str, str]:
     row, names = np.searchsorted(predictions.index, index), source.label_names[label]
     return names[int(predictions.labels[label][row])], names[int(predictions.outputs[label][row].argmax())]
-
-
-def _clip_name(source: Source, index: int) -> str:
-    return source.name(index) if hasattr(source, "name") else f"clip {index}"
 
 
 def _with_interval(value: tuple[float | int, tuple[float, float] | None] | None) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from vitx.data.class_names import match_classes
 from vitx.data.labels import check_labels
-from vitx.data.sources import Dataset, Source, label_columns
+from vitx.data.sources import Dataset, Source, example_name, label_columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class AlignedSource:
 
     def name(self, index: int) -> str:
         """Returns the name of an example in messages."""
-        return self.source.name(index) if hasattr(self.source, "name") else f"number {index}"
+        return example_name(self.source, index)
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         example = self.source[index]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vitx.data.class_names import repeated_names
-from vitx.data.sources import Source, label_columns
+from vitx.data.sources import Source, example_name, label_columns
 from vitx.errors import UserError
 
 
@@ -101,5 +101,4 @@ def _is_missing(value: Any) -> bool:
 
 
 def _error(source: Source, index: int, found: str, expected: str) -> UserError:
-    name = source.name(index) if hasattr(source, "name") else f"example {index}"
-    return UserError(f"{name}: {found}; expected {expected}")
+    return UserError(f"{example_name(source, index)}: {found}; expected {expected}")

@@ -9,7 +9,7 @@ import numpy as np
 from vitx.configuration import register
 from vitx.data.aligned import open_split
 from vitx.data.class_names import clean_name, places_of
-from vitx.data.sources import Dataset, Source, label_arrays, label_columns
+from vitx.data.sources import Dataset, Source, example_name, label_arrays, label_columns
 from vitx.errors import UserError
 
 MAX_EXAMPLES = 2**27  # examples of an epoch, whose order is drawn in memory
@@ -53,7 +53,7 @@ class MixedVideos:
     def name(self, index: int) -> str:
         """Returns the name of an example in messages."""
         source, place = self._locate(index)
-        return source.name(place)
+        return example_name(source, place)
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         source, place = self._locate(index)

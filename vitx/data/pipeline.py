@@ -34,7 +34,7 @@ from vitx.data.container import DEFAULT_OPTIONS, ReadOptions
 from vitx.data.decoding import Decoder, VideoError, open_video
 from vitx.data.labels import check_example
 from vitx.data.order import Order, class_weights
-from vitx.data.sources import Dataset, Source, label_arrays, label_columns
+from vitx.data.sources import Dataset, Source, example_name, label_arrays, label_columns
 from vitx.errors import UserError
 from vitx.limits import check_memory
 from vitx.worker_processes import end_with_parent
@@ -454,7 +454,7 @@ def decode_error(row: UInt8[np.ndarray, "256"]) -> str | None:
 
 def _with_name(source: Source, index: int, error: VideoError) -> str:
     """Returns an error's message with the example's name before it, once."""
-    name = source.name(index) if hasattr(source, "name") else f"number {index}"
+    name = example_name(source, index)
     return str(error) if str(error).startswith(name) else f"{name}: {error}"
 
 

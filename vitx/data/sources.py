@@ -51,6 +51,11 @@ class Dataset(Protocol):
         """Returns the source of "train", "validation" or "test"."""
 
 
+def example_name(source: Source, index: int) -> str:
+    """Returns the name of an example in messages: its file where the source names one."""
+    return source.name(index) if hasattr(source, "name") else f"example {index}"
+
+
 def label_arrays(example: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Returns an example's labels as a batch has them: int32 of a class, float32 [k] of k classes or values."""
     return {name: _to_array(label) for name, label in example["labels"].items()}
