@@ -1,6 +1,7 @@
 """Files are written whole, beside their targets and nowhere else; what keeps them from it is one message."""
 
 import contextlib
+import gc
 import os
 import re
 import shutil
@@ -172,6 +173,9 @@ def test_events_on_a_full_disk_raise_and_neither_hang_nor_print(tmp_path, capfd)
         with pytest.raises(UserError, match="disk is full"):
             for step in range(2000):
                 events.add({**row, "step": step})
+        with pytest.raises(UserError, match="disk is full"):
+            events.close()
+    gc.collect()  # an open file would be written once more
     assert capfd.readouterr().err == ""
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import errno
 import functools
 import io
 import logging
@@ -83,10 +82,8 @@ def _report_unraisable(report: Callable[[Any], None], unraisable: Any) -> None:
     """Reports an exception that no caller can get, other than one that follows an error that is reported already.
 
     tensorstore 0.1.86 (2026-11) wakes Orbax's event loop after each write, also when a full disk has ended the loop.
-    Python 3.13 tries once more to write the rest of a file that a full disk has ended.
     """
-    error = unraisable.exc_value
-    if str(error) != "Event loop is closed" and getattr(error, "errno", None) != errno.ENOSPC:
+    if str(unraisable.exc_value) != "Event loop is closed":
         report(unraisable)
 
 

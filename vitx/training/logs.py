@@ -67,11 +67,12 @@ class MetricsLog:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self._rows is not None:
-            self._rows.close()
-            self._events.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        with contextlib.ExitStack() as stack:  # all are closed, from the last on, also where one cannot be written
+            if self._wandb is not None:
+                stack.callback(self._wandb.finish)
+            if self._rows is not None:
+                stack.callback(self._events.close)
+                stack.callback(self._rows.close)
 
     def write(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
         """Adds one row. Values that are not numbers go to metrics.jsonl alone."""
@@ -103,8 +104,13 @@ class Events:
             self._local = Path(tempfile.mkdtemp(prefix="vitx-events-")) if is_bucket(workdir) else workdir
             # Not SummaryWriter: its thread ends where a disk is full, and then its queue fills and blocks forever.
             self._writer = EventsWriter(str(self._local / "events"), f".{secrets.token_hex(8)}")
-        for row in rows:
-            self.add(row)
+        try:
+            for row in rows:
+                self.add(row)
+        except UserError:
+            with contextlib.suppress(UserError):
+                self._close_file()
+            raise
 
     def add(self, row: Row) -> None:
         """Adds the numbers of a row."""
@@ -125,11 +131,20 @@ class Events:
     def close(self) -> None:
         """Stores all events."""
         with report_io_errors(self._workdir):
-            self._writer.close()
+            try:
+                self._writer.close()
+            finally:
+                self._close_file()
         if self._local != self._workdir:
             self._stored_at = -math.inf
             self.sync()
             shutil.rmtree(self._local)
+
+    def _close_file(self) -> None:
+        # tensorboardX 2.6.5 (2026-11) leaves its file open where a full disk takes no more. Python would try to write
+        # the rest once more when it collects the file, and 3.13 prints that it cannot.
+        with report_io_errors(self._workdir):
+            self._writer._py_recordio_writer.close()
 
 
 def _numbers(row: Row) -> dict[str, float]:
