@@ -82,7 +82,7 @@ def test_validation_reports_number_of_videos_and_each_unreadable_one_once(small,
     train(small.override({"data.dataset": Spoiled(digits, "odd"), "training.steps": 8}), tmp_path)
     printed = capsys.readouterr().err
     assert printed.count("validation (1x1 views, 11 of 21 videos)") == 2
-    assert len(re.findall(r"10 videos cannot be read.*\n  number 1: ", printed)) == 1
+    assert len(re.findall(r"10 videos cannot be read.*\n  example 1: ", printed)) == 1
     assert "0 clips of 0 unreadable videos" in (tmp_path / "report.md").read_text()
 
 
