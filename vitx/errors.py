@@ -50,8 +50,12 @@ def as_user_error(hint: str = "", of: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, UserError) as error:
-        reported = error if isinstance(error, UserError) else UserError(f"{error}{hint}")
+    except UserError as error:
+        if not of:
+            raise
+        raise error.within(of) from error
+    except ValueError as error:
+        reported = UserError(f"{error}{hint}")
         raise (reported.within(of) if of else reported) from error
 
 

@@ -3,7 +3,8 @@
     python experiments/moving_digits/few_labels.py runs/few_labels
 
 Trains masked_pretraining.py, then masked_finetuning.py from it and from scratch, one run after another; resumes where
-it was stopped, and writes the table to few_labels.md in that folder. All three take about an hour a seed on two cores.
+it was stopped, and writes the table to few_labels.md in that folder. Not run at its full length yet: by the time of a
+step about an hour a seed on two cores.
 """
 
 import sys

@@ -64,8 +64,8 @@ class First:
 
 pretraining = load_experiment("masked_pretraining.py")
 two_labels = load_experiment("two_labels.py")
-encoder = {name: getattr(pretraining.model, name) for name in ("num_frames", "image_size", "tubelet_size")}
-encoder |= {name: getattr(pretraining.model, name) for name in ("hidden_size", "num_layers", "num_heads", "mlp_dim")}
+SHARED = ("num_frames", "image_size", "tubelet_size", "hidden_size", "num_layers", "num_heads", "mlp_dim")
+encoder = {name: getattr(pretraining.model, name) for name in SHARED}
 experiment = two_labels.override(
     {
         "model": VideoMAE(num_classes=two_labels.model.num_classes, drop_path_rate=0.1, **encoder),

@@ -6,11 +6,12 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from vitx.evaluation.rollout import draw_rows
+
 Clip = Float[np.ndarray, "t h w 3"]
 
 GREY = 0.5  # of masked pixels
 MAX_FRAMES = 8
-ROWS = ("true", "masked", "reconstructed")
 
 
 def reconstruction_strip(
@@ -25,16 +26,9 @@ def reconstruction_strip(
     (frames, height, width), count = clips[0][0].shape[:3], len(clips)
     times = frames // frames_per_token
     shown = frames_per_token * np.linspace(0, times - 1, min(times, MAX_FRAMES)).round().astype(int)
-    figure = Figure(figsize=(1.1 * len(shown) + 1.2, 1.15 * 3 * height / width * count), layout="constrained")
-    grid = figure.subplots(3 * count, len(shown), squeeze=False)
-    for i, (true, predicted, visible) in enumerate(clips):
+    figure = Figure(figsize=(1.1 * len(shown) + 1.2, 1.1 * 3 * height / width * count + 0.5), layout="constrained")
+    for axes, (true, predicted, visible) in zip(figure.subplots(count, 1, squeeze=False)[:, 0], clips, strict=True):
         masked = true * visible + GREY * (1 - visible)
-        for row, label, clip in zip(grid[3 * i : 3 * i + 3], ROWS, (true, masked, predicted), strict=True):
-            for axes, frame in zip(row, clip[shown], strict=True):
-                axes.imshow(frame, interpolation="nearest")
-                axes.set(xticks=[], yticks=[])
-                axes.spines[:].set_visible(False)
-            row[0].set_ylabel(label, fontsize=8)
-    for axes, index in zip(grid[0], shown, strict=True):
-        axes.set_title(f"frame {index}", fontsize=8)
+        rows = {"true": [*true[shown]], "masked": [*masked[shown]], "reconstructed": [*predicted[shown]]}
+        draw_rows(axes, rows, [f"frame {index}" for index in shown])
     return figure

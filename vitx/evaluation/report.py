@@ -77,7 +77,7 @@ def clip_strip(clips: UInt8[np.ndarray, "n t h w 3"], captions: Sequence[Sequenc
         captions: (text, whether it is correct) of each line beside each clip.
     """
     shown = np.linspace(0, clips.shape[1] - 1, min(clips.shape[1], 8)).round().astype(int)
-    # In inches, on one pair of axes: a pair for each frame takes ten times as long to draw.
+    # In inches, on one pair of axes: a pair for each frame takes three to eight times as long to draw.
     frame_height = clips.shape[2] / clips.shape[3]
     row_height = max(frame_height, 0.2 * max(map(len, captions), default=0)) + 0.1
     width, height = 1.1 * len(shown) + 2.6, row_height * len(clips) + 0.3

@@ -3,10 +3,11 @@
 Letters in shapes: h height, w width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vitx.data.encoding import encode_gif
@@ -46,15 +47,21 @@ def strip(clips: list[tuple[Clip, Clip]], num_context: int, *, max_context: int 
         white = np.ones((num_context - first, height, width, 3))
         errors = error_map(predicted, truth[num_context:])
         rows = ([*truth[first:]], [*white, *predicted], [*white, *errors])
-        axes.imshow(np.concatenate([_side_by_side(row) for row in rows]), interpolation="nearest")
-        axes.set_yticks([(height + GAP) * (i + 0.5) for i in range(3)], ["truth", "forecast", "error"], fontsize=8)
         # frame 0 is the last one of the context
         numbers = [str(i) if i <= 0 else f"+{i}" for i in range(first - num_context + 1, frames - num_context + 1)]
-        axes.set_xticks([(width + GAP) * (i + 0.5) for i in range(columns)], numbers, fontsize=8)
+        draw_rows(axes, dict(zip(("truth", "forecast", "error"), rows, strict=True)), numbers)
         axes.axvline((width + GAP) * (num_context - first) - GAP / 2, color=tuple(PREDICTED_BORDER), linewidth=1.5)
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
     return figure
+
+
+def draw_rows(axes: Axes, rows: Mapping[str, Sequence[Frame]], numbers: Sequence[str]) -> None:
+    """Draws rows of frames as one picture, with the name of each row on its left and numbers below the columns."""
+    height, width = next(iter(rows.values()))[0].shape[:2]
+    axes.imshow(np.concatenate([_side_by_side(row) for row in rows.values()]), interpolation="nearest")
+    axes.set_yticks([(height + GAP) * (i + 0.5) for i in range(len(rows))], rows, fontsize=8)
+    axes.set_xticks([(width + GAP) * (i + 0.5) for i in range(len(numbers))], numbers, fontsize=8)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
 
 
 def animation(

@@ -30,12 +30,8 @@ Inflation = Literal["central", "average"]
 Shape = tuple[int, ...]
 Variables = dict[str, Any]
 
-LAYER_COUNTS = (
-    "num_layers",
-    "num_temporal_layers",
-    "decoder_num_layers",
-    "depths",
-)  # names of settings that count layers
+# names of settings that count layers
+LAYER_COUNTS = ("num_layers", "num_temporal_layers", "decoder_num_layers", "depths")
 MAX_LAYERS = 200  # that are traced whatever a file holds; the deepest published model has 48
 PROTOCOL = ("input_shape", "needs_input_shape", "with_input_shape", "position_tables")
 

@@ -67,7 +67,7 @@ class MetricsLog:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        with contextlib.ExitStack() as stack:  # all are closed, from the last on, also where one cannot be written
+        with contextlib.ExitStack() as stack:  # one that cannot be written keeps no other open
             if self._wandb is not None:
                 stack.callback(self._wandb.finish)
             if self._rows is not None:
