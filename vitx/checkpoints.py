@@ -111,6 +111,8 @@ class Checkpoints:
                     read_only=read_only,
                     create=not read_only,
                     lightweight_initialize=True,
+                    # Folders that are made before the arrays are written need no signals between Orbax's threads.
+                    async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
                     # Orbax would clean a bucket in the background, and lists at the same time what it removes.
                     cleanup_tmp_directories=not read_only and not is_bucket(self.directory),
                 ),

@@ -70,9 +70,9 @@ class Endless:
 
 def test_the_pipeline_lets_its_workers_end_with_their_parent(monkeypatch):
     given = []
-    monkeypatch.setattr(grain.IterDataset, "mp_prefetch", lambda self, *hooks: given.append(hooks) or ())
+    monkeypatch.setattr(grain.IterDataset, "mp_prefetch", lambda self, *hooks: given.append(hooks) or (_ for _ in ()))
     data = Data(Endless(), num_frames=2, image_size=(8, 8), batch_size=2, num_workers=2)
-    data.train_batches(Endless(), 0, range(9))
+    list(data.train_batches(Endless(), 0, range(9)))
     list(data.eval_batches(Endless()))
     assert len(given) == 2
     for workers, started in given:

@@ -15,6 +15,7 @@ other views are zeros.
 Letters in shapes: b batch, v views, t frames of a clip, h height, w width.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -370,7 +371,7 @@ class Data:
             flags.FLAGS.mark_as_parsed()  # the workers of Grain 0.2 (2026-11) read absl's flags
         workers = grain.MultiprocessingOptions(self.num_workers, per_worker_buffer_size=prefetch)
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-        return iter(dataset.to_iter_dataset(options).mp_prefetch(workers, end_with_parent))
+        return _copies(iter(dataset.to_iter_dataset(options).mp_prefetch(workers, end_with_parent)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -434,6 +435,18 @@ class _TrainRows:
             f"{MAX_ATTEMPTS} clips in a row cannot be read, from number {index} of {size}; the data is damaged or not "
             f"video: {decode_error(failure['error'])}"
         )
+
+
+def _copies(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Yields copies of batches that lie in shared memory; closing it stops the worker processes."""
+    # Grain 0.2 (2026-11) frees shared memory in a finaliser that takes a lock. JAX would drop the arrays in a garbage
+    # collection, which comes in any thread and inside any lock: a test of resuming once waited for ever.
+    with contextlib.closing(batches):
+        yield from map(_copy, batches)
+
+
+def _copy(entry: Any) -> Any:
+    return {name: _copy(e) for name, e in entry.items()} if isinstance(entry, dict) else np.array(entry)
 
 
 def encode_error(message: str) -> UInt8[np.ndarray, "256"]:
