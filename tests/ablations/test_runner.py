@@ -224,7 +224,8 @@ def test_long_names_of_many_rows_stay_inside_the_picture():
     points = {
         f"a rather long name of row {i:02}": {"gmacs": (1.0 + i, None), "top1": (float(i), 1.0)} for i in range(20)
     }
-    figure = pareto(points, {"top1": True})
+    figure = pareto(points, {"top1": True}, {"top1": "(%)"})
+    assert figure.axes[0].get_title() == "top1, test (%)"
     figure.draw_without_rendering()
     (legend,) = figure.legends
     box = legend.get_window_extent()

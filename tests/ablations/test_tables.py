@@ -57,7 +57,9 @@ def test_special_characters_of_latex_and_markdown_are_escaped():
 )
 def test_every_difference_is_shown_with_its_verdict(p, verdict):
     found = Difference("a", "b", "motion/top1", 1.0, -1.0 if p else None, 3.0 if p else None, p, "clips")
-    assert f"| {verdict} |" in to_markdown(Table({}, (), (), (found,)))
+    table = Table({}, (), (), (found,))
+    assert f"| {verdict} |" in to_markdown(table)
+    assert rf"& {verdict} \\" in to_latex(table) and to_latex(table).count(r"\bottomrule") == 2
 
 
 def test_a_dataset_is_described_without_folders_of_this_machine(digits):

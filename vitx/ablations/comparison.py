@@ -253,7 +253,7 @@ def _write(comparison: Comparison, tested: Sequence[_Tested], source: Source, ou
     curves = presenter_for(tested[0].experiment.task).curves
     drawn = [m for m in comparison.metrics if m.split("/")[-1] in curves and not m.endswith("/loss")]
     runs = {run.name: [read_metrics(run.workdir)] for run in tested}
-    save_figure(learning_curves(runs, drawn), output / "curves")
+    save_figure(learning_curves(runs, drawn, curves), output / "curves")
     pictures = ["![learning curves](curves.png)"]
     data = tested[0].experiment.data
     for number, found in enumerate(disagreement for disagreement in comparison.disagreements if disagreement.indices):

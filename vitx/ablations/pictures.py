@@ -14,6 +14,7 @@ from matplotlib.ticker import NullFormatter
 from vitx import storage
 from vitx.ablations.plan import COSTS, Cell, Plan
 from vitx.ablations.tables import Table
+from vitx.evaluation.presentation import presenter_for
 from vitx.training.logs import read_metrics
 
 Rows = Sequence[Mapping[str, Any]]
@@ -29,24 +30,26 @@ def write_pictures(plan: Plan, table: Table) -> None:
         if cell.seed in seeds[cell.row]:
             cells.setdefault(cell.row, []).append(cell)
     metrics = [column for column in table.columns if column not in COSTS]
+    task = plan.ablation.base.task
+    units = presenter_for(task).curves
     if cells:
         runs = {row: [read_metrics(cell.folder) for cell in own] for row, own in cells.items()}
-        save_figure(learning_curves(runs, metrics), plan.workdir / "curves")
+        save_figure(learning_curves(runs, metrics, units), plan.workdir / "curves")
     points = {
         row.name: row.values for row in table.rows if "gmacs" in row.values and any(m in row.values for m in metrics)
     }
     if points:
-        task = plan.ablation.base.task
         higher = {metric: not task.is_better(metric, 0.0, 1.0) for metric in metrics}
-        save_figure(pareto(points, higher), plan.workdir / "pareto")
+        save_figure(pareto(points, higher, units), plan.workdir / "pareto")
 
 
-def learning_curves(runs: Mapping[str, Sequence[Rows]], metrics: Sequence[str]) -> Figure:
+def learning_curves(runs: Mapping[str, Sequence[Rows]], metrics: Sequence[str], units: Mapping[str, str]) -> Figure:
     """Draws the loss of training and metrics of validation against steps.
 
     Args:
         runs: {name: rows of metrics.jsonl of each seed}. Lines are means, bands one standard deviation over seeds.
         metrics: metrics of the validation split to draw.
+        units: {metric without its label: unit}; see `Presenter.curves`.
     """
     panels = [("train", "loss"), *(("validation", metric) for metric in metrics)]
     figure = Figure(figsize=(4.6 * len(panels), 3.4), layout="constrained")
@@ -61,18 +64,23 @@ def learning_curves(runs: Mapping[str, Sequence[Rows]], metrics: Sequence[str]) 
             colour = COLOURS[number % len(COLOURS)]
             axes.plot(steps, mean, color=colour, marker="o" if len(steps) < 12 else "", markersize=3, label=name)
             axes.fill_between(steps, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
-        axes.set(xlabel="step", title=f"{metric}, {split}")
+        axes.set(xlabel="step", title=_title(metric, split, units))
         axes.grid(alpha=0.25)
     _add_legend(figure)
     return figure
 
 
-def pareto(points: Mapping[str, Mapping[str, tuple[float | int, float | None]]], higher: Mapping[str, bool]) -> Figure:
+def pareto(
+    points: Mapping[str, Mapping[str, tuple[float | int, float | None]]],
+    higher: Mapping[str, bool],
+    units: Mapping[str, str],
+) -> Figure:
     """Draws metrics against GMACs of one view, with a line through the rows that none beats at lower or equal cost.
 
     Args:
         points: {row: {column: (mean, standard deviation or None)}}, "gmacs" among the columns.
         higher: {metric: whether it is best when high} of the metrics to draw.
+        units: as for `learning_curves`.
     """
     figure = Figure(figsize=(5.0 * len(higher), 3.6), layout="constrained")
     for axes, (metric, is_higher) in zip(
@@ -90,13 +98,18 @@ def pareto(points: Mapping[str, Mapping[str, tuple[float | int, float | None]]],
         front.append((max(costs), front[-1][1]))  # the best row stays the best at any higher cost
         style = {"color": "#8a8a8a", "linewidth": 1, "drawstyle": "steps-post"}
         axes.plot(*zip(*front, strict=True), label="Pareto front", zorder=0, **style)
-        axes.set(xlabel="GMACs per view", title=f"{metric}, test", xscale="log")
+        axes.set(xlabel="GMACs per view", title=_title(metric, "test", units), xscale="log")
         axes.xaxis.set_major_formatter("{x:g}")
         within_a_decade = max(costs) < 10 * min(costs)
         axes.xaxis.set_minor_formatter(_label_some if within_a_decade else NullFormatter())
         axes.grid(alpha=0.25, which="both")
     _add_legend(figure)
     return figure
+
+
+def _title(metric: str, split: str, units: Mapping[str, str]) -> str:
+    unit = units.get(metric.split("/")[-1], "")
+    return f"{metric}, {split}{unit and ' '}{unit}"
 
 
 def _label_some(value: float, _: int) -> str:

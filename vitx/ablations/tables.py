@@ -37,6 +37,7 @@ _LATEX = str.maketrans(
     {character: "\\" + character for character in "&%$#_{}"}
     | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
 )
+DIFFERENCE_HEADS = ("row", "metric", "difference", "interval", "p", "verdict")
 EXACT = ("params", "gmacs")  # columns that the settings determine
 
 
@@ -108,9 +109,7 @@ def to_markdown(table: Table) -> str:
     if table.differences:
         reference = table.differences[0].reference
         lines += ["", f"Differences from {reference!r}, 95 % intervals, p-values with Holm's correction:", ""]
-        lines += markdown_table(
-            ("row", "metric", "difference", "interval", "p", "verdict"), difference_rows(table.differences)
-        )
+        lines += markdown_table(DIFFERENCE_HEADS, difference_rows(table.differences))
         lines += ["", f"Tests: {'; '.join(dict.fromkeys(d.basis for d in table.differences))}."]
     failures = [f"- {failure}" for failure in _failures(table)]
     return "\n".join(map(escape, [*lines, *(["", "Failed:", "", *failures] if failures else [])])) + "\n"
@@ -126,7 +125,7 @@ def _failures(table: Table) -> list[str]:
 
 
 def to_latex(table: Table) -> str:
-    """Returns the table for LaTeX with the package booktabs."""
+    """Returns the table and its differences for LaTeX with the package booktabs."""
     head = ("row", *(HEADS.get(column, column) for column in table.columns))
     lines = [rf"% {name}: {' '.join(text.split())}" for name, text in table.header.items()]
     lines += [f"% failed: {escape(failure)}" for failure in _failures(table)]
@@ -135,7 +134,13 @@ def to_latex(table: Table) -> str:
     for row in table.rows:
         cells = [cell.replace("±", r"$\pm$") for cell in _cells(table, row, " ± ")]
         lines.append(" & ".join([_escape(row.name), *cells]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    if table.differences:
+        lines += ["", rf"% differences from {escape(table.differences[0].reference)}, p-values with Holm's correction"]
+        lines += [r"\begin{tabular}{llrrrl}", r"\toprule", " & ".join(DIFFERENCE_HEADS) + r" \\", r"\midrule"]
+        lines += [" & ".join(map(_escape, row)) + r" \\" for row in difference_rows(table.differences)]
+        lines += [r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(lines) + "\n"
 
 
 def to_csv(table: Table) -> str:
