@@ -22,7 +22,7 @@ from vitx.run import load_run, train
 from vitx.training import trainer
 from vitx.training.faults import LossSpikeDetector
 from vitx.training.logs import read_metrics
-from vitx.training.loop import compile_step, set_up
+from vitx.training.setup import compile_step, set_up
 
 
 @register

@@ -1,6 +1,7 @@
 """A run while it trains: its state on the devices, and the actions that the loop calls at each step."""
 
 import contextlib
+import dataclasses
 import functools
 import math
 import time
@@ -9,7 +10,6 @@ from pathlib import PurePath
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding
 
 from vitx.checkpoints import Checkpoints
 from vitx.console import progress_bar
@@ -21,6 +21,7 @@ from vitx.training.faults import PreemptionGuard, exit_after
 from vitx.training.logs import MetricsLog, Profiler, Stopwatch, log_info
 from vitx.training.progress import Meter, Progress, check_monitor, peak_steps_per_second
 from vitx.training.results import StepResults
+from vitx.training.setup import Setup
 from vitx.training.statistics import precise_statistics
 from vitx.training.step import TrainState
 from vitx.training.validation import Evaluator
@@ -28,6 +29,27 @@ from vitx.training.validation import Evaluator
 MAX_IN_FLIGHT = 2  # steps handed to the devices before the metrics of the first are waited for
 WARM_UP_STEPS = 20  # left out of a run's overall fraction of time spent waiting for input
 MESSAGE_SECONDS = 30.0  # between lines of progress where there is no progress bar
+
+
+@dataclasses.dataclass(frozen=True)
+class Saver:
+    """Saves a run.
+
+    Attributes:
+        checkpoints: where it is saved.
+        hold: this process's lock of the folder; nothing is saved after it is lost.
+        record: JSON data that travels with every checkpoint beside the progress.
+    """
+
+    checkpoints: Checkpoints
+    hold: Hold
+    record: Mapping[str, Any]
+
+    def save(self, step: int, state: TrainState, progress: Progress) -> None:
+        """Starts to save the state after a step."""
+        self.hold.check()
+        self.checkpoints.best_step = progress.best.step
+        self.checkpoints.save(step, state.to_parts(), {**self.record, **progress.to_record()})
 
 
 class Trainer:
@@ -43,50 +65,42 @@ class Trainer:
 
     def __init__(
         self,
-        experiment: Any,
+        setup: Setup,
         sources: Mapping[str, Source],
         workdir: PurePath,
         *,
         state: TrainState,
         progress: Progress,
         compiled_step: Callable[[TrainState, Any], tuple[TrainState, Any, Any]] | None,
-        batch_shapes: Mapping[str, Any],
-        rows: NamedSharding,
-        checkpoints: Checkpoints,
-        record: Mapping[str, Any],
-        hold: Hold,
+        saver: Saver,
         guard: PreemptionGuard,
         clock: Stopwatch,
     ) -> None:
         """Prepares training from `state` on.
 
         Args:
-            experiment: model, task, data, optimizer and training settings; `model` and `data` fit the devices.
+            setup: what stays the same: settings, shapes and shardings.
             sources: {split: its examples}.
             workdir: the run's folder.
             state: parameters, optimiser state and step to continue from.
             progress: counters, best metric and loss history to continue from.
             compiled_step: from (state, batch) to (state, metrics, examples), on the devices; None takes no step.
-            batch_shapes: shapes of a batch on the devices.
-            rows: sharding of a batch.
-            checkpoints: where the run is saved.
-            record: JSON data that travels with every checkpoint beside the progress.
-            hold: this process's lock of the folder; nothing is saved after it is lost.
+            saver: saves the run.
             guard: requests to stop.
             clock: gets the time of each phase.
         """
         self.state, self.progress, self.overall = state, progress, Meter()
-        self._experiment, self._sources = experiment, sources
-        self._compiled_step, self._batch_shapes, self._rows = compiled_step, batch_shapes, rows
-        self._checkpoints, self._record, self._guard, self._clock = checkpoints, record, guard, clock
-        self._hold = hold
+        self._setup, self._experiment, self._rows = setup, setup.experiment, setup.rows
+        self._sources, self._compiled_step = sources, compiled_step
+        self._saver, self._guard, self._clock = saver, guard, clock
         self._first_step, self._stack = int(state.step), contextlib.ExitStack()
         self._messages = Throttle(MESSAGE_SECONDS)
+        experiment, rows = setup.experiment, setup.rows
         model, task, data, settings = experiment.model, experiment.task, experiment.data, experiment.training
-        params = abstract_shapes(state.variables["params"])
-        self._learning_rates = functools.partial(experiment.optimizer.learning_rates, params, settings.steps)
         variables, devices = abstract_shapes(state.variables), [*rows.mesh.devices.flat]
-        self._peak_steps = peak_steps_per_second(model, task, variables, batch_shapes, devices)
+        learning_rates = experiment.optimizer.learning_rates
+        self._learning_rates = functools.partial(learning_rates, variables["params"], settings.steps)
+        self._peak_steps = peak_steps_per_second(model, task, variables, setup.batch_shapes, devices)
         self._log = MetricsLog(workdir, lambda row: row["step"] <= self._first_step, settings.wandb)
         self._profiler = Profiler(workdir / "profile", settings.profile_steps)
         self.results = StepResults(
@@ -190,7 +204,7 @@ class Trainer:
         batches = data.train_batches(self._sources["train"], settings.seed, steps, **process_shard(self._rows))
         state = self.state
         with contextlib.closing(batches), jax.set_mesh(self._rows.mesh):
-            on_devices = (to_devices({name: b[name] for name in self._batch_shapes}, self._rows) for b in batches)
+            on_devices = (to_devices({name: b[name] for name in self._setup.batch_shapes}, self._rows) for b in batches)
             parts = {"model": self._experiment.model, "task": self._experiment.task, "seed": settings.seed}
             found = precise_statistics(state.averaged, on_devices, step=state.step, **parts)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state.averaged)
@@ -198,16 +212,14 @@ class Trainer:
 
     def save(self, step: int) -> None:
         """Saves a checkpoint in the background."""
-        self._hold.check()
         with self._clock("checkpoint"):
             self._log.sync()  # first, because a checkpoint must never be newer than the log
-            self._checkpoints.best_step = self.progress.best.step
-            self._checkpoints.save(step, self.state.to_parts(), {**self._record, **self.progress.to_record()})
+            self._saver.save(step, self.state, self.progress)
 
     def stop(self, step: int) -> None:
         """Saves, waits until everything is on disk, and raises `Preempted`."""
         self.save(step)
-        self._checkpoints.wait()
+        self._saver.checkpoints.wait()
         raise Preempted(f"stopped after step {step}, which is saved; the same command resumes from there")
 
     @contextlib.contextmanager
@@ -216,8 +228,8 @@ class Trainer:
         try:
             yield
         except DivergedError as error:
-            self._checkpoints.wait()
-            raise DivergedError(f"{error}. {_advice(self._checkpoints)}") from error
+            self._saver.checkpoints.wait()
+            raise DivergedError(f"{error}. {_advice(self._saver.checkpoints)}") from error
 
 
 class Throttle:

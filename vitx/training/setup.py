@@ -1,0 +1,140 @@
+"""What stays the same while a run trains: devices, data, model and optimiser, shardings and the compiled step."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vitx.checkpoints import abstract_state
+from vitx.data.sources import Source
+from vitx.errors import UserError
+from vitx.layers.partition import batch_sharding
+from vitx.models import resolve_implementation
+from vitx.training.results import EXAMPLE_COLUMNS
+from vitx.training.sharding import state_shardings
+from vitx.training.step import TrainState, init_state, train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What a run needs beside its state: settings that fit the devices, and shapes and shardings of all arrays.
+
+    Attributes:
+        experiment: the experiment, its model and data fitted to the devices.
+        optimizer: the Optax transformation.
+        init: draws the state before the first step from a seed.
+        abstract: shapes, types and shardings of the state.
+        batch_shapes: shapes, types and shardings of a batch.
+        rows: sharding of a batch: its rows are divided over the devices.
+    """
+
+    experiment: Any
+    optimizer: optax.GradientTransformation
+    init: Callable[[np.uint32], TrainState]
+    abstract: TrainState
+    batch_shapes: Mapping[str, Any]
+    rows: jax.sharding.NamedSharding
+
+
+def set_up(experiment: Any, sources: Mapping[str, Source]) -> Setup:
+    """Returns what training needs on these devices; allocates nothing on them. See `train` for the arguments.
+
+    Raises:
+        UserError: settings that do not fit together, or not this machine.
+    """
+    # Devices
+    settings, task = experiment.training, experiment.task
+    mesh = settings.mesh.build(experiment.data.batch_size, experiment.model)
+    rows = batch_sharding(mesh)
+    model = resolve_implementation(experiment.model, mesh.devices.flat[0])
+
+    # Data
+    data = experiment.data.for_devices(mesh.size)
+    check_batch_divides(data.batch_size, settings.accumulate, rows, getattr(model, "norm_groups", 1))
+    batch_shapes = task.batch_spec(data, sources["train"], rows)
+
+    # Model and optimiser: shapes only, so that no device ever holds what it does not keep
+    optimizer = experiment.optimizer.build(settings.steps)
+    with_ema = settings.ema_decay is not None
+    init = functools.partial(init_state, model, task, optimizer, batch_shapes, with_ema=with_ema)
+    shapes = jax.eval_shape(init, np.uint32(settings.seed))
+    check_batch_statistics(settings, model, shapes)
+
+    # Shardings
+    abstract = abstract_state(shapes, state_shardings(shapes, mesh))
+    experiment = dataclasses.replace(experiment, model=model, data=data)
+    return Setup(experiment, optimizer, init, abstract, batch_shapes, rows)
+
+
+def begin(setup: Setup, initialise: Callable[[Any], Any] | None) -> TrainState:
+    """Returns the state before the first step, every array created where it belongs.
+
+    Args:
+        setup: shapes and shardings of the state, and how it is drawn.
+        initialise: returns variables to start from in place of those drawn; None keeps the drawn ones.
+    """
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
+    # The seed is an argument, here and of the step: in JAX's persistent cache, runs that differ in it alone share both.
+    state = jax.jit(setup.init, out_shardings=shardings)(np.uint32(setup.experiment.training.seed))
+    if initialise is None:
+        return state
+    variables = initialise(setup.abstract.variables)
+    # The step donates its state, so the average needs buffers of its own: XLA rejects one that is donated twice.
+    return state.replace(variables=variables, ema=jax.tree.map(jnp.copy, variables) if state.ema else {})
+
+
+def compile_step(setup: Setup) -> Callable[[TrainState, Any], tuple[TrainState, Any, Any]]:
+    """Returns the compiled training step: from (state, batch) to (state, metrics, examples)."""
+    experiment, settings = setup.experiment, setup.experiment.training
+    one_step = functools.partial(
+        train_step,
+        model=experiment.model,
+        task=experiment.task,
+        optimizer=setup.optimizer,
+        ema_decay=settings.ema_decay,
+        ema_warmup=settings.ema_warmup,
+        gradients=experiment.optimizer.gradients(settings.accumulate),
+    )
+
+    def step(state: TrainState, batch: Any, seed: Any) -> tuple[TrainState, Any, Any]:
+        return *one_step(state, batch, seed=seed), {name: batch[name] for name in EXAMPLE_COLUMNS}
+
+    # Metrics and examples go to every process, so that all of them count the same skipped steps and unreadable videos.
+    mesh = setup.rows.mesh
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere, everywhere))
+    with jax.set_mesh(mesh):
+        seed = jax.jit(lambda: jnp.uint32(settings.seed), out_shardings=everywhere)()
+        compiled = jitted.lower(setup.abstract, setup.batch_shapes, seed=seed).compile()
+    return functools.partial(compiled, seed=seed)
+
+
+def check_batch_divides(batch_size: int, accumulate: int, rows: jax.sharding.NamedSharding, norm_groups: int) -> None:
+    """Raises UserError unless a batch divides into micro-batches, and these into groups of batch normalisation."""
+    per_device = rows.shard_shape((batch_size,))[0]
+    if per_device % accumulate:
+        raise UserError(
+            f"training.accumulate is {accumulate}; expected a divisor of the {per_device} clips of a batch on each "
+            "device. Choose data.batch_size or training.accumulate accordingly"
+        )
+    micro_batch = batch_size // accumulate
+    if micro_batch % norm_groups:
+        raise UserError(
+            f"model.norm_groups is {norm_groups}; expected a divisor of the {micro_batch} clips of a micro-batch "
+            "(data.batch_size divided by training.accumulate)"
+        )
+
+
+def check_batch_statistics(settings: Any, model: Any, shapes: TrainState) -> None:
+    """Raises UserError where statistics of batch normalisation are to be averaged and the model has none."""
+    if settings.precise_bn_batches and "batch_stats" not in shapes.variables:
+        raise UserError(
+            f"training.precise_bn_batches is {settings.precise_bn_batches} and {type(model).__name__} has no batch "
+            "normalisation; set it to 0"
+        )
