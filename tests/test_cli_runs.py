@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vitx.cli import main
 from vitx.configuration import Words, to_dict
@@ -169,6 +170,13 @@ def test_predict_answers_for_what_can_be_read(home, tmp_path, monkeypatch, capsy
     assert set(answers[str(clip)]["class"]) == set(COLOURS) and "broken.mp4" in answers[str(words[1])]["error"]
     assert main(["predict", "run", "videos"]) == 0
     assert capsys.readouterr().out.count(".mp4") == 24
+    (tmp_path / "pictures").symlink_to(tmp_path / "deep")
+    for number in range(3):
+        picture = tmp_path / "deep" / "one" / f"{number}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(picture)
+    assert main(["predict", "run", str(tmp_path / "pictures"), "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == [str(tmp_path / "pictures" / "one")]
 
 
 @pytest.fixture

@@ -95,7 +95,8 @@ def _predict(options: argparse.Namespace, settings: list[str]) -> int:
 
 def _find_files(paths: Sequence[Path]) -> tuple[list[str], dict[str, str]]:
     """Returns (videos, {path: error}): a folder stands for the videos in it and in its sub-folders."""
-    from vitx.data.file_kinds import ENDINGS, is_sequence
+    from vitx.data.file_kinds import find_videos, is_sequence
+    from vitx.data.folders import list_folder
 
     files, errors = [], {}
     for path in paths:
@@ -103,9 +104,11 @@ def _find_files(paths: Sequence[Path]) -> tuple[list[str], dict[str, str]]:
         if not path.exists():
             errors[str(path)], found = f"there is no {path}", []
         elif path.is_dir() and not is_sequence(path):
-            below = sorted(path.rglob("[!.]*"))
-            found = [file for file in below if file.suffix.lower() in ENDINGS and file.is_file()]
-            if not found:
+            listing = list_folder(path)
+            found = list(find_videos(listing))
+            if listing.unreadable:
+                errors[str(path)] = "; ".join(listing.unreadable)
+            elif not found:
                 errors[str(path)] = f"{path} is a folder without videos; expected files such as {path}/clip.mp4"
         files += map(str, found)
     return list(dict.fromkeys(files)), errors

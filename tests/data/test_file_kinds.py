@@ -86,6 +86,50 @@ def test_pictures_that_are_no_frames_are_no_video(tmp_path):
     assert len(list(dataset.read().ignored)) == 12 + 1 + 13
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "frame_3.png").rename(folder / "frame_3.PNG"),
+        lambda folder: (folder / "Thumbs.db").touch(),
+        lambda folder: (folder / "desktop.ini").touch(),
+        lambda folder: write_pictures(folder / "thumbnails"),
+        lambda folder: folder.rename(folder.with_name("one.mp4")),
+    ],
+    ids=["upper case", "thumbs", "desktop", "thumbnails", "ending"],
+)
+def test_a_folder_of_frames_is_one_video_whatever_is_beside_them(change, tmp_path):
+    write_pictures(tmp_path / "a" / "one")
+    change(tmp_path / "a" / "one")
+    source = Folder(str(tmp_path), validation=0.0, test=0.0).open("train")
+    assert [Path(path).stem for path in source.paths] == ["one"]
+    example = source[0]
+    assert read_numbers(decode_frames(example["video"], range(12))[:, :32, :32]) == list(range(12))
+
+
+def test_frames_that_end_in_jpg_and_in_jpeg_are_of_one_video(tmp_path):
+    write_pictures(tmp_path / "a" / "one", "jpg")
+    (tmp_path / "a" / "one" / "frame_7.jpg").rename(tmp_path / "a" / "one" / "frame_7.jpeg")
+    (example,) = Folder(str(tmp_path), validation=0.0, test=0.0).open("train")
+    assert read_numbers(decode_frames(example["video"], range(12))[:, :32, :32]) == list(range(12))
+
+
+@pytest.mark.parametrize("other", [b"notes", b"", b"\xff\xd8\xff"], ids=["text", "empty", "JPEG"])
+def test_a_listed_folder_with_another_file_among_its_frames_is_refused(other, tmp_path):
+    """Its frames would be others than their names say: a decoder passes over what is no picture of its kind."""
+    write_pictures(tmp_path / "one")
+    (tmp_path / "one" / "frame_5").write_bytes(other)
+    (tmp_path / "list.csv").write_text("path,class,split\none,a,train\n")
+    with pytest.raises(VideoError, match=r"one: image \d+ of 13"):
+        Table(str(tmp_path / "list.csv")).open("train")[0]
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "BMP", "TIFF", "GIF", "PNG", "AVIF"])
+def test_a_still_picture_in_the_place_of_a_video_is_named(kind):
+    Image.fromarray(FRAMES[0]).save(file := io.BytesIO(), kind)
+    with pytest.raises(VideoError, match=r"still picture|no format that is read; expected one of apng"):
+        probe(file.getvalue())
+
+
 def test_a_damaged_folder_of_pictures_is_named(tmp_path):
     write_pictures(tmp_path / "a" / "one")
     (tmp_path / "a" / "one" / "frame_0.png").write_bytes(b"no picture")

@@ -9,13 +9,14 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from tests.data.test_decoding import UNTURNED, encode, numbered_frames, read_numbers
 from vitx.cli import main
 from vitx.data import upright
 from vitx.data.check import check
 from vitx.data.decoding import ReadOptions, VideoError, decode_frames, open_video, probe
-from vitx.data.encoding import encode_video, transcode
+from vitx.data.encoding import encode_video, mux_images, transcode
 from vitx.data.files import Folder
 from vitx.data.pipeline import Data
 
@@ -78,6 +79,20 @@ def test_all_eight_orientations_of_a_display_matrix_are_read_upright(name, corne
 def test_other_display_matrices_are_read_as_the_nearest_orientation(matrix, name, corner):
     frames, video = corner
     np.testing.assert_allclose(decode_frames(turned(video, matrix), [0]), ORIENTATIONS[name][1](frames)[:1], atol=3)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_pictures_of_cameras_are_turned_as_their_exif_data_say(kind):
+    frame = np.zeros((32, 64, 3), np.uint8)
+    frame[:16, :16], frame[:16, 48:] = 250, 120
+    for number in range(1, 9):
+        picture = Image.fromarray(frame)
+        exif = picture.getexif()
+        exif[0x0112] = number  # orientation
+        picture.save(file := io.BytesIO(), kind, exif=exif)
+        expected = ImageOps.exif_transpose(Image.open(file))
+        video = mux_images([file.getvalue()] * 2)
+        np.testing.assert_allclose(decode_frames(video, [1])[0].astype(int), expected, atol=3)
 
 
 def with_pixels(aspect: Fraction, codec: str = "libx264", container_format: str = "mp4") -> bytes:
@@ -186,6 +201,14 @@ def test_of_two_films_the_one_that_ffmpeg_takes_is_read_unless_another_is_named(
             probe(video, options=ReadOptions(stream=number))
     with pytest.raises(ValueError, match="-1"):
         ReadOptions(stream=-1)
+
+
+def test_a_film_of_an_unknown_codec_is_left_for_one_that_can_be_read():
+    codec = b"V_MPEG4/ISO/AVC"
+    video = several_streams((FILM, "libx264", DEFAULT), (FILM, "mpeg4", 0)).replace(codec, codec[:-3] + b"XYZ")
+    assert probe(video).codec == "mpeg4" and probe(video).num_frames == 20
+    with pytest.raises(VideoError, match="unknown codec"):
+        probe(video, options=ReadOptions(stream=0))
 
 
 def test_a_file_of_nothing_but_one_picture_is_read_as_one_frame():

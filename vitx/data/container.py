@@ -107,7 +107,10 @@ def _open(source: VideoSource, seconds: float) -> InputContainer:
     # The whitelists and the prefix keep names from reaching out to the network, and files to other files.
     guards = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS, "max_pixels": str(MAX_PIXELS)}
     file = io.BytesIO(source) if isinstance(source, bytes) else f"file:{os.fspath(source)}"
-    return av.open(file, options=guards, timeout=seconds, **_METADATA_ERRORS)
+    try:
+        return av.open(file, options=guards, timeout=seconds, **_METADATA_ERRORS)
+    except av.ArgumentError as error:  # "Invalid argument", where a format is not among those of the guards
+        raise VideoError(f"it is of no format that is read; expected one of {CONTAINERS}") from error
 
 
 def _choose_stream(container: InputContainer, number: int | None, seconds: float) -> VideoStream:
@@ -121,6 +124,7 @@ def _choose_stream(container: InputContainer, number: int | None, seconds: float
     films = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
     if not films:
         raise VideoError(f"found {len(container.streams)} streams but no video")
+    films = [stream for stream in films if stream.codec_context is not None] or films
     if len(films) > 1:
         films = _several_frames(container, films, time.monotonic() + seconds) or films
     best = container.streams.best("video")

@@ -71,18 +71,22 @@ def mux_images(images: Sequence[bytes], *, fps: int | Fraction = 25) -> bytes:
     """Returns a video whose frames are encoded images, PNG or JPEG, as they are: nothing is decoded.
 
     Raises:
-        VideoError: there are no images, or they are of another kind.
+        VideoError: there are no images, or they are of another kind, or of two.
     """
     file, codecs = io.BytesIO(), {b"\x89PNG": ("png", "rgb24"), b"\xff\xd8\xff": ("mjpeg", "yuvj420p")}
-    found = [codec for magic, codec in codecs.items() if len(images) and images[0].startswith(magic)]
+    found = [(magic, codec) for magic, codec in codecs.items() if len(images) and images[0].startswith(magic)]
     if not found:
         raise VideoError(f"found {len(images)} images, expected at least one, PNG or JPEG")
+    ((magic, (codec, pixel_format)),) = found
+    # A decoder would pass over others without a word, and the frames behind them would change their numbers.
+    if others := [number for number, image in enumerate(images, 1) if not image.startswith(magic)]:
+        raise VideoError(f"image {others[0]} of {len(images)} is of another kind; expected PNG alone, or JPEG alone")
     # Stored as they are, images keep their pixels, and only those of a clip are ever decoded.
     with open_container(images[0]) as (_, image):
         height, width = image.height, image.width
     with prefix_errors("cannot put images together"), av.open(file, "w", format="mov") as container:
-        stream = container.add_stream(found[0][0], rate=fps)
-        stream.height, stream.width, stream.pix_fmt = height, width, found[0][1]
+        stream = container.add_stream(codec, rate=fps)
+        stream.height, stream.width, stream.pix_fmt = height, width, pixel_format
         for number, image in enumerate(images):
             packet = av.Packet(image)
             packet.pts = packet.dts = number

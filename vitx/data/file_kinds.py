@@ -24,13 +24,18 @@ ENDINGS = (
 )
 """Endings of files that are read as videos."""
 
-FRAME_ENDINGS = (".jpeg", ".jpg", ".png")
-"""Endings of pictures that are the frames of a video where a folder below the class's holds nothing else."""
+FRAME_KINDS: Mapping[str, str] = MappingProxyType({".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG"})
+"""Endings, and their kind, of pictures that are frames of a video where a folder below the class's holds only them."""
 
-_STILL = "a still picture; put the frames of each video into a folder of its own below its class"
+SYSTEM_FILES = ("desktop.ini", "thumbs.db")
+"""Files, in lower case, that an operating system puts beside pictures."""
+
+_STILL = "a still picture; put the frames of each video, all .png or all .jpg, into a folder of its own below its class"
+_OTHER_STILL = "a picture of a kind that is not read; convert it to .png or .jpg, a folder for the frames of each video"
 _UNKNOWN = "no container that is read; convert it, for example with `ffmpeg -i FILE FILE.mp4`"
 UNREAD: Mapping[str, str] = MappingProxyType(
-    dict.fromkeys((".jpeg", ".jpg", ".avif", ".bmp", ".heic", ".tif", ".tiff"), _STILL)
+    dict.fromkeys((".jpeg", ".jpg"), _STILL)
+    | dict.fromkeys((".avif", ".bmp", ".heic", ".tif", ".tiff"), _OTHER_STILL)
     | {".png": f"{_STILL}; an animated PNG is read where its name ends in .apng"}
     | {".webp": "a picture, or an animation that FFmpeg (8, 2026-11) does not decode; convert it to .gif or .apng"}
     | dict.fromkeys((".bik", ".rm", ".rmvb", ".swf", ".y4m"), _UNKNOWN)
@@ -43,16 +48,25 @@ def find_videos(listing: Listing) -> Iterator[Path]:
     files = {path for path in listing.files if path.suffix.lower() in ENDINGS}
     beside = {path.parent for path in files}
     for path in sorted((*files, *listing.folders)):
-        # Pictures in a folder beside videos are thumbnails of them more often than videos.
-        if path in files or (path.parent not in beside and is_sequence(path)):
+        if path in files:
+            yield path
+        # Pictures in a folder beside videos, or below the frames of one, are thumbnails more often than videos.
+        elif path.parent not in beside and is_sequence(path):
+            beside.add(path)
             yield path
 
 
 def is_sequence(folder: Path) -> bool:
-    """Returns whether a folder holds several pictures of one ending and nothing else: the frames of a video."""
+    """Returns whether the files of a folder are several pictures of one kind and nothing else: frames of a video."""
+    kinds = [FRAME_KINDS.get(Path(name).suffix.lower()) for name in _file_names(folder)]
+    return len(kinds) > 1 and len(set(kinds)) == 1 and kinds[0] is not None
+
+
+def _file_names(folder: str | Path) -> list[str]:
+    """Returns the names of the files in a folder, without hidden ones and those of operating systems."""
     with os.scandir(folder) as entries:
-        endings = [Path(entry.name).suffix.lower() for entry in entries if not entry.name.startswith(".")]
-    return len(endings) > 1 and len(set(endings)) == 1 and endings[0] in FRAME_ENDINGS
+        names = [entry.name for entry in entries if entry.is_file()]
+    return [name for name in names if not name.startswith(".") and name.lower() not in SYSTEM_FILES]
 
 
 def read_video(path: str) -> str | bytes:
@@ -61,10 +75,10 @@ def read_video(path: str) -> str | bytes:
     Raises:
         VideoError: a folder cannot be read, or has other files than PNG or JPEG.
     """
-    if path.lower().endswith(ENDINGS) or not os.path.isdir(path):
+    if not os.path.isdir(path):
         return path
     try:
-        names = sorted((name for name in os.listdir(path) if not name.startswith(".")), key=_natural_key)
+        names = sorted(_file_names(path), key=_natural_key)
         return mux_images([read_bytes(Path(path, name)) for name in names])
     except (OSError, UserError, VideoError) as error:
         raise VideoError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
@@ -87,23 +101,20 @@ def open_bytes(video: bytes | str | os.PathLike) -> Iterator[IO[bytes]]:
         raise VideoError(f"{video}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def refuse_classes_without_videos(folder: Path, names: Iterable[str]) -> None:
+def refuse_classes_without_videos(listings: Iterable[tuple[Path, Listing]]) -> None:
     """Raises an error where a class would vanish because none of its files is read as a video.
 
     Args:
-        folder: folder of the classes.
-        names: names of the classes that have videos.
+        listings: (folder, what is below it) of each class without a video.
 
     Raises:
         UserError: a class has pictures or videos, and none that is read. Folders of texts and tables are no classes.
     """
-    for path in sorted(set(folder.iterdir()) - {folder / name for name in names}):
-        if path.name.startswith(".") or not path.is_dir():
-            continue
-        counts = Counter(file.suffix.lower() for file in path.rglob("[!.]*") if file.is_file())
+    for folder, listing in listings:
+        counts = Counter(file.suffix.lower() for file in listing.files)
         if unread := [ending for ending in counts if ending in UNREAD]:
             found = "; ".join(f"{counts[ending]} of {ending} ({UNREAD[ending]})" for ending in sorted(unread))
-            raise UserError(f"{path} is a class without a video: found {found}; expected {', '.join(ENDINGS)}")
+            raise UserError(f"{folder} is a class without a video: found {found}; expected {', '.join(ENDINGS)}")
 
 
 def _natural_key(name: str) -> list[tuple[int, str]]:

@@ -38,6 +38,9 @@ MAX_KEPT = 2**25
 PICTURES = ("apng", "gif", "jpeg_pipe", "png_pipe")
 """FFmpeg's names of the formats whose files hold a picture, or an animation."""
 
+PICTURE_BRANDS = ("avif", "heic", "heix", "mif1")
+"""Brands that a picture has whose format is otherwise that of a film (mov)."""
+
 Indices = Sequence[int] | Int[np.ndarray, " t"]
 """Frame numbers from 0 in presentation order: any order, repeats allowed."""
 
@@ -102,8 +105,11 @@ class PyAVVideo:
         self._kept: list[Decoded] = []
         self.index: FrameIndex = index_packets(container, stream, self.deadline) or self._count_frames()
         self.times: Float[np.ndarray, " t"] = self.index.seconds(stream)
-        if len(self.times) == 1 and container.format.name in PICTURES:
-            raise VideoError(f"it is a still picture ({container.format.name}); expected a video")
+        if len(self.times) == 1:
+            brand = container.metadata.get("major_brand")
+            name = container.format.name if container.format.name in PICTURES else brand
+            if name in PICTURES + PICTURE_BRANDS:
+                raise VideoError(f"it is a still picture ({name}); expected a video")
         self._started: _Started | None = None
 
     def upright_size(self, frames: Indices) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Decoded frames as a player shows them: upright, of square pixels, boxes of them scaled to one size."""
 
+import contextlib
 import struct
 from collections.abc import Iterator
 from fractions import Fraction
@@ -28,9 +29,8 @@ class Orientation(NamedTuple):
     @classmethod
     def of(cls, frame: av.VideoFrame) -> "Orientation":
         """Returns the one of the eight orientations that is nearest to what a frame's display matrix says."""
-        # `frame.side_data` (PyAV 18.1, 2026-11) would be a cycle, which keeps the frame until garbage is collected.
         # Looking for what is not there costs more than counting, and few frames have anything at their side.
-        side_data = SideDataContainer(frame)
+        side_data = _side_data(frame)
         matrix = side_data.get(Type.DISPLAYMATRIX) if len(side_data) else None
         if matrix is None or matrix.buffer_size < 36:
             return _AS_STORED
@@ -49,6 +49,19 @@ class Orientation(NamedTuple):
 
 
 _AS_STORED = Orientation()
+
+
+def _side_data(frame: av.VideoFrame) -> SideDataContainer:
+    """Returns what a frame carries beside its pixels, up to the first kind that PyAV has no name for."""
+    # `frame.side_data` (PyAV 18.1, 2026-11) would be a cycle, which keeps the frame until garbage is collected.
+    try:
+        return SideDataContainer(frame)
+    except ValueError:
+        # PyAV 18.1 and 19.0 (2026-11) have no name for the EXIF data of pictures, which come behind the display matrix.
+        side_data = SideDataContainer.__new__(SideDataContainer)
+        with contextlib.suppress(ValueError):
+            side_data.__init__(frame)
+        return side_data
 
 
 def pixel_aspect(stream: VideoStream) -> Fraction:
