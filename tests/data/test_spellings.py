@@ -128,6 +128,17 @@ def test_one_file_in_two_splits_is_reported_and_drawn_splits_keep_it_together(ki
         assert len({places[path] for path in theirs}) == 1
 
 
+@pytest.mark.parametrize("kind", ["line", *KINDS])
+def test_videos_that_are_there_twice_are_counted(kind, tmp_path, capsys):
+    fill(tmp_path, *NAMES)
+    again = "a/0.mp4" if kind == "line" else copy_of(tmp_path, kind)
+    rows = [("path", "class", "split"), *((name, name[0], "train") for name in NAMES), *[(again, "a", "train")] * 2]
+    dataset = Table(write_list(tmp_path / "list.csv", rows))
+    assert "2 videos are others once more" in notes(dataset)
+    main(["data", "check", dataset.path, "--json"])
+    assert any("2 videos" in note for note in json.loads(capsys.readouterr().out)["notes"])
+
+
 def test_segments_of_one_video_may_differ_and_leak_where_they_overlap(tmp_path):
     fill(tmp_path, *NAMES)
     head = ("path", "class", "begin", "end", "split")
@@ -155,10 +166,13 @@ def test_files_are_the_same_by_content_only_where_every_byte_is(tmp_path):
 
 def test_spellings_of_one_class_are_one_class_and_named(tmp_path):
     fill(tmp_path, "caf\u00e9/0.mp4", "cafe\u0301/1.mp4", "walk/2.mp4", " walk/3.mp4", "walk\u00a0/4.mp4", "Walk/5.mp4")
+    for name, clip in zip(("\ufeffwalk/6.mp4", "walk \u200b/7.mp4"), CLIPS[6:], strict=False):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(clip)
     fill(tmp_path, ".ipynb_checkpoints/0.mp4", "walk/.hidden/1.mp4", "walk/.2.mp4")
     dataset = Folder(str(tmp_path), test=0.0, validation=0.0)
     train = dataset.open("train")
-    assert train.label_names == {"class": ("Walk", "caf\u00e9", "walk")} and len(train) == 6
+    assert train.label_names == {"class": ("Walk", "caf\u00e9", "walk")} and len(train) == 8
     assert "cafe\\u0301" in notes(dataset) and "' walk'" in notes(dataset) and "'Walk', 'walk'" in notes(dataset)
     rows = [("path", "class", "acts"), ("walk/2.mp4", "caf\u00e9", "x; y"), (" walk/3.mp4", " cafe\u0301 ", "x ;z")]
     listed = Table(write_list(tmp_path / "list.csv", rows), multi_label=("acts",), test=0.0, validation=0.0)
@@ -230,6 +244,23 @@ def test_a_link_that_leads_to_itself_is_named_and_left_out(place, tmp_path):
     dataset = Folder(str(tmp_path), test=0.0, validation=0.0)
     assert len(dataset.open("train")) == len(NAMES) + 1
     assert not place or f"{place}/loop.mp4" in notes(dataset)
+
+
+@pytest.mark.parametrize(
+    ("place", "target"),
+    [("loop", ""), ("loop", ".."), ("a/loop", "a"), ("a/loop", ""), ("a/deep/loop", "a"), ("train/a/loop", "train")],
+)
+def test_a_link_to_a_folder_that_holds_it_is_named_and_left_out(place, target, tmp_path):
+    """Not a class, and no further paths of the videos of other classes."""
+    root = tmp_path / "data"
+    names = [f"train/{name}" for name in NAMES] if place.startswith("train") else [*NAMES, "a/deep/9.mp4"]
+    fill(root, *names, "b/cover.jpg" if place == "loop" else "train/b/cover.jpg" if target == "train" else names[0])
+    fill(tmp_path / "other", "0.mp4")
+    (root / place).symlink_to(root / target)
+    dataset = Folder(str(root), test=0.0, validation=0.0)
+    train = dataset.open("train")
+    assert train.label_names == {"class": ("a", "b")} and len(train) == len(names)
+    assert f"{root / place} leads back to" in notes(dataset)
 
 
 def test_a_link_into_a_folder_that_may_not_be_entered_is_named(tmp_path, monkeypatch):

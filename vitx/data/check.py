@@ -81,7 +81,7 @@ def check(
     return {
         "videos": len(paths),
         "ignored": list(ignored),
-        "notes": list(notes),
+        "notes": [*notes, *repeats.describe_repeated()],
         "problems": problems,
         "broken": [
             {"path": path, "problem": problem} for path, (_, _, problem) in zip(paths, found, strict=True) if problem

@@ -9,15 +9,17 @@ from jaxtyping import Int
 
 from vitx.errors import UserError
 
+ZERO_WIDTH = "\u200b\u200e\u200f\u2060\ufeff"  # characters that come with copied text and joined files
 MAX_NAMES = 12  # names of a list that a message shows
 
 
 def clean_name(name: str) -> str:
     """Returns a name without surrounding spaces and in Unicode's composed form (NFC).
 
-    File systems and editors write "é" as one character or as two; nobody can see the difference, nor trailing spaces.
+    File systems and editors write "é" as one character or as two; nobody can see the difference, nor trailing spaces
+    and byte order marks.
     """
-    return unicodedata.normalize("NFC", name).strip()
+    return unicodedata.normalize("NFC", name).strip().strip(ZERO_WIDTH).strip()
 
 
 def is_text(name: str) -> bool:

@@ -88,9 +88,7 @@ class Contents:
             raise UserError(f"{where} cannot be used{hint}:", [*wrong[:MAX_LINES], *more])
         leaks = self.repeats.describe_leaks()
         more = [f"{len(leaks) - MAX_LINES} more files are in several splits"] if len(leaks) > MAX_LINES else []
-        copies = sum(len(names) - 1 for names in self.repeats.copies)
-        more += [f"{copies} videos are copies of others, or links to them"] if copies else []
-        notes = (*self.notes, *leaks[:MAX_LINES], *more)
+        notes = (*self.notes, *leaks[:MAX_LINES], *more, *self.repeats.describe_repeated())
         return {split: dataclasses.replace(videos, notes=notes) for split, videos in self.splits.items()}
 
 
@@ -147,7 +145,8 @@ class Folder:
         except OSError as error:
             raise UserError(f"{error.filename} cannot be read: {error.strerror} (data.dataset.path)") from error
         listings = [list_folder(path) for _, path in classes]
-        rows = [row for of, listing in zip(classes, listings, strict=True) for row in self._rows(*of, listing)]
+        found = [list(self._rows(*of, listing)) for of, listing in zip(classes, listings, strict=True)]
+        rows = [row for members in found for row in members]
         errors = [problem for listing in listings for problem in listing.unreadable]
         errors += [
             f"{path}: {'the name of a class is empty' if is_text(path.name) else 'its name is not UTF-8'}; rename it"
@@ -155,9 +154,11 @@ class Folder:
             if not is_text(path.name) or not clean_name(path.name)
         ]
         if not errors:
-            for split, folder in folders.items():
-                names = {path.name for of, path in classes if of == split and _has_video(rows, path)}
-                refuse_classes_without_videos(folder, names)
+            refuse_classes_without_videos(
+                (path, listing)
+                for (_, path), listing, members in zip(classes, listings, found, strict=True)
+                if not members
+            )
         if not rows and not errors:
             raise UserError(f"{root} has no videos; expected {root}/CLASS/*.mp4 (or {', '.join(ENDINGS)})")
         notes = [f"not used: {problem}" for listing in listings for problem in listing.skipped]
@@ -206,10 +207,6 @@ def _split_folders(root: Path) -> dict[str | None, Path]:
         names = ", ".join(path.name for path in found.values())
         raise UserError(f"{root} has {names} and no train; a folder of each class goes into each")
     return {split: found[split] for split in SPLITS if split in found}
-
-
-def _has_video(rows: Sequence[Row], folder: Path) -> bool:
-    return any(Path(row.path).is_relative_to(folder) for row in rows)
 
 
 def _merged_names(names: Iterable[str]) -> list[str]:

@@ -24,7 +24,10 @@ class Listing:
 
 
 def list_folder(folder: Path) -> Listing:
-    """Returns everything below a folder; a folder that is reached twice, by links, is listed once."""
+    """Returns everything below a folder; a folder that is reached twice, by links, is listed once.
+
+    A link to a folder that holds the link is not followed: everything beside it would be found below it, too.
+    """
     files: list[Path] = []
     folders: list[Path] = []
     unreadable, skipped, seen = [], [], {}
@@ -33,6 +36,9 @@ def list_folder(folder: Path) -> Listing:
     while plain or links:
         path = plain.pop() if plain else links.pop()
         try:
+            if os.path.islink(path) and _holds(target := os.path.realpath(path), path):
+                skipped.append(f"{path} leads back to {target}, which holds it")
+                continue
             status = os.stat(path)
             entries = sorted(os.scandir(path), key=lambda entry: entry.name, reverse=True)
         except OSError as error:
@@ -60,6 +66,11 @@ def list_folder(folder: Path) -> Listing:
                 else:
                     unreadable.append(f"{child} cannot be read: {error.strerror}")
     return Listing(tuple(sorted(files)), tuple(sorted(folders)), tuple(sorted(unreadable)), tuple(sorted(skipped)))
+
+
+def _holds(folder: str, path: Path) -> bool:
+    """Returns whether a folder, whose path has no links, is that of a path or one above it."""
+    return os.path.commonpath([folder, os.path.realpath(path.parent)]) == folder
 
 
 def child_folders(folder: Path) -> list[Path]:

@@ -121,16 +121,21 @@ class Repeats:
     Attributes:
         contradictions: the same file, or segment of it, with different labels, a line each.
         leaks: (names of the same file, splits), where those splits have the same part of it.
-        copies: names of the same file, where several names or examples have it.
+        num_repeated: examples of the same file, or segment of it, as one before them.
     """
 
     contradictions: tuple[str, ...]
     leaks: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
-    copies: tuple[tuple[str, ...], ...]
+    num_repeated: int
 
     def describe_leaks(self) -> list[str]:
         """Returns a line for each leak."""
         return [f"{' = '.join(names)} is in {' and in '.join(splits)}" for names, splits in self.leaks]
+
+    def describe_repeated(self) -> list[str]:
+        """Returns a line where examples are repeated: each counts as often as it is there, in training and metrics."""
+        line = f"{self.num_repeated} videos are others once more: listed twice, copies of them, or links to them"
+        return [line] if self.num_repeated else []
 
 
 def find_repeats(examples: Iterable[Example]) -> Repeats:
@@ -138,13 +143,11 @@ def find_repeats(examples: Iterable[Example]) -> Repeats:
     of_file: dict[Hashable, list[Example]] = defaultdict(list)
     for example in examples:
         of_file[example.file].append(example)
-    contradictions, leaks, copies = [], [], []
+    contradictions, leaks, num_repeated = [], [], 0
     for members in of_file.values():
         if len(members) == 1:
             continue
         names = tuple(sorted({example.name for example in members}))
-        if len(names) > 1 or len({example.segment for example in members}) < len(members):
-            copies.append(names)
         first: dict[Segment, Example] = {}
         for example in members:
             other = first.setdefault(example.segment, example)
@@ -154,7 +157,8 @@ def find_repeats(examples: Iterable[Example]) -> Repeats:
                 contradictions.append(f"{other.name} {same} {both}")
         if splits := _splits_that_overlap(members):
             leaks.append((names, splits))
-    return Repeats(tuple(contradictions), tuple(leaks), tuple(copies))
+        num_repeated += len(members) - len(first)
+    return Repeats(tuple(contradictions), tuple(leaks), num_repeated)
 
 
 def _splits_that_overlap(members: Sequence[Example]) -> tuple[str, ...]:
