@@ -66,6 +66,8 @@ def test_weights_load_beside_a_file_of_preprocessing_that_is_no_json(vivit):
         ({"resample": 1, "size": 20}, {"resampling": "lanczos", "short_side": 20}),
         ({"size": {"height": 16, "width": 18}, "do_center_crop": False}, {"scaled_to": (16, 18), "short_side": None}),
         ({"size": {"longest_edge": 16}}, {"long_side": 16, "short_side": None}),
+        ({"size": [16, 18]}, {"scaled_to": (16, 18), "short_side": None}),
+        ({"image_mean": 0.25, "image_std": 0.5}, {"mean": (0.25,) * 3, "std": (0.5,) * 3}),
         ({"do_resize": False}, {"scale": False}),
     ],
 )
@@ -84,6 +86,8 @@ def test_usual_kinds_of_preprocessing_are_read_and_written(settings, fields, viv
         ({"resample": 9}, "resample 9"),
         ({"crop_size": {"height": 8, "width": 8}}, "crops"),
         ({"size": {"shortest_edge": 16, "longest_edge": 32}}, "longest_edge"),
+        ({"do_flip_channel_order": True}, "do_flip_channel_order"),
+        ({"do_pad": True, "do_convert_rgb": True, "do_thumbnail": False}, "do_pad, which is not applied"),
     ],
 )
 def test_preprocessing_that_differs_here_is_reported(settings, word, vivit, capsys):

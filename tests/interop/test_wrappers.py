@@ -55,6 +55,9 @@ PREFIXES = [
     "_fsdp_wrapped_module.",
     "net.",
     "student.",
+    "base_model.model.",  # PEFT
+    "encoder_q.",
+    "learner.vivit_model.",  # attributes of somebody's module
 ]
 
 

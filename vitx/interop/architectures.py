@@ -304,17 +304,22 @@ def architecture_of(config: Mapping[str, Any], where: str) -> Architecture:
     return kinds[kind]
 
 
+BARE_LAYER = re.compile(r"(encoder\.)?layers?\.\d+\.")
+"""Beginning of the names of a layer of a bare backbone."""
+
+
 def family_of(tensors: Mapping[str, np.ndarray]) -> str | None:
     """Returns the model_type where the tensors are of such a model or its bare backbone."""
     for family in MODEL_TYPES:
         if any(name.startswith(f"{family}.") for name in tensors):
             return family
-    if any(name.endswith(".attention.q_bias") for name in tensors):
+    if any(BARE_LAYER.match(name) and name.endswith(".attention.q_bias") for name in tensors):
         return "videomae"
     kernels = [x for name, x in tensors.items() if name == "embeddings.patch_embeddings.projection.weight"]
     if kernels and kernels[0].ndim == 5:
         return "vivit"
-    return "timesformer" if any(".attention.attention.qkv." in name for name in tensors) else None
+    is_timesformer = any(BARE_LAYER.match(name) and ".attention.attention.qkv." in name for name in tensors)
+    return "timesformer" if is_timesformer else None
 
 
 def rename_tensors(tensors: Mapping[str, np.ndarray], model_type: str) -> Tensors:

@@ -41,7 +41,7 @@ class ImageFormat:
 
     Attributes:
         library: where such files come from, for messages.
-        sign: part of a tensor's name that no other format has.
+        sign: pattern of the beginning of a tensor's name that no other format has.
         to_ours: returns (tensors under our paths, {our path: name in the file}, names that no rule knows).
         function: settings of its models that differ from our defaults.
         unused: patterns of tensors that a video model has no use for.
@@ -55,7 +55,7 @@ class ImageFormat:
 
     def recognises(self, tensors: Mapping[str, np.ndarray]) -> bool:
         """Returns whether tensors are of this format."""
-        return any(self.sign in name for name in tensors)
+        return any(re.match(self.sign, name) for name in tensors)
 
     def is_unused(self, name: str) -> bool:
         """Returns whether a tensor is known to have no use."""
@@ -72,19 +72,19 @@ def _from_tree(tensors: Mapping[str, np.ndarray]) -> tuple[Tensors, dict[str, st
 FORMATS = {
     "jax": ImageFormat(
         "AugReg's or big_vision",
-        "Transformer/encoderblock_",
+        r".*Transformer/encoderblock_",
         _from_tree,
         {"activation": "gelu_tanh", "layer_norm_eps": 1e-6},
     ),
     "huggingface": ImageFormat(
         "Hugging Face",
-        ".layernorm_before.",
+        r"(vit\.)?(encoder\.)?layers?\.\d+\.layernorm_before\.",
         lambda tensors: to_ours(rename_tensors(tensors, "vit"), VIT_RULES),
         {"activation": "gelu", "layer_norm_eps": 1e-12},
     ),
     "timm": ImageFormat(
         "timm",
-        ".attn.",
+        r"blocks\.\d+\.attn\.",
         lambda tensors: to_ours(split_qkv(tensors), TIMM_RULES),
         {"activation": "gelu", "layer_norm_eps": 1e-6},
     ),

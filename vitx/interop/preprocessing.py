@@ -171,9 +171,11 @@ class Preprocessing:
         if wrong := [name for name in FLAGS if type(config[name]) is not bool]:
             raise ValueError(f"{wrong[0]} is {config[wrong[0]]!r}; expected true or false")
         scaling, notes = _scaling_from(config, size)
+        others = [name for name in config if str(name).startswith("do_") and name not in (*FLAGS, "do_convert_rgb")]
+        notes += [f"preprocessor_config.json has {name}, which is not applied" for name in others if config[name]]
         scale = float(config["rescale_factor"]) if config["do_rescale"] else 1.0
         shift = 1.0 if config["offset"] and config["do_rescale"] else 0.0
-        mean, std = config["image_mean"], config["image_std"]
+        mean, std = ([x] * 3 if isinstance(x, int | float) else x for x in (config["image_mean"], config["image_std"]))
         if not config["do_normalize"]:
             mean, std = [0.0] * 3, [1.0] * 3
         if len(mean) != 3 or len(std) != 3 or scale <= 0:
@@ -213,6 +215,9 @@ def _scaling_from(config: Mapping[str, Any], size: Pair) -> tuple[dict[str, Any]
         )
         number = RESAMPLINGS.index("bilinear")
     fields: dict[str, Any] = {"short_side": None, "resampling": RESAMPLINGS[number]}
+    # transformers reads a pair as height and width, and one number as the shorter side
+    if isinstance(sides, list | tuple) and len(sides) == 2:
+        sides = {"height": sides[0], "width": sides[1]}
     edges = sides if isinstance(sides, Mapping) else {"shortest_edge": sides}
     known = [
         names for names in (("shortest_edge",), ("longest_edge",), ("height", "width")) if set(names) <= set(edges)

@@ -73,7 +73,7 @@ def _find(tensors: Tensors, prefix: str, fits: Callable[[Tensors], bool]) -> tup
     """Returns (prefix, tensors behind it, prefixes of others that fit), or None where nothing fits."""
     parts = _parts(tensors) if prefix.count(".") + prefix.count("/") < MAX_DEPTH else {}
     wrappers = {part: inner for part, inner in parts.items() if part.endswith("/") or part[:-1] in WORDS}
-    # A dictionary or wrapper first: signs of some formats are found behind any prefix.
+    # A dictionary or wrapper first; behind other prefixes, such as an attribute of somebody's module, last.
     if found := _find_behind(wrappers, prefix, fits):
         return found
     if fits({INNER.sub("", name): x for name, x in tensors.items()}):
