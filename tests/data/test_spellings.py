@@ -134,7 +134,7 @@ def test_videos_that_are_there_twice_are_counted(kind, tmp_path, capsys):
     again = "a/0.mp4" if kind == "line" else copy_of(tmp_path, kind)
     rows = [("path", "class", "split"), *((name, name[0], "train") for name in NAMES), *[(again, "a", "train")] * 2]
     dataset = Table(write_list(tmp_path / "list.csv", rows))
-    assert "2 videos are others once more" in notes(dataset)
+    assert "2 videos repeat others" in notes(dataset)
     main(["data", "check", dataset.path, "--json"])
     assert any("2 videos" in note for note in json.loads(capsys.readouterr().out)["notes"])
 
@@ -233,7 +233,7 @@ def test_links_are_followed_once_and_loops_end(tmp_path):
     dataset = Folder(str(tmp_path / "videos"), test=0.0, validation=0.0)
     train = dataset.open("train")
     assert sorted(map(os.path.basename, train.paths)) == ["0.mp4", "1.mp4", "2.mp4", "3.mp4", "one.mp4"]
-    assert all(name in notes(dataset) for name in ("more", "gone.mp4", "deep/up", "copies"))
+    assert all(name in notes(dataset) for name in ("more", "gone.mp4", "deep/up", "repeat others"))
 
 
 @pytest.mark.parametrize("place", ["", "a", "a/deep", "b"])

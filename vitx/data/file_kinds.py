@@ -63,9 +63,9 @@ def is_sequence(folder: Path) -> bool:
 
 
 def _file_names(folder: str | Path) -> list[str]:
-    """Returns the names of the files in a folder, without hidden ones and those of operating systems."""
+    """Returns the names of what is no folder in a folder, without hidden files and those of operating systems."""
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_file()]
+        names = [entry.name for entry in entries if not entry.is_dir()]
     return [name for name in names if not name.startswith(".") and name.lower() not in SYSTEM_FILES]
 
 

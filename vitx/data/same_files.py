@@ -134,7 +134,7 @@ class Repeats:
 
     def describe_repeated(self) -> list[str]:
         """Returns a line where examples are repeated: each counts as often as it is there, in training and metrics."""
-        line = f"{self.num_repeated} videos are others once more: listed twice, copies of them, or links to them"
+        line = f"{self.num_repeated} videos repeat others: they are listed twice, copied or linked"
         return [line] if self.num_repeated else []
 
 
