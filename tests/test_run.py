@@ -12,6 +12,7 @@ from vitx.cli import main
 from vitx.data.decoding import open_video
 from vitx.data.encoding import encode_video
 from vitx.errors import UserError
+from vitx.explain.methods import METHODS
 from vitx.run import load_run, train
 
 
@@ -105,11 +106,42 @@ def test_explain_on_the_command_line_writes_pictures(run, tmp_path, capsys):
     (answer,) = json.loads(capsys.readouterr().out).values()
     assert answer["motion"] in run.outputs["motion"] and sum(answer["importance_over_time"]) == pytest.approx(1)
     assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".npz", ".png"]
-    assert main([*arguments, "--formats", "bmp"]) == 2 and main([*arguments, "--method", "lime"]) == 2
+    assert main([*arguments, "--formats", "bmp"]) == 2 and main([*arguments, "--method", "saliency"]) == 2
     capsys.readouterr()
     assert main(["explain", str(tmp_path), str(clip)]) == 2  # no run
     shutil.copy(run.workdir / "config.json", tmp_path)
     assert main(["explain", str(tmp_path), str(clip)]) == 2 and "no checkpoints" in capsys.readouterr().err
+
+
+def test_options_of_a_method_are_words_on_the_command_line(run, tmp_path, capsys):
+    for name in ("short", "other/short"):  # 2 frames, of which the model needs 4: they repeat, as in training
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        frames = np.random.default_rng(0).integers(0, 255, (2, 24, 24, 3), np.uint8)
+        (tmp_path / f"{name}.mp4").write_bytes(encode_video(frames))
+    command = ["explain", str(run.workdir), str(tmp_path / "short.mp4"), "--output", str(tmp_path / "out"), "--json"]
+    method = ["--formats", "npz", "--method", "kernel_shap", "--options"]
+    assert main([*command, *method, "tubelet=2,24,12", "samples=14"]) == 0
+    capsys.readouterr()
+    relevance = np.load(tmp_path / "out" / "short_kernel_shap.npz")["relevance"]
+    assert len(np.unique(relevance)) == len(np.unique(relevance[::2, 0, ::12])) > 1
+    for wrong, named in [
+        (["samples"], "NAME=VALUE"),
+        (["tubelets=2,8,8"], "did you mean tubelet?"),
+        (["steps=4"], "kernel_shap"),
+        (["samples=nan"], "samples is nan"),
+        (["tubelet=2,0,8"], "(2, 0, 8)"),
+        (["label=motion"], "label"),
+    ]:
+        assert main([*command, *method, *wrong]) == 2 and named in capsys.readouterr().err
+    assert main([*command[:3], str(tmp_path / "other" / "short.mp4")]) == 2
+    assert "other/short.mp4" in capsys.readouterr().err
+
+
+def test_help_of_explain_names_every_method(capsys):
+    with pytest.raises(SystemExit):
+        main(["explain", "--help"])
+    words = capsys.readouterr().out.replace(",", " ").split()
+    assert set(METHODS) <= set(words)
 
 
 def test_a_single_video_gets_an_answer_of_its_own(run, tmp_path):

@@ -1,12 +1,13 @@
 """`vitx explain`: which parts of a video speak for a class."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vitx.cli_settings import load_parts
 from vitx.console import print_json, print_text
-from vitx.errors import UserError
+from vitx.errors import UserError, closest
 from vitx.storage import as_path, local_path
 
 MOST_FRAMES = 5  # frames that the terminal lists as the most important ones
@@ -22,7 +23,18 @@ def add_commands(commands: Any) -> None:
     )
     explain.add_argument("run", type=as_path, metavar="RUN", help="folder that `vitx train` filled")
     explain.add_argument("files", nargs="+", type=local_path, metavar="VIDEO")
-    explain.add_argument("--method", help="of explanation; default: the first that works for the model")
+    explain.add_argument(
+        "--method",
+        help="gradient_attention, grad_cam, occlusion, integrated_gradients, kernel_shap, lime, attention_rollout, "
+        "attention, or one of a plug-in; default: the first that works for the model",
+    )
+    explain.add_argument(
+        "--options",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="options of the method, such as tubelet=2,8,8 samples=256",
+    )
     explain.add_argument("--label", help="to explain, of several; default: the first")
     explain.add_argument("--class", dest="class_name", metavar="NAME", help="to explain; default: the most probable")
     explain.add_argument("--output", type=local_path, default=Path("explanations"), help="folder of the pictures")
@@ -36,16 +48,18 @@ def add_commands(commands: Any) -> None:
 def _explain(options: argparse.Namespace, _: list[str]) -> None:
     if missing := [str(file) for file in options.files if not file.is_file()]:
         raise UserError(f"there is no video file {', '.join(missing)}")
+    _check_names(options.files)
     from vitx.explain.explanation import WRITERS
     from vitx.run import load_run
 
     if unknown := [name for name in options.formats if f".{name}" not in WRITERS]:
         raise UserError(f"--formats has {unknown[0]}; expected some of {', '.join(name[1:] for name in WRITERS)}")
     load_parts(options.experiment)
+    of_method = _parse_options(options.options)
     run, answers = load_run(options.run, options.checkpoint), {}
     settings = {name: getattr(options, name) for name in ("method", "label", "class_name")}
     for file in options.files:
-        explanation = run.explain(file, **settings)
+        explanation = run.explain(file, **settings, **of_method)
         options.output.mkdir(parents=True, exist_ok=True)
         paths = [options.output / f"{file.stem}_{explanation.method}.{name}" for name in options.formats]
         for path in paths:
@@ -64,3 +78,39 @@ def _explain(options: argparse.Namespace, _: list[str]) -> None:
             print_text("  most important frames: " + ", ".join(f"{i} ({100 * over_time[i]:.0f} %)" for i in most))
     if options.json:
         print_json(answers)
+
+
+def _check_names(files: Sequence[Path]) -> None:
+    """Raises UserError if the pictures of two videos would have one name."""
+    by_name: dict[str, Path] = {}
+    for file in files:
+        if (other := by_name.setdefault(file.stem, file)) != file:
+            raise UserError(
+                f"{other} and {file} would both be written to {file.stem}_METHOD; expected different names: explain "
+                "them one by one, each with its own --output"
+            )
+
+
+def _parse_options(words: Sequence[str]) -> dict[str, Any]:
+    """Returns {name: value} of NAME=VALUE; a value with commas is a tuple, and what is no number is text."""
+    from vitx.explain.methods import list_options
+
+    known, parsed = list_options(), {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not (equals and text):
+            raise UserError(f"--options has {word!r}; expected NAME=VALUE, such as samples=256")
+        if name not in known:
+            raise UserError(f"--options has {name}; expected one of {', '.join(known)}{closest(name, known)}")
+        values = tuple(map(_parse_value, text.split(",")))
+        parsed[name] = values if "," in text else values[0]
+    return parsed
+
+
+def _parse_value(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

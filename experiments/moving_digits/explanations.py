@@ -1,12 +1,13 @@
 """Which explanations of models of moving digits are true? Every method on each run, against the digit's own mask.
 
-    python experiments/moving_digits/explanations.py RUN ...
+    python experiments/moving_digits/explanations.py RUN ... [--methods kernel_shap lime] [--clips 16]
 
 Prints a table; explanations.md beside this file has the results. Runs are of experiments on moving digits, such as
 quickstart.py and cnn_frames.py. A run with two labels is measured on the one that it has learnt better.
 """
 
-import sys
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -25,29 +26,32 @@ from vitx.explain.methods import methods_for, relevance
 from vitx.explain.score import Target
 from vitx.run import Run, load_run
 
-CLIPS = 16
 COLUMNS = ("localisation", "deletion", "insertion", "randomised")
 
 
-def main(workdirs: list[str]) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", metavar="RUN")
+    parser.add_argument("--methods", nargs="+", help="methods to measure; default: all that work for the model")
+    parser.add_argument("--clips", type=int, default=16, help="clips of the test split (default: 16)")
+    options = parser.parse_args()
     print("| run | label | shuffled frames | method | " + " | ".join(COLUMNS) + " |")
     print("| --- | --- | ---: | --- | " + " | ".join("---:" for _ in COLUMNS) + " |")
-    for workdir in workdirs:
-        run = load_run(workdir)
-        label, order, rows = measure(run)
+    for workdir in options.runs:
+        label, order, rows = measure(load_run(workdir), options.clips, options.methods)
         for method, row in rows.items():
             cells = [Path(workdir).name, label, f"{round(100 * order)} %", f"`{method}`", *(f"{x:.2f}" for x in row)]
             print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def measure(run: Run) -> tuple[str, float, dict[str, np.ndarray]]:
+def measure(run: Run, clips: int, methods: Sequence[str] | None = None) -> tuple[str, float, dict[str, np.ndarray]]:
     """Returns (label, probability that shuffling the frames costs, {method: mean over clips of each column})."""
     model, variables = run.experiment.model, run.variables
     (tested,) = (row for row in run.metrics() if row["split"] == "test")
     label = max(run.outputs, key=lambda name: tested[f"{name}/top1"])
     others = random_like(variables, jax.random.key(0))
     config, rows, orders = run.experiment.data.dataset.clips, {}, []
-    for index in range(CLIPS):
+    for index in range(clips):
         frames, digit, motion = render_clip(config, "test", index)
         clip = read_clip(frames, run.experiment.data)
         video = run.experiment.task.normalise(clip)
@@ -55,7 +59,7 @@ def measure(run: Run) -> tuple[str, float, dict[str, np.ndarray]]:
         target = Target(true, label if len(run.outputs) > 1 else None)
         orders.append(order_dependence(model, variables, video, target, jax.random.key(index)))
         mask = shrink(digit_coverage(config, "test", index), clip.shape[1:3]) > 0.5
-        for method in methods_for(model, video):
+        for method in methods or methods_for(model, video):
             _, values = relevance(model, variables, video, target, method)
             curves = deletion_and_insertion(model, variables, video, target, values)
             check = randomisation_check(model, variables, others, video, target, method)
@@ -71,4 +75,4 @@ def shrink(coverage: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

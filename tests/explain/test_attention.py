@@ -9,6 +9,7 @@ from flax import linen as nn
 from tests.explain.conftest import TARGET, TRANSFORMERS
 from vitx.errors import UserError
 from vitx.explain.attention import attention_maps, attention_rollout, gradient_attention, last_attention
+from vitx.explain.methods import methods_for
 from vitx.explain.recording import attention_calls, record_attention, record_gradients
 from vitx.explain.score import Target, class_score
 from vitx.layers.attention import SelfAttention
@@ -96,7 +97,7 @@ def test_gradient_of_a_probability_is_that_of_the_logit(name, transformer, video
     assert np.sum(scattered * direction) == pytest.approx(float(expected), rel=1e-3, abs=1e-4)
 
 
-SOME = ["vivit_ti_16x2_fe", "vivit_ti_16x2_fdp", "timesformer_b_16_space", "timesformer_b_16_axial"]
+SOME = ["videomae_s_16x2", "vivit_ti_16x2_fe", "vivit_ti_16x2_fdp", "timesformer_b_16_space", "timesformer_b_16_axial"]
 
 
 @pytest.mark.parametrize("name", SOME)
@@ -159,3 +160,11 @@ def test_scanned_and_rematerialised_models_are_recorded_too(transformer, video):
 def test_a_model_without_attention_names_methods_that_work(cnn, video):
     with pytest.raises(UserError, match=r"(?s)FrameCNN.*grad_cam.*occlusion"):
         attention_rollout(*cnn, video)
+
+
+def test_a_probe_that_pools_by_attention_is_refused(transformer, video):
+    model, variables = transformer("videomae_s_16x2")
+    probe = model.copy(pooling="attention")
+    with pytest.raises(UserError, match=r"(?s)pooling attention.*class or mean.*grad_cam"):
+        attention_rollout(probe, variables, video)
+    assert "attention_rollout" not in methods_for(probe, video) and "grad_cam" in methods_for(probe, video)

@@ -1,4 +1,4 @@
-"""Integrated gradients and occlusion agree with captum on the same network and the same clip.
+"""Integrated gradients, occlusion, KernelSHAP and LIME agree with captum on the same network and the same clip.
 
 The network is ours in both: PyTorch calls it through a function whose gradient JAX computes. Needs the extra peers.
 """
@@ -11,6 +11,8 @@ import pytest
 from tests.explain.conftest import TARGET
 from vitx.explain.perturbation import integrated_gradients, occlusion
 from vitx.explain.score import class_score
+from vitx.explain.surrogates import draw_lime_coalitions, kernel_shap, lime
+from vitx.explain.tubelets import Tubelets
 
 pytestmark = pytest.mark.peers
 
@@ -63,3 +65,43 @@ def test_occlusion_agrees(network, in_torch, attr, video, tubelet):
     expected = attr.Occlusion(in_torch).attribute(clip, sliding_window_shapes=window, strides=window, baselines=0)
     found = occlusion(*network, video, TARGET, tubelet=tubelet)
     np.testing.assert_allclose(found, expected.numpy()[0, ..., 0], rtol=1e-3, atol=1e-5)
+
+
+TUBELETS = Tubelets((4, 24, 32), (2, 12, 32))  # 4 of them
+
+
+def test_kernel_shap_comes_near(network, in_torch, attr, video):
+    """captum draws its coalitions; with 14 of them, thousands of draws come within some percent of all."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    clip, features = torch.from_numpy(np.array(video))[None], torch.from_numpy(np.array(TUBELETS.numbers()))
+    settings = {"feature_mask": features[None, ..., None], "baselines": 0, "n_samples": 3000}
+    expected = attr.KernelShap(in_torch).attribute(clip, perturbations_per_eval=100, **settings).numpy()[0, ..., 0]
+    found = np.asarray(kernel_shap(*network, video, TARGET, tubelet=TUBELETS.size))
+    np.testing.assert_allclose(found, expected, atol=0.05 * np.abs(found).max())
+
+
+def test_lime_agrees_on_the_same_coalitions(network, in_torch, attr, video):
+    torch = pytest.importorskip("torch")
+    linear_model = pytest.importorskip("captum._utils.models.linear_model")
+    coalitions, weights = draw_lime_coalitions(TUBELETS.count, 16, seed=0)
+    clip, features = torch.from_numpy(np.array(video))[None], np.array(TUBELETS.numbers())
+    remaining = [torch.from_numpy(kept.astype(np.float32))[None] for kept in coalitions]
+    weight_of = dict(zip(map(bytes, coalitions), weights / weights.sum(), strict=True))
+
+    def draw(original, **_):
+        while remaining:
+            yield remaining.pop(0)
+
+    method = attr.LimeBase(
+        in_torch,
+        linear_model.SkLearnRidge(alpha=0.001),
+        similarity_func=lambda original, changed, kept, **_: weight_of[bytes(kept[0].numpy() > 0.5)],
+        perturb_func=draw,
+        perturb_interpretable_space=True,
+        from_interp_rep_transform=lambda kept, original, **_: original * kept[0][torch.from_numpy(features)][..., None],
+        to_interp_rep_transform=None,
+    )
+    expected = method.attribute(clip, n_samples=16).numpy().ravel()
+    found = np.asarray(lime(*network, video, TARGET, tubelet=TUBELETS.size, samples=16))
+    np.testing.assert_allclose(found, expected[features], rtol=1e-3, atol=1e-4)

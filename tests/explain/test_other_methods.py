@@ -81,7 +81,7 @@ def test_every_convolutional_family_has_feature_maps(name):
 
 
 def test_methods_are_offered_by_what_a_model_has(cnn, linear, transformer, video):
-    assert methods_for(linear[0], video) == ["occlusion", "integrated_gradients"]
+    assert methods_for(linear[0], video) == ["occlusion", "integrated_gradients", "kernel_shap", "lime"]
     assert methods_for(cnn[0], video)[0] == "grad_cam" and "attention_rollout" not in methods_for(cnn[0], video)
     assert methods_for(transformer("vivit_ti_16x2")[0], video) == list(METHODS)
     assert relevance(*linear, video, TARGET)[0] == "occlusion"
@@ -92,6 +92,16 @@ def test_a_method_that_does_not_work_names_those_that_do(cnn, video):
         relevance(*cnn, video, TARGET, "attention_rollout")
     with pytest.raises(UserError, match=r"(?s)gradcam.*grad_cam"):
         relevance(*cnn, video, TARGET, "gradcam")
+
+
+def test_an_option_that_a_method_lacks_is_refused_with_those_it_has(linear, cnn, transformer, video):
+    with pytest.raises(UserError, match=r"(?s)tubelets.*occlusion.*batch_size.*tubelet\?"):
+        relevance(*linear, video, TARGET, "occlusion", tubelets=(2, 8, 8))
+    with pytest.raises(UserError, match=r"steps.*attention_rollout.*none"):
+        relevance(*transformer("vivit_ti_16x2"), video, TARGET, "attention_rollout", steps=3)
+    for options, said in ({"steps": 0}, r"steps.*0.*1"), ({"baseline": "black"}, r"baseline.*black.*0\.0"):
+        with pytest.raises(UserError, match=said):
+            relevance(*linear, video, TARGET, "integrated_gradients", **options)
 
 
 def test_spread_gives_a_pixel_the_value_of_its_tubelet():

@@ -19,11 +19,12 @@ from vitx.explain.recording import AttentionCall, Weights, attention_calls, reco
 from vitx.explain.score import Clip, Target, Variables, reference_model
 
 Step = Callable[[AttentionCall, Weights, Array], Array]
+POOLINGS = ("class", "mean")  # of these it is known which tokens are read; a probe's pooling has weights of its own
 
 
 def has_attention(model: nn.Module, video: Clip) -> bool:
     """Returns whether attention methods work for a model: it attends, and pools a class token or a mean."""
-    return hasattr(model, "pooling") and bool(attention_calls(reference_model(model), video))
+    return _pooling(model) in POOLINGS and bool(attention_calls(reference_model(model), video))
 
 
 def attention_maps(
@@ -127,12 +128,17 @@ def _weighted(
 
 def _require_calls(model: nn.Module, video: Clip) -> tuple[AttentionCall, ...]:
     calls = attention_calls(model, video)
-    if not calls or not hasattr(model, "pooling"):
+    if not calls or _pooling(model) not in POOLINGS:
+        lacks = f"pooling {_pooling(model)}" if calls else "no attention"
         raise UserError(
-            f"{type(model).__name__} has no attention; expected a video Transformer. grad_cam, integrated_gradients "
-            "and occlusion need none"
+            f"{type(model).__name__} has {lacks}; expected a video Transformer with pooling class or mean. "
+            "grad_cam, occlusion, integrated_gradients, kernel_shap and lime need none"
         )
     return calls
+
+
+def _pooling(model: nn.Module) -> str | None:
+    return getattr(model, "pooling", None)
 
 
 def _encoder_of(call: AttentionCall) -> tuple[str, ...]:

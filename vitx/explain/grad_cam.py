@@ -100,8 +100,8 @@ def grad_cam(
     found = find_feature_map(model, video, layer)
     if found is None:
         raise UserError(
-            f"{type(model).__name__} has no feature map with more than one place; integrated_gradients and occlusion "
-            "need none"
+            f"{type(model).__name__} has no feature map with more than one place; occlusion, integrated_gradients, "
+            "kernel_shap and lime need none"
         )
 
     return _weigh(variables, jnp.asarray(video), target, model=model, found=found)

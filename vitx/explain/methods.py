@@ -17,8 +17,10 @@ from jaxtyping import Array, Float
 from vitx.errors import UserError, closest
 from vitx.explain.attention import attention_rollout, gradient_attention, has_attention, last_attention
 from vitx.explain.grad_cam import find_feature_map, grad_cam
+from vitx.explain.options import check_options, option_defaults
 from vitx.explain.perturbation import integrated_gradients, occlusion
 from vitx.explain.score import Clip, Target, Variables, reference_model
+from vitx.explain.surrogates import kernel_shap, lime
 from vitx.plugins import Registry
 
 
@@ -37,8 +39,8 @@ class Method:
     """A method of explanation.
 
     Attributes:
-        explain: called as explain(model, variables, video, target) with one normalised clip [t, h, w, c]; returns its
-            relevance on any grid over time, height and width.
+        explain: called as explain(model, variables, video, target, **options) with one normalised clip [t, h, w, c];
+            returns its relevance on any grid over time, height and width. Its keyword-only arguments are the options.
         works_for: called as works_for(model, video); whether the method can explain the model.
     """
 
@@ -53,6 +55,8 @@ METHODS: Registry[Method] = Registry(
         "grad_cam": Method(grad_cam, has_feature_map),
         "occlusion": Method(occlusion),
         "integrated_gradients": Method(integrated_gradients),
+        "kernel_shap": Method(kernel_shap),
+        "lime": Method(lime),
         "attention_rollout": Method(attention_rollout, has_attention),
         "attention": Method(last_attention, has_attention),
     },
@@ -63,6 +67,11 @@ METHODS: Registry[Method] = Registry(
 def methods_for(model: nn.Module, video: Clip) -> list[str]:
     """Returns the names of the methods that can explain a model, the default one first."""
     return [name for name, method in METHODS.items() if method.works_for(model, video)]
+
+
+def list_options() -> list[str]:
+    """Returns the names of the options of all methods, each once."""
+    return list(dict.fromkeys(name for method in METHODS.values() for name in option_defaults(method.explain)))
 
 
 def relevance(
@@ -84,7 +93,7 @@ def relevance(
         options: further arguments of the method, such as the `tubelet` of occlusion.
 
     Raises:
-        UserError: the method is unknown or does not work for the model; the message names those that do.
+        UserError: the method is unknown or does not work for the model, with those that do; or it lacks an option.
     """
     if method is None:
         method = next(name for name, known in METHODS.items() if known.works_for(model, video))
@@ -96,6 +105,7 @@ def relevance(
             f"{method} does not work for {type(model).__name__}, which lacks what it needs; expected one of "
             f"{', '.join(methods_for(model, video))}"
         )
+    check_options(method, METHODS[method].explain, options)
     return method, spread(METHODS[method].explain(model, variables, video, target, **options), video.shape[:3])
 
 

@@ -4,15 +4,18 @@ In shapes: t h w c the video.
 """
 
 import functools
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from vitx.explain.options import check_counts
 from vitx.explain.score import Clip, Target, Variables, class_score, reference_model
+from vitx.explain.tubelets import Tubelets, map_coalitions
+
+PARTS = 6  # along every axis: 216 tubelets, each covered once
 
 
 def integrated_gradients(
@@ -36,6 +39,7 @@ def integrated_gradients(
         baseline: value of the clip that shows nothing; 0 is the mean pixel of normalised clips.
         steps: points on the line from the baseline to the clip, at the middle of equal parts.
     """
+    check_counts(steps=steps)
     model = reference_model(model)
     return _integrate(variables, jnp.asarray(video), target, baseline, model=model, steps=steps)
 
@@ -78,12 +82,13 @@ def occlusion(
     Returns:
         The fall, the same for all pixels of a tubelet. The last tubelets are smaller where the clip is no multiple.
     """
-    tubelet = tubelet or tuple(math.ceil(size / 6) for size in video.shape[:3])
-    settings = {"model": reference_model(model), "tubelet": tubelet, "batch_size": batch_size}
+    check_counts(batch_size=batch_size)
+    tubelets = Tubelets.divide(video.shape[:3], tubelet, PARTS)
+    settings = {"model": reference_model(model), "tubelets": tubelets, "batch_size": batch_size}
     return _cover(variables, jnp.asarray(video), target, baseline, **settings)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "tubelet", "batch_size"))
+@functools.partial(jax.jit, static_argnames=("model", "tubelets", "batch_size"))
 def _cover(
     variables: Variables,
     video: Clip,
@@ -91,21 +96,15 @@ def _cover(
     baseline: Any,
     *,
     model: nn.Module,
-    tubelet: tuple[int, int, int],
+    tubelets: Tubelets,
     batch_size: int,
 ) -> Float[Array, "t h w"]:
-    grid = tuple(math.ceil(size / part) for size, part in zip(video.shape[:3], tubelet, strict=True))
-    number = tubelet_numbers(video.shape[:3], grid, tubelet)
+    def score(clips: Array) -> Array:
+        return class_score(model, variables, clips, target)
 
-    def covered_score(i: Array) -> Array:
-        covered = jnp.where((number == i)[..., None], baseline, video)
-        return class_score(model, variables, covered[None], target)[0]
+    def all_but(i: Array) -> Array:
+        return jnp.arange(tubelets.count) != i
 
-    whole = class_score(model, variables, video[None], target)[0]
-    return (whole - jax.lax.map(covered_score, jnp.arange(math.prod(grid)), batch_size=batch_size))[number]
-
-
-def tubelet_numbers(shape: tuple[int, ...], grid: tuple[int, ...], tubelet: tuple[int, ...]) -> Int[Array, "t h w"]:
-    """Returns the number of the tubelet that every pixel belongs to, time-major."""
-    t, h, w = (jnp.arange(size) // part for size, part in zip(shape, tubelet, strict=True))
-    return (t[:, None, None] * grid[1] + h[:, None]) * grid[2] + w
+    settings = {"tubelets": tubelets, "baseline": baseline, "batch_size": batch_size}
+    covered = map_coalitions(score, video, all_but, tubelets.count, **settings)
+    return tubelets.spread(score(video[None])[0] - covered)

@@ -1,0 +1,42 @@
+"""Checks of the options of methods: their names and their numbers."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vitx.errors import UserError, closest
+
+ARGUMENTS = 4  # of every method: model, variables, video, target
+
+
+def option_defaults(explain: Callable[..., Any]) -> dict[str, Any]:
+    """Returns {name: default} of the options of a method: its arguments after the target."""
+    parameters = list(inspect.signature(explain).parameters.values())[ARGUMENTS:]
+    return {parameter.name: parameter.default for parameter in parameters}
+
+
+def check_options(method: str, explain: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Raises UserError for an option that a method lacks, or for a value that is no number where one belongs."""
+    defaults = option_defaults(explain)
+    for name, value in given.items():
+        if name not in defaults:
+            expected = f"one of {', '.join(defaults)}{closest(name, defaults)}" if defaults else "none"
+            raise UserError(f"{name} is no option of {method}; expected {expected}")
+        is_number = isinstance(value, int | float) and math.isfinite(value)
+        if isinstance(defaults[name], int | float) and not is_number:
+            raise UserError(f"{name} is {value!r}; expected a finite number, such as {defaults[name]}")
+
+
+def check_counts(minimum: int = 1, /, **counts: Any) -> None:
+    """Raises UserError unless all are whole numbers of at least a minimum."""
+    for name, count in counts.items():
+        if not isinstance(count, int) or count < minimum:
+            raise UserError(f"{name} is {count!r}; expected a whole number of at least {minimum}")
+
+
+def check_positive(**numbers: Any) -> None:
+    """Raises UserError unless all are above 0."""
+    for name, number in numbers.items():
+        if not number > 0:
+            raise UserError(f"{name} is {number!r}; expected a number above 0")
