@@ -1,6 +1,10 @@
 """A run in memory and on disk: what training returns, and what its folder gives back."""
 
+import ast
+import inspect
 import json
+import pydoc
+import re
 import shutil
 
 import jax
@@ -55,6 +59,20 @@ def test_public_names_are_importable_and_lazy():
     assert {"train", "load_run", "create_model", "load_pretrained", "count_cost"} <= set(dir(vitx))
     with pytest.raises(AttributeError, match="nothing_of_this_name"):
         _ = vitx.nothing_of_this_name
+
+
+def test_editors_see_the_public_names_that_run_time_has():
+    body = ast.parse(inspect.getsource(vitx)).body
+    (block,) = (node for node in body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    assert all(len(line.names) == 1 and line.names[0].asname == line.names[0].name for line in block.body)
+    assert {line.names[0].name: line.module for line in block.body} == vitx._HOMES
+
+
+def test_help_lists_the_public_names_with_their_docstrings():
+    text = pydoc.plain(pydoc.render_doc(vitx))
+    for name in set(vitx.__all__) - {"__version__"}:
+        assert re.search(rf"^    (class )?{name}\(", text, re.MULTILINE), name
+        assert getattr(vitx, name).__doc__.splitlines()[0] in text
 
 
 def test_an_explanation_names_class_and_method_and_has_every_form(run, tmp_path):
@@ -151,6 +169,13 @@ def test_a_single_video_gets_an_answer_of_its_own(run, tmp_path):
     clip = tmp_path / "clip.mp4"
     clip.write_bytes(encode_video(np.zeros((9, 32, 32, 3), np.uint8)))
     assert run.predict(clip) == run.predict([clip])[str(clip)]
+
+
+def test_a_run_that_reads_whole_clips_neither_streams_nor_forecasts(run):
+    with pytest.raises(UserError, match=r"FactorisedEncoder.*lrcn"):
+        run.stream()
+    with pytest.raises(UserError, match=r"Classification.*FramePrediction"):
+        run.forecast(np.zeros((4, 24, 24, 3), np.uint8))
 
 
 def test_features_are_what_the_head_classifies(run):

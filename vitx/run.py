@@ -24,8 +24,10 @@ from vitx.errors import UserError
 from vitx.evaluation import report
 from vitx.evaluation.evaluate import Predictions, evaluate, predict
 from vitx.evaluation.examples import accuracy_intervals, predictions_path, save_predictions
+from vitx.evaluation.forecast import Forecast, forecast_clip
 from vitx.evaluation.metrics_table import MetricsTable
 from vitx.evaluation.presentation import presenter_for
+from vitx.evaluation.stream import Stream
 from vitx.experiment import Experiment, load_config, save_config
 from vitx.explain.clips import explain_clip, read_clip
 from vitx.explain.explanation import Explanation
@@ -41,6 +43,7 @@ from vitx.run_folder import (
     open_checkpoints,
     read_newest_record,
 )
+from vitx.tasks.frame_prediction import FramePrediction
 from vitx.tasks.task import Supervised
 from vitx.training import loop
 from vitx.training.faults import PreemptionGuard
@@ -201,6 +204,33 @@ class Run:
             class_name=class_name,
             **options,
         )
+
+    def forecast(self, video: Video) -> Forecast:
+        """Predicts the last frames of a clip from those before them; a notebook shows the frames beside the truth.
+
+        Args:
+            video: path of a file, or RGB frames [frames, height, width, 3], 0 to 255.
+
+        Raises:
+            UserError: the video cannot be read or is too short; or the run predicts no frames.
+        """
+        task = self.experiment.task
+        if not isinstance(task, FramePrediction):
+            raise UserError(f"{type(task).__name__} predicts no frames; expected a run of FramePrediction")
+        clip = read_clip(video, self.experiment.data)
+        return forecast_clip(task, self._model_outside_mesh(), self.variables, clip)
+
+    def stream(self) -> Stream:
+        """Starts a stream: `read(frame)` answers after every frame, from a state that the model carries.
+
+        Raises:
+            UserError: the run does not classify, or its model reads whole clips.
+        """
+        task = self.experiment.task
+        if not isinstance(task, Supervised):
+            raise UserError(f"{type(task).__name__} predicts no classes; expected a run that classifies")
+        size = self.experiment.data.image_size
+        return Stream(self._model_outside_mesh(), self.variables, task=task, names=self.outputs, image_size=size)
 
 
 @functools.partial(jax.jit, static_argnames="model")

@@ -7,7 +7,16 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from vitx.evaluation.rollout import CONTEXT_BORDER, GAP, PREDICTED_BORDER, animation, error_map, strip, to_rgb
+from vitx.evaluation.rollout import (
+    CONTEXT_BORDER,
+    GAP,
+    PREDICTED_BORDER,
+    animation,
+    error_map,
+    errors_over_time,
+    strip,
+    to_rgb,
+)
 
 pytestmark = pytest.mark.smoke
 
@@ -93,3 +102,14 @@ def test_animation_shows_context_then_forecast_beside_the_truth(clips):
                     framed = picture[top : top + HEIGHT + 2, left : left + WIDTH + 2]
                     np.testing.assert_allclose(framed[1:-1, 1:-1], frame, atol=1.01 / 255)
                     np.testing.assert_allclose(framed[0], np.broadcast_to(border, framed[0].shape), atol=1.01 / 255)
+
+
+def test_errors_of_every_frame_are_drawn_beside_those_of_the_baselines():
+    per_frame = {"mse": [1.0, 4.0], "mse/copy": [2.0, 5.0], "mse/linear": [3.0, 6.0], "ssim": [0.5, 0.4]}
+    (axes,) = errors_over_time(per_frame).axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert drawn == {
+        "forecast": [[1, 1], [2, 4]],
+        "last frame copied": [[1, 2], [2, 5]],
+        "linear extrapolation": [[1, 3], [2, 6]],
+    }

@@ -166,6 +166,7 @@ def test_a_run_reports_forecasts_with_pictures(small, tmp_path, capsys, monkeypa
     assert np.mean(metrics["per_frame"]["mse/copy"]) == pytest.approx(metrics["mse/copy"], rel=1e-6)
     report = (run / "report.md").read_text()
     assert "![forecasts beside the truth](test_rollout.png)" in report and "linear extrapolation" in report
+    assert "(test_errors.png)" in report and (run / "test_errors.png").read_bytes().startswith(b"\x89PNG")
     with Image.open(io.BytesIO((run / "test_rollout.gif").read_bytes())) as gif:
         assert gif.n_frames == 6
     assert main(["evaluate", str(run)]) == 0
@@ -175,12 +176,21 @@ def test_a_run_reports_forecasts_with_pictures(small, tmp_path, capsys, monkeypa
 def test_predict_of_a_run_scores_the_forecast_of_a_files_last_frames(small, tmp_path, capsys):
     run, video = tmp_path / "run", tmp_path / "clip.mp4"
     changes = {"training.steps": 1, "data.num_frames": 6}
-    train(small.override({"model": MODEL, "task": FramePrediction(), **changes}), run)
+    trained = train(small.override({"model": MODEL, "task": FramePrediction(), **changes}), run)
     video.write_bytes(small.data.dataset.open("test")[0]["video"])
     capsys.readouterr()
     assert main(["predict", str(run), str(video), "--json"]) == 0
     (answer,) = json.loads(capsys.readouterr().out).values()
     assert answer.keys() == {"forecast", "copy", "linear"} and answer["copy"]["mse"] > 0
+    forecast = trained.forecast(video)  # its frames have the error that is reported
+    assert (len(forecast.context), len(forecast.truth)) == (4, 2) and forecast.predicted.shape == forecast.truth.shape
+    errors = (forecast.predicted - forecast.truth)[..., :1] ** 2
+    assert errors.sum((1, 2, 3)).mean() == pytest.approx(answer["forecast"]["mse"], rel=1e-4)
+    assert forecast._repr_png_().startswith(b"\x89PNG")
+    forecast.save(tmp_path / "forecast.gif")
+    assert (tmp_path / "forecast.gif").read_bytes().startswith(b"GIF8")
+    with pytest.raises(vitx.UserError, match=r"\.mp4.*\.png, \.gif"):
+        forecast.save(tmp_path / "forecast.mp4")
     assert main(["convert", str(run), str(tmp_path / "own.safetensors")]) == 0
     model, variables = vitx.load_pretrained(tmp_path / "own.safetensors")
     assert type(model).__name__ == "NextFrameForecaster" and "params" in variables

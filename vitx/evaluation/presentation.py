@@ -22,7 +22,7 @@ from vitx.evaluation.frames import FRAME_METRICS
 from vitx.evaluation.metrics import average_precisions, confusion, per_class
 from vitx.evaluation.reconstruction import reconstruction_strip
 from vitx.evaluation.report import Picture, Results, Section, bars, clip_strip, confusion_matrix, scatter, table
-from vitx.evaluation.rollout import animation, strip, to_rgb
+from vitx.evaluation.rollout import NAMES, animation, errors_over_time, strip, to_rgb
 from vitx.tasks.classification import Classification
 from vitx.tasks.frame_prediction import SOURCES, FramePrediction
 from vitx.tasks.masked_prediction import MaskedPrediction
@@ -198,7 +198,6 @@ class FramePredictionPresenter(Presenter):
     """Metrics beside those of the baselines, and pictures of predicted frames."""
 
     formats: ClassVar[Mapping[str, str]] = {"loss": "{:.4f}", "mse": "{:.2f}", "ssim": "{:.3f}"}
-    columns = ("forecast", "last frame copied", "linear extrapolation")
 
     def sections(self, results: Results) -> Sequence[Section]:
         outputs = results.predictions.outputs
@@ -209,11 +208,14 @@ class FramePredictionPresenter(Presenter):
             (name, *(f"{outputs[f'mse{source}'][:, i].mean():.1f}" for source in SOURCES))
             for i, name in enumerate(results.names["mse"])
         ]
+        per_frame = self.tables(results.predictions, results.names)["per_frame"]
+        columns = NAMES.values()
         comparison = [
             "Means over frames and sequences; mse, mae and cross_entropy are summed over the pixels of a frame.",
-            table(("metric", *self.columns), means),
+            table(("metric", *columns), means),
             "mse of each frame:",
-            table(("frame", *self.columns), frames),
+            table(("frame", *columns), frames),
+            Picture("errors.png", "mse of each predicted frame", errors_over_time(per_frame)),
         ]
         legend = "Truth, forecast and its error: red where too bright, blue where too dark."
         return [

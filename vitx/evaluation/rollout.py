@@ -11,11 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vitx.data.encoding import encode_gif
+from vitx.evaluation.report import BLUE, GREY, ORANGE
 
 Clip = Float[np.ndarray, "_ h w 3"]
 Frame = Float[np.ndarray, "_ _ 3"]
 GAP = 2  # pixels between frames
 CONTEXT_BORDER, PREDICTED_BORDER = np.array([0.55, 0.55, 0.55]), np.array([0.85, 0.51, 0.17])  # grey, orange
+NAMES = {"": "forecast", "/copy": "last frame copied", "/linear": "linear extrapolation"}
+"""{suffix of a metric: what it belongs to}: the model, then the baselines."""
 
 
 def to_rgb(frames: Float[np.ndarray, "... channels"]) -> Float[np.ndarray, "... 3"]:
@@ -85,6 +88,25 @@ def animation(
         pixels = np.concatenate(rows).repeat(scale, axis=0).repeat(scale, axis=1)
         pictures.append((255 * pixels).round().astype(np.uint8))
     return encode_gif(np.stack(pictures), frame_milliseconds=frame_milliseconds)
+
+
+def errors_over_time(per_frame: Mapping[str, Sequence[float]], metric: str = "mse") -> Figure:
+    """Draws a metric of every predicted frame, beside that of the baselines without a model.
+
+    Args:
+        per_frame: {metric, or metric/baseline: its mean for every predicted frame}, as `Run.evaluate` returns it.
+        metric: the metric to draw.
+    """
+    figure = Figure(figsize=(5.6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for (source, name), colour, marker in zip(NAMES.items(), (ORANGE, GREY, BLUE), "os^", strict=True):
+        values = per_frame[metric + source]
+        axes.plot(range(1, len(values) + 1), values, color=colour, marker=marker, markersize=4, label=name)
+    axes.set(xlabel="predicted frame", ylabel=metric, ylim=(0, None), xticks=range(1, len(values) + 1))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
 
 
 def _side_by_side(frames: Sequence[Frame]) -> Frame:
