@@ -23,6 +23,11 @@ def comparison(runs, tmp_path_factory):
     return vitx.compare(runs, output), output
 
 
+def test_runs_in_memory_compare_as_their_folders_do(comparison, runs):
+    assert str(vitx.compare([vitx.load_run(runs[0]), runs[1]])) == str(comparison[0])
+    assert comparison[0]._repr_markdown_() == str(comparison[0])
+
+
 def test_settings_that_differ_are_listed_with_the_values_of_all_runs(comparison):
     assert comparison[0].settings == {
         "model.num_temporal_layers": {"base_seed0": 1, "no_temporal_layer_seed1": 0},

@@ -1,5 +1,7 @@
 """The protocol of video models: every variant offers it, whatever its settings are called."""
 
+import re
+
 import pytest
 
 import vitx
@@ -27,6 +29,16 @@ def test_input_shape_is_set_by_one_method(name, channels):
     assert model.with_input_shape(8).input_shape == (8, *model.input_shape[1:])
     assert model.with_input_shape(size=(64, 32)).input_shape == (model.input_shape[0], 64, 32, channels)
     assert model.with_input_shape() == model
+
+
+@pytest.mark.parametrize("name", ["vivit_b_16x2", "r3d_18", "convlstm_forecaster_5x5_256"])
+def test_a_notebook_shows_the_parameters_of_a_model(name):
+    model = VARIANTS[name]
+    shown = model._repr_html_()
+    assert f"{vitx.count_cost(model, model.input_shape).params:,} parameters" in shown
+    counts = [int(count.replace(",", "")) for count in re.findall(r"<td>([\d,]+)</td></tr>", shown)]
+    by_module = [int(count.replace(",", "")) for count in re.findall(r": ([\d,]+)</summary>", shown)]
+    assert sum(counts) == sum(by_module) == vitx.count_cost(model, model.input_shape).params
 
 
 def test_input_shape_changes_together_with_other_settings():

@@ -20,7 +20,7 @@ from vitx.evaluation.presentation import presenter_for
 from vitx.evaluation.report import clip_strip, encode_png
 from vitx.evaluation.report import table as markdown_table
 from vitx.experiment import Experiment, load_config
-from vitx.run import load_run, predict_split
+from vitx.run import Run, load_run, predict_split
 from vitx.tasks.task import COUNT_METRICS
 from vitx.training.logs import read_metrics
 
@@ -74,6 +74,9 @@ class Comparison:
     def __str__(self) -> str:
         return to_markdown(self)
 
+    def _repr_markdown_(self) -> str:  # how a notebook shows it
+        return to_markdown(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Tested:
@@ -86,13 +89,15 @@ class _Tested:
     predictions: Predictions
 
 
-def compare(runs: Sequence[str | PurePath], output: str | PurePath | None = None, *, split: str = "test") -> Comparison:
+def compare(
+    runs: Sequence[str | PurePath | Run], output: str | PurePath | None = None, *, split: str = "test"
+) -> Comparison:
     """Compares runs on a split; changes nothing in their folders.
 
     Predictions that a run keeps are read; a run without them is evaluated.
 
     Args:
-        runs: folders of two or more runs.
+        runs: two or more runs, or their folders.
         output: folder for comparison.md, comparison.json, curves and clips; None writes nothing.
         split: split of the metrics.
 
@@ -100,7 +105,7 @@ def compare(runs: Sequence[str | PurePath], output: str | PurePath | None = None
         UserError: fewer than two runs, one twice, or a folder that is not a run's.
     """
     check_split(split)
-    folders = [storage.as_path(run) for run in runs]
+    folders = [run.workdir if isinstance(run, Run) else storage.as_path(run) for run in runs]
     if len(folders) < 2 or len(set(map(str, folders))) < len(folders):
         raise UserError(f"found {len(folders)} runs ({', '.join(map(str, folders))}); expected two or more, each once")
     short = [storage.absolute(folder).name for folder in folders]

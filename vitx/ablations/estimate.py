@@ -79,7 +79,17 @@ class Estimate:
     basis: str
 
 
-def estimate(plan: Plan) -> list[Estimate]:
+class Estimates(list[Estimate]):
+    """Estimates of cells, which print as a table with the sum of what is left."""
+
+    def __str__(self) -> str:
+        return format_estimates(self)
+
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:  # how a notebook shows them
+        printer.text(str(self))
+
+
+def estimate(plan: Plan) -> Estimates:
     """Returns an estimate for every selected cell.
 
     Times are those of finished cells of the same row; else those of other finished cells, scaled by the
@@ -102,7 +112,7 @@ def estimate(plan: Plan) -> list[Estimate]:
         speed = _Speed(None, "")
     else:
         speed = _measure(plan.ablation.base)
-    estimates = []
+    estimates = Estimates()
     for cell in plan.cells:
         gmacs = _gmacs(plan, cell)
         if cell.row in times:

@@ -14,7 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from vitx.ablations.cells import FAILED, Results, run_cell
 from vitx.ablations.description import Ablation, load_ablation
-from vitx.ablations.estimate import Estimate, estimate
+from vitx.ablations.estimate import Estimates, estimate
 from vitx.ablations.leases import Leases
 from vitx.ablations.pictures import write_pictures
 from vitx.ablations.plan import Cell, Plan, claim_folder, make_plan
@@ -33,7 +33,7 @@ def ablate(
     seeds: Sequence[int] | None = None,
     jobs: int = 1,
     dry_run: bool = False,
-) -> Table | list[Estimate]:
+) -> Table | Estimates:
     """Runs what is missing of an ablation, and writes its tables and pictures.
 
     Any number of processes, on any number of machines, may run the same ablation in one folder. What was stopped

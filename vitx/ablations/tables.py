@@ -77,6 +77,9 @@ class Table:
     def __str__(self) -> str:
         return to_markdown(self)
 
+    def _repr_markdown_(self) -> str:  # how a notebook shows it
+        return to_markdown(self)
+
 
 def make_table(plan: Plan) -> Table:
     """Returns the table of all finished cells of an ablation, selected or not."""

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from vitx.configuration import override
 from vitx.layers.layouts import Grid
+from vitx.models.parameter_table import ShowsParameters
 from vitx.parameters import to_32_bits
 
 InputShape = tuple[int, int, int, int]  # (frames, height, width, channels)
@@ -84,7 +85,7 @@ class TokenModel(VideoModel, Protocol):
         """Returns all tokens after the encoder, in the order of `tokens`."""
 
 
-class AnyShape:
+class AnyShape(ShowsParameters):
     """Mixin for models that take videos of any shape; the field `clip` is their default (frames, height, width)."""
 
     @property

@@ -28,9 +28,10 @@ from vitx.layers.partition import Divisible
 from vitx.layers.transformer import Activation, Encoder, EncoderBlock, RematPolicy
 from vitx.layers.types import DType
 from vitx.models.base import InputShape, Logits
+from vitx.models.parameter_table import ShowsParameters
 
 
-class VideoEncoder(nn.Module):
+class VideoEncoder(ShowsParameters, nn.Module):
     """Tubelets, positions, encoder blocks that attend along `layouts`. A `TokenModel`.
 
     Subclasses create `positions` and `encoder` in `setup`.
