@@ -130,6 +130,7 @@ def test_the_dry_run_runs_nothing_and_knows_what_is_left(done, two_rows, tmp_pat
     macs = make_plan(two_rows, workdir).costs["base"][1]
     assert estimates[0].clips == 16 and estimates[0].gmacs == pytest.approx(3 * macs * 16 / 1e9)
     assert all(estimate.seconds > 0 for estimate in estimates)
+    assert "2 of 4 cells are left" in str(estimates) and len(str(estimates).splitlines()) == 6
     assert not (workdir / "runs" / "base_seed5").exists()
 
 
@@ -231,6 +232,17 @@ def test_long_names_of_many_rows_stay_inside_the_picture():
     box = legend.get_window_extent()
     assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0
     assert {text.get_text() for text in legend.get_texts()} == {*points, "Pareto front"}
+
+
+@pytest.mark.parametrize("costs", [(0.0032, 0.0058), (0.9, 1.1), (0.002, 0.02), (1.0, 300.0)])
+def test_an_axis_of_costs_has_at_least_two_labels(costs):
+    points = {str(cost): {"gmacs": (cost, None), "top1": (50.0, None)} for cost in costs}
+    (axes,) = (figure := pareto(points, {"top1": True}, {})).axes
+    figure.draw_without_rendering()
+    low, high = axes.get_xlim()
+    ticks = [*axes.xaxis.get_major_ticks(), *axes.xaxis.get_minor_ticks()]
+    labels = [tick.label1.get_text() for tick in ticks if low <= tick.get_loc() <= high and tick.label1.get_text()]
+    assert 2 <= len(labels) <= 9, labels
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from vitx.errors import UserError
 from vitx.evaluation.evaluate import Predictions
-from vitx.evaluation.report import Picture, Results, Section, learning_curves, table, write_report
+from vitx.evaluation.report import Picture, Results, Section, clip_strip, learning_curves, table, write_report
 
 ROWS = [
     {"step": 1, "split": "train", "loss": 2.0, "motion/top1": 10.0, "motion/loss": 1.0},
@@ -77,6 +77,14 @@ def test_curves_are_drawn_for_training_and_every_evaluated_split():
     for axes in (loss, top1):
         assert [line.get_label() for line in axes.lines] == ["train", "other_camera"]
     np.testing.assert_array_equal(loss.lines[0].get_xydata(), [[1, 2], [2, 1]])
+
+
+def test_long_captions_stay_inside_the_picture_of_clips():
+    caption = "tubelets_and_temporal_layer_seed0: anticlockwise"
+    figure = clip_strip(np.zeros((2, 4, 6, 6, 3), np.uint8), [[(caption, True), ("short", False)]] * 2)
+    figure.draw_without_rendering()
+    texts = [text for text in figure.axes[0].texts if text.get_text() == caption]
+    assert len(texts) == 2 and all(text.get_window_extent().x1 <= figure.bbox.x1 for text in texts)
 
 
 def test_a_report_that_may_not_be_written_is_a_user_error(tmp_path, monkeypatch):

@@ -98,10 +98,14 @@ def pareto(
         front.append((max(costs), front[-1][1]))  # the best row stays the best at any higher cost
         style = {"color": "#8a8a8a", "linewidth": 1, "drawstyle": "steps-post"}
         axes.plot(*zip(*front, strict=True), label="Pareto front", zorder=0, **style)
-        axes.set(xlabel="GMACs per view", title=_title(metric, "test", units), xscale="log")
+        axes.set(xlabel="GMACs per view", title=_title(metric, "test", units))
+        if max(costs) < 3 * min(costs):
+            axes.locator_params(axis="x", nbins=6)  # a logarithmic axis this short has one label or none
+        else:
+            axes.set_xscale("log")
+            has_few_powers = max(costs) < 100 * min(costs)
+            axes.xaxis.set_minor_formatter(_label_some if has_few_powers else NullFormatter())
         axes.xaxis.set_major_formatter("{x:g}")
-        within_a_decade = max(costs) < 10 * min(costs)
-        axes.xaxis.set_minor_formatter(_label_some if within_a_decade else NullFormatter())
         axes.grid(alpha=0.25, which="both")
     _add_legend(figure)
     return figure

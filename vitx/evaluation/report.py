@@ -80,7 +80,9 @@ def clip_strip(clips: UInt8[np.ndarray, "n t h w 3"], captions: Sequence[Sequenc
     # In inches, on one pair of axes: a pair for each frame takes three to eight times as long to draw.
     frame_height = clips.shape[2] / clips.shape[3]
     row_height = max(frame_height, 0.2 * max(map(len, captions), default=0)) + 0.1
-    width, height = 1.1 * len(shown) + 2.6, row_height * len(clips) + 0.3
+    # a character of a caption takes about 0.078 inches
+    longest = max((len(line) for lines in captions for line, _ in lines), default=0)
+    width, height = 1.1 * len(shown) + max(2.6, 0.078 * longest + 0.3), row_height * len(clips) + 0.3
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
