@@ -4,8 +4,9 @@ Letters in shapes: t frames, h height, w width.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from typing import IO
 
 import av
 import numpy as np
@@ -130,24 +131,85 @@ def transcode(
         wanted = frames_between(video.times, *segment).tolist()
         if not wanted:
             raise VideoError(f"it ends before the segment {segment} begins")
-        scaler, pts = FrameScaler(video.aspect), video.index.pts
-        with av.open(file, "w", format="mp4") as target:
-            rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-            encoder, size = target.add_stream(codec, rate=rate, options={"crf": str(crf)}), None
-            for index, frame in zip(wanted, video.decode(wanted), strict=True):
-                if size is None:
-                    frame_size = upright_size(frame, video.aspect)
-                    # yuv420p stores colours of two by two pixels, so sides must be even.
-                    scale = min(1, short_side / min(frame_size))
-                    size = tuple(max(2 * round(side * scale / 2), 2) for side in frame_size)
-                    encoder.height, encoder.width = size
-                    encoder.pix_fmt, context = "yuv420p", encoder.codec_context
-                    context.thread_count, context.gop_size, context.time_base = 1, keyint, stream.time_base
-                whole = np.array([(0.0, 0.0, *frame_size)])
-                (pixels,) = scaler(frame, size, whole, frame_size)
-                small = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p", threads=1)
-                # Times are the source's own, so that a variable frame rate stays one.
-                small.pts, small.time_base = pts[index] - pts[wanted[0]], stream.time_base
-                target.mux(encoder.encode(small))
-            target.mux(encoder.encode(None))
+        _encode(video, wanted, file, lambda side: min(1, short_side / side), codec, {"crf": str(crf)}, keyint=keyint)
     return file.getvalue()
+
+
+def redraw(
+    source: VideoSource,
+    target: IO[bytes],
+    draw: Callable[[UInt8[np.ndarray, "h w 3"], float], UInt8[np.ndarray, "h w 3"]],
+    *,
+    least_side: int = 0,
+    crf: int = 20,
+    seconds: float = MAX_SECONDS,
+    read: ReadOptions = DEFAULT_OPTIONS,
+) -> None:
+    """Writes a video as an mp4 file with every frame drawn on: upright, without sound, every frame at its time.
+
+    Args:
+        source: the file's bytes or its path.
+        target: a file that is open for writing.
+        draw: returns a frame, given its pixels and its time in seconds from the first.
+        least_side: pixels that the shorter side of smaller frames is enlarged to. Sides become even.
+        crf: constant quality of the encoder; less is better and larger.
+        seconds: time after which it is given up.
+        read: what is read of the file.
+
+    Raises:
+        VideoError: the video or a frame of it is unreadable, or the encoder refuses it.
+    """
+    with open_container(source, seconds, read) as (container, stream):
+        video = PyAVVideo(source, container, stream, seconds, read)
+        options = {"crf": str(crf), "preset": "veryfast"}
+        wanted = list(range(len(video.times)))
+        _encode(video, wanted, target, lambda side: max(1, least_side / side), "libx264", options, draw=draw)
+
+
+def _encode(
+    video: PyAVVideo,
+    wanted: Sequence[int],
+    target: IO[bytes],
+    scale_of: Callable[[int], float],
+    codec: str,
+    options: Mapping[str, str],
+    *,
+    keyint: int | None = None,
+    draw: Callable[[np.ndarray, float], np.ndarray] | None = None,
+) -> None:
+    """Encodes frames of an open video, one after the other, at their times.
+
+    Args:
+        video: an open video.
+        wanted: numbers of the frames, in order.
+        target: a file that is open for writing.
+        scale_of: returns the factor by which frames are scaled, given the length of their shorter side.
+        codec: FFmpeg's name of the encoder.
+        options: the encoder's own options.
+        keyint: frames from one keyframe to the next at most; None leaves it to the encoder.
+        draw: see `redraw`; None encodes frames as they are.
+    """
+    stream, scaler, pts, size = video.stream, FrameScaler(video.aspect), video.index.pts, None
+    with av.open(target, "w", format="mp4") as container:
+        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        encoder = container.add_stream(codec, rate=rate, options=dict(options))
+        for index, frame in zip(wanted, video.decode(list(wanted)), strict=True):
+            if size is None:
+                frame_size = upright_size(frame, video.aspect)
+                # yuv420p stores colours of two by two pixels, so sides must be even.
+                scale = scale_of(min(frame_size))
+                size = tuple(max(2 * round(side * scale / 2), 2) for side in frame_size)
+                encoder.height, encoder.width = size
+                encoder.pix_fmt, context = "yuv420p", encoder.codec_context
+                context.thread_count, context.time_base = 1, stream.time_base
+                if keyint is not None:
+                    context.gop_size = keyint
+                whole = np.array([(0.0, 0.0, *frame_size)])
+            (pixels,) = scaler(frame, size, whole, frame_size)
+            if draw is not None:
+                pixels = draw(pixels, float(video.times[index]))
+            small = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p", threads=1)
+            # Times are the source's own, so that a variable frame rate stays one.
+            small.pts, small.time_base = pts[index] - pts[wanted[0]], stream.time_base
+            container.mux(encoder.encode(small))
+        container.mux(encoder.encode(None))

@@ -233,15 +233,21 @@ class Data:
             VideoError: the video, or the segment of it that the example is, cannot be read.
         """
         self._check_memory(1, "data.eval_clips", self.max_views, self.crop_size)
-        positions = (0.5,) if self.eval_crops == 1 else (0.0, 0.5, 1.0)
         with open_video(example["video"], decoder=self.decoder, options=self.reading) as video:
-            frames = self._plan_views(video.times, example)
-            frame_size = video.upright_size(frames)
-            size, short_side = self.crop_size, self.eval_short_side
-            boxes = np.stack([sampling.crop_box(*frame_size, size, position, short_side) for position in positions])
-            crops = video.read(frames, boxes, size)
+            frames = self.plan_views(video.times, _segment_frames(video.times, example))
+            crops = video.read(frames, self.eval_boxes(video.upright_size(frames)), self.crop_size)
+        return self.order_views(crops)
+
+    def eval_boxes(self, frame_size: tuple[int, int]) -> Float[np.ndarray, "crops 4"]:
+        """Returns the boxes of the crops of evaluation in frames of a (height, width)."""
+        positions = (0.5,) if self.eval_crops == 1 else (0.0, 0.5, 1.0)
+        size, short_side = self.crop_size, self.eval_short_side
+        return np.stack([sampling.crop_box(*frame_size, size, position, short_side) for position in positions])
+
+    def order_views(self, crops: UInt8[np.ndarray, "crops clips_t h w 3"]) -> UInt8[np.ndarray, "v t h w 3"]:
+        """Returns the crops of all clips' frames as views, crops of one clip beside each other."""
         # [crops, clips * t, ...] to [clips * crops, t, ...]
-        clips = crops.reshape(len(positions), -1, self.num_frames, *crops.shape[2:])
+        clips = crops.reshape(len(crops), -1, self.num_frames, *crops.shape[2:])
         return clips.swapaxes(0, 1).reshape(-1, *clips.shape[2:])
 
     def read_clip(
@@ -267,9 +273,8 @@ class Data:
             (clip,) = video.read(frames, box[None], self.image_size)
         return clip if rng is None else self.augmentation.vary(rng, clip)
 
-    def _plan_views(self, times: Times, example: Mapping[str, Any]) -> Int[np.ndarray, " clips_t"]:
-        """Returns the frame numbers of all clips of evaluation, one clip after the other."""
-        segment = _segment_frames(times, example)
+    def plan_views(self, times: Times, segment: Segment) -> Int[np.ndarray, " clips_t"]:
+        """Returns the frame numbers of all clips of evaluation in a segment, one clip after the other."""
         if self.eval_clips == "all":
             rate = (len(segment) - 1) / max(np.ptp(times[segment]), 1e-9)  # a video of one frame lasts 0 s
             stride = rate / self.frame_rate if self.frame_rate else self.frame_stride

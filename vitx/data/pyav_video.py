@@ -146,19 +146,36 @@ class PyAVVideo:
             IndexError: a frame number is negative or not below the number of frames.
         """
         wanted = self._check(frames)
-        _, frame_size, decoded = self._start(wanted)
-        self._started = None
-        size = size or frame_size
-        if boxes is None:
-            boxes = crop_box(*frame_size, size, 0.5)[None]
+        boxes, size, scaled = self._scale(wanted, boxes, size)
         crops = np.empty((len(boxes), len(wanted), *size, 3), np.uint8)
-        scaler = FrameScaler(self.aspect)
-        for row, frame in enumerate(decoded):
-            for crop, pixels in zip(crops, scaler(frame, size, boxes, frame_size), strict=True):
+        for row, parts in enumerate(scaled):
+            for crop, pixels in zip(crops, parts, strict=True):
                 crop[row] = pixels
         # Frames are decoded once and in order; repeats and other orders are made of the result.
         rows = [bisect.bisect_left(wanted, index) for index in frames]
         return crops if rows == list(range(len(wanted))) else crops[:, rows]
+
+    def read_each(
+        self,
+        frames: Indices,
+        boxes: Float[np.ndarray, "boxes 4"] | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Iterator[UInt8[np.ndarray, "boxes h w 3"]]:
+        """Yields what `read` returns frame by frame, each once and in order, and holds one of them."""
+        *_, scaled = self._scale(self._check(frames), boxes, size)
+        for parts in scaled:
+            yield np.stack(list(parts))
+
+    def _scale(
+        self, wanted: list[int], boxes: Float[np.ndarray, "boxes 4"] | None, size: tuple[int, int] | None
+    ) -> tuple[Float[np.ndarray, "boxes 4"], tuple[int, int], Iterator[Iterator[np.ndarray]]]:
+        """Returns (boxes, their size in pixels, for every wanted frame its boxes)."""
+        _, frame_size, decoded = self._start(wanted)
+        self._started = None
+        size = size or frame_size
+        boxes = crop_box(*frame_size, size, 0.5)[None] if boxes is None else boxes
+        scaler = FrameScaler(self.aspect)
+        return boxes, size, (scaler(frame, size, boxes, frame_size) for frame in decoded)
 
     def close(self) -> None:
         """Ends decoding that was started and not read."""
