@@ -1,6 +1,8 @@
 """`vitx evaluate` and `predict` on a user's own folder of videos, from other places and with other settings."""
 
+import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,8 +12,10 @@ from PIL import Image
 
 from vitx.cli import main
 from vitx.configuration import Words, to_dict
+from vitx.data.decoding import probe
 from vitx.data.encoding import encode_video
 from vitx.errors import UserError
+from vitx.evaluation.prediction_file import PredictionFile
 from vitx.experiment import load_config, load_experiment
 from vitx.models.convlstm import ConvLSTM
 from vitx.run_folder import check_same_data
@@ -177,6 +181,162 @@ def test_predict_answers_for_what_can_be_read(home, tmp_path, monkeypatch, capsy
         Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(picture)
     assert main(["predict", "run", str(tmp_path / "pictures"), "--json"]) == 0
     assert list(json.loads(capsys.readouterr().out)) == [str(tmp_path / "pictures" / "one")]
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_predictions_of_folders_and_lists_are_rows_of_a_file(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(home)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    (tmp_path / "list.csv").write_text(f"path\nbroken.mp4\nnone.mp4\n{home / 'videos/red/0.mp4'}\n")
+    words = ["predict", "run", "videos/green", str(tmp_path / "list.csv"), "--out", str(tmp_path / "rows.csv")]
+    assert main([*words, "--json", "--batch_size", "4"]) == 1
+    out, err = capsys.readouterr()
+    summary = json.loads(out)
+    assert summary == {"videos": 11, "unreadable": 2, "out": str(tmp_path / "rows.csv")}
+    assert "1 of 3 videos in" in err and "vitx: 2 of 11 videos" in err and "broken.mp4: Invalid data" in err
+    rows = read_table(tmp_path / "rows.csv")
+    assert [Path(row["path"]).name for row in rows if row["error"]] == ["broken.mp4", "none.mp4"]
+    assert main(["predict", "run", "videos/green", str(home / "videos/red/0.mp4"), "--json"]) == 0
+    answers = json.loads(capsys.readouterr().out)
+    for row in rows:
+        if not row["error"]:
+            assert json.loads(row["scores"]) == pytest.approx(answers[row["path"]]["class"], abs=1e-5)
+            assert row["class"] == next(iter(json.loads(row["scores"])))
+    assert main(words) == 2
+    assert "rows.csv exists" in capsys.readouterr().err
+    assert main([*words, "--overwrite", "--top", "1"]) == 1
+    assert {len(json.loads(row["scores"] or "{}")) for row in read_table(tmp_path / "rows.csv")} == {0, 1}
+
+
+def test_a_stopped_prediction_resumes_and_repeats_nothing(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(home)
+    words = ["predict", "run", "videos", "--out", str(tmp_path / "rows.jsonl"), "--batch_size", "2"]
+    added, add = [], PredictionFile.add
+
+    def stop(self, video, **line):
+        if len(added) == 5:
+            raise KeyboardInterrupt
+        added.append(video)
+        add(self, video, **line)
+
+    monkeypatch.setattr(PredictionFile, "add", stop)
+    assert main(words) == 1
+    assert "rows.jsonl.partial" in capsys.readouterr().err and not (tmp_path / "rows.jsonl").exists()
+    monkeypatch.setattr(
+        PredictionFile, "add", lambda self, video, **line: added.append(video) or add(self, video, **line)
+    )
+    assert main([*words, "--top", "1"]) == 2 and "top: None there, 1 here" in capsys.readouterr().err
+    assert main(words) == 0 and "5 of 24 videos" in capsys.readouterr().err
+    assert len(added) == len(set(added)) == 24
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [row["path"] for row in rows] == added == sorted(added)
+
+
+@pytest.mark.usefixtures("pictures")
+def test_windows_have_rows_segments_pictures_and_a_video_with_labels(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(home)
+    frames = np.concatenate([np.full((10, 32, 32, 3), COLOURS[name], np.uint8) for name in COLOURS])
+    (tmp_path / "long.mp4").write_bytes(encode_video(frames, fps=10))
+    words = [
+        "predict",
+        "run",
+        str(tmp_path / "long.mp4"),
+        "--windows",
+        "5f",
+        "--stride",
+        "5f",
+        "--thresholds",
+        "0",
+        "0",
+    ]
+    assert main(words) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == str(tmp_path / "long.mp4") and len(shown) == 4
+    files = ["--segments", "segments.json", "--timelines", "pictures", "--overlay", "videos", "--out", "rows.csv"]
+    assert main([*words, *(word if word[:2] == "--" else str(tmp_path / word) for word in files)]) == 0
+    rows = read_table(tmp_path / "rows.csv")
+    assert [(row["start"], row["end"]) for row in rows][:2] == [("0.0", "0.5"), ("0.5", "1.0")] and len(rows) == 6
+    segments = json.loads((tmp_path / "segments.json").read_text())
+    assert {row["class"] for row in segments} == set(COLOURS)
+    assert {(row["start"], row["end"]) for row in segments} == {(0, 3)}
+    assert (tmp_path / "pictures" / "long_timeline.png").read_bytes().startswith(b"\x89PNG")
+    found = probe(str(tmp_path / "videos" / "long_labels.mp4"))
+    assert found.num_frames == 30 and found.fps == 10
+    assert main([*words, "--overlay", str(tmp_path / "videos")]) == 2 and "long_labels.mp4" in capsys.readouterr().err
+    assert main(["predict", "run", "videos/red/0.mp4", "--windows", "3f", "--stride", "1f"]) == 1
+    assert re.search(r"videos/red/0\.mp4.* 3 frames.* 4", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["--windows", "0s"], "'0s'"),
+        (["--windows", "2s", "--stride", "3s"], "3s"),
+        (["--stride", "3s"], "--windows LENGTH"),
+        (["--windows", "4f", "--thresholds", "0.7", "0.3"], "0.7 and 0.3"),
+        (["--out", "rows.txt"], ".csv, .json, .jsonl, .parquet"),
+        (["--out", "no/rows.csv"], "there is no folder no"),
+        (["--out", "rows.csv", "--batch_size", "0"], "batch_size is 0"),
+        (["--overlay", "here"], "0_labels.mp4 exists"),
+    ],
+)
+def test_predictions_that_cannot_be_made_are_one_message(words, found, home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(home)
+    clip = Path("videos/red/0.mp4")
+    if "--overlay" in words:
+        clip = tmp_path / "0.mp4"
+        shutil.copy(home / "videos/red/0.mp4", clip)
+        (tmp_path / "0_labels.mp4").touch()
+        words = ["--overlay", str(tmp_path)]
+    before = sorted(home.rglob("*"))
+    assert main(["predict", "run", str(clip), *words]) == 2
+    err = capsys.readouterr().err
+    assert found in err and err.count("vitx: ") == 1
+    assert sorted(home.rglob("*")) == before
+
+
+def test_videos_shorter_than_a_clip_are_reported(home, tmp_path, capsys):
+    (tmp_path / "short.mp4").write_bytes(encode_video(np.zeros((3, 32, 32, 3), np.uint8)))
+    assert main(["predict", str(home / "run"), str(tmp_path / "short.mp4"), "--out", str(tmp_path / "rows.csv")]) == 0
+    assert re.search(r"1 videos.*\b4\b.*short\.mp4 with 3", capsys.readouterr().err)
+
+
+def test_empty_folders_alone_write_no_file(home, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert main(["predict", str(home / "run"), str(tmp_path / "empty"), "--out", str(tmp_path / "rows.csv")]) == 2
+    err = capsys.readouterr().err
+    assert str(tmp_path / "empty" / "clip.mp4") in err and err.count("vitx: ") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+@pytest.mark.usefixtures("pictures")
+def test_a_calibrated_run_has_its_temperature_in_predictions_and_report(home, tmp_path, capsys):
+    shutil.copytree(home / "run", tmp_path / "run")
+    clip = str(home / "videos/red/0.mp4")
+    assert main(["predict", str(tmp_path / "run"), clip, "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)[clip]["class"]
+    found = evaluate(capsys, tmp_path / "run", "--calibrate")["calibration"]["class"]
+    assert found.keys() == {"temperature", "ece", "calibrated_ece"}
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "### Calibration" in report and (tmp_path / "run" / "test_reliability_class.png").exists()
+    assert main(["predict", str(tmp_path / "run"), clip, "--json"]) == 0
+    out, err = capsys.readouterr()
+    powers = {name: value ** (1 / found["temperature"]) for name, value in plain.items()}
+    expected = {name: value / sum(powers.values()) for name, value in powers.items()}
+    assert json.loads(out)[clip]["class"] == pytest.approx(expected, abs=1e-4) and "calibrated" in err
+    assert main(["predict", str(tmp_path / "run"), clip, "--out", str(tmp_path / "rows.csv")]) == 0
+    (row,) = read_table(tmp_path / "rows.csv")
+    assert json.loads(row["scores"]) == pytest.approx(expected, abs=1e-4)
+    stale = json.loads((tmp_path / "run" / "calibration.json").read_text()) | {"step": 1}
+    (tmp_path / "run" / "calibration.json").write_text(json.dumps(stale))
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "run"), clip, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)[clip]["class"] == pytest.approx(plain) and "step 1" in err and "--calibrate" in err
 
 
 @pytest.fixture

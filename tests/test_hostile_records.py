@@ -202,7 +202,7 @@ def test_a_row_that_is_none_stops_an_evaluation_before_it_begins(small, tmp_path
     save_config(small, tmp_path / "config.json")
     (tmp_path / "metrics.jsonl").write_text("[1]\n{}\n")
     run = Run(small, tmp_path, 1, {}, {}, jax.NamedSharding(jax.make_mesh((1,), ("data",)), jax.P()))
-    monkeypatch.setattr("vitx.run.predict_split", lambda *_: pytest.fail("the work began"))
+    monkeypatch.setattr("vitx.run_evaluation.predict_split", lambda *_: pytest.fail("the work began"))
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 1"):
         run.evaluate()
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 1"):

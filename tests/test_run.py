@@ -178,6 +178,27 @@ def test_a_run_that_reads_whole_clips_neither_streams_nor_forecasts(run):
         run.forecast(np.zeros((4, 24, 24, 3), np.uint8))
 
 
+def test_a_table_of_predictions_has_the_answers_of_files_arrays_and_windows(run, tmp_path):
+    frames = np.random.default_rng(0).integers(0, 255, (9, 32, 32, 3), np.uint8)
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(encode_video(frames))
+    answer, table = run.predict(clip), run.predict_table([clip, tmp_path / "no.mp4"], top=5)
+    assert [row["label"] for row in table] == ["appearance", "motion", None] and list(table.errors) == [
+        str(tmp_path / "no.mp4")
+    ]
+    for row in table[:2]:
+        assert row["scores"] == pytest.approx(answer[row["label"]], abs=1e-5)
+    answer = run.predict(frames[:4])
+    assert {row["label"]: row["class"] for row in run.predict_table(frames[:4])} == {
+        label: next(iter(classes)) for label, classes in answer.items()
+    }
+    windows = run.predict_table(clip, windows="4f", stride="4f")
+    assert [row["start"] for row in windows[::2]] == pytest.approx([0, 0.16, 0.2])
+    assert {row["label"] for row in windows.segments(0.0, 0.0)} == {"appearance", "motion"}
+    with pytest.raises(UserError, match="array"):
+        run.predict_table(frames, windows=4)
+
+
 def test_features_are_what_the_head_classifies(run):
     frames = np.random.default_rng(0).integers(0, 255, (4, 24, 24, 3), np.uint8)
     features = run.features(frames)

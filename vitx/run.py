@@ -13,28 +13,35 @@ from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
 
 from vitx import configuration, storage
-from vitx.checkpoints import Checkpoints, abstract_state
-from vitx.data.aligned import align_classes, open_split
+from vitx.console import progress_bar
 from vitx.data.decoding import VideoError
 from vitx.data.file_kinds import read_video
-from vitx.data.labels import check_labels
 from vitx.data.same_files import fingerprint
-from vitx.data.sources import Source
+from vitx.data.windows import Duration, SlidingWindows
 from vitx.errors import UserError
 from vitx.evaluation import report
-from vitx.evaluation.evaluate import Predictions, evaluate, predict
-from vitx.evaluation.examples import accuracy_intervals, predictions_path, save_predictions
+from vitx.evaluation.calibration import FILE as CALIBRATION
+from vitx.evaluation.calibration import (
+    Calibration,
+    fit_calibration,
+    load_calibration,
+    save_calibration,
+)
+from vitx.evaluation.evaluate import predict
 from vitx.evaluation.forecast import Forecast, forecast_clip
 from vitx.evaluation.metrics_table import MetricsTable
+from vitx.evaluation.prediction_table import PredictionTable
+from vitx.evaluation.predictor import BATCH_SIZE, Predictor, predict_videos, predict_views, trained_predictor
 from vitx.evaluation.presentation import presenter_for
 from vitx.evaluation.stream import Stream
 from vitx.experiment import Experiment, load_config, save_config
 from vitx.explain.clips import explain_clip, read_clip
 from vitx.explain.explanation import Explanation
-from vitx.interop.fill import check_layers, check_values
+from vitx.interop.fill import check_layers
 from vitx.layers.partition import batch_sharding
 from vitx.models import resolve_implementation
 from vitx.pretrained import starting_weights
+from vitx.run_evaluation import evaluate_and_report, predict_split
 from vitx.run_folder import (
     check_may_train,
     check_record,
@@ -43,18 +50,17 @@ from vitx.run_folder import (
     open_checkpoints,
     read_newest_record,
 )
+from vitx.run_parts import fitting_mesh, learnt_classes, open_sources, restore_variables
 from vitx.tasks.frame_prediction import FramePrediction
 from vitx.tasks.task import Supervised
 from vitx.training import loop
 from vitx.training.faults import PreemptionGuard
-from vitx.training.logs import MetricsLog, Stopwatch, log_info, read_metrics
+from vitx.training.logs import Stopwatch, log_info, read_metrics
 from vitx.training.processes import check_same_settings, first_process_first, is_first_process
 from vitx.training.progress import check_monitor
-from vitx.training.sharding import Mesh, state_shardings
 
 Which = Literal["best", "last"]
 Video = str | Path | np.ndarray
-MAX_CLIPS = 8  # clips in the report's pictures
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -103,6 +109,46 @@ class Run:
         with lock_run(self.workdir):
             return evaluate_and_report(self, split, Stopwatch())
 
+    def calibrate(self) -> Calibration:
+        """Fits a temperature for each label on the validation split, and writes them to calibration.json in the folder.
+
+        `predict`, `vitx predict` and the report of `evaluate` use them from then on. Accuracies stay as they are.
+
+        Raises:
+            UserError: the task predicts no probabilities, or no video of the validation split has a label.
+        """
+        with lock_run(self.workdir):
+            changed = {path: new for path, (_, new) in self.changed.items()}
+            predictions = predict_split(self, "validation")
+            found = fit_calibration(self.experiment.task, predictions, self.step, changed)
+            if is_first_process():
+                path = save_calibration(self.workdir, found)
+                log_info(*found.describe(), f"see {path}")
+        self.__dict__["calibration"] = found  # in place of what the property has read before
+        return found
+
+    @functools.cached_property
+    def calibration(self) -> Calibration | None:
+        """Temperatures by which logits are divided; None where there is none for this checkpoint. Reading reports it.
+
+        Raises:
+            UserError: calibration.json is damaged.
+        """
+        found = load_calibration(self.workdir)
+        if found is None:
+            return None
+        if found.step != self.step:
+            log_info(
+                f"{self.workdir / CALIBRATION} is of step {found.step} and not used for step {self.step}; "
+                f"vitx evaluate {self.workdir} --calibrate fits it again"
+            )
+            return None
+        temperatures = ", ".join(f"{label} {value:.3g}" for label, value in found.temperatures.items())
+        log_info(
+            f"probabilities are calibrated on the validation split ({found.views} views): temperature {temperatures}"
+        )
+        return found
+
     def predict(self, videos: Video | Sequence[str | Path], *, top: int = 5) -> dict[str, Any]:
         """Returns {label: {class: probability}} of the `top` classes, most probable first, of a video.
 
@@ -134,13 +180,63 @@ class Run:
                 continue
             yield file, self._answer(views, top)
 
+    def predict_table(
+        self,
+        videos: Video | Sequence[str | Path],
+        *,
+        windows: Duration | None = None,
+        stride: Duration | None = None,
+        top: int | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> PredictionTable:
+        """Predicts videos in batches, and returns rows that `save` writes and a notebook shows as a table.
+
+        Args:
+            videos: path of a video, several paths, or RGB frames [frames, height, width, 3], 0 to 255. A file that
+                cannot be read is a row with its error.
+            windows: length of sliding windows, each of which gets rows: "4s" or 4 in seconds, "32f" in frames.
+            stride: distance from one window to the next; None is half a window.
+            top: classes in the rows' "scores"; None is all of them.
+            batch_size: videos or windows that are computed at once.
+
+        Raises:
+            UserError: frames that are no video, or windows that cannot be.
+        """
+        predictor = self.predictor()
+        if isinstance(videos, np.ndarray):
+            if windows is not None:
+                raise UserError("found windows of an array; expected the path of a video, whose frames have times")
+            found = [predict_views(predictor, "array", read_clip(videos, self.experiment.data)[None])]
+        else:
+            files = [str(file) for file in ([videos] if isinstance(videos, str | Path) else videos)]
+            spec = None if windows is None else SlidingWindows.parse(windows, stride)
+            predicted = predict_videos(predictor, files, spec, batch_size=batch_size)
+            found = list(progress_bar(predicted, total=len(files), unit=" videos", leave=False))
+        return PredictionTable(found, predictor, top)
+
+    def predictor(self) -> Predictor:
+        """Returns what predicts many videos with this run, as its evaluation does."""
+        return trained_predictor(
+            self.experiment.model,
+            self.variables,
+            task=self.experiment.task,
+            data=self.experiment.data,
+            names=self.outputs,
+            sharding=self.sharding,
+            temperatures=self.calibration.temperatures if self.calibration else {},
+        )
+
     def _answer(self, views: UInt8[np.ndarray, "v t h w 3"], top: int) -> dict[str, dict[str, float]]:
         task = self.experiment.task
         model = self._model_outside_mesh()
         batch = jax.device_put((views[None], np.array([len(views)], np.int32)))
         logits = predict(self.variables, *batch, model=model, task=task)
         outputs = {label: np.asarray(row[0]) for label, row in task.outputs_by_label(logits, self.outputs).items()}
-        return presenter_for(task).answer(outputs, self.outputs, top)
+        return presenter_for(task).answer(self._scale(outputs), self.outputs, top)
+
+    def _scale(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns the outputs of each label, calibrated where the run is."""
+        return self.calibration.scale(outputs) if self.calibration else outputs
 
     def _model_outside_mesh(self) -> nn.Module:
         """Returns the model for one clip: on a mesh of several TPUs the one that needs no `jax.shard_map`.
@@ -192,13 +288,14 @@ class Run:
         if not isinstance(task, Supervised):
             raise UserError(f"{type(task).__name__} predicts no classes; expected a run that classifies")
         presenter, frames = presenter_for(task), read_clip(video, self.experiment.data)
+        most = max(map(len, self.outputs.values()))
         return explain_clip(
             model,
             self.variables,
             frames,
             normalise=task.normalise,
             names=self.outputs,
-            answer=lambda logits: presenter.answer(logits, self.outputs, max(map(len, self.outputs.values()))),
+            answer=lambda logits: presenter.answer(self._scale(logits), self.outputs, most),
             method=method,
             label=label,
             class_name=class_name,
@@ -265,7 +362,7 @@ def train(experiment: Experiment, workdir: str | PurePath, *, extend: bool = Fal
             check_may_train(workdir, experiment, extend=extend)
             read_metrics(workdir)  # a row that is none is reported before the work whose report needs it
         newest = read_newest_record(workdir)
-        learnt = _learnt_classes(experiment, workdir, newest)
+        learnt = learnt_classes(experiment, workdir, newest)
         with clock("build"), first_process_first("build"):
             sources = open_sources(experiment, learnt, str(workdir))
         if experiment != (with_classes := experiment.for_labels(sources["train"].label_names)):
@@ -317,7 +414,7 @@ def load_run(workdir: str | PurePath, which: Which = "best", settings: Mapping[s
     trained = load_config(workdir)
     experiment = trained.for_evaluation(settings or {})
     changed = configuration.differences(trained, experiment) if settings else {}
-    mesh = _fitting_mesh(experiment)
+    mesh = fitting_mesh(experiment)
     with open_checkpoints(workdir) as checkpoints:
         steps = checkpoints.steps()
         _, record = checkpoints.restore(steps[-1], {})
@@ -332,147 +429,6 @@ def load_run(workdir: str | PurePath, which: Which = "best", settings: Mapping[s
     label_names = {label: tuple(names) for label, names in record["label_names"].items()}
     outputs = experiment.task.outputs(experiment.model, label_names)
     return Run(experiment, workdir, step, variables, outputs, batch_sharding(mesh), changed)
-
-
-def open_sources(
-    experiment: Experiment, learnt: Mapping[str, tuple[str, ...]] | None = None, model: str = ""
-) -> dict[str, Source]:
-    """Returns {split: its examples} of all that training reads; opening a dataset may build it.
-
-    Args:
-        experiment: the settings.
-        learnt: {label: names of its classes} of a run that is resumed: classes of the data get its order.
-        model: name of that run in messages.
-
-    Raises:
-        UserError: a dataset cannot be opened, or has other classes than the run that is resumed.
-    """
-    data, settings = experiment.data, experiment.training
-    sources = {split: open_split(data.dataset, split, learnt, model) for split in ("train", "validation")}
-    notes = dict.fromkeys(note for source in sources.values() for note in getattr(source, "notes", ()))
-    for note in notes:
-        log_info(f"dataset: {note}")
-    # Classes have one order in all sets, that of the run or of the training split.
-    expected = learnt if learnt is not None else _predicted(experiment, sources["train"].label_names)
-    for extra in settings.validation_sets:
-        source = extra.open(data.dataset)
-        check_labels(source, f"the set {extra.name}")
-        sources[extra.name] = align_classes(source, expected, f"the set {extra.name}", model or "the train split")
-    return sources
-
-
-def _learnt_classes(
-    experiment: Experiment, workdir: PurePath, record: Mapping[str, Any]
-) -> dict[str, tuple[str, ...]] | None:
-    """Returns {label: names of its classes} that a run which is resumed predicts, or None for a new run."""
-    check_record(workdir, record)
-    if "label_names" not in record:
-        return None
-    return _predicted(experiment, {label: tuple(names) for label, names in record["label_names"].items()})
-
-
-def _predicted(experiment: Experiment, label_names: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """Returns those names of classes that the experiment's model predicts; a forecaster predicts none."""
-    outputs = experiment.task.outputs(experiment.for_labels(label_names).model, label_names)
-    return {label: names for label, names in outputs.items() if label in label_names}
-
-
-def restore_variables(
-    checkpoints: Checkpoints, step: int, experiment: Experiment, mesh: jax.sharding.Mesh
-) -> dict[str, Any]:
-    """Returns the variables of one checkpoint, averaged ones where the run keeps an average."""
-    shapes = jax.eval_shape(experiment.init, jax.random.key(0))
-    part = "ema" if experiment.training.ema_decay is not None else "variables"
-    state, _ = checkpoints.restore(step, {part: abstract_state(shapes, state_shardings(shapes, mesh))})
-    check_values(state[part], f"checkpoint {checkpoints.directory / str(step)}")
-    return state[part]
-
-
-def evaluate_and_report(run: Run, split: str, clock: Stopwatch) -> dict[str, Any]:
-    """Evaluates a run, writes its report and adds a row to its log; see `Run.evaluate`. The caller holds the lock."""
-    task, data = run.experiment.task, run.experiment.data
-    rows = read_metrics(run.workdir) if is_first_process() else []  # a row that is none is reported before the work
-    model = resolve_implementation(run.experiment.model, run.sharding.mesh.devices.flat[0])
-    with clock("evaluate"):
-        source = open_run_split(run, split)
-        predictions = predict_split(run, split, source)
-        metrics = task.metrics(predictions)
-        intervals = accuracy_intervals(task, predictions, metrics)
-    if predictions.unreadable:
-        log_info(*predictions.describe_errors())
-    presenter = presenter_for(task)
-    log_info(f"step {run.step}: {split} split ({predictions.coverage}) {presenter.headline(metrics, intervals)}")
-    with clock("report"):
-        shown = np.linspace(0, len(predictions.index) - 1, min(MAX_CLIPS, len(predictions.index))).astype(int)
-        # Views that evaluation has read: others may lie where a video is damaged. Copies, not whole videos.
-        clips = np.stack([data.read_views(source[int(index)])[0].copy() for index in predictions.index[shown]])
-        results = report.Results(model, run.variables, split, predictions, run.outputs, clips, shown)
-        changed = {path: new for path, (_, new) in run.changed.items()}
-        row = {"views": predictions.views, **({"settings": changed} if changed else {}), **metrics}
-        sections = presenter.sections(results)  # in every process: pictures may need the devices
-        if is_first_process():
-            path = report.write_report(
-                run.workdir,
-                title=storage.absolute(run.workdir).name,
-                facts=_facts(run, rows),
-                checkpoint=f"step {run.step} of {run.experiment.training.steps}",
-                changed=run.changed,
-                metrics=metrics,
-                intervals=intervals,
-                rows=[*rows, {"step": run.step, "split": split, **row}],
-                curves=presenter.curves,
-                results=results,
-                sections=sections,
-            )
-            log_info(f"see {path}")
-            if not changed:  # other commands read this file as predictions for the run's own data and settings
-                save_predictions(predictions_path(run.workdir, split), run.step, predictions)
-        # The row is written last: where it exists, the report is complete.
-        if split != "train":
-            key = run.step, split, changed
-
-            def is_other(row: Mapping[str, Any]) -> bool:  # an earlier evaluation of the same is replaced
-                return (row["step"], row["split"], row.get("settings", {})) != key
-
-            with MetricsLog(run.workdir, is_other) as log:
-                log.write(run.step, split, row)
-    tables = presenter.tables(predictions, run.outputs)
-    return {"step": run.step, **row, "intervals": {name: list(bounds) for name, bounds in intervals.items()}, **tables}
-
-
-def open_run_split(run: Run, split: str) -> Source:
-    """Returns the examples of a split of a run's dataset, with classes in the order that the run has learnt.
-
-    Raises:
-        UserError: the split cannot be opened, or has other classes than the run.
-    """
-    # What a forecaster predicts is no label of the data.
-    learnt = run.outputs if isinstance(run.experiment.task, Supervised) else {}
-    return open_split(run.experiment.data.dataset, split, learnt, str(run.workdir))
-
-
-def predict_split(run: Run, split: str, source: Source | None = None) -> Predictions:
-    """Returns the predictions of a run for every example of a split; opens the split unless its source is given."""
-    data = run.experiment.data.for_devices(run.sharding.mesh.size)
-    source = open_run_split(run, split) if source is None else source
-    return evaluate(run.experiment.model, run.experiment.task, run.variables, data, source, run.sharding, split=split)
-
-
-def _facts(run: Run, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns the lines of the report about the run as a whole."""
-    data, training = run.experiment.data, run.experiment.training
-    trained = next((row for row in reversed(rows) if row["split"] == "train"), {})
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
-    height, width = data.image_size
-    return [
-        f"Model: {type(run.experiment.model).__name__}, {parameters:,} parameters, clips of {data.num_frames} frames "
-        f"of {height}x{width} pixels",
-        f"Seed: {training.seed}",
-        f"Devices: {run.sharding.mesh.size} x {jax.devices()[0].device_kind}; jax {jax.__version__}",
-        f"Training: {trained.get('replaced', 0)} clips of {trained.get('unreadable', 0)} unreadable videos were "
-        f"replaced; {trained.get('skipped', 0)} steps were skipped",
-        "Settings: [config.json](config.json); metrics: [metrics.jsonl](metrics.jsonl)",
-    ]
 
 
 def _best_run(experiment: Experiment, workdir: PurePath, outputs: Mapping[str, Any], trained: loop.Trained) -> Run:
@@ -496,15 +452,3 @@ def _is_tested(run: Run, trained: loop.Trained) -> bool:
     log_info(f"{run.workdir} is finished: {reason}")
     tests = [row for row in run.metrics() if (row["step"], row["split"]) == (run.step, "test")]
     return any("settings" not in row for row in tests)
-
-
-def _fitting_mesh(experiment: Experiment) -> jax.sharding.Mesh:
-    """Returns the mesh of the training where it fits the devices here.
-
-    Otherwise the devices here divide the batch, and the parameters too if the training divided them.
-    """
-    mesh, batch = experiment.training.mesh, jax.device_count()  # as a batch size, it divides over any mesh
-    try:
-        return mesh.build(batch, experiment.model)
-    except UserError:
-        return (Mesh() if mesh.fsdp == 1 else Mesh(data=1, fsdp=-1)).build(batch)

@@ -7,6 +7,7 @@ checkpoints/     one folder a step, written in the background and renamed into p
 events.*         TensorBoard's view of metrics.jsonl
 report.md        what the run learnt, with its pictures
 predictions_*    outputs and labels of every example of an evaluated split
+calibration.json temperatures by which logits are divided, where the run was calibrated
 """
 
 import contextlib

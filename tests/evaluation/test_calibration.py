@@ -52,7 +52,7 @@ def test_the_temperature_is_the_minimum_of_a_fine_grid(temperature, several, see
     grid = 1 / np.geomspace(MIN_TEMPERATURE, MAX_TEMPERATURE, 2000)
     losses = [negative_log_likelihood(logits, labels, inverse) for inverse in grid]
     assert negative_log_likelihood(logits, labels, 1 / fitted) <= min(losses) + 1e-6
-    if MIN_TEMPERATURE * 1.01 < fitted < MAX_TEMPERATURE * 0.99:
+    if 2 * MIN_TEMPERATURE < fitted < MAX_TEMPERATURE / 2:  # near the bounds the loss is flat
         assert fitted == pytest.approx(1 / grid[np.argmin(losses)], rel=0.02)
 
 

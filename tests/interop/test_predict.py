@@ -10,6 +10,10 @@ import vitx
 from vitx.cli import main
 from vitx.data.decoding import decode_frames
 from vitx.data.encoding import encode_video
+from vitx.data.windows import SlidingWindows
+from vitx.evaluation.prediction_table import PredictionTable
+from vitx.evaluation.predictor import predict_videos
+from vitx.evaluation.weights_predictor import weights_predictor
 from vitx.interop import predict
 from vitx.interop.predict import predict_each
 from vitx.interop.preprocessing import Preprocessing
@@ -65,6 +69,20 @@ def test_a_broken_video_is_reported(vivit, tmp_path, capsys):
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     assert main(["predict", str(vivit), str(tmp_path / "bad.mp4")]) == 1
     assert str(tmp_path / "bad.mp4") in capsys.readouterr().err
+
+
+def test_rows_and_windows_of_weights_are_the_answers_one_by_one(vivit, clip, tmp_path):
+    loaded = vitx.load_pretrained(vivit)
+    predictor = weights_predictor(loaded)
+    one_by_one = dict(predict_each(loaded, [clip], top=5))[str(clip)]["class"]
+    (row,) = PredictionTable(list(predict_videos(predictor, [str(clip)])), predictor)
+    assert row["scores"] == pytest.approx(one_by_one, rel=1e-4) and row["class"] == next(iter(one_by_one))
+    (video,) = predict_videos(predictor, [str(clip)], SlidingWindows.parse("6f", "6f"))
+    assert len(video.windows) == 2
+    frames = decode_frames(str(clip), [6, 8, 9, 11])  # the middles of four parts of the second half
+    clips = loaded.preprocessing.normalise(loaded.preprocessing.fit(frames))[None]
+    expected = np.asarray(jax.jit(loaded.model.apply)(loaded.variables, clips))
+    np.testing.assert_allclose(video.outputs["class"][1:], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_clips_are_of_the_centre_or_of_the_whole_video():

@@ -69,6 +69,15 @@ class Presenter:
         """Returns results beyond metrics, such as tables by class, as strictly valid JSON data."""
         return {}
 
+    def probabilities(self, logits: Float[np.ndarray, "*n _"]) -> Float[np.ndarray, "*n _"] | None:
+        """Returns the probabilities of the classes of a label, or None for a task that predicts none."""
+        return None
+
+    @property
+    def predicts_probabilities(self) -> bool:
+        """Whether `probabilities` has some."""
+        return self.probabilities(np.zeros(1, np.float32)) is not None
+
     def answer(self, outputs: Mapping[str, Float[np.ndarray, "_"]], names: Names, top: int) -> Answer:
         """Returns {label: {class or value: number}} for one video, the `top` best first where they are ranked."""
         return {
@@ -128,8 +137,11 @@ class ClassificationPresenter(Presenter):
             counts[label] = confusion(logits, labels).tolist()
         return {"per_class": classes, "confusion": counts}
 
+    def probabilities(self, logits: Float[np.ndarray, "*n _"]) -> Float[np.ndarray, "*n _"]:
+        return softmax(logits, axis=-1)
+
     def answer(self, outputs: Mapping[str, Float[np.ndarray, "_"]], names: Names, top: int) -> Answer:
-        return {label: _top(softmax(logits), names[label], top) for label, logits in outputs.items()}
+        return {label: _top(self.probabilities(logits), names[label], top) for label, logits in outputs.items()}
 
     def format_answer(self, answer: Mapping[str, float]) -> str:
         return _percentages(answer)
@@ -171,8 +183,11 @@ class MultiLabelPresenter(Presenter):
             }
         return {"per_class": classes}
 
+    def probabilities(self, logits: Float[np.ndarray, "*n _"]) -> Float[np.ndarray, "*n _"]:
+        return expit(logits)
+
     def answer(self, outputs: Mapping[str, Float[np.ndarray, "_"]], names: Names, top: int) -> Answer:
-        return {label: _top(expit(logits), names[label], top) for label, logits in outputs.items()}
+        return {label: _top(self.probabilities(logits), names[label], top) for label, logits in outputs.items()}
 
     def format_answer(self, answer: Mapping[str, float]) -> str:
         return _percentages(answer)

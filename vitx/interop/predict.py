@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jaxtyping import Float
 
 from vitx.console import print_text
@@ -41,33 +42,61 @@ def predict_each(
     Raises:
         UserError: the model has no head.
     """
-    model, variables = pretrained
-    if not getattr(model, "num_classes", 0):
-        raise UserError("the model has no head (num_classes is 0) and so nothing to predict")
-    preprocessing = pretrained.preprocessing
-    if preprocessing is None:
-        print_text(
-            "no preprocessing came with the weights: pixels are scaled to [-1, 1], frames taken over the whole video",
-            error=True,
-        )
-        frames, *size, _ = model.input_shape
-        preprocessing = Preprocessing(HALF, HALF, tuple(size), None, frames)
-    apply = jax.jit(resolve_implementation(model, jax.devices()[0]).apply)
+    preprocessing, apply = check_head(pretrained), jax.jit(on_device(pretrained.model).apply)
+    variables = pretrained.variables
     for file in map(str, files):
         try:
             clip = read_clip(file, preprocessing)
         except (VideoError, OSError) as error:
             yield file, error
         else:
-            yield file, _best(apply(variables, clip[None]), pretrained.labels, top)
+            yield file, _best(apply(variables, clip[None]), pretrained, top)
 
 
-def _best(logits: Any, labels: Any, top: int) -> dict[str, dict[str, float]]:
-    heads, by_head = (logits, labels or {}) if isinstance(logits, Mapping) else ({"class": logits}, {"class": labels})
+def check_head(pretrained: Pretrained) -> Preprocessing:
+    """Returns the preprocessing of a model that predicts classes; where none came with the weights, it says which.
+
+    Raises:
+        UserError: the model has no head.
+    """
+    model, _ = pretrained
+    if not getattr(model, "num_classes", 0):
+        raise UserError("the model has no head (num_classes is 0) and so nothing to predict")
+    if pretrained.preprocessing is not None:
+        return pretrained.preprocessing
+    print_text(
+        "no preprocessing came with the weights: pixels are scaled to [-1, 1], frames taken over the whole video",
+        error=True,
+    )
+    frames, *size, _ = model.input_shape
+    return Preprocessing(HALF, HALF, tuple(size), None, frames)
+
+
+def on_device(model: nn.Module) -> nn.Module:
+    """Returns the model with the implementation for the first device."""
+    return resolve_implementation(model, jax.devices()[0])
+
+
+def class_names(pretrained: Pretrained, heads: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
+    """Returns {head: names of its classes}, numbers where the weights came without names.
+
+    Args:
+        pretrained: a model with what came with its weights.
+        heads: {head: number of its classes}; a single unnamed head is called "class".
+    """
+    labels = pretrained.labels if isinstance(pretrained.labels, Mapping) else {"class": pretrained.labels}
+    return {
+        head: tuple(number_duplicates(labels.get(head) or [str(i) for i in range(count)]))
+        for head, count in heads.items()
+    }
+
+
+def _best(logits: Any, pretrained: Pretrained, top: int) -> dict[str, dict[str, float]]:
+    heads = dict(logits) if isinstance(logits, Mapping) else {"class": logits}
+    names = class_names(pretrained, {head: row.shape[-1] for head, row in heads.items()})
     answers = {}
     for head, row in heads.items():
-        names = number_duplicates(by_head.get(head) or [str(i) for i in range(row.shape[-1])])
         probabilities = np.asarray(jax.nn.softmax(row[0]))
         order = probabilities.argsort()[::-1][:top]
-        answers[head] = {names[i]: float(probabilities[i]) for i in order}
+        answers[head] = {names[head][i]: float(probabilities[i]) for i in order}
     return answers
