@@ -35,6 +35,8 @@ _PARTS: Registry[type] = Registry(
         "vitx.data.tfds_videos",
         "vitx.experiment",
         "vitx.interop.preprocessing",
+        "vitx.layers.token_learner",
+        "vitx.layers.token_merging",
         "vitx.models",
         "vitx.tasks.classification",
         "vitx.tasks.frame_prediction",

@@ -129,9 +129,10 @@ def _weighted(
 def _require_calls(model: nn.Module, video: Clip) -> tuple[AttentionCall, ...]:
     calls = attention_calls(model, video)
     if not calls or _pooling(model) not in POOLINGS:
-        lacks = f"pooling {_pooling(model)}" if calls else "no attention"
+        lacks = f"pooling {_pooling(model)}" if calls else "no attention over all tokens"
         raise UserError(
-            f"{type(model).__name__} has {lacks}; expected a video Transformer with pooling class or mean. "
+            f"{type(model).__name__} has {lacks}; expected a video Transformer with pooling class or mean and "
+            "without a reducer. "
             "grad_cam, occlusion, integrated_gradients, kernel_shap and lime need none"
         )
     return calls

@@ -100,8 +100,11 @@ class AttentionCall:
 
 
 def attention_calls(model: nn.Module, video: Clip) -> tuple[AttentionCall, ...]:
-    """Returns the attentions of a model in the order in which they are computed; computes nothing."""
-    return _trace_calls(model, tuple(video.shape))
+    """Returns the attentions of a model in the order in which they are computed; computes nothing.
+
+    A model with a reducer has none that can be followed to the grid.
+    """
+    return () if getattr(model, "reducer", None) is not None else _trace_calls(model, tuple(video.shape))
 
 
 # Tracing a large model takes seconds, and every explanation of a run asks the same.
@@ -111,7 +114,7 @@ def _trace_calls(model: nn.Module, shape: tuple[int, ...]) -> tuple[AttentionCal
 
     def observe(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         module = context.module
-        if isinstance(module, SelfAttention) and context.method_name == "__call__":
+        if isinstance(module, SelfAttention) and context.method_name == "attend_with_keys":
             *leading, _, width = args[0].shape
             of_module = {"path": module.path, "layout": module.layout, "num_heads": module.num_heads}
             of_call = {"grid": kwargs["grid"], "prefix": kwargs.get("prefix", 0), "sequences": math.prod(leading)}

@@ -154,10 +154,25 @@ class SelfAttention(nn.Module):
     implementation: AttentionImplementation = "reference"
     dtype: DType = "float32"
 
-    @nn.compact
     def __call__(
         self, x: Float[Array, "*b n d"], *, grid: Grid, prefix: int = 0, chunks: int = 1
     ) -> Float[Array, "*b n d"]:
+        """Returns the tokens after attention."""
+        return self.attend_with_keys(x, grid=grid, prefix=prefix, chunks=chunks)[0]
+
+    @nn.compact
+    def attend_with_keys(
+        self, x: Float[Array, "*b n d"], *, grid: Grid, prefix: int = 0, chunks: int = 1, bias: Bias = None
+    ) -> tuple[Float[Array, "*b n d"], Float[Array, "*b n heads _"]]:
+        """Returns (tokens after attention, their keys).
+
+        Args:
+            x: the tokens; several chunks of time are an axis after the batch's.
+            grid: (t, h, w) of the tokens, of one chunk if there are several.
+            prefix: number of prefix tokens.
+            chunks: number of chunks of time.
+            bias: added to the scores, [*b, 1, 1, keys]; for layouts in which every token attends to every token.
+        """
         width, layout = x.shape[-1], LAYOUTS[self.layout]
         head_dim = width // self.num_heads
         dense = functools.partial(nn.Dense, width, dtype=self.dtype)
@@ -173,7 +188,7 @@ class SelfAttention(nn.Module):
             self.sow("intermediates", "attention", attention_weights(q, k, bias=bias, mask=mask))
             return core(q, k, v, bias=bias, mask=mask)
 
-        options = {"grid": grid, "prefix": prefix, "parameters": parameters}
+        options = {"grid": grid, "prefix": prefix, "parameters": parameters, "bias": bias}
         if self.is_mutable_collection("intermediates"):
             # outside the mesh's shard_map, in which nothing can be sown
             out = attend_locally(layout, core_and_sow, *qkv, **options)
@@ -181,4 +196,4 @@ class SelfAttention(nn.Module):
             chosen = IMPLEMENTATIONS[self.implementation]
             out = attend(layout, chosen.core, *qkv, chunks=chunks, check_vma=chosen.check_vma, **options)
         kernel_init = nn.initializers.zeros if self.zero_init else nn.initializers.xavier_uniform()
-        return dense(kernel_init=kernel_init, name="out")(out.reshape(x.shape))
+        return dense(kernel_init=kernel_init, name="out")(out.reshape(x.shape)), qkv[1]

@@ -140,10 +140,28 @@ def merge_time(x: Float[Array, "b c m d"], prefix: int) -> Float[Array, "b n d"]
     return jnp.concatenate([x[:, :, :prefix].mean(axis=1), tokens], axis=1) if prefix else tokens
 
 
-def attend_locally(layout: Layout, core: Core, *qkv: QKV, grid: Grid, prefix: int, parameters: Parameters) -> QKV:
+def attend_locally(
+    layout: Layout,
+    core: Core,
+    *qkv: QKV,
+    grid: Grid,
+    prefix: int,
+    parameters: Parameters,
+    bias: Float[Array, "*b 1 1 keys"] | None = None,
+) -> QKV:
     """Attends along a layout with all leading axes as one batch, as a single device does."""
     batches = (x.reshape(-1, *x.shape[-3:]) for x in qkv)
+    core = core if bias is None else _add_bias(core, bias.reshape(-1, *bias.shape[-3:]))
     return layout(core, *batches, grid=grid, prefix=prefix, **parameters).reshape(qkv[0].shape)
+
+
+def _add_bias(core: Core, own: Array) -> Core:
+    """Returns an attention call that adds a bias to the layout's, for layouts whose tokens all attend to all."""
+
+    def biased(q: Array, k: Array, v: Array, *, bias: Array | None = None, mask: Array | None = None) -> Array:
+        return core(q, k, v, bias=own if bias is None else own + bias, mask=mask)
+
+    return biased
 
 
 def attend(
@@ -153,6 +171,7 @@ def attend(
     grid: Grid,
     prefix: int,
     parameters: Parameters,
+    bias: Float[Array, "*b 1 1 keys"] | None = None,
     chunks: int = 1,
     check_vma: bool = True,
 ) -> QKV:
@@ -165,6 +184,7 @@ def attend(
         grid: (t, h, w) of the tokens, of one chunk if there are several.
         prefix: number of prefix tokens.
         parameters: the layout's own parameters by name.
+        bias: added to the scores, where every token attends to every token.
         chunks: number of chunks of time. Attention along time exchanges shards of time for shards of space by an
             all-to-all, and back.
         check_vma: whether `jax.shard_map` checks along which axes of the mesh results vary.
@@ -174,7 +194,7 @@ def attend(
     """
     local = {"grid": grid, "prefix": prefix}
     if jax.sharding.get_abstract_mesh().empty:
-        return attend_locally(layout, core, *qkv, parameters=parameters, **local)
+        return attend_locally(layout, core, *qkv, parameters=parameters, bias=bias, **local)
     if layout.parts:  # divided first, so that each device then gets its heads of every part
         attend_part = functools.partial(_attend_part, core=core, chunks=chunks, check_vma=check_vma, **local)
         return layout.map_parts(attend_part, *qkv, parameters=parameters)
@@ -190,6 +210,12 @@ def attend(
     shape = {"grid": (grid[0] * chunks, *grid[1:]), "num_heads": qkv[0].shape[-2], "head_dim": qkv[0].shape[-1]}
     declared = layout.parameters(prefix=prefix, **shape)
     own = {name: PartitionSpec(*_heads_axis(declared[name].head_axis)) for name in parameters}
+    if bias is not None:
+        on_shard = functools.partial(_attend_with_bias, layout, core, **local)
+        of_bias = PartitionSpec(*_leading_axes(qkv[0].ndim - 3), None, None, None)
+        specs = (own, of_bias, spec, spec, spec)
+        sharded = jax.shard_map(on_shard, in_specs=specs, out_specs=spec, check_vma=check_vma)
+        return sharded(dict(parameters), bias, *qkv)
     sharded = jax.shard_map(on_shard, in_specs=(own, spec, spec, spec), out_specs=spec, check_vma=check_vma)
     return sharded(dict(parameters), *qkv)
 
@@ -210,6 +236,12 @@ def _attend_shard(
     layout: Layout, core: Core, parameters: Mapping[str, Array], *qkv: Array, grid: Grid, prefix: int
 ) -> Array:
     return attend_locally(layout, core, *qkv, grid=grid, prefix=prefix, parameters=parameters)
+
+
+def _attend_with_bias(
+    layout: Layout, core: Core, parameters: Mapping[str, Array], bias: Array, *qkv: Array, grid: Grid, prefix: int
+) -> Array:
+    return attend_locally(layout, core, *qkv, grid=grid, prefix=prefix, parameters=parameters, bias=bias)
 
 
 def _average_prefix(on_shard: Callable[..., Array], prefix: int, parameters: Mapping[str, Array], *qkv: Array) -> Array:

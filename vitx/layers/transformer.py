@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from vitx.layers.attention import AttentionImplementation, SelfAttention
 from vitx.layers.layouts import LAYOUTS, Grid
 from vitx.layers.partition import HEADS, constrain_activations, merge_time, num_time_chunks, split_time
+from vitx.layers.reducers import Carry, Place, Reducer
 from vitx.layers.types import DType
 
 Tokens = Float[Array, "*b n d"]
@@ -109,10 +110,27 @@ class EncoderBlock(nn.Module):
     implementation: AttentionImplementation = "reference"
     dtype: DType = "float32"
 
-    @nn.compact
     def __call__(
         self, x: Tokens, *, grid: Grid, prefix: int = 0, chunks: int = 1, train: bool, drop_path_rate: Rate = 0.0
     ) -> Tokens:
+        """Returns the tokens after the block."""
+        return self.reduce(x, grid=grid, prefix=prefix, chunks=chunks, train=train, drop_path_rate=drop_path_rate)[0]
+
+    @nn.compact
+    def reduce(
+        self,
+        x: Tokens,
+        carry: Carry = None,
+        *,
+        grid: Grid,
+        prefix: int = 0,
+        chunks: int = 1,
+        train: bool,
+        drop_path_rate: Rate = 0.0,
+        reducer: Reducer = Reducer(),  # noqa: B008  frozen
+        place: Place | None = None,
+    ) -> tuple[Float[Array, "*b _ d"], Carry]:
+        """Returns (tokens after the block, fewer if the reducer leaves out some; what the reducer remembers)."""
         norm = functools.partial(nn.LayerNorm, epsilon=self.layer_norm_eps, dtype=self.dtype)
 
         def drop_path(branch: Float[Array, "*b _ d"]) -> Float[Array, "*b _ d"]:
@@ -121,6 +139,7 @@ class EncoderBlock(nn.Module):
             per_frame = x.ndim == 4 and chunks == 1  # chunks of time belong to one clip
             return stochastic_depth(branch, drop_path_rate, self.make_rng("drop_path"), per_frame=per_frame)
 
+        bias = reducer.attention_bias(carry)
         for layout in self.layouts:
             is_last = layout == self.layouts[-1]
             name = "attention" if len(self.layouts) == 1 else f"{layout}_attention"
@@ -137,7 +156,8 @@ class EncoderBlock(nn.Module):
                 name=name,
             )
             normalised = norm(name=f"{name}_norm")(tokens)
-            branch = attention(normalised, grid=grid, prefix=prefix - num_skipped, chunks=chunks)
+            options = {"prefix": prefix - num_skipped, "bias": None if bias is None else bias[..., num_skipped:]}
+            branch, keys = attention.attend_with_keys(normalised, grid=grid, chunks=chunks, **options)
             branch = drop_path(nn.Dropout(self.dropout_rate, deterministic=not train)(branch))
             if self.projected and not is_last:
                 kernel_init = nn.initializers.zeros if self.zero_init else nn.initializers.xavier_uniform()
@@ -145,8 +165,9 @@ class EncoderBlock(nn.Module):
                 branch = project(branch)
             x = constrain_activations(jnp.concatenate([skipped, tokens + branch], axis=-2))
 
+        x, carry = reducer.in_block(x, carry, keys, place)
         mlp = MlpBlock(self.mlp_dim, self.activation, self.dropout_rate, self.dtype, name="mlp")
-        return constrain_activations(x + drop_path(mlp(norm(name="mlp_norm")(x), train=train)))
+        return constrain_activations(x + drop_path(mlp(norm(name="mlp_norm")(x), train=train))), carry
 
 
 class Encoder(nn.Module):
@@ -163,6 +184,7 @@ class Encoder(nn.Module):
         remat_policy: name of the policy in `jax.checkpoint_policies` for what the backward pass keeps; None keeps
             everything.
         final_norm: whether a layer norm follows the last block.
+        reducer: what leaves out or merges tokens on the way; None keeps all.
     """
 
     num_layers: int
@@ -171,6 +193,7 @@ class Encoder(nn.Module):
     scan_layers: bool = False
     remat_policy: RematPolicy | None = None
     final_norm: bool = True
+    reducer: Reducer | None = None
 
     @nn.compact
     def __call__(
@@ -200,20 +223,37 @@ class Encoder(nn.Module):
         x = constrain_activations(x)
         arguments = {"grid": grid, "prefix": prefix, "chunks": chunks, "train": train}
         # A scan neither creates the parameters of single blocks nor sows their attention.
-        if self.scan_layers and not self.is_initializing() and not recording:
+        if self.reducer is not None:
+            x = self._reduce(x, rates, arguments)
+        elif self.scan_layers and not self.is_initializing() and not recording:
             x = self._scan_blocks(x, rates, arguments)
         else:
             for i, rate in enumerate(rates):
                 block = self.block.copy(name=f"block_{i}")
-                run = functools.partial(EncoderBlock.__call__, drop_path_rate=rate, **arguments)
-                if self.remat_policy is not None:
-                    run = nn.remat(run, policy=getattr(jax.checkpoint_policies, self.remat_policy))
-                x = run(block, x)
+                x = self._remat(functools.partial(EncoderBlock.__call__, drop_path_rate=rate, **arguments))(block, x)
         x = merge_time(x, prefix) if chunks > 1 else x
         x = before_norm(x)
         if not self.final_norm:
             return x
         return nn.LayerNorm(epsilon=self.block.layer_norm_eps, dtype=self.block.dtype, name="norm")(x)
+
+    @nn.nowrap
+    def _remat(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        if self.remat_policy is None:
+            return run
+        return nn.remat(run, policy=getattr(jax.checkpoint_policies, self.remat_policy))
+
+    @nn.nowrap  # the reducer's modules are created here, in the scope of `__call__`
+    def _reduce(self, x: Array, rates: list[float], arguments: dict[str, Any]) -> Array:
+        reducer, shape = self.reducer, {name: arguments[name] for name in ("grid", "prefix", "train")}
+        carry = None
+        for i, rate in enumerate(rates):
+            place = Place(i, self.num_layers, **shape)
+            x, carry = reducer.before_block(x, carry, place)
+            settings = arguments | {"drop_path_rate": rate, "reducer": reducer, "place": place}
+            run = self._remat(functools.partial(EncoderBlock.reduce, **settings))
+            x, carry = run(self.block.copy(name=f"block_{i}"), x, carry)
+        return reducer.restore(x, carry, Place(self.num_layers, self.num_layers, **shape))
 
     def _scan_blocks(self, x: Array, rates: list[float], arguments: dict[str, Any]) -> Array:
         blocks = [self.variables["params"][f"block_{i}"] for i in range(self.num_layers)]

@@ -70,6 +70,11 @@ class TimeSformerSpace(VideoTransformer):
         self.positions = Positions(self.prefix)
         self.encoder = self.new_encoder(self.num_layers, self.layouts)
 
+    @property
+    def sequence_grid(self) -> Grid:
+        """The grid of one time index."""
+        return 1, *self.grid[1:]
+
     def _whole_clip(self) -> None:
         return None  # every time index is encoded alone and has a class token of its own
 
@@ -105,8 +110,8 @@ class TimeSformerSpace(VideoTransformer):
         self, x: Float[Array, "b times n d"], *, train: bool, before_norm: Callable[[Array], Array] = lambda x: x
     ) -> Float[Array, "b *times n d"]:
         """Returns the outputs of the encoder for `frame_tokens`; see `Encoder` for `before_norm`."""
-        grid = (1, *self.grid[1:])
-        return self.encoder(x, grid=grid, prefix=self.prefix, train=train, before_norm=before_norm)
+        options = {"grid": self.sequence_grid, "prefix": self.prefix, "train": train}
+        return self.encoder(x, before_norm=before_norm, **options)
 
     def features(self, video: Float[Array, "b t h w c"], *, train: bool = False) -> Float[Array, "b d"]:
         """Returns one vector for each clip, which the head classifies."""

@@ -25,6 +25,7 @@ from vitx.layers.embeddings import (
 from vitx.layers.head import Head, NumClasses, check_classes
 from vitx.layers.layouts import LAYOUTS, Grid
 from vitx.layers.partition import Divisible
+from vitx.layers.reducers import Reducer
 from vitx.layers.transformer import Activation, Encoder, EncoderBlock, RematPolicy
 from vitx.layers.types import DType
 from vitx.models.base import InputShape, Logits
@@ -54,6 +55,8 @@ class VideoEncoder(ShowsParameters, nn.Module):
         activation: activation of the MLP; "gelu_tanh" is the tanh approximation.
         qkv_bias: whether query, key and value projections have a bias.
         zero_init: whether every attention of a block but the last starts as zero.
+        reducer: what leaves out or merges tokens from some block on (docs/fewer_tokens.md); None keeps all. Weights
+            of a model without one may be loaded: see there.
         scan_layers: whether blocks are compiled once and looped over: compiles faster, computes the same.
         remat_policy: what the backward pass keeps instead of computing it again, to save memory: "nothing_saveable",
             "dots_saveable" (results of matrix products), "dots_with_no_batch_dims_saveable" (those of products with
@@ -78,6 +81,7 @@ class VideoEncoder(ShowsParameters, nn.Module):
     activation: Activation = setting("gelu_tanh", changes_function=True)
     qkv_bias: bool = setting(True, changes_function=True)
     zero_init: bool = setting(False, chosen_by_user=True)
+    reducer: Reducer | None = setting(None, chosen_by_user=True)
     scan_layers: bool = setting(False, mutable_on_resume=True)
     remat_policy: RematPolicy | None = setting(None, mutable_on_resume=True)
     implementation: AttentionImplementation = setting("auto", mutable_on_resume=True)
@@ -110,6 +114,24 @@ class VideoEncoder(ShowsParameters, nn.Module):
             raise ValueError(f"sampled_frames is {self.sampled_frames}; expected 0 to num_frames, {self.num_frames}")
         token_grid(self.sampled_frames or self.num_frames, self.image_size, self.tubelet_size)
         super().__post_init__()
+        if self.reducer is not None:
+            self._check_reducer(self.reducer)
+
+    def _check_reducer(self, reducer: Reducer) -> None:
+        counts = reducer.count_tokens(self.sequence_grid, self.prefix, self.num_layers)
+        num_tokens = self.prefix + math.prod(self.sequence_grid)
+        partial = [name for name in self.layouts if not LAYOUTS[name].is_global]
+        if partial and any(count != num_tokens for count in counts[:-1]):
+            raise ValueError(
+                f"found reducer {reducer} with the layout {partial[0]}, which needs the whole grid in every block; "
+                "expected a layout in which every token attends to every token, such as joint: set reducer to None, or "
+                "layouts to ('joint',)"
+            )
+        if self.scan_layers:
+            raise ValueError(
+                f"scan_layers is True with reducer {reducer}; a loop needs as many tokens in every block: set "
+                "scan_layers to False"
+            )
 
     @property
     def input_shape(self) -> InputShape:
@@ -138,6 +160,11 @@ class VideoEncoder(ShowsParameters, nn.Module):
     def grid(self) -> Grid:
         """The grid (t, h, w) of tokens of one clip."""
         return token_grid(self.sampled_frames or self.num_frames, self.image_size, self.tubelet_size)
+
+    @property
+    def sequence_grid(self) -> Grid:
+        """The grid (t, h, w) of tokens that the encoder reads as one sequence."""
+        return self.grid
 
     @property
     def divisible(self) -> Divisible:
@@ -196,7 +223,13 @@ class VideoEncoder(ShowsParameters, nn.Module):
         self.dropout = nn.Dropout(self.dropout_rate)
 
     def new_encoder(
-        self, num_layers: int, layouts: tuple[str, ...], *, final_norm: bool = True, **block_fields: Any
+        self,
+        num_layers: int,
+        layouts: tuple[str, ...],
+        *,
+        final_norm: bool = True,
+        has_reducer: bool = True,
+        **block_fields: Any,
     ) -> Encoder:
         """Returns a stack of blocks with the model's settings; `block_fields` replaces some of them."""
         fields = {
@@ -212,7 +245,8 @@ class VideoEncoder(ShowsParameters, nn.Module):
             "dtype": self.dtype,
         }
         block = EncoderBlock(**fields | block_fields)
-        return Encoder(num_layers, block, self.drop_path_rate, self.scan_layers, self.remat_policy, final_norm)
+        options = (self.drop_path_rate, self.scan_layers, self.remat_policy, final_norm)
+        return Encoder(num_layers, block, *options, self.reducer if has_reducer else None)
 
 
 class VideoTransformer(VideoEncoder):

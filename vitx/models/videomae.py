@@ -110,6 +110,8 @@ class VideoMAEPretraining(VideoEncoder):
                 f"decoder_hidden_size {self.decoder_hidden_size} is not divisible by decoder_num_heads "
                 f"{self.decoder_num_heads}; expected a multiple"
             )
+        if self.reducer is not None:
+            raise ValueError(f"reducer is {self.reducer}; expected None, since masking leaves out tokens already")
         if self.sampled_frames:
             raise ValueError(f"sampled_frames is {self.sampled_frames}; expected 0, since all frames are predicted")
         if partial := [name for name in self.layouts if not LAYOUTS[name].is_global]:

@@ -71,7 +71,12 @@ class FactorisedEncoder(VideoTransformer):
         self.spatial_encoder = self.new_encoder(self.num_layers, self.layouts)
         if self.num_temporal_layers:
             self.temporal_positions = Positions(self.prefix, self.position_kind)
-            self.temporal_encoder = self.new_encoder(self.num_temporal_layers, ("joint",))
+            self.temporal_encoder = self.new_encoder(self.num_temporal_layers, ("joint",), has_reducer=False)
+
+    @property
+    def sequence_grid(self) -> Grid:
+        """The grid of one time index."""
+        return 1, *self.grid[1:]
 
     def _whole_clip(self) -> None:
         return None  # every time index is encoded alone and has a class token of its own
@@ -108,7 +113,7 @@ class FactorisedEncoder(VideoTransformer):
 
     def encode_frames(self, x: Float[Array, "b times n d"], *, train: bool) -> Float[Array, "b times n d"]:
         """Returns the outputs of the spatial encoder for `frame_tokens`."""
-        return self.spatial_encoder(x, grid=(1, *self.grid[1:]), prefix=self.prefix, train=train)
+        return self.spatial_encoder(x, grid=self.sequence_grid, prefix=self.prefix, train=train)
 
     def features(self, video: Float[Array, "b t h w c"], *, train: bool = False) -> Float[Array, "b d"]:
         """Returns one vector for each clip, which the head classifies."""

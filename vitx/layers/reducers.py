@@ -1,0 +1,78 @@
+"""Reducers: what leaves an encoder with fewer tokens, from which block on, and how they are restored.
+
+A reducer is a frozen dataclass of settings; a model's field `reducer` holds one. To add a reducer, subclass `Reducer`,
+register it, and no other file needs to know its name: `vitx.layers.token_learner` and `vitx.layers.token_merging` are
+examples. Its parameters, if it has any, are those of the Linen modules that it calls; they are created in the scope of
+the encoder.
+
+In shapes: b batch (and times, where every time index is encoded alone), n tokens, m tokens that are left, d width.
+"""
+
+import dataclasses
+from typing import Any
+
+from jaxtyping import Array, Float
+
+from vitx.layers.attention_kernel import Bias
+from vitx.layers.layouts import Grid
+
+Carry = Any  # a pytree of what a reducer remembers from block to block; None before the first
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where in an encoder a reducer acts.
+
+    Attributes:
+        layer: number of blocks before.
+        num_layers: number of blocks of the encoder.
+        grid: grid (t, h, w) of the tokens before any reduction.
+        prefix: number of prefix tokens, which come first and stay.
+        train: whether the model is trained.
+    """
+
+    layer: int
+    num_layers: int
+    grid: Grid
+    prefix: int
+    train: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Reducer:
+    """A way to go on with fewer tokens. This one keeps all: subclasses override what they need.
+
+    In an encoder, `before_block` is called before every block, `in_block` between its attention and its MLP, and
+    `restore` after the last block. Shapes must follow from shapes alone, so that a model compiles once.
+    """
+
+    def count_tokens(self, grid: Grid, prefix: int, num_layers: int) -> tuple[int, ...]:
+        """Returns the number of tokens, prefix tokens included, that enter each block, and that leave the last one.
+
+        Args:
+            grid: grid of the tokens of one sequence.
+            prefix: number of prefix tokens.
+            num_layers: number of blocks.
+
+        Raises:
+            ValueError: a setting that these tokens do not permit; the message names it as `reducer.SETTING`.
+        """
+        raise NotImplementedError
+
+    def attention_bias(self, carry: Carry) -> Bias:
+        """Returns what is added to the scores of the next attention, [*b, 1, 1, keys], or None."""
+        return None
+
+    def before_block(self, x: Float[Array, "*b n d"], carry: Carry, place: Place) -> tuple[Array, Carry]:
+        """Returns (tokens that enter the next block, what to remember)."""
+        return x, carry
+
+    def in_block(
+        self, x: Float[Array, "*b n d"], carry: Carry, keys: Float[Array, "*b n heads _"], place: Place
+    ) -> tuple[Array, Carry]:
+        """Returns (tokens that enter the block's MLP, what to remember), given the keys of its last attention."""
+        return x, carry
+
+    def restore(self, x: Float[Array, "*b m d"], carry: Carry, place: Place) -> Array:
+        """Returns the tokens that leave the encoder, before its final norm."""
+        return x
