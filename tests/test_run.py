@@ -17,6 +17,7 @@ from vitx.data.decoding import open_video
 from vitx.data.encoding import encode_video
 from vitx.errors import UserError
 from vitx.explain.methods import METHODS
+from vitx.layers.token_merging import TokenMerging
 from vitx.run import load_run, train
 
 
@@ -197,6 +198,17 @@ def test_a_table_of_predictions_has_the_answers_of_files_arrays_and_windows(run,
     assert {row["label"] for row in windows.segments(0.0, 0.0)} == {"appearance", "motion"}
     with pytest.raises(UserError, match="array"):
         run.predict_table(frames, windows=4)
+
+
+def test_a_trained_run_is_evaluated_with_merged_tokens(run, tmp_path):
+    shutil.copytree(run.workdir, tmp_path / "run")
+    merging = load_run(tmp_path / "run", settings={"model.reducer": "TokenMerging", "model.reducer.r": 1})
+    assert merging.experiment.model.reducer == TokenMerging(1)
+    metrics = merging.evaluate("validation")
+    assert metrics["settings"]["model.reducer.r"] == 1 and np.isfinite(metrics["loss"])
+    learner = {"model.reducer": "TokenLearner", "model.reducer.num_tokens": 2, "model.reducer.after_layer": 0}
+    with pytest.raises(UserError, match=r"model\.reducer .*parameters"):
+        load_run(run.workdir, settings=learner)
 
 
 def test_features_are_what_the_head_classifies(run):

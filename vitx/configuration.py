@@ -250,6 +250,7 @@ def setting(
     chosen_by_user: bool = False,
     is_path: bool = False,
     training_only: bool = False,
+    mutable_in_evaluation: bool = False,
 ) -> Any:
     """Returns a dataclass field that carries what other modules must know of it.
 
@@ -264,6 +265,8 @@ def setting(
             weights under that name may have another.
         is_path: the field is a path of a file or folder; a run stores it such that it resolves from anywhere.
         training_only: the field has no effect on an evaluation, which may change the fields beside it.
+        mutable_in_evaluation: an evaluation of trained weights may change the field of a model, as long as parameters
+            keep their names and shapes.
 
     Example:
         num_heads: int = setting(12, changes_function=True)
@@ -275,6 +278,7 @@ def setting(
         "chosen_by_user": chosen_by_user or mutable_on_resume,
         "is_path": is_path,
         "training_only": training_only,
+        "mutable_in_evaluation": mutable_in_evaluation,
     }
     return dataclasses.field(default=default, metadata=marks)
 
@@ -289,7 +293,7 @@ def names_marked(cls: type, mark: str) -> frozenset[str]:
 
     Args:
         cls: type of the part.
-        mark: "mutable_on_resume", "changes_function", "chosen_by_user", "is_path" or "training_only".
+        mark: one of the arguments of `setting`.
     """
     return frozenset(name for name in _annotations(cls) if _is_marked(cls, name, mark))
 

@@ -140,19 +140,33 @@ class Experiment:
         Raises:
             UserError: a setting that weights depend on, or that has no effect on an evaluation.
         """
+        of_model = {f"model.{name}" for name in configuration.names_marked(type(self.model), "mutable_in_evaluation")}
         without_effect = configuration.names_marked(Data, "training_only")
         allowed = [name for name in configuration.settings(self.data) if name not in without_effect]
         if getattr(self.model, "needs_input_shape", False):
             allowed = [name for name in allowed if name not in SHAPE]
         for path in changes:
             part, _, rest = path.partition(".")
+            if ".".join(path.split(".")[:2]) in of_model:
+                continue
             if not (part == "data" and rest.split(".")[0] in allowed) and not path.startswith("training.mesh."):
                 known = [f"data.{name}" for name in allowed]
                 raise UserError(
                     f"{path} cannot change after training{closest(path, known)} Expected training.mesh or a setting of "
                     f"the data that an evaluation uses: {', '.join(known)}"
                 )
-        return self.override(changes).with_absolute_paths()
+        changed = self.override(changes)
+        if changed.model != self.model:
+            self._check_parameters(changed, sorted(path for path in changes if path.startswith("model.")))
+        return changed.with_absolute_paths()
+
+    def _check_parameters(self, changed: "Experiment", paths: Sequence[str]) -> None:
+        trained, now = (jax.eval_shape(x.init, jax.random.key(0))["params"] for x in (self, changed))
+        if jax.tree.map(jnp.shape, trained) != jax.tree.map(jnp.shape, now):
+            raise UserError(
+                f"{' and '.join(paths)} would need parameters that were not trained; expected a value with which the "
+                "model's parameters keep their names and shapes"
+            )
 
     def with_absolute_paths(self) -> "Experiment":
         """Returns the experiment with its relative paths resolved here, so that they are found from anywhere."""

@@ -81,7 +81,7 @@ class VideoEncoder(ShowsParameters, nn.Module):
     activation: Activation = setting("gelu_tanh", changes_function=True)
     qkv_bias: bool = setting(True, changes_function=True)
     zero_init: bool = setting(False, chosen_by_user=True)
-    reducer: Reducer | None = setting(None, chosen_by_user=True)
+    reducer: Reducer | None = setting(None, chosen_by_user=True, mutable_in_evaluation=True)
     scan_layers: bool = setting(False, mutable_on_resume=True)
     remat_policy: RematPolicy | None = setting(None, mutable_on_resume=True)
     implementation: AttentionImplementation = setting("auto", mutable_on_resume=True)
