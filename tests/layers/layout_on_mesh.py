@@ -1,4 +1,4 @@
-"""Compares attention along a layout with parameters, and its gradients, on eight devices with those on one device."""
+"""Compares attention along a layout with parameters, its gradients, and token merging, on eight devices with one."""
 
 import functools
 import importlib.util
@@ -10,6 +10,8 @@ import numpy as np
 from vitx.layers.attention import core
 from vitx.layers.layouts import LAYOUTS, split_heads
 from vitx.layers.partition import attend, attend_locally, merge_time, split_time
+from vitx.layers.token_merging import TokenMerging
+from vitx.layers.transformer import Encoder, EncoderBlock
 
 spec = importlib.util.spec_from_file_location("test_layouts", Path(__file__).with_name("test_layouts.py"))
 tests = importlib.util.module_from_spec(spec)
@@ -41,9 +43,17 @@ def with_gradients(attend):
     return jax.jit(jax.value_and_grad(squares, argnums=(0, 1, 2, 3), has_aux=True))
 
 
+# every frame is encoded alone, and attention has a bias for each key
+encoder = Encoder(2, EncoderBlock(num_heads=2, mlp_dim=8), reducer=TokenMerging(3))
+frames = jax.random.normal(jax.random.key(1), (4, 2, 13, 8))
+run = functools.partial(encoder.apply, grid=(1, 3, 4), prefix=1, train=False)
+variables = encoder.init(jax.random.key(2), frames, grid=(1, 3, 4), prefix=1, train=False)
+merged = jax.jit(run)(variables, frames)
+
 expected = with_gradients(on_one_device)(q, k, v, parameters)
 types = (jax.sharding.AxisType.Auto,) * 4
 with jax.set_mesh(jax.make_mesh((2, 1, 2, 2), ("data", "fsdp", "tensor", "frames"), axis_types=types)):
     for check_vma in (True, False):
         found = with_gradients(functools.partial(on_mesh, check_vma=check_vma))(q, k, v, parameters)
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), found, expected)
+    np.testing.assert_allclose(jax.jit(run)(variables, frames), merged, rtol=1e-5, atol=1e-5)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 import vitx
 from vitx.analysis.cost import count_cost
@@ -127,10 +128,11 @@ def test_models_learn_tokens_at_any_depth(name):
         gradients = jax.jit(jax.grad(loss), static_argnums=1)(variables, changed)
         assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
         own = gradients["params"]["spatial_encoder" if name.endswith("fe") else "encoder"]["token_learner"]
-        assert all(abs(leaf).max() > 0 for leaf in jax.tree.leaves(own))
+        # a bias of all places changes no softmax over them, so kernels alone must have a gradient
+        assert all(abs(leaf).max() > 0 for path, leaf in flatten_dict(own).items() if path[-1] == "kernel")
 
 
-def test_tokens_may_be_learnt_in_front_of_the_last_block_of_any_layout_alone():
+def test_missing_tokens_are_refused():
     model = vitx.create_model("vivit_b_16x2", **SMALL, reducer=TokenLearner(3, 2))
     with pytest.raises(ValueError, match="20 tokens"):
         tokens = jax.ShapeDtypeStruct((1, 20, 24), jnp.float32)
