@@ -127,10 +127,10 @@ class EncoderBlock(nn.Module):
         chunks: int = 1,
         train: bool,
         drop_path_rate: Rate = 0.0,
-        reducer: Reducer = Reducer(),  # noqa: B008  frozen
+        reducer: Reducer | None = None,
         place: Place | None = None,
     ) -> tuple[Float[Array, "*b _ d"], Carry]:
-        """Returns (tokens after the block, fewer if the reducer leaves out some; what the reducer remembers)."""
+        """Returns (tokens after the block, fewer if a reducer leaves out some; what the reducer remembers)."""
         norm = functools.partial(nn.LayerNorm, epsilon=self.layer_norm_eps, dtype=self.dtype)
 
         def drop_path(branch: Float[Array, "*b _ d"]) -> Float[Array, "*b _ d"]:
@@ -139,7 +139,7 @@ class EncoderBlock(nn.Module):
             per_frame = x.ndim == 4 and chunks == 1  # chunks of time belong to one clip
             return stochastic_depth(branch, drop_path_rate, self.make_rng("drop_path"), per_frame=per_frame)
 
-        bias = reducer.attention_bias(carry)
+        bias = None if reducer is None else reducer.attention_bias(carry)
         for layout in self.layouts:
             is_last = layout == self.layouts[-1]
             name = "attention" if len(self.layouts) == 1 else f"{layout}_attention"
@@ -165,7 +165,8 @@ class EncoderBlock(nn.Module):
                 branch = project(branch)
             x = constrain_activations(jnp.concatenate([skipped, tokens + branch], axis=-2))
 
-        x, carry = reducer.in_block(x, carry, keys, place)
+        if reducer is not None:
+            x, carry = reducer.in_block(x, carry, keys, place)
         mlp = MlpBlock(self.mlp_dim, self.activation, self.dropout_rate, self.dtype, name="mlp")
         return constrain_activations(x + drop_path(mlp(norm(name="mlp_norm")(x), train=train))), carry
 
