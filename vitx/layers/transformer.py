@@ -218,14 +218,15 @@ class Encoder(nn.Module):
         """
         recording = self.is_mutable_collection("intermediates")
         rates = [self.drop_path_rate * i / max(self.num_layers - 1, 1) for i in range(self.num_layers)]
-        chunks = 1 if recording else num_time_chunks([LAYOUTS[name] for name in self.block.layouts], x)
+        whole_clip = recording or self.reducer is not None
+        chunks = 1 if whole_clip else num_time_chunks([LAYOUTS[name] for name in self.block.layouts], x)
         if chunks > 1:
             x, grid = split_time(x, chunks, prefix), (grid[0] // chunks, *grid[1:])
         x = constrain_activations(x)
         arguments = {"grid": grid, "prefix": prefix, "chunks": chunks, "train": train}
-        # A scan neither creates the parameters of single blocks nor sows their attention.
         if self.reducer is not None:
             x = self._reduce(x, rates, arguments)
+        # A scan neither creates the parameters of single blocks nor sows their attention.
         elif self.scan_layers and not self.is_initializing() and not recording:
             x = self._scan_blocks(x, rates, arguments)
         else:
