@@ -15,6 +15,9 @@ from vitx.layers.transformer import Encoder, EncoderBlock
 SMALL = {"num_frames": 4, "image_size": 16, "tubelet_size": (2, 4, 4), "num_classes": 0}
 SMALL |= {"hidden_size": 24, "num_layers": 3, "num_heads": 2, "mlp_dim": 24}
 MODELS = ("vivit_b_16x2", "videomae_b_16x2", "vivit_b_16x2_fe")
+# in an encoder of two blocks: 6 of 12 tokens in the first, none in the second
+PAIRS = (None, TokenMerging(0), TokenMerging(3, "decreasing"), TokenMerging(3, "decreasing", False))
+THREE = (None, TokenMerging(1), TokenMerging(1, proportional_attention=False))
 
 
 @pytest.fixture(scope="module")
@@ -99,34 +102,42 @@ def test_proportional_attention_equals_attention_over_duplicated_tokens():
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_merging_equal_tokens_changes_nothing():
-    """Neighbours are equal, so half of the tokens, attended to twice, give what all give."""
-    x = jnp.repeat(jax.random.normal(jax.random.key(0), (2, 6, 8)), 2, axis=1)
-    settings = {"grid": (1, 3, 4), "train": False}
-    encoder = Encoder(2, EncoderBlock(num_heads=2, mlp_dim=16))
-    variables = encoder.init(jax.random.key(1), x, **settings)
-    expected = encoder.apply(variables, x, **settings)
-    for proportional in (True, False):  # 6 tokens in the first block, none in the second
-        merging = TokenMerging(3, "decreasing", proportional)
-        np.testing.assert_allclose(
-            encoder.clone(reducer=merging).apply(variables, x, **settings), expected, rtol=1e-4, atol=1e-5
-        )
+@pytest.fixture(scope="module")
+def merged():
+    """Twelve tokens in equal pairs after two blocks without and with merging, and four tokens of which three are equal.
+
+    Compiled together, since many small programs take longer.
+    """
+    rng, settings = np.random.default_rng(1), {"grid": (1, 3, 4), "train": False}
+    x = jnp.asarray(np.repeat(np.random.default_rng(0).normal(size=(1, 6, 8)), 2, axis=1), jnp.float32)
+    encoder = Encoder(2, EncoderBlock(num_heads=2, mlp_dim=8))
+    shapes = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, **settings), x)
+    variables = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+
+    def encode(x, reducer=None):
+        return encoder.clone(reducer=reducer).apply(variables, x, **settings)
+
+    @jax.jit
+    def encode_all(pairs, three):
+        return [encode(pairs, merging) for merging in PAIRS], [encode(three, merging) for merging in THREE]
+
+    return encode_all(x, x[:, jnp.array([0, 0, 2, 0])])
 
 
-def test_attention_counts_a_token_as_often_as_the_tokens_that_it_stands_for():
+def test_a_block_that_merges_nothing_is_the_identity_bit_for_bit(merged):
+    np.testing.assert_array_equal(merged[0][1], merged[0][0])
+
+
+def test_merging_equal_tokens_changes_nothing(merged):
+    """Half of the tokens give what all give, whether each is attended to twice or once."""
+    for found in merged[0][2:]:
+        np.testing.assert_allclose(found, merged[0][0], rtol=1e-5, atol=1e-5)
+
+
+def test_attention_counts_a_token_as_often_as_the_tokens_that_it_stands_for(merged):
     """Three of a token and one of another: only proportional attention gives what all four give."""
-    pair = jax.random.normal(jax.random.key(0), (1, 2, 8))
-    x = pair[:, jnp.array([0, 0, 1, 0])]  # the sets are the 1st and 3rd, the 2nd and 4th token
-    settings = {"grid": (1, 2, 2), "train": False}
-    encoder = Encoder(2, EncoderBlock(num_heads=2, mlp_dim=16))
-    variables = jax.tree.map(lambda x: 3 * x, encoder.init(jax.random.key(1), x, **settings))
-    expected = encoder.apply(variables, x, **settings)
-
-    def apply(merging):
-        return encoder.clone(reducer=merging).apply(variables, x, **settings)
-
-    np.testing.assert_allclose(apply(TokenMerging(1, "constant")), expected, rtol=1e-3, atol=1e-4)
-    assert abs(apply(TokenMerging(1, "constant", proportional_attention=False)) - expected).max() > 1e-2
+    plain, proportional, other = merged[1]
+    assert abs(proportional - plain).max() < 1e-5 and abs(other - plain).max() > 1e-3
 
 
 @pytest.mark.parametrize("name", MODELS)
