@@ -201,10 +201,12 @@ def differences(ours: Any, theirs: Any) -> dict[str, tuple[Any, Any]]:
     """Returns {dotted path: (ours, theirs)} of the settings that differ between two parts."""
     mine, other = _flat(to_dict(ours)), _flat(to_dict(theirs))
     missing = "(none)"  # of a part of another type
+    # where one side has a part and the other None, the settings of the part say so
+    parents = {path.rpartition(".")[0] for path in mine | other}
     return {
         path: (mine.get(path, missing), other.get(path, missing))
         for path in (mine | other)
-        if mine.get(path, missing) != other.get(path, missing)
+        if path not in parents and mine.get(path, missing) != other.get(path, missing)
     }
 
 
