@@ -44,12 +44,15 @@ def classification_metric_names(num_classes: int) -> tuple[str, ...]:
 
 
 def per_class(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"]) -> Mapping[str, np.ndarray]:
-    """Returns {precision, recall, f1 (percent), support: array over classes}."""
+    """Returns {precision, recall, f1 (percent), support: array over classes}; NaN for a class without an example."""
     columns = sk.precision_recall_fscore_support(
         labels, logits.argmax(axis=1), labels=np.arange(logits.shape[1]), zero_division=0
     )
     names = ("precision", "recall", "f1")
-    return {name: 100 * column for name, column in zip(names, columns, strict=False)} | {"support": columns[3]}
+    percent = {
+        name: np.where(columns[3] > 0, 100 * column, np.nan) for name, column in zip(names, columns, strict=False)
+    }
+    return percent | {"support": columns[3]}
 
 
 def confusion(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"]) -> Any:

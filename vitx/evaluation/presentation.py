@@ -8,6 +8,7 @@ default one; to give it another, register a subclass of `Presenter` in the file 
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -106,7 +107,7 @@ class ClassificationPresenter(Presenter):
         figure = confusion_matrix(confusion(logits, labels), names, f"{label}, {results.split} split")
         columns = per_class(logits, labels)
         rows = [
-            (name, *(f"{columns[metric][i]:.1f}" for metric in ("precision", "recall", "f1")), columns["support"][i])
+            (name, *(_percent(columns[metric][i]) for metric in ("precision", "recall", "f1")), columns["support"][i])
             for i, name in enumerate(names)
         ]
         picture = Picture(f"confusion_{label}.png", "confusion matrix", figure)
@@ -126,12 +127,13 @@ class ClassificationPresenter(Presenter):
         return Section("Predictions", ["Decoded clips with predicted classes; wrong ones are red.", picture])
 
     def tables(self, predictions: Predictions, names: Names) -> dict[str, Any]:
+        """Returns {"per_class": {label: {class: {precision, ..., support}}}, "confusion"}; None without an example."""
         classes, counts = {}, {}
         for label in predictions.outputs:
             logits, labels = _select_labelled(self.task, predictions, label)
             columns = per_class(logits, labels)
             classes[label] = {
-                name: {metric: column[i].item() for metric, column in columns.items()}
+                name: {metric: _or_none(column[i].item()) for metric, column in columns.items()}
                 for i, name in enumerate(names[label])
             }
             counts[label] = confusion(logits, labels).tolist()
@@ -160,7 +162,7 @@ class MultiLabelPresenter(Presenter):
             figure = bars(precisions, "average precision (%)", f"{label}, {results.split} split")
             support = [row["support"] for row in classes.values()]
             rows = [
-                (name, "" if precision is None else f"{precision:.1f}", videos)
+                (name, _percent(precision), videos)
                 for (name, precision), videos in zip(precisions.items(), support, strict=True)
             ]
             picture = Picture(f"precision_{label}.png", "average precision of every class", figure)
@@ -176,7 +178,7 @@ class MultiLabelPresenter(Presenter):
             precisions, support = average_precisions(logits, labels), labels.sum(axis=0)
             classes[label] = {
                 name: {
-                    "average_precision": None if np.isnan(precisions[i]) else float(precisions[i]),
+                    "average_precision": _or_none(float(precisions[i])),
                     "support": int(support[i]),
                 }
                 for i, name in enumerate(names[label])
@@ -320,6 +322,14 @@ def _absent_classes(names: Sequence[str], support: Sequence[float | int] | np.nd
     if not absent:
         return []
     return [f"{len(absent)} of {len(names)} classes have no video and count in no mean: {', '.join(absent)}."]
+
+
+def _or_none(metric: float | int) -> float | int | None:
+    return None if math.isnan(metric) else metric
+
+
+def _percent(metric: float | np.floating | None) -> str:
+    return "" if metric is None or math.isnan(metric) else f"{metric:.1f}"
 
 
 def _top(probabilities: Float[np.ndarray, "k"], names: Sequence[str], top: int) -> dict[str, float]:
