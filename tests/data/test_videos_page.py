@@ -5,6 +5,8 @@ python -m tests.data.test_videos_page       # prints the tables
 """
 
 import io
+import json
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from tests.data.test_upright import ORIENTATIONS, turned
 from vitx.data.decoding import VideoError, decode_frames, open_video, probe
 from vitx.data.encoding import encode_video
 from vitx.data.file_kinds import ENDINGS, UNREAD, read_video
+from vitx.data.lists import read_list
+from vitx.errors import UserError
 
 PAGE = Path(__file__).parents[2] / "docs" / "videos.md"
 X265 = {"x265-params": "log-level=none:keyint=12"}
@@ -73,6 +77,29 @@ OTHERS = {  # videos that PyAV's muxers do not write so
 }
 
 
+LISTS = (  # (ending, what is between cells, encoding, end of a line)
+    (".csv", ",", "utf-8", "\n"),
+    (".csv", ", ", "utf-8", "\r\n"),
+    (".csv", ";", "utf-8-sig", "\r\n"),
+    (".csv", "|", "utf-8", "\r"),
+    (".CSV", "\t", "utf-16", "\r\n"),
+    (".tsv", "\t", "utf-8", "\n"),
+    (".tsv", ",", "utf-8", "\n"),
+    (".jsonl", "", "utf-8", "\n"),
+    (".ndjson", "", "utf-8-sig", "\r\n"),
+    (".csv", " ", "utf-8", "\n"),
+    (".csv", ",", "latin-1", "\n"),
+    (".csv", ",", "utf-32", "\n"),
+    (".txt", ",", "utf-8", "\n"),
+    (".json", "", "utf-8", "\n"),
+)
+WORDS = {
+    **{",": "comma", ", ": "comma and space", ";": "semicolon", "|": "bar", "\t": "tab", " ": "space", "": "JSON"},
+    **{"utf-8": "UTF-8", "utf-8-sig": "UTF-8 with a byte order mark", "utf-16": "UTF-16 with a byte order mark"},
+    **{"latin-1": "Latin-1", "utf-32": "UTF-32", "\n": "LF", "\r\n": "CR LF", "\r": "CR"},
+}
+
+
 def row_of_file(container: str, encoder: str, pixel_format: str, options: dict[str, str]) -> str:
     """Returns the row of a kind of file, after reading it by any way there is."""
     video = encode(numbered_frames(NUM_FRAMES, 64), encoder, container, pixel_format, options)
@@ -113,6 +140,22 @@ def rows_of_orientations() -> Iterator[str]:
         yield f"| {' '.join(map(str, matrix))} | {name} | {'yes' if is_right else 'no'} |"
 
 
+def rows_of_lists() -> Iterator[str]:
+    fields = [{"path": f"\u00e9t\u00e9/{number}.mp4", "class": name} for number, name in enumerate("ab")]
+    with tempfile.TemporaryDirectory() as folder:
+        for ending, between, encoding, line_end in LISTS:
+            cells = [list(fields[0]), *(list(row.values()) for row in fields)]
+            lines = [between.join(row) for row in cells] if between else map(json.dumps, fields)
+            file = Path(folder, f"list{ending}")
+            file.write_bytes("".join(line + line_end for line in lines).encode(encoding))
+            try:
+                is_read = [dict(row) for _, row in read_list(file, ("path", "class"), "path")] == fields
+            except UserError:
+                is_read = False
+            row = (ending, WORDS[between], WORDS[encoding], WORDS[line_end], "yes" if is_read else "no")
+            yield f"| {' | '.join(row)} |"
+
+
 def rows_of_endings() -> Iterator[str]:
     yield f"| {' '.join(ENDINGS)} | as videos |"
     for reason in dict.fromkeys(UNREAD.values()):
@@ -132,10 +175,10 @@ def test_a_kind_of_file_is_read_as_the_page_states(file):
 
 def test_the_page_has_a_row_of_everything_that_is_tried_and_of_nothing_else():
     rows = [f"| {name} | | | | {how_it_is_read(make())} |" for name, make in OTHERS.items()]
-    rows += [*rows_of_orientations(), *rows_of_endings()]
+    rows += [*rows_of_orientations(), *rows_of_endings(), *rows_of_lists()]
     assert not in_page(rows)
     lines = [line for line in PAGE.read_text().splitlines() if line.startswith("|")]
-    assert len(lines) == len(rows) + len(FILES) + 2 * 3  # and three tables' heads
+    assert len(lines) == len(rows) + len(FILES) + 2 * 4  # and four tables' heads
 
 
 def test_a_folder_of_pictures_is_read_as_the_page_states(tmp_path):
@@ -144,4 +187,4 @@ def test_a_folder_of_pictures_is_read_as_the_page_states(tmp_path):
 
 
 if __name__ == "__main__":
-    print("\n".join(rows_of_files()), *rows_of_orientations(), *rows_of_endings(), sep="\n")
+    print("\n".join(rows_of_files()), *rows_of_orientations(), *rows_of_endings(), *rows_of_lists(), sep="\n")
