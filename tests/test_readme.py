@@ -1,6 +1,7 @@
 """README and docs are true: their code runs, their commands parse, their links lead somewhere."""
 
 import fnmatch
+import importlib
 import operator
 import re
 import shlex
@@ -14,6 +15,7 @@ import vitx
 from vitx.cli import _parser
 from vitx.configuration import _PARTS
 from vitx.data.encoding import encode_video
+from vitx.interop.formats import FORMATS
 from vitx.layers.layouts import LAYOUTS
 from vitx.models import VARIANTS
 from vitx.run import train
@@ -52,7 +54,7 @@ def sandbox(small_file, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _separate_registries(monkeypatch):
     """Parts that a page adds are gone after its test: other tests list all models."""
-    for registry in (VARIANTS, LAYOUTS, _PARTS):
+    for registry in (VARIANTS, LAYOUTS, FORMATS, _PARTS):
         assert len(registry)  # imports the modules that define parts, so that the copy is complete
         monkeypatch.setattr(registry, "_parts", dict(registry._parts))
 
@@ -90,6 +92,37 @@ def test_the_dataset_class_of_the_docs_trains(sandbox, small, tmp_path, monkeypa
     assert next(iter(run.predict([sandbox / "clip.mp4"]).values())).keys() == {"action"}
 
 
+def test_the_parts_of_the_page_on_extending_train_together(sandbox, small, tmp_path, monkeypatch):
+    """Their file is the page: nothing of vitx is changed, and the run's folder names them."""
+    monkeypatch.chdir(sandbox)
+    names = {"__name__": __name__}
+    for block in python_blocks(ROOT / "docs" / "extending.md"):
+        exec(compile(block, "extending.md", "exec"), names)
+    changes = {
+        "model": vitx.create_model("colour_classifier", num_classes=8),
+        "data.dataset": names["EverySecond"](small.data.dataset),
+        "task": names["PolyLoss"](label="motion"),
+        "optimizer": names["SignSGD"](),
+        **STEPS,
+    }
+    run = train(small.override(changes), tmp_path / "run")
+    loaded = vitx.load_run(tmp_path / "run").experiment
+    assert [type(loaded.model), type(loaded.task), type(loaded.optimizer)] == [
+        names[name] for name in ("ColourClassifier", "PolyLoss", "SignSGD")
+    ]
+    full = len(small.data.dataset.open("test"))
+    assert run.evaluate("test")["examples"] == full // 2
+
+
+def test_the_reference_has_every_public_name():
+    listed = re.findall(r"^- `([\w.]+)`$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert {f"vitx.{name}" for name in vitx.__all__} - {"vitx.__version__"} <= set(listed)
+    assert len(listed) == len(set(listed))
+    for path in listed:
+        module, _, attribute = path.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), path
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_commands_parse_and_settings_exist(name):
     for words in commands(ROOT / name):
@@ -113,11 +146,20 @@ def test_commands_in_sentences_exist(name):
             assert words[1] in choices["data"]._subparsers._group_actions[0].choices, words
 
 
+def anchors(page: Path) -> set[str]:
+    """Returns what a link may name after #: the page's headings, as GitHub and the site write them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_links_lead_to_files(name):
+def test_links_lead_to_files_and_headings(name):
     for target in re.findall(r"\]\(([^)]+)\)", (ROOT / name).read_text()):
-        if not target.startswith(("http", "#")):
-            assert (ROOT / name).parent.joinpath(target.split("#")[0]).exists(), target
+        if not target.startswith("http"):
+            file, _, anchor = target.partition("#")
+            page = (ROOT / name).parent / file if file else ROOT / name
+            assert page.exists(), target
+            assert not anchor or anchor in anchors(page), target
 
 
 def test_the_readme_begins_with_the_two_promised_commands():
