@@ -42,8 +42,9 @@ class Place:
 class Reducer:
     """A way to go on with fewer tokens. This one keeps all: subclasses override what they need.
 
-    In an encoder, `before_block` is called before every block, `in_block` between its attention and its MLP, and
-    `restore` after the last block. Shapes must follow from shapes alone, so that a model compiles once.
+    A model calls `observe` with the clip. In its encoder, `before_block` is called before every block, `in_block`
+    between its attention and its MLP, and `restore` after the last block. Shapes must follow from shapes alone, so that
+    a model compiles once.
     """
 
     def count_tokens(self, grid: Grid, prefix: int, num_layers: int) -> tuple[int, ...]:
@@ -58,6 +59,10 @@ class Reducer:
             ValueError: a setting that these tokens do not permit; the message names it as `reducer.SETTING`.
         """
         raise NotImplementedError
+
+    def observe(self, tubelets: Float[Array, "b n p c"], grid: Grid) -> Carry:
+        """Returns what to remember of a clip before the first block, given the pixels of each token, or None."""
+        return None
 
     def attention_bias(self, carry: Carry) -> Bias:
         """Returns what is added to the scores of the next attention, [*b, 1, 1, keys], or None."""

@@ -205,6 +205,7 @@ class Encoder(nn.Module):
         prefix: int = 0,
         train: bool,
         before_norm: Callable[[Array], Array] = lambda x: x,
+        carry: Carry = None,
     ) -> Float[Array, "*_ d"]:
         """Returns the tokens after all blocks and the final norm, if there is one.
 
@@ -215,6 +216,7 @@ class Encoder(nn.Module):
             prefix: number of prefix tokens.
             train: whether dropout and stochastic depth apply.
             before_norm: applied after the last block, before the final norm.
+            carry: what the reducer has observed of the clip.
         """
         recording = self.is_mutable_collection("intermediates")
         rates = [self.drop_path_rate * i / max(self.num_layers - 1, 1) for i in range(self.num_layers)]
@@ -225,7 +227,7 @@ class Encoder(nn.Module):
         x = constrain_activations(x)
         arguments = {"grid": grid, "prefix": prefix, "chunks": chunks, "train": train}
         if self.reducer is not None:
-            x = self._reduce(x, rates, arguments)
+            x = self._reduce(x, carry, rates, arguments)
         # A scan neither creates the parameters of single blocks nor sows their attention.
         elif self.scan_layers and not self.is_initializing() and not recording:
             x = self._scan_blocks(x, rates, arguments)
@@ -246,9 +248,8 @@ class Encoder(nn.Module):
         return nn.remat(run, policy=getattr(jax.checkpoint_policies, self.remat_policy))
 
     @nn.nowrap  # the reducer's modules are created here, in the scope of `__call__`
-    def _reduce(self, x: Array, rates: list[float], arguments: dict[str, Any]) -> Array:
+    def _reduce(self, x: Array, carry: Carry, rates: list[float], arguments: dict[str, Any]) -> Array:
         reducer, shape = self.reducer, {name: arguments[name] for name in ("grid", "prefix", "train")}
-        carry = None
         for i, rate in enumerate(rates):
             place = Place(i, self.num_layers, **shape)
             x, carry = reducer.before_block(x, carry, place)

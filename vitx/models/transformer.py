@@ -20,12 +20,13 @@ from vitx.layers.embeddings import (
     gather_tokens,
     height_and_width,
     sample_uniformly,
+    to_tubelets,
     token_grid,
 )
 from vitx.layers.head import Head, NumClasses, check_classes
 from vitx.layers.layouts import LAYOUTS, Grid
 from vitx.layers.partition import Divisible
-from vitx.layers.reducers import Reducer
+from vitx.layers.reducers import Carry, Reducer
 from vitx.layers.transformer import Activation, Encoder, EncoderBlock, RematPolicy
 from vitx.layers.types import DType
 from vitx.models.base import InputShape, Logits
@@ -204,8 +205,17 @@ class VideoEncoder(ShowsParameters, nn.Module):
         tokens = self.dropout(self.positions(self.embed(video)), deterministic=not train)
         return gather_tokens(tokens, keep, self.prefix)
 
-    def encode(self, tokens: Float[Array, "b n d"], *, train: bool = False) -> Float[Array, "b n d"]:
-        """Returns all tokens after the encoder, in the order of `tokens`.
+    def observe(self, video: Float[Array, "b t h w c"]) -> Carry:
+        """Returns what the reducer has to know of a clip beside its tokens, or None."""
+        if self.reducer is None:
+            return None
+        frames = sample_uniformly(video, self.sampled_frames or self.num_frames)
+        return self.reducer.observe(to_tubelets(frames, self.tubelet_size), self.grid)
+
+    def encode(
+        self, tokens: Float[Array, "b n d"], *, train: bool = False, carry: Carry = None
+    ) -> Float[Array, "b n d"]:
+        """Returns all tokens after the encoder, in the order of `tokens`; `carry` is what `observe` returns.
 
         Raises:
             ValueError: tokens are missing, and a layout needs the whole grid.
@@ -216,7 +226,7 @@ class VideoEncoder(ShowsParameters, nn.Module):
                 f"found {tokens.shape[1]} tokens with the layout {partial[0]}; expected all {expected}, since only a "
                 "layout in which every token attends to every token can do without some"
             )
-        return self.encoder(tokens, grid=self.grid, prefix=self.prefix, train=train)
+        return self.encoder(tokens, grid=self.grid, prefix=self.prefix, train=train, carry=carry)
 
     def setup(self):
         self.embedding = TubeletEmbedding(self.hidden_size, self.tubelet_size, self.dtype)
@@ -278,7 +288,7 @@ class VideoTransformer(VideoEncoder):
 
     def features(self, video: Float[Array, "b t h w c"], *, train: bool = False) -> Float[Array, "b d"]:
         """Returns one vector for each clip, which the head classifies."""
-        return self.pool(self.encode(self.tokens(video, train=train), train=train))
+        return self.pool(self.encode(self.tokens(video, train=train), train=train, carry=self.observe(video)))
 
     def __call__(self, video: Float[Array, "b t h w c"], *, train: bool = False) -> Logits:
         return self.head(self.features(video, train=train))
