@@ -156,8 +156,10 @@ def _train(options: argparse.Namespace, settings: list[str]) -> int | None:
     experiment = experiment.override(parse_settings(settings))
     if options.help:
         _print_settings(experiment, options.experiment or workdir)
+    from vitx.compiled_programs import keep_programs
     from vitx.run import train
 
+    keep_programs(experiment.training.compilation_cache)
     with processes.fail_together(describe_error):
         run = train(experiment, workdir, extend=options.extend)
     print_text(f"vitx predict {run.workdir} clip.mp4 classifies a video with it", error=True)

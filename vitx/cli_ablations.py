@@ -46,7 +46,9 @@ def run_ablation(options: argparse.Namespace, _: list[str]) -> None:
 
     from vitx.ablations import runner, tables
     from vitx.ablations.estimate import format_estimates
+    from vitx.compiled_programs import keep_programs
 
+    keep_programs()
     selected = {"rows": options.rows, "seeds": options.seeds}
     if options.worker:
         stop_with_parent()

@@ -190,7 +190,9 @@ def _bench(options: argparse.Namespace, settings: list[str]) -> None:
             raise UserError(f"--{name} is {getattr(options, name)}; expected at least 1")
     from vitx.analysis.bench import bench, describe_machine, format_row
     from vitx.analysis.cost import abstract
+    from vitx.compiled_programs import keep_programs
 
+    keep_programs()
     models = _create_models(options.names, parse_settings(settings), options.num_frames)
     for name, model in models.items():  # all models are checked before the first is measured
         with as_user_error(of=name):

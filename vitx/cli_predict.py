@@ -211,6 +211,7 @@ def _load_run(options: argparse.Namespace, settings: list[str]) -> Any:
     Raises:
         UserError: options that do not fit the one or the other.
     """
+    from vitx.compiled_programs import keep_programs
     from vitx.run import load_run
     from vitx.run_folder import is_run
 
@@ -218,7 +219,10 @@ def _load_run(options: argparse.Namespace, settings: list[str]) -> Any:
         if options.model is not None:
             raise UserError(f"--model is {options.model}; {options.run} is a run, which names its model; leave it out")
         load_parts(options.experiment)
-        return load_run(options.run, options.checkpoint, parse_settings(settings))
+        run = load_run(options.run, options.checkpoint, parse_settings(settings))
+        keep_programs(run.experiment.training.compilation_cache)
+        return run
     if settings:
         raise UserError(f"found {settings[0]}; {options.run} is no run, whose settings could be replaced; leave it out")
+    keep_programs()
     return None

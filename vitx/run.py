@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
 
 from vitx import configuration, storage
+from vitx.compiled_programs import keep_programs
 from vitx.console import progress_bar
 from vitx.data.decoding import VideoError
 from vitx.data.file_kinds import read_video
@@ -353,7 +353,7 @@ def train(experiment: Experiment, workdir: str | PurePath, *, extend: bool = Fal
     """
     workdir, clock, experiment = storage.as_path(workdir), Stopwatch(), experiment.with_absolute_paths()
     if (cache := experiment.training.compilation_cache) is not None:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(cache))
+        keep_programs(cache)
     with PreemptionGuard() as guard:
         # Settings are checked before datasets are built, which can take minutes.
         check_same_settings(experiment, workdir)

@@ -57,8 +57,9 @@ class Training:
             logged, with the examples of its batch; None logs no spikes.
         hang_minutes: minutes after which a step that does not end ends the process; None waits forever.
         profile_steps: first and last step that `jax.profiler` traces into the run's folder `profile`.
-        compilation_cache: folder of JAX's persistent cache, where compiled programs are kept for later runs; None
-            leaves that to JAX_COMPILATION_CACHE_DIR.
+        compilation_cache: folder of JAX's persistent cache, where compiled programs are kept for later runs; "off"
+            keeps none. None leaves that to JAX_COMPILATION_CACHE_DIR; where it is not set, commands keep programs in
+            the user's cache folder (see `vitx.compiled_programs`).
         wandb: project of Weights & Biases that metrics also go to (`pip install 'vitx[wandb]'`); None uses the
             local log alone.
     """
