@@ -1,5 +1,7 @@
 """The `vitx` command as people type it: every mistake is one message and the right status."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -20,8 +22,11 @@ from vitx.experiment import load_experiment
 
 @pytest.fixture(scope="module")
 def run(small_file, tmp_path_factory) -> Path:
-    workdir = tmp_path_factory.mktemp("run")
-    assert main(["train", small_file, "--workdir", str(workdir), "--training.steps", "4", "--debug"]) == 0
+    workdir, printed = tmp_path_factory.mktemp("run"), io.StringIO()
+    words = ["train", small_file, "--workdir", str(workdir), "--training.steps", "4", "--debug", "--profile_startup"]
+    with contextlib.redirect_stderr(printed):
+        assert main(words) == 0
+    workdir.with_name("printed").write_text(printed.getvalue())
     return workdir
 
 
@@ -31,6 +36,13 @@ def refused(capsys, *words: object) -> str:
     assert out == "" and "Traceback" not in err
     (line, *_) = [line for line in err.splitlines() if line.startswith("vitx: ")]
     return err[err.index(line) :]
+
+
+def test_profile_of_the_start_lists_its_phases_before_the_run_ends(run):
+    before, _, after = run.with_name("printed").read_text().partition("until the first step ended")
+    for phase in ("imports", "data: open or build", "initialise", "compile the step", "first batch", "first step"):
+        assert re.search(rf"^  {phase}.* \d+\.\d\d$", before, re.MULTILINE), phase
+    assert "lowering" in after and "time: build" in after and "import" not in after
 
 
 @pytest.mark.smoke

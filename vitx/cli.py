@@ -26,6 +26,7 @@ With an EXPERIMENT.py, --help lists every setting with its default.
 --workdir DIR      folder of the run; a run that is there already is resumed
 --resume DIR       resume a run by its folder alone, with the settings in its config.json
 --extend           allow more training.steps than the run began with
+--profile_startup  print what takes the time until the first step ends
 
 Several processes run the same command: --distributed on TPU VMs, in SLURM, Open MPI and Kubernetes; elsewhere
 --coordinator HOST:PORT --process_id I --num_processes N; --join_timeout SECONDS limits how long they wait."""
@@ -118,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--workdir", type=as_path)
     train.add_argument("--resume", type=as_path)
     train.add_argument("--extend", action="store_true")
+    train.add_argument("--profile_startup", action="store_true")
     train.add_argument("--distributed", action="store_true")
     train.add_argument("--coordinator", metavar="HOST:PORT")
     train.add_argument("--process_id", type=int)
@@ -145,6 +147,14 @@ def _train(options: argparse.Namespace, settings: list[str]) -> int | None:
     workdir = options.resume or options.workdir
     if workdir is None and not options.help:
         raise UserError("vitx train needs --workdir DIR, the folder of the run")
+    from vitx.training.startup import StartupProfile
+
+    with StartupProfile() if options.profile_startup else contextlib.nullcontext() as clock:
+        return _train_in(workdir, options, settings, clock)
+
+
+def _train_in(workdir: Any, options: argparse.Namespace, settings: list[str], clock: Any) -> None:
+    """Trains in a folder; see `vitx.run.train` for the clock."""
     from vitx.training import processes
 
     addresses = options.coordinator, options.process_id, options.num_processes
@@ -161,9 +171,8 @@ def _train(options: argparse.Namespace, settings: list[str]) -> int | None:
 
     keep_programs(experiment.training.compilation_cache)
     with processes.fail_together(describe_error):
-        run = train(experiment, workdir, extend=options.extend)
+        run = train(experiment, workdir, extend=options.extend, clock=clock)
     print_text(f"vitx predict {run.workdir} clip.mp4 classifies a video with it", error=True)
-    return None
 
 
 def _print_settings(experiment: Any, source: Any) -> None:

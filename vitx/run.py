@@ -55,9 +55,10 @@ from vitx.tasks.frame_prediction import FramePrediction
 from vitx.tasks.task import Supervised
 from vitx.training import loop
 from vitx.training.faults import PreemptionGuard
-from vitx.training.logs import Stopwatch, log_info, read_metrics
+from vitx.training.logs import log_info, read_metrics
 from vitx.training.processes import check_same_settings, first_process_first, is_first_process
 from vitx.training.progress import check_monitor
+from vitx.training.stopwatch import Stopwatch
 
 Which = Literal["best", "last"]
 Video = str | Path | np.ndarray
@@ -335,13 +336,16 @@ def _features(variables: Any, video: Float[Array, "b t h w 3"], *, model: nn.Mod
     return model.apply(variables, video, train=False, method="features")
 
 
-def train(experiment: Experiment, workdir: str | PurePath, *, extend: bool = False) -> Run:
+def train(
+    experiment: Experiment, workdir: str | PurePath, *, extend: bool = False, clock: Stopwatch | None = None
+) -> Run:
     """Trains an experiment in a folder, or resumes it there; then tests it and writes the report.
 
     Args:
         experiment: model, data, task, optimizer and training settings.
         workdir: the run's folder; created if it is missing. One that holds another experiment is refused.
         extend: whether a run may get more `training.steps` than it began with.
+        clock: gets the time of each phase; None for one of its own.
 
     Returns:
         The run, with the variables of its best checkpoint.
@@ -351,7 +355,7 @@ def train(experiment: Experiment, workdir: str | PurePath, *, extend: bool = Fal
         RunError: too many losses are not finite, or too many videos cannot be read.
         Preempted: the process was asked to stop; the state is saved.
     """
-    workdir, clock, experiment = storage.as_path(workdir), Stopwatch(), experiment.with_absolute_paths()
+    workdir, clock, experiment = storage.as_path(workdir), clock or Stopwatch(), experiment.with_absolute_paths()
     if (cache := experiment.training.compilation_cache) is not None:
         keep_programs(cache)
     with PreemptionGuard() as guard:

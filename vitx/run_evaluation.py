@@ -19,8 +19,9 @@ from vitx.evaluation.examples import accuracy_intervals, predictions_path, save_
 from vitx.evaluation.presentation import presenter_for
 from vitx.models import resolve_implementation
 from vitx.tasks.task import Supervised
-from vitx.training.logs import MetricsLog, Stopwatch, log_info, read_metrics
+from vitx.training.logs import MetricsLog, log_info, read_metrics
 from vitx.training.processes import is_first_process
+from vitx.training.stopwatch import Stopwatch
 
 MAX_CLIPS = 8  # clips in the report's pictures
 

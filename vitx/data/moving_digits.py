@@ -15,7 +15,6 @@ from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from sklearn.datasets import load_digits
 
 from vitx.configuration import register
 from vitx.data.encoding import encode_video
@@ -204,6 +203,8 @@ def _draw_digit(
 @cache
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     """Returns the images `[1797, 8, 8]`, scaled to 0 to 1, and the digits that they show."""
+    from sklearn.datasets import load_digits  # a second that other datasets need not wait for
+
     digits = load_digits()
     return (digits.images / 16).astype(np.float32), digits.target
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from scipy.special import log_softmax
-from scipy.stats import binomtest
 
 from vitx import storage, strict_json
 from vitx.evaluation.evaluate import Predictions
@@ -98,6 +97,8 @@ def accuracy_interval(name: str, values: Float[np.ndarray, "n"]) -> tuple[float,
         name: name of the metric, such as "motion/top1".
         values: 100 for each example that is right, 0 for the others, NaN for those that do not count.
     """
+    from scipy.stats import binomtest  # half a second that the first step need not wait for
+
     known = values[~np.isnan(values)]
     # A task of somebody's own may call something else top1.
     if name.rpartition("/")[2] not in ACCURACIES or not len(known) or not np.isin(known, (0, 100)).all():

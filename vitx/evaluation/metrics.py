@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import log_softmax
-from sklearn import metrics as sk
 
 MULTILABEL_METRICS = ("loss", "mAP", "mAP_labelled", "absent_classes")
 REGRESSION_METRICS = ("loss", "mae", "rmse", "r2")
@@ -21,6 +20,8 @@ def classification_metrics(logits: Float[np.ndarray, "n k"], labels: Int[np.ndar
     Macro averages are means over the classes that have an example, as in scikit-learn's balanced accuracy; the other
     classes are counted by `absent_classes`.
     """
+    from sklearn import metrics as sk  # a second that the first step need not wait for
+
     classes = np.arange(logits.shape[1])
     present = np.unique(labels)
     top1 = logits.argmax(axis=1)
@@ -45,6 +46,8 @@ def classification_metric_names(num_classes: int) -> tuple[str, ...]:
 
 def per_class(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"]) -> Mapping[str, np.ndarray]:
     """Returns {precision, recall, f1 (percent), support: array over classes}; NaN for a class without an example."""
+    from sklearn import metrics as sk  # a second that the first step need not wait for
+
     columns = sk.precision_recall_fscore_support(
         labels, logits.argmax(axis=1), labels=np.arange(logits.shape[1]), zero_division=0
     )
@@ -57,11 +60,15 @@ def per_class(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"]) ->
 
 def confusion(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"]) -> Any:
     """Returns counts [true class, predicted class]."""
+    from sklearn import metrics as sk  # a second that the first step need not wait for
+
     return sk.confusion_matrix(labels, logits.argmax(axis=1), labels=np.arange(logits.shape[1]))
 
 
 def average_precisions(logits: Float[np.ndarray, "n k"], labels: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "k"]:
     """Returns the average precision of every class in percent; NaN for a class without an example."""
+    from sklearn import metrics as sk  # a second that the first step need not wait for
+
     present = labels.any(axis=0)
     columns = range(labels.shape[1])
     return np.array(
@@ -90,6 +97,8 @@ def regression_metrics(values: Float[np.ndarray, "n k"], labels: Float[np.ndarra
 
     r2 is undefined for fewer than two examples and then returned as 0.
     """
+    from sklearn import metrics as sk  # a second that the first step need not wait for
+
     metrics = {
         "loss": sk.mean_squared_error(labels, values),
         "mae": sk.mean_absolute_error(labels, values),

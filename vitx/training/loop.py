@@ -16,12 +16,13 @@ from vitx.configuration import mutable_on_resume, register, setting
 from vitx.data.sources import Source
 from vitx.locks import Hold
 from vitx.training.faults import PreemptionGuard
-from vitx.training.logs import Stopwatch, log_info
+from vitx.training.logs import log_info
 from vitx.training.overview import write_overview
 from vitx.training.progress import Progress
 from vitx.training.setup import Setup, begin, compile_step, set_up
 from vitx.training.sharding import Mesh
 from vitx.training.step import TrainState
+from vitx.training.stopwatch import Stopwatch
 from vitx.training.trainer import Saver, Trainer
 from vitx.training.validation import ValidationSet
 
@@ -148,7 +149,7 @@ def train(
         sources: {"train": ..., "validation": ...}, and one source for each of `training.validation_sets`.
         workdir: the run's folder; training resumes from its newest whole checkpoint.
         guard: requests to stop; entered.
-        clock: gets the time of "compile", "restore", "train", "evaluate" and "checkpoint".
+        clock: gets the time of "restore", "initialise", "compile", "input", "train", "evaluate" and "checkpoint".
         hold: this process's lock of the folder; nothing is saved after it is lost.
         record: JSON data that travels with every checkpoint: settings, names of classes.
         initialise: returns the variables that a new run starts from, given their shapes and shardings; None draws
@@ -243,12 +244,12 @@ def restore_or_begin(
         checkpoints: the run's checkpoints.
         setup: shapes and shardings of the state, and how it is drawn.
         initialise: see `begin`.
-        clock: gets the time of "restore" and "compile".
+        clock: gets the time of "restore" and "initialise".
     """
     with clock("restore"):
         restored = checkpoints.restore_newest(TrainState.to_parts(setup.abstract), log_info)
     if restored is None:
-        with clock("compile"):
+        with clock("initialise"):
             return begin(setup, initialise), None
     parts, record = restored
     log_info(f"resuming from step {record['step']}")

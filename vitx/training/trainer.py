@@ -18,12 +18,13 @@ from vitx.errors import DivergedError, Preempted
 from vitx.layers.partition import process_shard, to_devices
 from vitx.locks import Hold
 from vitx.training.faults import PreemptionGuard, exit_after
-from vitx.training.logs import MetricsLog, Profiler, Stopwatch, log_info
+from vitx.training.logs import MetricsLog, Profiler, log_info
 from vitx.training.progress import Meter, Progress, check_monitor, peak_steps_per_second
 from vitx.training.results import StepResults
 from vitx.training.setup import Setup
 from vitx.training.statistics import precise_statistics
 from vitx.training.step import TrainState
+from vitx.training.stopwatch import Stopwatch
 from vitx.training.validation import Evaluator
 
 MAX_IN_FLIGHT = 2  # steps handed to the devices before the metrics of the first are waited for
@@ -139,14 +140,17 @@ class Trainer:
         progress = self.progress
         with self._clock("train"), self._profiler.step(step), exit_after(self._experiment.training.hang_minutes):
             began = time.perf_counter()
-            batch = next(self._batches)
+            with self._clock("input"):
+                batch = next(self._batches)
             waited, decoded = time.perf_counter() - began, float(batch.pop("decode_seconds").sum())
             on_devices = to_devices(batch, self._rows)
             with jax.transfer_guard("disallow"):  # an implicit transfer would stall every step
                 self.state, metrics, examples = self._compiled_step(self.state, on_devices)
             self.results.add(step, metrics, examples)
             stopping = self._guard.requested(step)
-            self.results.collect(0 if wait or stopping or self._profiler.ends_at(step) else MAX_IN_FLIGHT)
+            # The first step is waited for, so that its time is known.
+            wait = wait or stopping or self._profiler.ends_at(step) or step == self._first_step + 1
+            self.results.collect(0 if wait else MAX_IN_FLIGHT)
             seconds = time.perf_counter() - began
         progress.productive_seconds += seconds
         progress.meter.add_time(seconds, waited, decoded)
