@@ -1,4 +1,4 @@
-"""`vitx models`, `cost`, `bench` and `convert`: named models, what they cost, how fast they are, their weights."""
+"""`vitx models`, `cost` and `convert`: named models, what they cost, their weights."""
 
 import argparse
 from typing import Any
@@ -61,24 +61,6 @@ def add_commands(commands: Any) -> None:
     cost.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     cost.set_defaults(command=_cost, takes_settings=True)
 
-    bench = commands.add_parser(
-        "bench",
-        help="measure the speed of named models here, alone or beside their originals",
-        usage="vitx bench NAME ... [--batch 2] [--num_frames 16] [--against LIBRARY] [--json] [--SETTING VALUE ...]",
-        description="Times a forward pass, a training step, and one frame of a stream for models that read streams; "
-        "counts memory. --against interleaves the original in the same process, with the same weights and clips. "
-        "--SETTING VALUE is a field of the model, such as --dtype bfloat16; --clip 8 112 112 sets frames, height and "
-        "width of any model.",
-    )
-    bench.add_argument("names", nargs="+", metavar="NAME", help="names or patterns, such as 'x3d_*'")
-    bench.add_argument("--batch", type=int, default=2, help="clips of a step (default: 2)")
-    bench.add_argument("--num_frames", type=int, help="frames of a clip (default: the model's own)")
-    bench.add_argument("--repeats", type=int, default=10, help="repetitions of each measurement (default: 10)")
-    bench.add_argument("--against", choices=("huggingface", "torchvision", "pytorchvideo"), help="whose original")
-    bench.add_argument("--compiled", action="store_true", help="the original through torch.compile, channels last")
-    bench.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    bench.set_defaults(command=_bench, takes_settings=True)
-
 
 def _convert(options: argparse.Namespace, settings: list[str]) -> None:
     import dataclasses
@@ -132,7 +114,7 @@ def _matching_names(patterns: list[str]) -> list[str]:
     return list(dict.fromkeys(name for pattern in patterns for name in list_models(pattern)))
 
 
-def _create_models(patterns: list[str], changes: dict[str, Any], frames: int | None) -> dict[str, Any]:
+def create_models(patterns: list[str], changes: dict[str, Any], frames: int | None) -> dict[str, Any]:
     """Returns models by name with fields replaced; --clip and --num_frames set the shape of their clips."""
     from vitx.configuration import read_words
     from vitx.models import VARIANTS
@@ -170,7 +152,7 @@ def _cost(options: argparse.Namespace, settings: list[str]) -> None:
     if not options.names:
         raise UserError("vitx cost needs the NAME of a model (`vitx models` lists them), or --published")
     frames = read_words(int, changes.pop("num_frames"), "--num_frames") if "num_frames" in changes else None
-    models = _create_models(options.names, changes, frames)
+    models = create_models(options.names, changes, frames)
     if options.plot:
         check_writable(options.plot)
         rows = growth.growth(models)
@@ -182,30 +164,6 @@ def _cost(options: argparse.Namespace, settings: list[str]) -> None:
         with as_user_error(of=name):
             counted[name] = count_cost(model, model.input_shape)
     print_rows([{"model": name} | cost.counts() for name, cost in counted.items()], options.json)
-
-
-def _bench(options: argparse.Namespace, settings: list[str]) -> None:
-    for name in ("batch", "repeats"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} is {getattr(options, name)}; expected at least 1")
-    from vitx.analysis.bench import bench, describe_machine, format_row
-    from vitx.analysis.cost import abstract
-    from vitx.compiled_programs import keep_programs
-
-    keep_programs()
-    models = _create_models(options.names, parse_settings(settings), options.num_frames)
-    for name, model in models.items():  # all models are checked before the first is measured
-        with as_user_error(of=name):
-            abstract(model, model.input_shape)
-    how = {name: getattr(options, name) for name in ("batch", "repeats", "against", "compiled")}
-    rows = [bench(name, model, **how) for name, model in models.items()]
-    about = describe_machine(options.against)
-    if options.json:
-        print_json({"machine": about, "models": rows})
-        return
-    print_text(about, lines=True, error=True)
-    for row in rows:
-        print_text(format_row(row), lines=True)
 
 
 def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:

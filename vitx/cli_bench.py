@@ -1,0 +1,141 @@
+"""`vitx bench`: how fast named models are here, beside their originals, beside a record or beside another version."""
+
+import argparse
+from typing import Any
+
+from vitx.cli_models import create_models
+from vitx.cli_settings import Parser, parse_settings
+from vitx.console import print_json, print_text
+from vitx.errors import UserError, as_user_error
+from vitx.storage import check_writable, local_path
+
+LIBRARIES = ("huggingface", "torchvision", "pytorchvideo")
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the command to the parser of `vitx`."""
+    bench = commands.add_parser(
+        "bench",
+        help="measure the speed of named models here, alone or beside their originals",
+        usage="vitx bench NAME ... [--batch 2] [--num_frames 16] [--against LIBRARY] [--json [FILE]] "
+        "[--SETTING VALUE ...]\n       vitx bench --compare FILE [--baseline CHECKOUT]",
+        description="Times a forward pass, a training step, and one frame of a stream for models that read streams; "
+        "counts memory. --against interleaves the original in the same process, with the same weights and clips. "
+        "--SETTING VALUE is a field of the model, such as --dtype bfloat16; --clip 8 112 112 sets frames, height and "
+        "width of any model. A comparison ends with status 1 where a time or a memory has grown by more than 5 %, "
+        "beyond the spread.",
+    )
+    _add_measurement(bench)
+    bench.add_argument("--compare", type=local_path, metavar="FILE", help="run a record's command again, print ratios")
+    bench.add_argument("--baseline", type=local_path, metavar="CHECKOUT", help="another version of vitx, run in turns")
+    bench.add_argument("--rounds", type=int, default=5, help="turns with --baseline (default: 5)")
+    bench.add_argument(
+        "--json",
+        nargs="?",
+        const=True,
+        metavar="FILE",
+        help="print one JSON object; with FILE, write a record for --compare. A folder as FILE gets one for each "
+        "benchmark and kind of machine",
+    )
+    bench.set_defaults(command=_bench, takes_settings=True)
+
+
+def _add_measurement(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say what is measured; a record keeps them."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="names or patterns, such as 'x3d_*'")
+    parser.add_argument("--batch", type=int, default=2, help="clips of a step (default: 2)")
+    parser.add_argument("--num_frames", type=int, help="frames of a clip (default: the model's own)")
+    parser.add_argument("--repeats", type=int, default=10, help="repetitions of each measurement (default: 10)")
+    parser.add_argument("--against", choices=LIBRARIES, help="whose original")
+    parser.add_argument("--compiled", action="store_true", help="the original through torch.compile, channels last")
+
+
+def _command(options: argparse.Namespace, settings: list[str]) -> list[str]:
+    """Returns the words of a measurement, as `_add_measurement` reads them."""
+    words = [*options.names, "--batch", str(options.batch), "--repeats", str(options.repeats)]
+    for name in ("num_frames", "against"):
+        if (value := getattr(options, name)) is not None:
+            words += [f"--{name}", str(value)]
+    return [*words, *(["--compiled"] if options.compiled else []), *settings]
+
+
+def _bench(options: argparse.Namespace, settings: list[str]) -> int:
+    from vitx.analysis import bench_records as records
+    from vitx.analysis.bench import describe_machine
+
+    # argparse gives up on NAME ... where options stand before the names.
+    while settings and not settings[0].startswith("-"):
+        options.names.append(settings.pop(0))
+    record = None
+    if options.compare is not None:
+        if options.names or settings:
+            raise UserError(
+                f"--compare runs the command of {options.compare}; leave out {(options.names + settings)[0]}"
+            )
+        record = records.read_record(options.compare)
+        chosen = Parser(prog="vitx bench", add_help=False)
+        _add_measurement(chosen)
+        measurement, settings = chosen.parse_known_args(record["command"])
+    else:
+        measurement = options
+    for name, value in (("batch", measurement.batch), ("repeats", measurement.repeats), ("rounds", options.rounds)):
+        if value < 1:
+            raise UserError(f"--{name} is {value}; expected at least 1")
+    if not measurement.names:
+        raise UserError("vitx bench needs the NAME of a model (`vitx models` lists them), or --compare FILE")
+    command = _command(measurement, settings)
+    if options.baseline is not None:
+        rows = records.measure_beside(options.baseline, command, options.rounds, lambda x: print_text(x, error=True))
+        return _print_comparison(rows, options.json)
+    machine = describe_machine()
+    file = None if options.json in (None, True) else local_path(options.json)
+    if record is not None:
+        records.check_same_machine(options.compare, record, machine)
+    if file is not None:
+        file = records.record_path(file, command, machine)
+        check_writable(file)
+    rows = _measure(measurement, settings)
+    machine = describe_machine(measurement.against)
+    if file is not None:
+        records.write_record(file, command, machine, rows)
+        print_text(f"see {file}", error=True)
+    if record is not None:
+        return _print_comparison(records.compare(record["models"], rows), options.json)
+    if options.json is True:
+        print_json({"machine": machine, "models": rows})
+    else:
+        _print_rows(machine, rows)
+    return 0
+
+
+def _measure(options: argparse.Namespace, settings: list[str]) -> list[dict[str, Any]]:
+    from vitx.analysis.bench import bench
+    from vitx.analysis.cost import abstract
+    from vitx.compiled_programs import keep_programs
+
+    keep_programs()
+    models = create_models(options.names, parse_settings(settings), options.num_frames)
+    for name, model in models.items():  # all models are checked before the first is measured
+        with as_user_error(of=name):
+            abstract(model, model.input_shape)
+    how = {name: getattr(options, name) for name in ("batch", "repeats", "against", "compiled")}
+    return [bench(name, model, **how) for name, model in models.items()]
+
+
+def _print_rows(machine: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    from vitx.analysis.bench import format_row
+
+    print_text(str(machine), error=True)
+    for row in rows:
+        print_text(format_row(row), lines=True)
+
+
+def _print_comparison(rows: list[dict[str, Any]], as_json: Any) -> int:
+    """Prints a comparison; returns the exit status, 1 where something has become slower or larger."""
+    from vitx.analysis.bench_records import format_comparison
+
+    if as_json is True:
+        print_json({"comparison": rows})
+    else:
+        print_text(format_comparison(rows), lines=True)
+    return int(any(row["loss"] for row in rows))
