@@ -9,6 +9,7 @@ from vitx.console import print_json, print_text
 from vitx.errors import UserError, as_user_error
 from vitx.storage import check_writable, local_path
 
+FLAGS = ("sweep", "first_step", "compiled")
 LIBRARIES = ("huggingface", "torchvision", "pytorchvideo")
 
 
@@ -47,6 +48,8 @@ def _add_measurement(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num_frames", type=int, help="frames of a clip (default: the model's own)")
     parser.add_argument("--repeats", type=int, default=10, help="repetitions of each measurement (default: 10)")
     parser.add_argument("--against", choices=LIBRARIES, help="whose original")
+    parser.add_argument("--sweep", action="store_true", help="double --batch as long as memory and 3 minutes allow")
+    parser.add_argument("--first_step", action="store_true", help="time a first step too, with empty and filled cache")
     parser.add_argument("--compiled", action="store_true", help="the original through torch.compile, channels last")
 
 
@@ -56,7 +59,7 @@ def _command(options: argparse.Namespace, settings: list[str]) -> list[str]:
     for name in ("num_frames", "against"):
         if (value := getattr(options, name)) is not None:
             words += [f"--{name}", str(value)]
-    return [*words, *(["--compiled"] if options.compiled else []), *settings]
+    return [*words, *(f"--{name}" for name in FLAGS if getattr(options, name)), *settings]
 
 
 def _bench(options: argparse.Namespace, settings: list[str]) -> int:
@@ -83,18 +86,21 @@ def _bench(options: argparse.Namespace, settings: list[str]) -> int:
             raise UserError(f"--{name} is {value}; expected at least 1")
     if not measurement.names:
         raise UserError("vitx bench needs the NAME of a model (`vitx models` lists them), or --compare FILE")
+    if measurement.sweep and measurement.against:
+        raise UserError("found --sweep and --against; the memory of an original cannot be predicted: leave out one")
     command = _command(measurement, settings)
     if options.baseline is not None:
         rows = records.measure_beside(options.baseline, command, options.rounds, lambda x: print_text(x, error=True))
         return _print_comparison(rows, options.json)
-    machine = describe_machine()
     file = None if options.json in (None, True) else local_path(options.json)
+    first = _first_steps(measurement, settings) if measurement.first_step else {}
+    machine = describe_machine()
     if record is not None:
         records.check_same_machine(options.compare, record, machine)
     if file is not None:
         file = records.record_path(file, command, machine)
         check_writable(file)
-    rows = _measure(measurement, settings)
+    rows = [row | first.get(row["model"], {}) for row in _measure(measurement, settings)]
     machine = describe_machine(measurement.against)
     if file is not None:
         records.write_record(file, command, machine, rows)
@@ -108,8 +114,16 @@ def _bench(options: argparse.Namespace, settings: list[str]) -> int:
     return 0
 
 
+def _first_steps(options: argparse.Namespace, settings: list[str]) -> dict[str, dict[str, float]]:
+    """Returns times of first steps by model; each runs alone, before this process uses its devices."""
+    from vitx.analysis.first_step import time_first_step
+
+    models = create_models(options.names, parse_settings(settings), options.num_frames)
+    return {name: time_first_step(name, model, options.batch) for name, model in models.items()}
+
+
 def _measure(options: argparse.Namespace, settings: list[str]) -> list[dict[str, Any]]:
-    from vitx.analysis.bench import bench
+    from vitx.analysis.bench import bench, sweep
     from vitx.analysis.cost import abstract
     from vitx.compiled_programs import keep_programs
 
@@ -118,7 +132,10 @@ def _measure(options: argparse.Namespace, settings: list[str]) -> list[dict[str,
     for name, model in models.items():  # all models are checked before the first is measured
         with as_user_error(of=name):
             abstract(model, model.input_shape)
-    how = {name: getattr(options, name) for name in ("batch", "repeats", "against", "compiled")}
+    how = {name: getattr(options, name) for name in ("batch", "repeats")}
+    if options.sweep:
+        return [row for name, model in models.items() for row in sweep(name, model, **how)]
+    how |= {name: getattr(options, name) for name in ("against", "compiled")}
     return [bench(name, model, **how) for name, model in models.items()]
 
 

@@ -13,7 +13,7 @@ import pytest
 import vitx
 from vitx import cli
 from vitx.analysis import bench as benchmark
-from vitx.analysis import peers
+from vitx.analysis import bench_programs, first_step, peers
 from vitx.models import resolve_implementation
 
 SMALL = {"num_classes": 3, "width": 4, "clip": (2, 16, 16)}
@@ -24,8 +24,8 @@ class Echo(peers.Peer):
 
     def __init__(self, model, variables, video, more=0.0, steeper=0.0):
         self.model, self.video, self.more, self.steeper = model, jax.numpy.asarray(video), more, steeper
-        self.trained = jax.jit(functools.partial(benchmark.train_step, model))
-        self.state = (variables, benchmark.OPTIMIZER.init(variables["params"]))
+        self.trained = jax.jit(functools.partial(bench_programs.train_step, model))
+        self.state = (variables, bench_programs.OPTIMIZER.init(variables["params"]))
 
     def forward(self):
         return np.asarray(jax.jit(self.model.apply)(self.state[0], self.video)) * (1 + self.more)
@@ -118,6 +118,62 @@ def test_bench_command_prints_one_json_object(capsys):
     assert "--compiled" in capsys.readouterr().err
     assert cli.main(["bench", "r3d_18", "--norm_groups", "3", "--width", "4", "--clip", "8", "16", "16"]) == 2
     assert "--batch is 2" in capsys.readouterr().err
+
+
+def test_the_fraction_of_the_matrix_product_peak_counts_the_models_own_operations():
+    row = benchmark.bench("cnn_small", vitx.create_model("cnn_small", **SMALL), batch=2, repeats=2)
+    macs = vitx.count_cost(vitx.create_model("cnn_small", **SMALL), (2, 16, 16, 3)).macs
+    peak = row["matmul_peak_flops"]
+    assert row["forward_peak_fraction"] == pytest.approx(2 * 2 * macs / (row["forward_ms"] / 1e3) / peak)
+    assert row["train_step_peak_fraction"] == pytest.approx(3 * 2 * 2 * macs / (row["train_step_ms"] / 1e3) / peak)
+    assert peak == bench_programs.matmul_peak(jax.devices()[0], "float32") > 1e8
+
+
+def test_a_benchmark_that_does_not_fit_is_refused_before_it_starts(monkeypatch, capsys):
+    monkeypatch.setattr(bench_programs, "available_memory", lambda: 10_000)
+    monkeypatch.setattr(benchmark, "random_variables", mock.Mock(side_effect=AssertionError))
+    small = ["--clip", "2", "16", "16", "--width", "4"]
+    assert cli.main(["bench", "cnn_small", "--batch", "3", *small]) == 2
+    error = capsys.readouterr().err
+    assert "--batch 3" in error and "10,000" in error
+
+
+def test_a_sweep_doubles_the_batch_until_memory_or_time_ends(monkeypatch, capsys):
+    model, device = vitx.create_model("cnn_small", **SMALL), jax.devices()[0]
+    needs = [bench_programs.compile_programs("cnn_small", model, batch, device).needed_bytes for batch in (2, 4)]
+    assert needs[0] < needs[1]
+    monkeypatch.setattr(bench_programs, "available_memory", lambda: (needs[0] + needs[1]) // 2)
+    rows = list(benchmark.sweep("cnn_small", model, batch=1, repeats=1))
+    assert [row["batch"] for row in rows] == [1, 2]
+    assert f"{needs[1]:,} bytes" in capsys.readouterr().err
+    monkeypatch.setattr(benchmark, "SWEEP_SECONDS", 0.0)
+    assert [row["batch"] for row in benchmark.sweep("cnn_small", model, batch=2, repeats=1)] == [2]
+    assert cli.main(["bench", "cnn_small", "--sweep", "--against", "torchvision"]) == 2
+
+
+def test_how_long_it_will_take_is_reported_before_the_timed_calls(monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "_time", stop)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.bench("cnn_small", vitx.create_model("cnn_small", **SMALL), repeats=2)
+    assert "cnn_small: compiled in" in (error := capsys.readouterr().err) and "about" in error
+
+
+@pytest.mark.slow  # two processes that import and compile
+def test_a_first_step_is_faster_with_a_filled_cache(capsys):
+    small = ["--clip", "2", "64", "64", "--batch", "1", "--repeats", "1"]
+    assert cli.main(["bench", "cnn_small", "--first_step", "--json", *small]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["models"]
+    assert 0 < row["first_step_warm_seconds"] < 1.2 * row["first_step_cold_seconds"]
+
+
+def test_a_first_step_reports_what_the_model_refuses(monkeypatch):
+    done = mock.Mock(returncode=0, stdout=json.dumps({"error": "cnn_small: no such clip"}))
+    monkeypatch.setattr(first_step.subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(vitx.UserError, match="no such clip"):
+        first_step.time_first_step("cnn_small", vitx.create_model("cnn_small", **SMALL), 1)
 
 
 ORIGINALS = [("torchvision", name) for name in peers.TORCHVISION]

@@ -4,11 +4,10 @@ Everything is measured in one process. Implementations that are compared take tu
 speed affects both.
 """
 
-import functools
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,15 +17,25 @@ import optax
 from flax import linen as nn
 
 from vitx.analysis import peers
+from vitx.analysis.bench_programs import (
+    OPTIMIZER,
+    Programs,
+    check_fits,
+    compile_programs,
+    count_macs,
+    free_bytes,
+    matmul_peak,
+    program_bytes,
+)
 from vitx.analysis.peers import Peer
-from vitx.console import progress_bar
-from vitx.errors import RunError, UserError, as_user_error
-from vitx.models import resolve_implementation
+from vitx.console import print_message, progress_bar
+from vitx.errors import RunError, UserError
 from vitx.models.streaming import StreamingModel
 
-WARM_UP = 2  # untimed calls before the first timed one
+WARM_UP = 1  # untimed calls before the first timed one, beside the call that shows how long all will take
 AGREEMENT = {"float32": 1e-3, "bfloat16": 0.1}  # between ours and the peer's, relative to the peer's
-OPTIMIZER = optax.sgd(peers.LEARNING_RATE, peers.MOMENTUM)
+SWEEP_SECONDS = 180.0  # of a sweep over batch sizes
+Call = Callable[[], Any]
 
 
 def bench(
@@ -37,6 +46,7 @@ def bench(
     repeats: int = 10,
     against: str | None = None,
     compiled: bool = False,
+    programs: Programs | None = None,
 ) -> dict[str, Any]:
     """Measures one model at its default input shape on the first device that JAX sees.
 
@@ -52,60 +62,113 @@ def bench(
             clips, in turns with ours. Before that its logits, the losses of two training steps and the norm of the
             momentum after them must match ours.
         compiled: compile the original with `torch.compile`, channels last.
+        programs: the model's programs where they are compiled already.
 
     Returns:
         A row of results. Milliseconds are medians, with the quartiles beside them. "forward_ratio" and
         "train_step_ratio" are the original's time over ours. "forward_memory_bytes" and "train_step_memory_bytes" are
-        the needs of the compiled program: arguments, results and temporaries.
+        the needs of the compiled program: arguments, results and temporaries. "forward_peak_fraction" and
+        "train_step_peak_fraction" compare the model's own operations (a step has three times those of a forward pass)
+        with "matmul_peak_flops", measured on the same device.
 
     Raises:
-        UserError: PyTorch is missing, the library has no such model, or the model does not accept the batch size.
+        UserError: PyTorch is missing, the library has no such model, the model does not accept the batch size, or it
+            does not fit in memory.
         RunError: the two implementations do not agree.
     """
     _check_options(model, batch, against, compiled)
-    device = jax.devices()[0]
-    quiet = {field: 0.0 for field in ("dropout_rate", "drop_path_rate") if hasattr(model, field)}
-    model = resolve_implementation(model.copy(**quiet), device)
+    programs = programs or compile_programs(name, model, batch, jax.devices()[0])
+    check_fits(name, programs)
+    model, device = programs.model, programs.device
     clip, random = model.input_shape, np.random.default_rng(0)
     video = random.standard_normal((batch, *clip), np.float32)
     clips = jax.device_put(video, device)
     variables = random_variables(model, clips[:1])
-
     peer = None
     if against is not None:
         resources = {"threads": cores(), "cuda": device.platform == "gpu"}
         peer = peers.make_peer(against, name, model, jax.device_get(variables), video, **resources)
         if compiled:
             peer.compile()
-    forward = jax.jit(model.apply).lower(variables, clips).compile()
     # The step donates its state; `variables` are needed again for the forward pass.
     state = jax.tree.map(jnp.copy, (variables, OPTIMIZER.init(variables["params"])))
-    with as_user_error(of=name):
-        step = jax.jit(functools.partial(train_step, model), donate_argnums=0).lower(state, clips).compile()
 
     def one_step() -> jax.Array:
         nonlocal state
-        state, loss = step(state, clips)
+        state, loss = programs.step(state, clips)
         return loss.block_until_ready()
 
-    calls: dict[str, Callable[[], Any]] = {"forward": lambda: jax.block_until_ready(forward(variables, clips))}
+    forward: dict[str, Call] = {"forward": lambda: jax.block_until_ready(programs.forward(variables, clips))}
+    steps: dict[str, Call] = {"train_step": one_step}
     results: dict[str, Any] = {}
+    dtype = getattr(model, "dtype", "float32")
     if peer is not None:
         trained = one_step(), one_step()
         gradient_norm = float(optax.tree.norm(optax.tree.get(state, "trace")))
-        ours = {"logits": forward(variables, clips), "loss": trained, "gradient": gradient_norm}
-        results |= _check_agreement(peer, ours, getattr(model, "dtype", "float32"))
-        calls["peer_forward"] = peer.forward
-    _time(calls, repeats, f"{name}: forward", results)
-    calls = {"train_step": one_step} | ({} if peer is None else {"peer_train_step": peer.train_step})
-    _time(calls, repeats, f"{name}: training", results)
+        ours = {"logits": forward["forward"](), "loss": trained, "gradient": gradient_norm}
+        results |= _check_agreement(peer, ours, dtype)
+        forward["peer_forward"], steps["peer_train_step"] = peer.forward, peer.train_step
+    _announce(name, programs.seconds, forward | steps, repeats)
+    peak = matmul_peak(device, dtype)
+    _time(forward, repeats, f"{name}: forward", results)
+    _time(steps, repeats, f"{name}: training", results)
     if isinstance(model, StreamingModel):
         _time({"frame": _stream(model, variables, clips)}, repeats * clip[0], f"{name}: stream", results)
-    results |= _ratios(results, batch)
+    results |= _ratios(results, batch) | _fractions(results, batch, count_macs(model), peak)
     shape = dict(zip(("frames", "height", "width"), clip, strict=False))
-    settings = {"dtype": getattr(model, "dtype", "float32"), "implementation": getattr(model, "implementation", None)}
-    memory = {"forward_memory_bytes": _memory(forward), "train_step_memory_bytes": _memory(step)}
+    settings = {"dtype": dtype, "implementation": getattr(model, "implementation", None)}
+    memory = {
+        "forward_memory_bytes": program_bytes(programs.forward),
+        "train_step_memory_bytes": program_bytes(programs.step),
+    }
     return {"model": name, **shape, "batch": batch, **settings, **results, **memory}
+
+
+def sweep(name: str, model: nn.Module, *, batch: int = 1, repeats: int = 10) -> Iterator[dict[str, Any]]:
+    """Yields rows of `bench` for twice as many clips each time, as long as they fit in memory and in three minutes.
+
+    Args:
+        name: name of the variant.
+        model: the variant.
+        batch: the first number of clips.
+        repeats: number of timed calls.
+
+    Raises:
+        UserError: not even the first number of clips fits.
+    """
+    began, device = time.perf_counter(), jax.devices()[0]
+    _check_options(model, batch, None, False)
+    programs = compile_programs(name, model, batch, device)
+    while True:
+        started = time.perf_counter()
+        yield bench(name, model, batch=batch, repeats=repeats, programs=programs)
+        batch, now = 2 * batch, time.perf_counter()
+        if now - began + programs.seconds + 2 * (now - started) > SWEEP_SECONDS:
+            print_message(f"{name}: batch {batch} would take the sweep beyond {SWEEP_SECONDS:.0f} s; stopping")
+            return
+        programs = compile_programs(name, model, batch, device)
+        needed, free = programs.needed_bytes, free_bytes(device)
+        if free is not None and needed > free:
+            print_message(f"{name}: batch {batch} needs {needed:,} bytes of memory and {free:,} are free; stopping")
+            return
+
+
+def _announce(name: str, compilation: float, calls: Mapping[str, Call], repeats: int) -> None:
+    """Calls each function once, and reports how long the timed calls will take."""
+    began = time.perf_counter()
+    for call in calls.values():
+        call()
+    seconds = (WARM_UP + repeats) * (time.perf_counter() - began)
+    print_message(f"{name}: compiled in {compilation:.0f} s; measuring takes about {seconds:.0f} s")
+
+
+def _fractions(results: Mapping[str, Any], batch: int, macs: int | None, peak: float) -> dict[str, Any]:
+    """Returns the measured peak of matrix products, and the fraction of it that the model's own operations reach."""
+    if macs is None:
+        return {"matmul_peak_flops": peak}
+    passes = {"forward": 1, "train_step": 3}  # the backward pass has two products for each of the forward pass
+    per_second = {call: 2e3 * count * macs * batch / results[f"{call}_ms"] for call, count in passes.items()}
+    return {"matmul_peak_flops": peak} | {f"{call}_peak_fraction": x / peak for call, x in per_second.items()}
 
 
 def _ratios(results: Mapping[str, Any], batch: int) -> dict[str, float]:
@@ -169,28 +232,6 @@ def random_variables(model: nn.Module, video: jax.Array) -> dict[str, Any]:
     return dict(jax.tree.map(noisy, variables))
 
 
-def train_step(model: nn.Module, state: Any, video: jax.Array) -> tuple[Any, jax.Array]:
-    """Returns ((variables, optimiser state) after a step, loss before it). The labels are 0, 1, 2, ..."""
-    variables, optimizer_state = state
-    collections = {name: value for name, value in variables.items() if name != "params"}
-
-    def loss(params: Any) -> tuple[jax.Array, Any]:
-        outputs, after = model.apply({"params": params, **collections}, video, train=True, mutable=list(collections))
-        return sum(map(_loss, jax.tree.leaves(outputs))), after
-
-    (value, after), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"])
-    updates, optimizer_state = OPTIMIZER.update(gradient, optimizer_state)
-    params = optax.apply_updates(variables["params"], updates)
-    return ({"params": params, **collections, **after}, optimizer_state), value
-
-
-def _loss(outputs: jax.Array) -> jax.Array:
-    if outputs.ndim != 2:
-        return jnp.square(outputs).mean()
-    labels = jnp.arange(len(outputs)) % outputs.shape[-1]
-    return optax.softmax_cross_entropy_with_integer_labels(outputs, labels).mean()
-
-
 def _check_agreement(peer: Peer, ours: Mapping[str, Any], dtype: str) -> dict[str, float]:
     """Returns the deviations of ours from the peer's, after running the two training steps that ours has run."""
     theirs = {
@@ -235,13 +276,6 @@ def _stream(model: StreamingModel, variables: Any, video: jax.Array) -> Callable
         jax.block_until_ready(logits)
 
     return one_frame
-
-
-def _memory(program: jax.stages.Compiled) -> int:
-    needs = program.memory_analysis()
-    # donated arguments are counted among the outputs, too
-    arrays = needs.argument_size_in_bytes + needs.output_size_in_bytes - needs.alias_size_in_bytes
-    return int(needs.temp_size_in_bytes + arrays)
 
 
 def _processor() -> str:

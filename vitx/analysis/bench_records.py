@@ -85,7 +85,7 @@ def compare(before: Rows, now: Rows) -> list[dict[str, Any]]:
     for row in now:
         old = recorded.get(_case(row), {})
         for name in filter(MEASURED.fullmatch, row.keys() & old.keys()):
-            quartiles = name.replace("_ms", "_quartiles_ms")
+            quartiles = name.removesuffix("_ms") + "_quartiles_ms"
             lows, highs = zip(*(x.get(quartiles, (x[name], x[name])) for x in (old, row)), strict=True)
             comparison = {
                 "measurement": name,
