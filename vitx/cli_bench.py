@@ -9,7 +9,7 @@ from vitx.console import print_json, print_text
 from vitx.errors import UserError, as_user_error
 from vitx.storage import check_writable, local_path
 
-FLAGS = ("sweep", "first_step", "compiled")
+FLAGS = ("sweep", "first_step", "compiled", "eager")
 LIBRARIES = ("huggingface", "torchvision", "pytorchvideo")
 
 
@@ -50,7 +50,12 @@ def _add_measurement(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--against", choices=LIBRARIES, help="whose original")
     parser.add_argument("--sweep", action="store_true", help="double --batch as long as memory and 3 minutes allow")
     parser.add_argument("--first_step", action="store_true", help="time a first step too, with empty and filled cache")
-    parser.add_argument("--compiled", action="store_true", help="the original through torch.compile, channels last")
+    parser.add_argument(
+        "--compiled", action="store_true", help="the original through torch.compile, convolutions channels last"
+    )
+    parser.add_argument(
+        "--eager", action="store_true", help="Hugging Face's originals without torch.compile, which they get otherwise"
+    )
 
 
 def _command(options: argparse.Namespace, settings: list[str]) -> list[str]:
@@ -135,7 +140,8 @@ def _measure(options: argparse.Namespace, settings: list[str]) -> list[dict[str,
     how = {name: getattr(options, name) for name in ("batch", "repeats")}
     if options.sweep:
         return [row for name, model in models.items() for row in sweep(name, model, **how)]
-    how |= {name: getattr(options, name) for name in ("against", "compiled")}
+    compiled = options.compiled or (options.against == "huggingface" and not options.eager)
+    how |= {"against": options.against, "compiled": compiled}
     return [bench(name, model, **how) for name, model in models.items()]
 
 

@@ -209,8 +209,38 @@ def test_models_that_a_library_lacks_are_an_error():
 
 @pytest.mark.peers
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("name", ["vivit_ti_16x2", "timesformer_b_16_divided"])
-def test_hugging_face_computes_our_logits(name):
-    fields = {"num_frames": 4, "image_size": 32, "num_layers": 2, "num_classes": 5}
-    row = benchmark.bench(name, vitx.create_model(name, **fields), repeats=1, against="huggingface")
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [
+        *((name, "sdpa") for name in ("vivit_ti_16x2", "vivit_ti_16x2_fe", "vivit_ti_16x2_avg", "videomae_s_16x2")),
+        *((f"timesformer_b_16_{layout}", "eager") for layout in ("divided", "joint", "space")),
+    ],
+)
+def test_hugging_face_computes_our_logits(name, attention):
+    small = {"num_frames": 4, "image_size": 32, "num_layers": 2, "hidden_size": 24, "num_heads": 2, "mlp_dim": 32}
+    if name.endswith("_fe"):
+        small |= {"num_temporal_layers": 2, "image_size": (32, 48)}
+    row = benchmark.bench(name, vitx.create_model(name, num_classes=5, **small), repeats=1, against="huggingface")
     assert row["logits_deviation"] < 1e-3 and row["forward_ratio"] > 0
+    assert row["peer_mode"] == f"eager, {attention} attention"
+
+
+@pytest.mark.peers
+def test_models_that_cannot_be_composed_are_an_error():
+    model = vitx.create_model("vivit_ti_16x2_fe", num_frames=4, image_size=32, num_layers=1, pooling="mean")
+    with pytest.raises(vitx.UserError, match="vivit_ti_16x2_fe cannot be composed"):
+        benchmark.bench("vivit_ti_16x2_fe", model, repeats=1, against="huggingface")
+
+
+@pytest.mark.peers
+def test_an_original_that_cannot_be_compiled_stays_eager_and_says_so(monkeypatch):
+    import torch
+
+    def fail(module):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    small = {"num_frames": 2, "image_size": 32, "num_layers": 1, "hidden_size": 24, "num_heads": 2, "mlp_dim": 32}
+    model = vitx.create_model("vivit_ti_16x2", num_classes=5, **small)
+    row = benchmark.bench("vivit_ti_16x2", model, repeats=1, against="huggingface", compiled=True)
+    assert row["peer_mode"] == "eager, sdpa attention (torch.compile failed: RuntimeError)"

@@ -106,7 +106,7 @@ def bench(
         trained = one_step(), one_step()
         gradient_norm = float(optax.tree.norm(optax.tree.get(state, "trace")))
         ours = {"logits": forward["forward"](), "loss": trained, "gradient": gradient_norm}
-        results |= _check_agreement(peer, ours, dtype)
+        results |= {"peer_mode": peer.mode} | _check_agreement(peer, ours, dtype)
         forward["peer_forward"], steps["peer_train_step"] = peer.forward, peer.train_step
     _announce(name, programs.seconds, forward | steps, repeats)
     peak = matmul_peak(device, dtype)

@@ -15,12 +15,14 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Float
 
+from vitx.analysis.composed_peer import compose
 from vitx.errors import UserError
 from vitx.interop import cnn, huggingface
 from vitx.interop.fill import flatten_variables
 from vitx.interop.names import to_theirs
 from vitx.models.slowfast import SlowFast, slow_frames
 from vitx.models.transformer import VideoTransformer
+from vitx.models.vivit import FactorisedEncoder
 
 # low enough that losses after a step from random weights can be compared
 LEARNING_RATE, MOMENTUM = 1e-6, 0.9
@@ -48,18 +50,30 @@ class Peer:
         video: the batch in the model's layout.
         logits: function from the model's return value to logits.
         half: compute in bfloat16 under PyTorch's autocast.
+        mode: how PyTorch runs the model: eager or compiled, with which attention.
     """
 
     module: Any
     video: Any
     logits: Callable[[Any], Any]
     half: bool
+    mode: str = "eager"
 
     def compile(self) -> None:
-        """Compiles the model with `torch.compile`, channels last."""
+        """Compiles the model with `torch.compile`, convolutions channels last; stays eager where that fails."""
         import torch
 
-        self.module = torch.compile(self.module.to(memory_format=torch.channels_last_3d))
+        eager, shapes = self.module, [parameter.ndim for parameter in self.module.parameters()]
+        if 5 in shapes and 4 not in shapes:
+            eager = eager.to(memory_format=torch.channels_last_3d)
+        try:
+            self.module = torch.compile(eager)
+            self.forward()
+        except Exception as error:  # whatever its compilers raise: none is needed to measure
+            self.module = eager
+            self.mode += f" (torch.compile failed: {type(error).__name__})"
+        else:
+            self.mode = self.mode.replace("eager", "torch.compile")
 
     def forward(self) -> np.ndarray:
         """Returns the logits in evaluation mode; waits for them."""
@@ -140,7 +154,9 @@ def make_peer(
             part.forward = functools.partial(_clipped_average, part.kernel_size)
     device = torch.device("cuda" if cuda else "cpu")
     on_device = jax.tree.map(lambda x: torch.tensor(np.ascontiguousarray(x), device=device), inputs)
-    return Peer(module.to(device), on_device, logits, half=model.dtype == "bfloat16")
+    attention = getattr(getattr(module, "config", None), "_attn_implementation", None)
+    mode = "eager" + (f", {attention} attention" if attention else "")
+    return Peer(module.to(device), on_device, logits, half=model.dtype == "bfloat16", mode=mode)
 
 
 def versions(library: str) -> dict[str, str]:
@@ -188,9 +204,15 @@ def _huggingface(name: str, model: nn.Module, variables: Mapping[str, Any], vide
     if not isinstance(model, VideoTransformer):
         raise UserError(f"huggingface has no {name}; name another library after --against, or leave it out")
     transformers.utils.logging.set_verbosity_error()
+    if isinstance(model, FactorisedEncoder):
+        return *compose(name, model, variables, video), _identity
     with tempfile.TemporaryDirectory() as folder:
         huggingface.save_huggingface(model, variables, Path(folder) / name)
-        module = transformers.AutoModelForVideoClassification.from_pretrained(Path(folder) / name)
+        load = transformers.AutoModelForVideoClassification.from_pretrained
+        try:
+            module = load(Path(folder) / name, attn_implementation="sdpa")
+        except ValueError:  # Timesformer has no fused attention (transformers 5.24, 2026-11)
+            module = load(Path(folder) / name)
     return module, video.transpose(0, 1, 4, 2, 3), lambda outputs: outputs.logits
 
 
