@@ -33,10 +33,11 @@ def compose(
         UserError: the model has parts that an image ViT lacks.
     """
     known = model.pooling == "class" and model.layouts == ("joint",) and model.position_kind == "learned"
+    known = known and model.reducer is None
     if not known or not isinstance(model.num_classes, int) or not model.num_classes or model.sampled_frames:
         raise UserError(
-            f"{name} cannot be composed from image ViTs; expected a class token, joint attention, learned positions "
-            "and one head of classes. Leave out --against, or these fields"
+            f"{name} cannot be composed from image ViTs; expected a class token, joint attention, learned positions, "
+            "all tokens and one head of classes. Leave out --against, or these fields"
         )
     import torch
 
