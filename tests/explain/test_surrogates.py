@@ -60,6 +60,15 @@ def test_kernel_shap_of_few_tubelets_is_shapleys_definition(transformer, video, 
     assert np.ptp(expected) > 0.05 * np.ptp(logits)
 
 
+def test_a_fit_to_all_coalitions_of_a_random_game_is_exact():
+    every = list(itertools.product((False, True), repeat=6))
+    table = dict(zip(every, np.random.default_rng(0).standard_normal(64), strict=True))
+    coalitions, weights = draw_shapley_coalitions(6, 62, seed=0)
+    scores = np.array([table[tuple(coalition)] for coalition in coalitions.tolist()])
+    values = fit_shapley(coalitions, weights, scores, table[every[0]], table[every[-1]])
+    np.testing.assert_allclose(values, shapley_by_definition(table, 6), atol=1e-12)
+
+
 @pytest.mark.parametrize(("count", "samples"), [(8, 254), (12, 40), (64, 400), (64, 20), (2, 2), (1, 1)])
 def test_shapley_values_sum_to_the_difference_however_few_the_samples(count, samples):
     coalitions, weights = draw_shapley_coalitions(count, samples, seed=0)
