@@ -19,7 +19,6 @@ from jaxtyping import Bool, Float, Int, Shaped
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy.optimize import minimize_scalar
 from scipy.special import expit, logsumexp, softmax
 
 from vitx import storage
@@ -130,6 +129,8 @@ def fit_temperature(loss: Callable[[float], float]) -> float:
         loss: convex function of the inverse temperature, such as `negative_log_likelihood`: the logarithm of a sum of
             exponentials of linear functions, less a linear one.
     """
+    from scipy.optimize import minimize_scalar  # half a second that the first training step need not wait for
+
     # The inverse, because the loss is convex in it and not in the temperature: there is one minimum.
     bounds = (1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE)
     return 1 / float(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-7}).x)

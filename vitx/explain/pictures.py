@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 
 MAX_COLUMNS = 8  # frames of a strip
 MIN_SIDE = 224  # pixels that animations are enlarged to at least
@@ -17,6 +16,8 @@ ORANGE, GREY = "#d9641a", "#666666"
 
 def heat(relevance: Float[np.ndarray, "t h w"]) -> Float[np.ndarray, "t h w"]:
     """Returns what speaks for the class, smoothed and scaled to [0, 1]: 1 is the 99.5th percentile of the clip."""
+    from scipy.ndimage import gaussian_filter  # training imports this module, and draws nothing
+
     positive = np.maximum(relevance, 0).astype(np.float64)
     # Tubelets and single pixels alike become spots of about a twentieth of the frame. Time stays as it is.
     smooth = gaussian_filter(positive, (0, positive.shape[1] / 24, positive.shape[2] / 24), mode="nearest")
