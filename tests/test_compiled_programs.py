@@ -32,7 +32,12 @@ def test_programs_are_kept_in_the_users_cache_folder_and_read_again(unset):
     assert jax.config.jax_compilation_cache_dir == str(folder)
     assert (unset / "vitx" / "compiled").stat().st_mode & 0o777 == 0o700
     hits = []
-    jax.monitoring.register_event_listener(lambda event, **_: hits.append(event) if "cache_hits" in event else None)
+
+    def count(event, **_):
+        if "cache_hits" in event:
+            hits.append(event)
+
+    jax.monitoring.register_event_listener(count)
     before = jax.config.jax_persistent_cache_min_compile_time_secs
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     try:
@@ -40,6 +45,7 @@ def test_programs_are_kept_in_the_users_cache_folder_and_read_again(unset):
             jax.jit(lambda x: jnp.sin(x) * 3).lower(jax.ShapeDtypeStruct((7,), jnp.float32)).compile()
             assert len(hits) == expected and len(list(folder.glob("*-cache"))) == 1
     finally:
+        jax.monitoring.unregister_event_listener(count)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
 
 

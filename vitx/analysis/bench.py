@@ -78,7 +78,7 @@ def bench(
     """
     _check_options(model, batch, against, compiled)
     programs = programs or compile_programs(name, model, batch, jax.devices()[0])
-    check_fits(name, programs)
+    check_fits(name, batch, programs.needed_bytes, programs.device)
     model, device = programs.model, programs.device
     clip, random = model.input_shape, np.random.default_rng(0)
     video = random.standard_normal((batch, *clip), np.float32)

@@ -55,27 +55,42 @@ def compile_programs(name: str, model: nn.Module, batch: int, device: jax.Device
     Raises:
         UserError: the model does not accept its clips or the batch size.
     """
-    quiet = {field: 0.0 for field in ("dropout_rate", "drop_path_rate") if hasattr(model, field)}
-    model = resolve_implementation(model.copy(**quiet), device)
-    clips = jax.ShapeDtypeStruct((batch, *model.input_shape), jnp.float32)
+    model = without_dropout(model, device)
     began = time.perf_counter()
     with as_user_error(of=name), jax.default_device(device):
-        variables = jax.eval_shape(
-            model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *clips.shape[1:]), clips.dtype)
-        )
-        state = variables, jax.eval_shape(OPTIMIZER.init, variables["params"])
-        forward = jax.jit(model.apply).lower(variables, clips).compile()
-        step = jax.jit(functools.partial(train_step, model), donate_argnums=0).lower(state, clips).compile()
+        variables = jax.eval_shape(model.init, jax.random.key(0), abstract_clips(model, 1))
+        forward = jax.jit(model.apply).lower(variables, abstract_clips(model, batch)).compile()
+    step = compile_step(name, model, batch, device)
     return Programs(model, batch, device, forward, step, time.perf_counter() - began)
 
 
-def check_fits(name: str, programs: Programs) -> None:
-    """Raises UserError where a benchmark would need more memory than its device has free."""
-    free = free_bytes(programs.device)
-    if free is not None and programs.needed_bytes > free:
+def without_dropout(model: nn.Module, device: jax.Device) -> nn.Module:
+    """Returns the model without dropout and stochastic depth, with the implementation of a device."""
+    quiet = {field: 0.0 for field in ("dropout_rate", "drop_path_rate") if hasattr(model, field)}
+    return resolve_implementation(model.copy(**quiet), device)
+
+
+def abstract_clips(model: nn.Module, batch: int) -> jax.ShapeDtypeStruct:
+    """Returns the shape and type of some clips for a model."""
+    return jax.ShapeDtypeStruct((batch, *model.input_shape), jnp.float32)
+
+
+def compile_step(name: str, model: nn.Module, batch: int, device: jax.Device) -> jax.stages.Compiled:
+    """Compiles the training step alone, from (state, clips) to (state, loss); see `compile_programs`."""
+    with as_user_error(of=name), jax.default_device(device):
+        variables = jax.eval_shape(model.init, jax.random.key(0), abstract_clips(model, 1))
+        state = variables, jax.eval_shape(OPTIMIZER.init, variables["params"])
+        step = jax.jit(functools.partial(train_step, model), donate_argnums=0)
+        return step.lower(state, abstract_clips(model, batch)).compile()
+
+
+def check_fits(name: str, batch: int, needed: int, device: jax.Device) -> None:
+    """Raises UserError where a benchmark would need more bytes of memory than its device has free."""
+    free = free_bytes(device)
+    if free is not None and needed > free:
         raise UserError(
-            f"{name} with --batch {programs.batch} needs {programs.needed_bytes:,} bytes of memory and {free:,} are "
-            "free; expected less. Set a smaller --batch or --num_frames, or a remat_policy"
+            f"{name} with --batch {batch} needs {needed:,} bytes of memory and {free:,} are free; expected less. Set a "
+            "smaller --batch or --num_frames, or a remat_policy"
         )
 
 

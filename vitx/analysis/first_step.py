@@ -8,11 +8,12 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from typing import Any
 
 from vitx import configuration
+from vitx.console import print_json
 from vitx.errors import RunError, UserError
-from vitx.training.startup import seconds_since_start
 
 
 def time_first_step(name: str, model: Any, batch: int) -> dict[str, float]:
@@ -31,10 +32,11 @@ def time_first_step(name: str, model: Any, batch: int) -> dict[str, float]:
         RunError: the process failed.
     """
     words, seconds = [sys.executable, "-m", "vitx.analysis.first_step"], {}
-    sent = json.dumps({"name": name, "model": configuration.to_dict(model), "batch": batch})
+    case = {"name": name, "model": configuration.to_dict(model), "batch": batch}
     with tempfile.TemporaryDirectory(prefix="vitx_programs_") as folder:
         for cache in ("cold", "warm"):
             environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": folder}
+            sent = json.dumps(case | {"began": time.time()})
             done = subprocess.run(words, input=sent, env=environment, capture_output=True, text=True)
             if done.returncode:
                 last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no message")
@@ -46,32 +48,32 @@ def time_first_step(name: str, model: Any, batch: int) -> dict[str, float]:
     return seconds
 
 
-def take_first_step(name: str, model: Any, batch: int) -> float:
-    """Takes one training step; returns the seconds since this process was started."""
+def take_first_step(name: str, model: Any, batch: int) -> None:
+    """Takes one training step, and waits for it."""
     import jax
 
-    from vitx.analysis.bench_programs import OPTIMIZER, check_fits, compile_programs
+    from vitx.analysis.bench_programs import OPTIMIZER, check_fits, compile_step, program_bytes, without_dropout
 
-    programs = compile_programs(name, model, batch, jax.devices()[0])
-    check_fits(name, programs)
+    device = jax.devices()[0]
+    model = without_dropout(model, device)
+    step = compile_step(name, model, batch, device)
+    check_fits(name, batch, program_bytes(step), device)
     clips = jax.numpy.zeros((batch, *model.input_shape))
-    variables = jax.jit(programs.model.init)(jax.random.key(0), clips[:1])
-    state = variables, OPTIMIZER.init(variables["params"])
-    programs.step(state, clips)[1].block_until_ready()
-    return seconds_since_start()
+    variables = jax.jit(model.init)(jax.random.key(0), clips[:1])
+    step((variables, OPTIMIZER.init(variables["params"])), clips)[1].block_until_ready()
 
 
 def main() -> None:
-    """Reads {"name", "model", "batch"} from standard input; writes {"seconds"} or {"error"}."""
+    """Reads {"name", "model", "batch", "began"} from standard input; writes {"seconds"} since then, or {"error"}."""
     import vitx.models  # noqa: F401  registers the models
 
     read = json.load(sys.stdin)
     try:
-        seconds = take_first_step(read["name"], configuration.from_dict(read["model"], "model"), read["batch"])
+        take_first_step(read["name"], configuration.from_dict(read["model"], "model"), read["batch"])
     except UserError as error:
-        print(json.dumps({"error": str(error)}))
+        print_json({"error": str(error)})
         return
-    print(json.dumps({"seconds": seconds}))
+    print_json({"seconds": time.time() - read["began"]})
 
 
 if __name__ == "__main__":
