@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import vitx
-from vitx import cli_ablations, cli_bench, cli_data, cli_explain, cli_models, cli_runs, environment
+from vitx import cli_ablations, cli_bench, cli_board, cli_data, cli_explain, cli_models, cli_runs, environment
 from vitx.cli_settings import Parser, parse_settings, take_settings
 from vitx.console import escape, print_text
 from vitx.errors import Preempted, RunError, UserError, closest
@@ -132,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_ablations.add_commands(commands)
     cli_data.add_commands(commands)
     cli_explain.add_commands(commands)
+    cli_board.add_commands(commands)
     cli_models.add_commands(commands)
     cli_bench.add_commands(commands)
     return parser

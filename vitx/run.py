@@ -427,12 +427,25 @@ def load_run(workdir: str | PurePath, which: Which = "best", settings: Mapping[s
         best = (record["best"] or {}).get("step")
         step = best if which == "best" and best in steps else steps[-1]
         variables = restore_variables(checkpoints, step, experiment, mesh)
+    experiment, outputs = fit_to_record(experiment, record, workdir)
+    return Run(experiment, workdir, step, variables, outputs, batch_sharding(mesh), changed)
+
+
+def fit_to_record(
+    experiment: Experiment, record: Mapping[str, Any], workdir: PurePath
+) -> tuple[Experiment, dict[str, tuple[str, ...]]]:
+    """Returns (experiment with its fitted task, names of its outputs), from the record of a checkpoint.
+
+    Args:
+        experiment: settings in the run's config.json.
+        record: record of a checkpoint that `check_record` has accepted.
+        workdir: the run's folder, for messages.
+    """
     if "task" in record:
         task = configuration.from_dict(record["task"], str(workdir))
         experiment = dataclasses.replace(experiment, task=task)
     label_names = {label: tuple(names) for label, names in record["label_names"].items()}
-    outputs = experiment.task.outputs(experiment.model, label_names)
-    return Run(experiment, workdir, step, variables, outputs, batch_sharding(mesh), changed)
+    return experiment, experiment.task.outputs(experiment.model, label_names)
 
 
 def _best_run(experiment: Experiment, workdir: PurePath, outputs: Mapping[str, Any], trained: loop.Trained) -> Run:

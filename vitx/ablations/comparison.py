@@ -124,7 +124,7 @@ def compare(
         split=split,
         runs={run.name: str(run.workdir) for run in tested},
         tested={run.name: f"{run.predictions.coverage}, step {run.step}" for run in tested},
-        settings=_settings(tested),
+        settings=different_settings({run.name: run.experiment for run in tested}),
         metrics=_metrics(tested),
         differences=tuple(correct_for_rows(differences)),
         disagreements=tuple(disagreements),
@@ -132,6 +132,17 @@ def compare(
     if output is not None:
         _write(comparison, tested, source, storage.as_path(output))
     return comparison
+
+
+def different_settings(experiments: Mapping[str, Experiment]) -> dict[str, dict[str, Any]]:
+    """Returns {dotted path: {name: value}} of each setting in which some of the named experiments differ."""
+    (first, reference), *others = experiments.items()
+    changes = {name: configuration.differences(reference, experiment) for name, experiment in others}
+    found: dict[str, dict[str, Any]] = {}
+    for path, value in ((path, pair[0]) for changed in changes.values() for path, pair in changed.items()):
+        ours = {name: changed[path][1] if path in changed else value for name, changed in changes.items()}
+        found[path] = {first: value, **ours}
+    return found
 
 
 def to_markdown(comparison: Comparison) -> str:
@@ -183,17 +194,6 @@ def _test(name: str, workdir: PurePath, experiment: Experiment, split: str) -> _
         return _Tested(name, workdir, experiment, *load_predictions(path))
     run = load_run(workdir)
     return _Tested(name, workdir, run.experiment, run.step, predict_split(run, split))
-
-
-def _settings(tested: Sequence[_Tested]) -> dict[str, dict[str, Any]]:
-    """Returns the values of all runs of each setting in which some differ."""
-    first, *others = tested
-    changes = {run.name: configuration.differences(first.experiment, run.experiment) for run in others}
-    found: dict[str, dict[str, Any]] = {}
-    for path, value in ((path, pair[0]) for changed in changes.values() for path, pair in changed.items()):
-        ours = {name: changed[path][1] if path in changed else value for name, changed in changes.items()}
-        found[path] = {first.name: value, **ours}
-    return found
 
 
 def _metrics(tested: Sequence[_Tested]) -> dict[str, dict[str, Any]]:

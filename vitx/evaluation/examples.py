@@ -15,6 +15,8 @@ from vitx import storage, strict_json
 from vitx.evaluation.evaluate import Predictions
 from vitx.tasks.classification import Classification
 from vitx.tasks.frame_prediction import FramePrediction
+from vitx.tasks.masked_prediction import MaskedPrediction
+from vitx.tasks.multilabel import MultiLabel
 from vitx.tasks.regression import Regression
 from vitx.tasks.task import Supervised, Task
 
@@ -161,7 +163,17 @@ def _(task: Regression, predictions: Predictions, name: str) -> Any:
 
 
 @_example_metric.register
-def _(task: FramePrediction, predictions: Predictions, name: str) -> Any:
+def _(task: MultiLabel, predictions: Predictions, name: str) -> Any:
+    label, _, metric = name.rpartition("/")
+    if label not in predictions.outputs or metric != "loss":
+        return None
+    logits, labels = predictions.outputs[label].astype(np.float64), predictions.labels[label]
+    return (np.logaddexp(0, logits) - logits * labels).mean(axis=1)  # NaN where the label is missing
+
+
+@_example_metric.register(FramePrediction)
+@_example_metric.register(MaskedPrediction)
+def _(task: Task, predictions: Predictions, name: str) -> Any:
     values = predictions.outputs.get(name)
     return None if values is None else values.reshape(len(values), -1).mean(axis=1)
 

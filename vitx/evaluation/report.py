@@ -31,21 +31,39 @@ def learning_curves(rows: Rows, curves: Mapping[str, str]) -> Figure:
         rows: rows of metrics.jsonl. Those of an evaluation have "views".
         curves: {last component of a metric's name: unit} of the metrics to draw; of losses only the overall "loss".
     """
-    drawn = {name for row in rows for name in row if name.split("/")[-1] in curves and not name.endswith("/loss")}
-    names = sorted(drawn, key=lambda name: (name != "loss", name))
+    drawn = curve_points(rows, curves)
     splits = list(dict.fromkeys(row["split"] for row in rows if "views" in row))
     styles = [("train", BLUE, "")]
     styles += [(split, *MARKERS[i % len(MARKERS)]) for i, split in enumerate(splits)]
-    figure = Figure(figsize=(4.2 * max(len(names), 1), 3.2), layout="constrained")
-    for axes, name in zip(figure.subplots(1, max(len(names), 1), squeeze=False)[0], names, strict=False):
+    figure = Figure(figsize=(4.2 * max(len(drawn), 1), 3.2), layout="constrained")
+    panels = figure.subplots(1, max(len(drawn), 1), squeeze=False)[0]
+    for axes, (name, points) in zip(panels, drawn.items(), strict=False):
         for split, colour, marker in styles:
-            points = sorted((row["step"], row[name]) for row in rows if row["split"] == split and name in row)
-            if points:
-                axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4, label=split)
+            if split in points:
+                axes.plot(*zip(*points[split], strict=True), color=colour, marker=marker, markersize=4, label=split)
         axes.set(xlabel="step", title=f"{name} {curves[name.split('/')[-1]]}")
         axes.grid(alpha=0.25)
         axes.legend(frameon=False)
     return figure
+
+
+def curve_points(rows: Rows, curves: Mapping[str, str]) -> dict[str, dict[str, list[tuple[int, Any]]]]:
+    """Returns {metric: {split: (step, value) pairs in the order of steps}} of training and of the evaluated splits.
+
+    Args:
+        rows: rows of metrics.jsonl. Those of an evaluation have "views".
+        curves: as for `learning_curves`.
+    """
+    drawn = {name for row in rows for name in row if name.split("/")[-1] in curves and not name.endswith("/loss")}
+    splits = {"train", *(row["split"] for row in rows if "views" in row)}
+    shown = sorted((row for row in rows if row["split"] in splits), key=lambda row: row["step"])
+    points: dict[str, dict[str, list[tuple[int, Any]]]] = {}
+    for name in sorted(drawn, key=lambda name: (name != "loss", name)):
+        points[name] = {}
+        for row in shown:
+            if name in row:
+                points[name].setdefault(row["split"], []).append((row["step"], row[name]))
+    return points
 
 
 def confusion_matrix(counts: Int[np.ndarray, "k k"], names: Sequence[str], title: str) -> Figure:
