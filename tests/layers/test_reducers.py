@@ -20,7 +20,7 @@ SMALL |= {"hidden_size": 24, "num_layers": 2, "num_heads": 2, "mlp_dim": 24}
 
 @register
 @dataclasses.dataclass(frozen=True)
-class EveryOther(Reducer):
+class Halving(Reducer):
     """Leaves out every other token of the grid."""
 
     after_layer: int = 0
@@ -38,11 +38,11 @@ class EveryOther(Reducer):
 @pytest.fixture(scope="module")
 def model():
     plain = vitx.create_model("vivit_b_16x2", **SMALL)
-    return override(plain, {"reducer": Words(["EveryOther"]), "reducer.after_layer": Words(["1"])})
+    return override(plain, {"reducer": Words(["Halving"]), "reducer.after_layer": Words(["1"])})
 
 
 def test_a_custom_reducer_is_a_setting_like_any_other(model):
-    assert model.reducer == EveryOther(1)
+    assert model.reducer == Halving(1)
     assert override(model, {"reducer": Words(["None"])}).reducer is None
     assert from_dict(to_dict(model)) == model
     with pytest.raises(vitx.UserError, match="TokenMerging"):
@@ -65,8 +65,8 @@ def test_a_custom_reducer_shortens_the_sequence(model):
 def test_a_custom_reducer_in_front_of_a_layout_that_needs_the_grid_is_refused():
     fields = {"pooling": "mean", "layouts": ("time", "space")}
     with pytest.raises(vitx.UserError, match="layout time"):
-        vitx.create_model("vivit_b_16x2", **SMALL, **fields, reducer=EveryOther(1))
-    assert vitx.create_model("vivit_b_16x2", **SMALL, **fields, reducer=EveryOther(2)).reducer == EveryOther(2)
+        vitx.create_model("vivit_b_16x2", **SMALL, **fields, reducer=Halving(1))
+    assert vitx.create_model("vivit_b_16x2", **SMALL, **fields, reducer=Halving(2)).reducer == Halving(2)
 
 
 def test_attention_of_fewer_tokens_is_no_explanation_of_the_grid(model):

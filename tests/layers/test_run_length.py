@@ -7,6 +7,7 @@ import pytest
 
 import vitx
 from vitx.configuration import override
+from vitx.errors import UserError
 from vitx.layers.run_length import RunLengthTokens, find_runs
 
 SMALL = {"num_frames": 6, "image_size": 8, "tubelet_size": (2, 4, 4), "num_classes": 3}
@@ -102,13 +103,13 @@ def test_gradients_are_finite_and_reach_the_length_embedding(video):
 @pytest.mark.parametrize("name", ["vivit_b_16x2_fe", "vivit_b_16x2_fsa", "timesformer_b_16_divided"])
 def test_models_that_need_every_token_are_refused(name):
     settings = SMALL | ({"num_frames": 3, "tubelet_size": (1, 4, 4)} if name.startswith("times") else {})
-    with pytest.raises(ValueError, match="reducer"):
+    with pytest.raises(UserError, match="reducer"):
         vitx.create_model(name, **settings, reducer=RunLengthTokens(budget=6))
 
 
 @pytest.mark.parametrize("budget", [0, 3, 13])
 def test_a_budget_below_one_time_or_above_the_clip_is_refused(budget):
-    with pytest.raises(ValueError, match=f"budget is {budget}; expected 4, .* 12"):
+    with pytest.raises(UserError, match=f"budget is {budget}; expected 4, .* 12"):
         vitx.create_model("vivit_b_16x2", **SMALL, reducer=RunLengthTokens(budget=budget))
 
 

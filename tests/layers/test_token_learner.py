@@ -65,8 +65,8 @@ def average_version_11(frame, p):
 @pytest.mark.parametrize(("version", "average"), [("1", average_version_1), ("1.1", average_version_11)])
 def test_learned_tokens_equal_averages_in_numpy(version, average):
     module = SelectTokens(3, version)
-    variables = perturbed(module.init(jax.random.key(0), FRAMES))
-    found = jax.jit(module.apply)(variables, FRAMES)
+    variables = perturbed(module.init(jax.random.key(0), jnp.asarray(FRAMES)))
+    found = jax.jit(module.apply)(variables, jnp.asarray(FRAMES))
     assert found.shape == (2, 3, 3, 6)
     p = jax.tree.map(np.asarray, variables["params"])
     for clip, time in np.ndindex(2, 3):
@@ -75,10 +75,11 @@ def test_learned_tokens_equal_averages_in_numpy(version, average):
 
 def test_fused_tokens_equal_mixtures_in_numpy():
     original, learned = FRAMES.reshape(2, 3, 20, 6), FRAMES[:, :, :2, 0] + 1
-    variables = FuseTokens().init(jax.random.key(0), learned, original)
-    np.testing.assert_array_equal(FuseTokens().apply(variables, learned, original), original)  # before training
+    arrays = jnp.asarray(learned), jnp.asarray(original)
+    variables = FuseTokens().init(jax.random.key(0), *arrays)
+    np.testing.assert_array_equal(FuseTokens().apply(variables, *arrays), original)  # before training
     variables = perturbed(variables)
-    found = FuseTokens().apply(variables, learned, original)
+    found = FuseTokens().apply(variables, *arrays)
     p = jax.tree.map(np.asarray, variables["params"])
     for clip, time in np.ndindex(2, 3):
         mixed = norm(learned[clip, time], p["norm"]).T @ p["mix"]["kernel"] + p["mix"]["bias"]

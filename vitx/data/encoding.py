@@ -137,7 +137,7 @@ def transcode(
 
 def redraw(
     source: VideoSource,
-    target: IO[bytes],
+    target: IO[bytes] | io.BytesIO,
     draw: Callable[[UInt8[np.ndarray, "h w 3"], float], UInt8[np.ndarray, "h w 3"]],
     *,
     least_side: int = 0,
@@ -169,7 +169,7 @@ def redraw(
 def _encode(
     video: PyAVVideo,
     wanted: Sequence[int],
-    target: IO[bytes],
+    target: IO[bytes] | io.BytesIO,
     scale_of: Callable[[int], float],
     codec: str,
     options: Mapping[str, str],

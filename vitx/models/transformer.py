@@ -214,8 +214,10 @@ class VideoEncoder(ShowsParameters, nn.Module):
 
     def encode(
         self, tokens: Float[Array, "b n d"], *, train: bool = False, carry: Carry = None
-    ) -> Float[Array, "b n d"]:
-        """Returns all tokens after the encoder, in the order of `tokens`; `carry` is what `observe` returns.
+    ) -> Float[Array, "b m d"]:
+        """Returns the tokens after the encoder, in the order of `tokens`: all of them, or what a reducer leaves.
+
+        `carry` is what `observe` returns.
 
         Raises:
             ValueError: tokens are missing, and a layout needs the whole grid.

@@ -94,8 +94,8 @@ class FactorisedEncoder(VideoTransformer):
         tokens = merge_frames(self.frame_tokens(video, train=train), self.prefix)
         return gather_tokens(tokens, keep, self.grid[0] * self.prefix)
 
-    def encode(self, tokens: Float[Array, "b n d"], *, train: bool = False) -> Float[Array, "b n d"]:
-        """Returns all tokens after the spatial encoder, in the order of `tokens`.
+    def encode(self, tokens: Float[Array, "b n d"], *, train: bool = False) -> Float[Array, "b m d"]:
+        """Returns the tokens after the spatial encoder, in the order of `tokens`.
 
         Raises:
             ValueError: tokens are missing.
@@ -111,7 +111,7 @@ class FactorisedEncoder(VideoTransformer):
         x = self.spatial_positions(split_frames(self.embed(video), self.grid[0], 0))
         return self.dropout(x, deterministic=not train)
 
-    def encode_frames(self, x: Float[Array, "b times n d"], *, train: bool) -> Float[Array, "b times n d"]:
+    def encode_frames(self, x: Float[Array, "b times n d"], *, train: bool) -> Float[Array, "b times m d"]:
         """Returns the outputs of the spatial encoder for `frame_tokens`."""
         return self.spatial_encoder(x, grid=self.sequence_grid, prefix=self.prefix, train=train)
 
