@@ -78,7 +78,7 @@ def _bench(options: argparse.Namespace, settings: list[str]) -> int:
     if options.compare is not None:
         if options.names or settings:
             raise UserError(
-                f"--compare runs the command of {options.compare}; leave out {(options.names + settings)[0]}"
+                f"--compare runs the command of {options.compare}; leave out {(settings + options.names)[0]}"
             )
         record = records.read_record(options.compare)
         chosen = Parser(prog="vitx bench", add_help=False)

@@ -21,7 +21,7 @@ NAMES = {"colour": ("dark", "bright")}
 
 @pytest.fixture
 def predictor():
-    reader = EvaluationReader(Data(Folder("videos")))
+    reader = EvaluationReader(Data(Folder("videos"), num_frames=2, image_size=(8, 8)))
     return Predictor(reader, lambda clips, views: {}, NAMES, presenter_for(Classification()))
 
 

@@ -63,7 +63,7 @@ def test_thresholds_out_of_order_are_refused(wrong):
 
 
 def predictor_of(task, names):
-    reader = EvaluationReader(Data(Folder("videos")))
+    reader = EvaluationReader(Data(Folder("videos"), num_frames=2, image_size=(8, 8)))
     return Predictor(reader, lambda clips, views: {}, names, presenter_for(task))
 
 
