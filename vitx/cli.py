@@ -181,7 +181,7 @@ def _print_settings(experiment: Any, source: Any) -> None:
     """Prints the settings of an experiment with their meanings and values, and exits."""
     import tyro
 
-    from vitx.configuration import tuples_of_parts
+    from vitx.configuration import paths, tuples_of_parts
 
     in_files = ", ".join(f"--{path}" for path in tuples_of_parts(experiment))
     page = io.StringIO()
@@ -195,10 +195,15 @@ def _print_settings(experiment: Any, source: Any) -> None:
                 default=experiment,
                 args=["--help"],
                 use_underscores=True,
-                config=(tyro.conf.FlagConversionOff,),
+                config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
             )
     finally:
-        print_text(page.getvalue().rstrip("\n"), lines=True)
+        text = page.getvalue().rstrip("\n")
+        # tyro has no line for a part that is None
+        absent = [f"--{path} {value}" for path, value in paths(experiment) if f"--{path}" not in text]
+        if absent:
+            text += f"\n\nParts that take a name, then their own settings; with their defaults: {', '.join(absent)}"
+        print_text(text, lines=True)
 
 
 if __name__ == "__main__":

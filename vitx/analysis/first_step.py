@@ -11,7 +11,7 @@ import tempfile
 import time
 from typing import Any
 
-from vitx import configuration
+from vitx import configuration, strict_json
 from vitx.console import print_json
 from vitx.errors import RunError, UserError
 
@@ -36,7 +36,7 @@ def time_first_step(name: str, model: Any, batch: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="vitx_programs_") as folder:
         for cache in ("cold", "warm"):
             environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": folder}
-            sent = json.dumps(case | {"began": time.time()})
+            sent = strict_json.dumps(case | {"began": time.time()})
             done = subprocess.run(words, input=sent, env=environment, capture_output=True, text=True)
             if done.returncode:
                 last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no message")
