@@ -17,6 +17,7 @@ from pathlib import Path
 
 import filelock
 import fsspec
+import hypothesis
 import numpy as np
 import pytest
 
@@ -25,6 +26,10 @@ from vitx.data.sources import MovingDigits
 from vitx.evaluation import report
 from vitx.experiment import Experiment, load_experiment
 from vitx.storage import as_path, write_bytes
+
+# No time limit of one example: machines that run tests are busy.
+hypothesis.settings.register_profile("vitx", deadline=None)
+hypothesis.settings.load_profile("vitx")
 
 SMALL_MODEL = {
     "model.num_frames": 4,
