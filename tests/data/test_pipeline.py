@@ -188,7 +188,7 @@ def test_resampling_needs_a_label_of_classes(digits):
 def test_evaluation_prefetches_no_more_than_its_memory_budget(monkeypatch):
     source, calls = Numbered(12), []
     monkeypatch.setattr(
-        "vitx.data.pipeline.grain.ReadOptions", lambda **options: calls.append(options) or Read(**options)
+        "vitx.data.batches.grain.ReadOptions", lambda **options: calls.append(options) or Read(**options)
     )
     settings = data(source, eval_clips=5, eval_crops=3, prefetch_batches=9)
     for limit, prefetch in ((2**30, 9), (4 * 15 * 2 * 8 * 8 * 3 * 2, 2), (1, 1)):

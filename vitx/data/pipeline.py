@@ -15,7 +15,6 @@ other views are zeros.
 Letters in shapes: b batch, v views, t frames of a clip, h height, w width.
 """
 
-import contextlib
 import dataclasses
 import functools
 import math
@@ -23,14 +22,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
-import grain
 import numpy as np
-from absl import flags
 from jaxtyping import Float, Int, UInt8
 
 from vitx.configuration import mutable_on_resume, register, setting
 from vitx.data import sampling
 from vitx.data.augmentation import Augmentation
+from vitx.data.batches import Batch, read_batches
 from vitx.data.container import DEFAULT_OPTIONS, ReadOptions
 from vitx.data.decoding import Decoder, VideoError, open_video
 from vitx.data.labels import check_example
@@ -38,13 +36,10 @@ from vitx.data.order import Order, class_weights
 from vitx.data.sources import Dataset, Source, example_name, label_arrays, label_columns
 from vitx.errors import UserError
 from vitx.limits import check_memory
-from vitx.worker_processes import end_with_parent
 
-Batch = dict[str, Any]
 Times = Float[np.ndarray, " frames"]  # of every frame of a video, in seconds
 Segment = Int[np.ndarray, " s"]  # numbers of the frames that an example may use
 MAX_BUFFER = 2**30  # bytes of an evaluation batch, and of the batches prefetched, unless one video has more
-WORKER_BYTES = 300 * 2**20  # of a worker process that decodes
 MAX_ATTEMPTS = 20  # neighbours that are tried in place of a clip that cannot be read
 ERROR_BYTES = 256  # length of the message that travels with an example: arrays of a batch have one shape
 
@@ -176,7 +171,8 @@ class Data:
         rows = self.batch_size // processes
         self._check_memory(rows, "data.batch_size", 1, self.image_size)
         read_row = _TrainRows(self, source, self._order(source, seed), process * rows, rows)
-        return self._batches(read_row, steps.start * rows, steps.stop * rows, rows, max(self.prefetch_batches, 1))
+        numbers = range(steps.start * rows, steps.stop * rows)
+        return read_batches(read_row, numbers, rows, prefetch=max(self.prefetch_batches, 1), **self._readers)
 
     def eval_batches(self, source: Source, *, process: int = 0, processes: int = 1) -> Iterator[Batch]:
         """Yields this process's rows of every example once, in order; the last batch is padded with weight 0."""
@@ -184,7 +180,12 @@ class Data:
         self._check_memory(rows, "data.eval_batch_size", self.max_views, self.crop_size)
         read_row = _EvalRows(self, source, self.eval_batch_size, process * rows, rows)
         prefetch = max(min(self.prefetch_batches, MAX_BUFFER // (rows * self._bytes_per_video)), 1)
-        return self._batches(read_row, 0, self.num_eval_batches(source) * rows, rows, prefetch)
+        numbers = range(self.num_eval_batches(source) * rows)
+        return read_batches(read_row, numbers, rows, prefetch=prefetch, **self._readers)
+
+    @property
+    def _readers(self) -> dict[str, int]:
+        return {"num_workers": self.num_workers, "num_threads": self.num_threads}
 
     def num_eval_batches(self, source: Source) -> int:
         """Returns the number of evaluation batches that cover the source: the same number in every process."""
@@ -348,36 +349,6 @@ class Data:
             )
         return class_weights(column, self.class_power)
 
-    def _batches(
-        self, read_row: Callable[[int], Batch], start: int, stop: int, rows: int, prefetch: int
-    ) -> Iterator[Batch]:
-        """Yields batches of rows that threads or worker processes read ahead.
-
-        Args:
-            read_row: returns a row by its number.
-            start: first row.
-            stop: row after the last.
-            rows: rows of a batch.
-            prefetch: batches that are prepared before they are asked for.
-        """
-        # Batched inside the MapDataset: Grain 0.2 (2026-11) gives other batches with another number of workers if the
-        # iterator is batched.
-        dataset = grain.MapDataset.range(start, stop).map(read_row).batch(rows)
-        if not self.num_workers:
-            # Grain's defaults (16 threads, 500 elements) would hold 500 batches.
-            options = grain.ReadOptions(num_threads=min(self.num_threads, prefetch), prefetch_buffer_size=prefetch)
-            return iter(dataset.to_iter_dataset(options))
-        check_memory(
-            self.num_workers * WORKER_BYTES,
-            f"data.num_workers is {self.num_workers}; so many processes",
-            "; choose a lower data.num_workers, or 0 for threads",
-        )
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # the workers of Grain 0.2 (2026-11) read absl's flags
-        workers = grain.MultiprocessingOptions(self.num_workers, per_worker_buffer_size=prefetch)
-        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-        return _copies(iter(dataset.to_iter_dataset(options).mp_prefetch(workers, end_with_parent)))
-
 
 @dataclasses.dataclass(frozen=True)
 class _EvalRows:
@@ -440,18 +411,6 @@ class _TrainRows:
             f"{MAX_ATTEMPTS} clips in a row cannot be read, from number {index} of {size}; the data is damaged or not "
             f"video: {decode_error(failure['error'])}"
         )
-
-
-def _copies(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Yields copies of batches that lie in shared memory; closing it stops the worker processes."""
-    # Grain 0.2 (2026-11) frees shared memory in a finaliser that takes a lock. JAX would drop the arrays in a garbage
-    # collection, which comes in any thread and inside any lock: a test of resuming once waited for ever.
-    with contextlib.closing(batches):
-        yield from map(_copy, batches)
-
-
-def _copy(entry: Any) -> Any:
-    return {name: _copy(e) for name, e in entry.items()} if isinstance(entry, dict) else np.array(entry)
 
 
 def encode_error(message: str) -> UInt8[np.ndarray, "256"]:
