@@ -1,5 +1,7 @@
 """Run-length tokens: against a slow loop, on clips that change everywhere, nowhere, or more than the budget allows."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +53,7 @@ def video():
     return jax.random.normal(jax.random.key(3), (2, 6, 8, 8, 3))
 
 
-@pytest.fixture(scope="module", params=["vivit_b_16x2", "videomae_b_16x2"])
+@pytest.fixture(scope="module", params=["vivit_b_16x2", "videomae_b_16x2", "timesformer_b_16_joint"])
 def trained(request, video):
     """(model, variables far from the initial ones)."""
     model = vitx.create_model(request.param, **SMALL)
@@ -98,6 +100,14 @@ def test_gradients_are_finite_and_reach_the_length_embedding(video):
     gradients = jax.jit(jax.grad(lambda v: (model.apply(v, video) ** 2).sum()))(variables)
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(gradients))
     assert gradients["params"]["encoder"]["length_embedding"]["embedding"].any()
+
+
+def test_an_encoder_that_has_seen_no_clip_says_so(trained, video):
+    model, variables = trained
+    model = override(model, {"reducer": RunLengthTokens()})
+    tokens = jax.jit(functools.partial(model.apply, method="tokens"))(variables, video)
+    with pytest.raises(ValueError, match="observe"):
+        model.apply(variables, tokens, method="encode")
 
 
 @pytest.mark.parametrize("name", ["vivit_b_16x2_fe", "vivit_b_16x2_fsa", "timesformer_b_16_divided"])

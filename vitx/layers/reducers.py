@@ -1,7 +1,7 @@
 """Reducers: what leaves an encoder with fewer tokens, from which block on, and how they are restored.
 
 A reducer is a frozen dataclass of settings; a model's field `reducer` holds one. To add a reducer, subclass `Reducer`,
-register it, and no other file needs to know its name: `vitx.layers.token_learner` and `vitx.layers.token_merging` are
+register it, and no other file needs to know its name: `vitx.layers.token_learner`, `token_merging` and `run_length` are
 examples. Its parameters, if it has any, are those of the Linen modules that it calls; they are created in the scope of
 the encoder.
 
@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from vitx.layers.attention_kernel import Bias
 from vitx.layers.layouts import Grid
 
-Carry = Any  # a pytree of what a reducer remembers from block to block; None before the first
+Carry = Any  # a pytree of what a reducer remembers from block to block; at first, what it has observed, or None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vitx.configuration import register
 from vitx.layers.attention_kernel import Bias
+from vitx.layers.embeddings import gather_tokens
 from vitx.layers.layouts import Grid
 from vitx.layers.reducers import Place, Reducer
 from vitx.layers.types import promote_to_float32
@@ -132,20 +133,23 @@ class RunLengthTokens(Reducer):
         """See `Reducer`: unused slots are not seen."""
         return carry.bias[:, None, None, :]
 
-    def before_block(self, x: Float[Array, "b n d"], carry: Runs | Slots, place: Place) -> tuple[Array, Slots]:
-        """See `Reducer`: before the first block, tokens move to their slots."""
-        if not isinstance(carry, Runs):
+    def before_block(self, x: Float[Array, "b n d"], carry: Runs | Slots | None, place: Place) -> tuple[Array, Slots]:
+        """See `Reducer`: before the first block, tokens move to their slots.
+
+        Raises:
+            ValueError: the clip was not observed.
+        """
+        if isinstance(carry, Slots):
             return x, carry
-        head, tokens = x[:, : place.prefix], x[:, place.prefix :]
-        tokens = jnp.take_along_axis(tokens, carry.first[..., None], axis=1)
+        if carry is None:
+            raise ValueError("RunLengthTokens has seen no clip; expected what `observe(video)` returns as `carry`")
+        x = gather_tokens(x, carry.first, place.prefix)
         if self.length_embedding:
             options = {"embedding_init": nn.initializers.zeros, "dtype": x.dtype, "name": "length_embedding"}
-            tokens += nn.Embed(place.grid[0] + 1, x.shape[-1], **options)(carry.lengths)
+            x = x.at[:, place.prefix :].add(nn.Embed(place.grid[0] + 1, x.shape[-1], **options)(carry.lengths))
         bias = jnp.where(carry.used, 0.0, jnp.finfo(jnp.float32).min)
-        bias = jnp.pad(bias, ((0, 0), (place.prefix, 0)))
-        return jnp.concatenate([head, tokens], axis=1), Slots(carry.owners, bias)
+        return x, Slots(carry.owners, jnp.pad(bias, ((0, 0), (place.prefix, 0))))
 
     def restore(self, x: Float[Array, "b m d"], carry: Slots, place: Place) -> Float[Array, "b n d"]:
         """See `Reducer`."""
-        head, tokens = x[:, : place.prefix], x[:, place.prefix :]
-        return jnp.concatenate([head, jnp.take_along_axis(tokens, carry.owners[..., None], axis=1)], axis=1)
+        return gather_tokens(x, carry.owners, place.prefix)
