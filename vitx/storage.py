@@ -15,7 +15,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
 from typing import Any
@@ -250,6 +250,14 @@ def atomic_path(path: PurePath) -> Iterator[Path]:
             draft.unlink(missing_ok=True)
             raise
         _sync_file(path.parent)  # the name too must outlive a power cut
+
+
+def check_ending(path: PurePath, endings: Iterable[str]) -> str:
+    """Returns the ending of a path, in lower case; raises UserError unless it is one of `endings`."""
+    ending = path.suffix.lower()
+    if ending not in (known := tuple(endings)):
+        raise UserError(f"{path} ends in {path.suffix!r}; expected one of {', '.join(known)}")
+    return ending
 
 
 def check_writable(path: PurePath) -> None:

@@ -13,10 +13,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
 from matplotlib.figure import Figure
 
-from vitx.errors import UserError
 from vitx.evaluation.report import encode_png
 from vitx.evaluation.rollout import Clip, animation, strip, to_rgb
-from vitx.storage import write_bytes
+from vitx.storage import check_ending, write_bytes
 from vitx.tasks.frame_prediction import FramePrediction
 
 
@@ -48,9 +47,7 @@ class Forecast:
             UserError: another ending.
         """
         path = Path(path)
-        if path.suffix not in WRITERS:
-            raise UserError(f"{path} ends in {path.suffix!r}; expected one of {', '.join(WRITERS)}")
-        write_bytes(path, WRITERS[path.suffix](self))
+        write_bytes(path, WRITERS[check_ending(path, WRITERS)](self))
 
     def _pair(self) -> tuple[Clip, Clip]:
         return np.concatenate([self.context, self.truth]), self.predicted

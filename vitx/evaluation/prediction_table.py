@@ -29,7 +29,7 @@ from vitx.evaluation.overlay import write_overlay
 from vitx.evaluation.predictor import Predictor, VideoPrediction
 from vitx.evaluation.segments import Thresholds, segments_of
 from vitx.evaluation.timeline import timeline
-from vitx.storage import as_path, atomic_path
+from vitx.storage import as_path, atomic_path, check_ending
 
 Row = Mapping[str, Any]
 COLUMNS = ("path", "start", "end", "label", "class", "probability", "scores", "error")
@@ -137,9 +137,7 @@ def check_format(path: PurePath) -> None:
     Raises:
         UserError: another ending, or a package that it needs is missing.
     """
-    if path.suffix.lower() not in WRITERS:
-        raise UserError(f"{path} ends in {path.suffix!r}; expected one of {', '.join(WRITERS)}")
-    if path.suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+    if check_ending(path, WRITERS) == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise UserError(f"{path} needs pyarrow, which is not installed: pip install pyarrow, or choose .csv or .jsonl")
 
 

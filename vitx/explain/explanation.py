@@ -11,10 +11,9 @@ from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 
 from vitx.data.encoding import encode_gif, encode_video
-from vitx.errors import UserError
 from vitx.evaluation.report import encode_png
 from vitx.explain import pictures
-from vitx.storage import write_bytes
+from vitx.storage import check_ending, write_bytes
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -71,9 +70,7 @@ class Explanation:
             UserError: another ending.
         """
         path = Path(path)
-        if path.suffix not in WRITERS:
-            raise UserError(f"{path} ends in {path.suffix!r}; expected one of {', '.join(WRITERS)}")
-        write_bytes(path, WRITERS[path.suffix](self))
+        write_bytes(path, WRITERS[check_ending(path, WRITERS)](self))
 
     def _repr_png_(self) -> bytes:  # how a notebook shows it
         return _to_png(self)
