@@ -21,7 +21,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from vitx.console import print_message
 
 OFF = "off"
-MAX_BYTES = 4 * 2**30  # about a hundred training steps of large models
+MAX_BYTES = 4 * 2**30
 MIN_FREE_BYTES = 2**30  # a disk with less is left to the checkpoints
 # Libraries whose kernels, or whose choice of kernels, become part of a program.
 LIBRARIES = (

@@ -117,13 +117,18 @@ def bench(
         read_frame()  # compiled here, and in the untimed call once more for the state that the first returns
         _time({"frame": read_frame}, repeats * clip[0], f"{name}: stream", results)
     results |= _ratios(results, batch) | _fractions(results, batch, count_macs(model), peak)
-    shape = dict(zip(("frames", "height", "width"), clip, strict=False))
-    settings = {"dtype": dtype, "implementation": getattr(model, "implementation", None)}
-    memory = {
-        "forward_memory_bytes": program_bytes(programs.forward),
-        "train_step_memory_bytes": program_bytes(programs.step),
-    }
-    return {"model": name, **shape, "batch": batch, **settings, **results, **memory}
+    return {"model": name, **_describe(programs, batch, dtype), **results, **_memory(programs)}
+
+
+def _describe(programs: Programs, batch: int, dtype: str) -> dict[str, Any]:
+    """Returns what was measured: the shape of a batch, and how it was computed."""
+    shape = dict(zip(("frames", "height", "width"), programs.model.input_shape, strict=False))
+    return {**shape, "batch": batch, "dtype": dtype, "implementation": getattr(programs.model, "implementation", None)}
+
+
+def _memory(programs: Programs) -> dict[str, int]:
+    named = {"forward": programs.forward, "train_step": programs.step}
+    return {f"{name}_memory_bytes": program_bytes(program) for name, program in named.items()}
 
 
 def sweep(name: str, model: nn.Module, *, batch: int = 1, repeats: int = 10) -> Iterator[dict[str, Any]]:

@@ -203,7 +203,7 @@ def _draw_digit(
 @cache
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     """Returns the images `[1797, 8, 8]`, scaled to 0 to 1, and the digits that they show."""
-    from sklearn.datasets import load_digits  # a second that other datasets need not wait for
+    from sklearn.datasets import load_digits  # slow to import, and other datasets do without
 
     digits = load_digits()
     return (digits.images / 16).astype(np.float32), digits.target
