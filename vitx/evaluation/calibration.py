@@ -129,7 +129,7 @@ def fit_temperature(loss: Callable[[float], float]) -> float:
         loss: convex function of the inverse temperature, such as `negative_log_likelihood`: the logarithm of a sum of
             exponentials of linear functions, less a linear one.
     """
-    from scipy.optimize import minimize_scalar  # half a second that the first training step need not wait for
+    from scipy.optimize import minimize_scalar  # slow to import, and only a calibration needs it
 
     # The inverse, because the loss is convex in it and not in the temperature: there is one minimum.
     bounds = (1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE)

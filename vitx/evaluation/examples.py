@@ -99,7 +99,7 @@ def accuracy_interval(name: str, values: Float[np.ndarray, "n"]) -> tuple[float,
         name: name of the metric, such as "motion/top1".
         values: 100 for each example that is right, 0 for the others, NaN for those that do not count.
     """
-    from scipy.stats import binomtest  # half a second that the first step need not wait for
+    from scipy.stats import binomtest  # slow to import, and no training step needs it
 
     known = values[~np.isnan(values)]
     # A task of somebody's own may call something else top1.

@@ -20,8 +20,7 @@ def classification_metrics(logits: Float[np.ndarray, "n k"], labels: Int[np.ndar
     Macro averages are means over the classes that have an example, as in scikit-learn's balanced accuracy; the other
     classes are counted by `absent_classes`.
     """
-    from sklearn import metrics as sk  # a second that the first step need not wait for
-
+    sk = _sklearn_metrics()
     classes = np.arange(logits.shape[1])
     present = np.unique(labels)
     top1 = logits.argmax(axis=1)
@@ -46,8 +45,7 @@ def classification_metric_names(num_classes: int) -> tuple[str, ...]:
 
 def per_class(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"]) -> Mapping[str, np.ndarray]:
     """Returns {precision, recall, f1 (percent), support: array over classes}; NaN for a class without an example."""
-    from sklearn import metrics as sk  # a second that the first step need not wait for
-
+    sk = _sklearn_metrics()
     columns = sk.precision_recall_fscore_support(
         labels, logits.argmax(axis=1), labels=np.arange(logits.shape[1]), zero_division=0
     )
@@ -60,15 +58,13 @@ def per_class(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"]) ->
 
 def confusion(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"]) -> Any:
     """Returns counts [true class, predicted class]."""
-    from sklearn import metrics as sk  # a second that the first step need not wait for
-
+    sk = _sklearn_metrics()
     return sk.confusion_matrix(labels, logits.argmax(axis=1), labels=np.arange(logits.shape[1]))
 
 
 def average_precisions(logits: Float[np.ndarray, "n k"], labels: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "k"]:
     """Returns the average precision of every class in percent; NaN for a class without an example."""
-    from sklearn import metrics as sk  # a second that the first step need not wait for
-
+    sk = _sklearn_metrics()
     present = labels.any(axis=0)
     columns = range(labels.shape[1])
     return np.array(
@@ -97,8 +93,7 @@ def regression_metrics(values: Float[np.ndarray, "n k"], labels: Float[np.ndarra
 
     r2 is undefined for fewer than two examples and then returned as 0.
     """
-    from sklearn import metrics as sk  # a second that the first step need not wait for
-
+    sk = _sklearn_metrics()
     metrics = {
         "loss": sk.mean_squared_error(labels, values),
         "mae": sk.mean_absolute_error(labels, values),
@@ -106,3 +101,10 @@ def regression_metrics(values: Float[np.ndarray, "n k"], labels: Float[np.ndarra
         "r2": sk.r2_score(labels, values) if len(labels) > 1 else 0.0,
     }
     return {name: float(metric) for name, metric in metrics.items()}
+
+
+def _sklearn_metrics() -> Any:
+    """Imports scikit-learn's metrics: slow to import, and no training step needs them."""
+    from sklearn import metrics
+
+    return metrics
