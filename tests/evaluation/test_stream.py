@@ -40,6 +40,24 @@ def test_each_answer_is_that_of_the_whole_clip_so_far(stream, variables):
     assert stream.num_frames == len(stream.milliseconds) == 3 and stream.answers[-1] == {"motion": answer}
 
 
+def test_no_frame_compiles_anything(variables):
+    """With variables that are placed on a device, as those of a run are: the state of a step then is, too."""
+    placed = jax.device_put(variables, jax.devices()[0])
+    stream, compiled = Stream(MODEL, placed, task=TASK, names=NAMES, image_size=(12, 8)), []
+
+    def count(event, *_, **__):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        for frame in FRAMES[:3]:
+            stream.read(frame)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert not compiled
+
+
 def test_memory_stays_constant_and_old_answers_are_forgotten(variables, monkeypatch):
     monkeypatch.setattr(streams, "MAX_HISTORY", 4)
     stream = Stream(MODEL, variables, task=TASK, names=NAMES, image_size=(12, 8))

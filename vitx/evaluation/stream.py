@@ -64,7 +64,7 @@ class Stream:
             return task.outputs_by_label(logits, names), state
 
         self._step, self._presenter = jax.jit(step), presenter_for(task)
-        self._advance(np.zeros((1, *image_size, 3), np.uint8))  # compiles; its state is dropped
+        self._compile(np.zeros((1, *image_size, 3), np.uint8))
 
     def __repr__(self) -> str:
         latency = f", {np.median(self.milliseconds):.2f} ms a frame" if self.milliseconds else ""
@@ -96,6 +96,13 @@ class Stream:
         self.answers.append(answer)
         self._frames.append(pixels[0])
         return answer
+
+    def _compile(self, pixels: UInt8[np.ndarray, "1 h w 3"]) -> None:
+        """Compiles the step for the first state, and for those that it returns, which may be placed otherwise."""
+        first = self.state
+        for _ in range(2):
+            _, self.state = self._advance(pixels)
+        self.state = first
 
     def _advance(self, pixels: UInt8[np.ndarray, "1 h w 3"]) -> tuple[Answer, Any]:
         logits, state = self._step(self._variables, pixels, self.state)
