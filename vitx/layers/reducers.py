@@ -1,9 +1,9 @@
 """Reducers: what leaves an encoder with fewer tokens, from which block on, and how they are restored.
 
 A reducer is a frozen dataclass of settings; a model's field `reducer` holds one. To add a reducer, subclass `Reducer`,
-register it, and no other file needs to know its name: `vitx.layers.token_learner`, `token_merging` and `run_length` are
-examples. Its parameters, if it has any, are those of the Linen modules that it calls; they are created in the scope of
-the encoder.
+register it, and no other file needs to know its name: `vitx.layers.dynamic_tokens` is a short example, `token_learner`,
+`token_merging` and `run_length` are others. Its parameters, if it has any, are those of the Linen modules that it
+calls; they are created in the scope of the encoder.
 
 In shapes: b batch (and times, where every time index is encoded alone), n tokens, m tokens that are left, d width.
 """
