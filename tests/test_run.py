@@ -170,6 +170,8 @@ def test_a_single_video_gets_an_answer_of_its_own(run, tmp_path):
     clip = tmp_path / "clip.mp4"
     clip.write_bytes(encode_video(np.zeros((9, 32, 32, 3), np.uint8)))
     assert run.predict(clip) == run.predict([clip])[str(clip)]
+    assert np.array_equal(answer.frames, frames)
+    assert answer._repr_png_().startswith(b"\x89PNG")
 
 
 def test_a_run_that_reads_whole_clips_neither_streams_nor_forecasts(run):

@@ -30,6 +30,7 @@ from vitx.evaluation.calibration import (
 from vitx.evaluation.evaluate import predict
 from vitx.evaluation.forecast import Forecast, forecast_clip
 from vitx.evaluation.metrics_table import MetricsTable
+from vitx.evaluation.prediction import Prediction
 from vitx.evaluation.prediction_table import PredictionTable
 from vitx.evaluation.predictor import BATCH_SIZE, Predictor, predict_videos, predict_views, trained_predictor
 from vitx.evaluation.presentation import presenter_for
@@ -150,8 +151,10 @@ class Run:
         )
         return found
 
-    def predict(self, videos: Video | Sequence[str | Path], *, top: int = 5) -> dict[str, Any]:
+    def predict(self, videos: Video | Sequence[str | Path], *, top: int = 5) -> Prediction | dict[str, Prediction]:
         """Returns {label: {class: probability}} of the `top` classes, most probable first, of a video.
+
+        A notebook shows it with the clip.
 
         Args:
             videos: path of a video, or RGB frames [frames, height, width, 3], 0 to 255; or several paths, which give
@@ -171,7 +174,7 @@ class Run:
 
     def predict_each(
         self, videos: Sequence[str | Path], *, top: int = 5
-    ) -> Iterator[tuple[str, dict[str, dict[str, float]] | VideoError | OSError]]:
+    ) -> Iterator[tuple[str, Prediction | VideoError | OSError]]:
         """Yields (file, answer) as `predict` returns them, one by one; of a file that cannot be read, its error."""
         for file in map(str, videos):
             try:
@@ -227,13 +230,15 @@ class Run:
             temperatures=self.calibration.temperatures if self.calibration else {},
         )
 
-    def _answer(self, views: UInt8[np.ndarray, "v t h w 3"], top: int) -> dict[str, dict[str, float]]:
+    def _answer(self, views: UInt8[np.ndarray, "v t h w 3"], top: int) -> Prediction:
         task = self.experiment.task
         model = self._model_outside_mesh()
         batch = jax.device_put((views[None], np.array([len(views)], np.int32)))
         logits = predict(self.variables, *batch, model=model, task=task)
         outputs = {label: np.asarray(row[0]) for label, row in task.outputs_by_label(logits, self.outputs).items()}
-        return presenter_for(task).answer(self._scale(outputs), self.outputs, top)
+        presenter = presenter_for(task)
+        answer = presenter.answer(self._scale(outputs), self.outputs, top)
+        return Prediction(answer, views[0], percent=presenter.predicts_probabilities)
 
     def _scale(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns the outputs of each label, calibrated where the run is."""

@@ -87,12 +87,15 @@ def confusion_matrix(counts: Int[np.ndarray, "k k"], names: Sequence[str], title
     return figure
 
 
-def clip_strip(clips: UInt8[np.ndarray, "n t h w 3"], captions: Sequence[Sequence[tuple[str, bool]]]) -> Figure:
+CAPTION_COLOURS = {True: GREEN, False: RED, None: "black"}
+
+
+def clip_strip(clips: UInt8[np.ndarray, "n t h w 3"], captions: Sequence[Sequence[tuple[str, bool | None]]]) -> Figure:
     """Draws decoded clips, one a row with at most eight frames, and captions beside them.
 
     Args:
         clips: decoded clips.
-        captions: (text, whether it is correct) of each line beside each clip.
+        captions: (text, whether it is correct, None where that is not known) of each line beside each clip.
     """
     shown = np.linspace(0, clips.shape[1] - 1, min(clips.shape[1], 8)).round().astype(int)
     # In inches, on one pair of axes: a pair for each frame takes three to eight times as long to draw.
@@ -113,7 +116,7 @@ def clip_strip(clips: UInt8[np.ndarray, "n t h w 3"], captions: Sequence[Sequenc
             axes.imshow(frame, extent=(left, left + 1, bottom, top), aspect="auto")
         for i, (line, correct) in enumerate(lines):
             below = middle + 0.2 * (i - (len(lines) - 1) / 2)
-            axes.text(lefts[-1] + 1.1, below, line, va="center", fontsize=9, color=GREEN if correct else RED)
+            axes.text(lefts[-1] + 1.1, below, line, va="center", fontsize=9, color=CAPTION_COLOURS[correct])
     axes.set(xlim=(0, width), ylim=(height, 0))  # imshow has moved them
     return figure
 
