@@ -1,6 +1,7 @@
 """`vitx bench`: how fast named models are here, beside their originals, beside a record or beside another version."""
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from vitx.cli_models import create_models
@@ -58,6 +59,18 @@ def _add_measurement(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def normal_command(words: Sequence[str]) -> list[str]:
+    """Returns the words of a measurement as its record has them."""
+    return _command(*_parse(words))
+
+
+def _parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Returns (what is measured, settings of the models)."""
+    parser = Parser(prog="vitx bench", add_help=False)
+    _add_measurement(parser)
+    return parser.parse_known_args(words)
+
+
 def _command(options: argparse.Namespace, settings: list[str]) -> list[str]:
     """Returns the words of a measurement, as `_add_measurement` reads them."""
     words = [*options.names, "--batch", str(options.batch), "--repeats", str(options.repeats)]
@@ -81,9 +94,7 @@ def _bench(options: argparse.Namespace, settings: list[str]) -> int:
                 f"--compare runs the command of {options.compare}; leave out {(settings + options.names)[0]}"
             )
         record = records.read_record(options.compare)
-        chosen = Parser(prog="vitx bench", add_help=False)
-        _add_measurement(chosen)
-        measurement, settings = chosen.parse_known_args(record["command"])
+        measurement, settings = _parse(record["command"])
     else:
         measurement = options
     for name, value in (("batch", measurement.batch), ("repeats", measurement.repeats), ("rounds", options.rounds)):
