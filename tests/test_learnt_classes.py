@@ -119,7 +119,10 @@ def test_other_classes_are_refused_with_both_lists(names, trained, tmp_path):
 def test_a_run_is_extended_with_the_order_that_it_began_with(trained, tmp_path):
     experiment, workdir = rename(trained, tmp_path, ["grey", "light", "dark"])
     run = train(experiment.override({"training.steps": 5}), workdir, extend=True)
-    assert run.outputs == {"class": ("dark", "grey", "light")} and load_run(workdir, "last").outputs == run.outputs
+    assert (
+        run.output_names == {"class": ("dark", "grey", "light")}
+        and load_run(workdir, "last").output_names == run.output_names
+    )
 
 
 # Comparison of names
@@ -219,4 +222,4 @@ def test_sound_labels_are_accepted_and_others_are_found_where_videos_are_bytes(t
 
 def test_one_class_alone_is_refused(small):
     with pytest.raises(UserError, match="one class, a"):
-        Classification().outputs(small.model.clone(num_classes=1), {"class": ("a",)})
+        Classification().output_names(small.model.clone(num_classes=1), {"class": ("a",)})

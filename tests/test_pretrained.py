@@ -62,13 +62,13 @@ def test_a_run_is_loaded_with_its_preprocessing(run):
     assert swapped.report.fresh == ("head/logits/bias", "head/logits/kernel")
     assert set(swapped.report.resized) == {"temporal_positions/positions"}
     assert swapped.preprocessing.num_frames == 8 and swapped.labels is None
-    assert loaded.labels["motion"] == load_run(run).outputs["motion"]
+    assert loaded.labels["motion"] == load_run(run).output_names["motion"]
 
 
 def test_a_converted_run_keeps_its_labels_and_answers(run, tmp_path, capsys):
     assert main(["convert", str(run), str(tmp_path / "run.safetensors")]) == 0
     again = vitx.load_pretrained(tmp_path / "run.safetensors")
-    assert again.labels == load_run(run).outputs
+    assert again.labels == load_run(run).output_names
     frames = np.zeros((8, 24, 24, 3), np.uint8)
     frames[:, 8:16, 8:16] = 200
     clip = tmp_path / "clip.mp4"

@@ -29,7 +29,7 @@ def run(small, tmp_path_factory):
 @pytest.mark.smoke
 def test_training_returns_the_run_that_its_folder_holds(run):
     loaded = load_run(run.workdir)
-    assert (loaded.step, loaded.outputs) == (run.step, run.outputs)
+    assert (loaded.step, loaded.output_names) == (run.step, run.output_names)
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, run.variables)
     assert loaded.experiment.task == run.experiment.task
 
@@ -80,7 +80,7 @@ def test_an_explanation_names_class_and_method_and_has_every_form(run, tmp_path)
     frames = np.random.default_rng(0).integers(0, 255, (4, 24, 24, 3), np.uint8)
     explanation = run.explain(frames, label="motion")
     assert explanation.relevance.shape == (4, 24, 24) and explanation.method == "gradient_attention"
-    assert explanation.class_name in run.outputs["motion"] and 0 < explanation.probability <= 1
+    assert explanation.class_name in run.output_names["motion"] and 0 < explanation.probability <= 1
     assert explanation.over_time.sum() == pytest.approx(1) and explanation.overlay().shape == frames.shape
     magic = {".png": b"\x89PNG", ".gif": b"GIF8", ".npz": b"PK"}
     for suffix, begin in magic.items():
@@ -123,7 +123,7 @@ def test_explain_on_the_command_line_writes_pictures(run, tmp_path, capsys):
     arguments = ["explain", str(run.workdir), str(clip), "--output", str(tmp_path / "out"), "--label", "motion"]
     assert main([*arguments, "--formats", "png", "npz", "--json"]) == 0
     (answer,) = json.loads(capsys.readouterr().out).values()
-    assert answer["motion"] in run.outputs["motion"] and sum(answer["importance_over_time"]) == pytest.approx(1)
+    assert answer["motion"] in run.output_names["motion"] and sum(answer["importance_over_time"]) == pytest.approx(1)
     assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".npz", ".png"]
     assert main([*arguments, "--formats", "bmp"]) == 2 and main([*arguments, "--method", "saliency"]) == 2
     capsys.readouterr()
@@ -219,7 +219,7 @@ def test_features_are_what_the_head_classifies(run):
     kernel = run.variables["params"]["head"]["motion"]["kernel"]
     logits = features @ np.asarray(kernel) + np.asarray(run.variables["params"]["head"]["motion"]["bias"])
     motions = run.predict(frames, top=8)["motion"]
-    expected = [np.log(motions[name]) for name in run.outputs["motion"]]
+    expected = [np.log(motions[name]) for name in run.output_names["motion"]]
     np.testing.assert_allclose(logits - logits.max(), np.array(expected) - max(expected), atol=1e-4)
 
 

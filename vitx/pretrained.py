@@ -136,7 +136,7 @@ def convert(
 
 
 def starting_weights(
-    experiment: Experiment, workdir: PurePath, outputs: Mapping[str, tuple[str, ...]]
+    experiment: Experiment, workdir: PurePath, output_names: Mapping[str, tuple[str, ...]]
 ) -> Callable[[Any], Any] | None:
     """Returns what creates the variables that a new run starts from, or None where the seed draws them."""
     source = experiment.training.initialise_from
@@ -144,16 +144,16 @@ def starting_weights(
         return None
     with as_user_error(of="training.initialise_from"):
         require_source(storage.as_path(source))
-    return functools.partial(_initial_variables, experiment, workdir, outputs)
+    return functools.partial(_initial_variables, experiment, workdir, output_names)
 
 
 def _initial_variables(
-    experiment: Experiment, workdir: PurePath, outputs: Mapping[str, tuple[str, ...]], abstract: Mapping[str, Any]
+    experiment: Experiment, workdir: PurePath, output_names: Mapping[str, tuple[str, ...]], abstract: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Returns the variables of `initialise_from`, on the devices; writes which were used to the run's folder."""
     source = experiment.training.initialise_from
     init = functools.partial(experiment.init, jax.random.key(experiment.training.seed))
-    variables, report = start_from(source, experiment.model, outputs, init=init)
+    variables, report = start_from(source, experiment.model, output_names, init=init)
     if is_first_process():
         record = {"source": source, **dataclasses.asdict(report)}
         storage.write_json(workdir / "initialised_from.json", record)
@@ -184,7 +184,7 @@ class RunFolder:
         )
         if "task" in record:  # as it was fitted to the training split
             task = configuration.from_dict(record["task"], str(source.path))
-        names = task.outputs(model, {label: tuple(classes) for label, classes in record["label_names"].items()})
+        names = task.output_names(model, {label: tuple(classes) for label, classes in record["label_names"].items()})
         if isinstance(model, VideoModel) and not model.needs_input_shape:
             model = model.with_input_shape(data.num_frames, data.crop_size)
         return WeightsSource(

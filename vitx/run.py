@@ -74,7 +74,7 @@ class Run:
         workdir: the run's folder.
         step: checkpoint that the variables come from.
         variables: the model's variables, on the devices; averaged ones where the run keeps an average.
-        outputs: {label: names of its classes or values} of what the model predicts.
+        output_names: {label: names of its classes or values} of what the model predicts.
         sharding: sharding of a batch.
         changed: {dotted path: (value in training, value here)} of settings that differ from those of the training.
     """
@@ -83,7 +83,7 @@ class Run:
     workdir: PurePath
     step: int
     variables: Mapping[str, Any]
-    outputs: Mapping[str, tuple[str, ...]]
+    output_names: Mapping[str, tuple[str, ...]]
     sharding: jax.sharding.NamedSharding
     changed: Mapping[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
 
@@ -225,7 +225,7 @@ class Run:
             self.variables,
             task=self.experiment.task,
             data=self.experiment.data,
-            names=self.outputs,
+            names=self.output_names,
             sharding=self.sharding,
             temperatures=self.calibration.temperatures if self.calibration else {},
         )
@@ -235,9 +235,9 @@ class Run:
         model = self._model_outside_mesh()
         batch = jax.device_put((views[None], np.array([len(views)], np.int32)))
         logits = predict(self.variables, *batch, model=model, task=task)
-        outputs = {label: np.asarray(row[0]) for label, row in task.outputs_by_label(logits, self.outputs).items()}
+        outputs = {label: np.asarray(row[0]) for label, row in task.outputs_by_label(logits, self.output_names).items()}
         presenter = presenter_for(task)
-        answer = presenter.answer(self._scale(outputs), self.outputs, top)
+        answer = presenter.answer(self._scale(outputs), self.output_names, top)
         return Prediction(answer, views[0], percent=presenter.predicts_probabilities)
 
     def _scale(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -294,14 +294,14 @@ class Run:
         if not isinstance(task, Supervised):
             raise UserError(f"{type(task).__name__} predicts no classes; expected a run that classifies")
         presenter, frames = presenter_for(task), read_clip(video, self.experiment.data)
-        most = max(map(len, self.outputs.values()))
+        most = max(map(len, self.output_names.values()))
         return explain_clip(
             model,
             self.variables,
             frames,
             normalise=task.normalise,
-            names=self.outputs,
-            answer=lambda logits: presenter.answer(self._scale(logits), self.outputs, most),
+            names=self.output_names,
+            answer=lambda logits: presenter.answer(self._scale(logits), self.output_names, most),
             method=method,
             label=label,
             class_name=class_name,
@@ -333,7 +333,7 @@ class Run:
         if not isinstance(task, Supervised):
             raise UserError(f"{type(task).__name__} predicts no classes; expected a run that classifies")
         size = self.experiment.data.image_size
-        return Stream(self._model_outside_mesh(), self.variables, task=task, names=self.outputs, image_size=size)
+        return Stream(self._model_outside_mesh(), self.variables, task=task, names=self.output_names, image_size=size)
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -380,11 +380,11 @@ def train(
                 check_may_train(workdir, experiment, extend=extend)
         fitted = dataclasses.replace(experiment, task=experiment.task.fit(sources["train"]))
         label_names = dict(sources["train"].label_names)
-        outputs = fitted.task.outputs(fitted.model, label_names)
-        check_monitor(experiment.training.monitor, fitted.task.metric_names(outputs))
+        output_names = fitted.task.output_names(fitted.model, label_names)
+        check_monitor(experiment.training.monitor, fitted.task.metric_names(output_names))
         videos = check_same_data(workdir, newest, experiment, fingerprint(sources["train"]))
         with lock_run(workdir) as hold:
-            start = starting_weights(fitted, workdir, outputs)
+            start = starting_weights(fitted, workdir, output_names)
             if is_first_process():
                 save_config(experiment, workdir / "config.json", videos)
             record = {
@@ -396,13 +396,13 @@ def train(
             trained = loop.train(
                 fitted, sources, workdir, hold=hold, guard=guard, clock=clock, record=record, initialise=start
             )
-            run = _best_run(fitted, workdir, outputs, trained)
+            run = _best_run(fitted, workdir, output_names, trained)
             if not _is_tested(run, trained):
                 evaluate_and_report(run, "test", clock)
-    if trained.time_fractions:
+    if trained.time_percentages:
         log_info(
             "after its first steps training waited for input {input_wait_percent:.1f} % of the time; "
-            "decoding took {decode_core_percent:.0f} % of the cores".format(**trained.time_fractions)
+            "decoding took {decode_core_percent:.0f} % of the cores".format(**trained.time_percentages)
         )
     log_info(f"time: {clock}")
     return run
@@ -432,8 +432,8 @@ def load_run(workdir: str | PurePath, which: Which = "best", settings: Mapping[s
         best = (record["best"] or {}).get("step")
         step = best if which == "best" and best in steps else steps[-1]
         variables = restore_variables(checkpoints, step, experiment, mesh)
-    experiment, outputs = fit_to_record(experiment, record, workdir)
-    return Run(experiment, workdir, step, variables, outputs, batch_sharding(mesh), changed)
+    experiment, output_names = fit_to_record(experiment, record, workdir)
+    return Run(experiment, workdir, step, variables, output_names, batch_sharding(mesh), changed)
 
 
 def fit_to_record(
@@ -450,17 +450,17 @@ def fit_to_record(
         task = configuration.from_dict(record["task"], str(workdir))
         experiment = dataclasses.replace(experiment, task=task)
     label_names = {label: tuple(names) for label, names in record["label_names"].items()}
-    return experiment, experiment.task.outputs(experiment.model, label_names)
+    return experiment, experiment.task.output_names(experiment.model, label_names)
 
 
-def _best_run(experiment: Experiment, workdir: PurePath, outputs: Mapping[str, Any], trained: loop.Trained) -> Run:
+def _best_run(experiment: Experiment, workdir: PurePath, output_names: Mapping[str, Any], trained: loop.Trained) -> Run:
     """Returns the run at its best checkpoint; reads it from disk unless training ended with it."""
     step, variables, mesh = int(trained.state.step), trained.state.averaged, trained.sharding.mesh
     if trained.best_step not in (None, step):
         step = trained.best_step
         with open_checkpoints(workdir) as checkpoints:
             variables = restore_variables(checkpoints, step, experiment, mesh)
-    return Run(experiment, workdir, step, variables, outputs, trained.sharding)
+    return Run(experiment, workdir, step, variables, output_names, trained.sharding)
 
 
 def _is_tested(run: Run, trained: loop.Trained) -> bool:

@@ -45,7 +45,7 @@ def evaluate_and_report(run: Any, split: str, clock: Stopwatch) -> dict[str, Any
         shown = np.linspace(0, len(predictions.index) - 1, min(MAX_CLIPS, len(predictions.index))).astype(int)
         # Views that evaluation has read: others may lie where a video is damaged. Copies, not whole videos.
         clips = np.stack([data.read_views(source[int(index)])[0].copy() for index in predictions.index[shown]])
-        results = report.Results(model, run.variables, split, predictions, run.outputs, clips, shown)
+        results = report.Results(model, run.variables, split, predictions, run.output_names, clips, shown)
         changed = {path: new for path, (_, new) in run.changed.items()}
         row = {"views": predictions.views, **({"settings": changed} if changed else {}), **metrics}
         sections = presenter.sections(results)  # in every process: pictures may need the devices
@@ -76,7 +76,7 @@ def evaluate_and_report(run: Any, split: str, clock: Stopwatch) -> dict[str, Any
 
             with MetricsLog(run.workdir, is_other) as log:
                 log.write(run.step, split, row)
-    tables = presenter.tables(predictions, run.outputs)
+    tables = presenter.tables(predictions, run.output_names)
     if calibration:
         tables |= {"calibration": calibration_of_split(task, predictions, calibration)}
     return {"step": run.step, **row, "intervals": {name: list(bounds) for name, bounds in intervals.items()}, **tables}
@@ -89,7 +89,7 @@ def open_run_split(run: Any, split: str) -> Source:
         UserError: the split cannot be opened, or has other classes than the run.
     """
     # What a forecaster predicts is no label of the data.
-    learnt = run.outputs if isinstance(run.experiment.task, Supervised) else {}
+    learnt = run.output_names if isinstance(run.experiment.task, Supervised) else {}
     return open_split(run.experiment.data.dataset, split, learnt, str(run.workdir))
 
 

@@ -57,8 +57,8 @@ def learnt_classes(
 
 def _predicted(experiment: Experiment, label_names: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     """Returns those names of classes that the experiment's model predicts; a forecaster predicts none."""
-    outputs = experiment.task.outputs(experiment.for_labels(label_names).model, label_names)
-    return {label: names for label, names in outputs.items() if label in label_names}
+    output_names = experiment.task.output_names(experiment.for_labels(label_names).model, label_names)
+    return {label: names for label, names in output_names.items() if label in label_names}
 
 
 def restore_variables(

@@ -48,15 +48,15 @@ def measure(run: Run, clips: int, methods: Sequence[str] | None = None) -> tuple
     """Returns (label, probability that shuffling the frames costs, {method: mean over clips of each column})."""
     model, variables = run.experiment.model, run.variables
     (tested,) = (row for row in run.metrics() if row["split"] == "test")
-    label = max(run.outputs, key=lambda name: tested[f"{name}/top1"])
+    label = max(run.output_names, key=lambda name: tested[f"{name}/top1"])
     others = random_like(variables, jax.random.key(0))
     config, rows, orders = run.experiment.data.dataset.clips, {}, []
     for index in range(clips):
         frames, digit, motion = render_clip(config, "test", index)
         clip = read_clip(frames, run.experiment.data)
         video = run.experiment.task.normalise(clip)
-        true = run.outputs[label].index({"motion": MOTIONS[motion], "appearance": APPEARANCES[digit]}[label])
-        target = Target(true, label if len(run.outputs) > 1 else None)
+        true = run.output_names[label].index({"motion": MOTIONS[motion], "appearance": APPEARANCES[digit]}[label])
+        target = Target(true, label if len(run.output_names) > 1 else None)
         orders.append(order_dependence(model, variables, video, target, jax.random.key(index)))
         mask = shrink(digit_coverage(config, "test", index), clip.shape[1:3]) > 0.5
         for method in methods or methods_for(model, video):

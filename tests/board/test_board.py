@@ -92,7 +92,7 @@ def test_metrics_and_tables_are_those_of_the_task_and_its_presenter(client, run,
     intervals = {row["name"]: tuple(row["interval"]) for row in found["metrics"] if row["interval"]}
     assert intervals == accuracy_intervals(task, predictions, metrics)
     names = {label["name"]: tuple(label["classes"]) for label in found["labels"]}
-    assert names == run.outputs
+    assert names == run.output_names
     tables = presenter_for(task).tables(predictions, names)
     for label in found["labels"]:
         assert label["confusion"] == tables["confusion"][label["name"]]
@@ -137,7 +137,7 @@ def test_a_clip_has_its_labels_its_answer_and_its_frames(client, run, prediction
     for label, true in about["true"].items():
         assert true == source.label_names[label][example["labels"][label]]
     answer = presenter_for(run.experiment.task).answer(
-        {label: values[3] for label, values in predictions.outputs.items()}, run.outputs, 5
+        {label: values[3] for label, values in predictions.outputs.items()}, run.output_names, 5
     )
     assert about["answer"] == {label: [list(pair) for pair in best.items()] for label, best in answer.items()}
     status, headers, video = client.request(f"/api/runs/0/test/clips/{index}.mp4")
@@ -168,7 +168,7 @@ def test_an_explanation_has_its_title_the_importance_of_frames_and_a_video(clien
     number, index = labels.index("motion"), int(predictions.index[2])
     path = f"/1/test/explanations/{index}/{number}/2"
     found = client.get(f"{path}/default")
-    name = run.outputs["motion"][2]
+    name = run.output_names["motion"][2]
     assert (found["class"], found["method"]) == (name, "first") and f"motion: {name}, 25.0 %" in found["title"]
     assert found["over_time"] == [0, 0, 0, 1] and found["video"].startswith("data:video/mp4;base64,")
     assert len(frames_of(base64.b64decode(found["video"].partition(",")[2]))) == 4
@@ -183,7 +183,7 @@ def test_an_explanation_is_that_of_the_run(client, run, predictions):
     label, number = "motion", labels.index("motion")
     found = client.get(f"/0/test/explanations/{index}/{number}/2/attention")
     frames = run.experiment.data.read_views(run.experiment.data.dataset.open("test")[index])[0]
-    name = run.outputs[label][2]
+    name = run.output_names[label][2]
     expected = run.explain(frames, label=label, class_name=name, method="attention")
     assert (found["class"], found["method"], found["title"]) == (name, "attention", expected.title)
     np.testing.assert_allclose(found["over_time"], expected.over_time, rtol=1e-5)

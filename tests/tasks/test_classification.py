@@ -64,7 +64,7 @@ def test_loss_is_the_mean_of_the_heads_cross_entropies(smoothing):
 
 def test_model_with_one_head_learns_the_named_label():
     model, task = PixelLogits(4), Classification(label="noun")
-    assert task.outputs(model, NAMES) == {"noun": NAMES["noun"]}
+    assert task.output_names(model, NAMES) == {"noun": NAMES["noun"]}
     losses, _, logits = loss_and_logits(model, task)
     np.testing.assert_allclose(losses, -log_softmax(logits, axis=1)[np.arange(3), LABELS["noun"]], rtol=1e-5)
 
@@ -79,13 +79,13 @@ def test_model_with_one_head_learns_the_named_label():
 )
 def test_heads_that_do_not_fit_the_labels_are_an_error(num_classes, label, values):
     with pytest.raises(vitx.UserError) as error:
-        Classification(label=label).outputs(PixelLogits(num_classes), NAMES)
+        Classification(label=label).output_names(PixelLogits(num_classes), NAMES)
     assert all(value in str(error.value) for value in values)
 
 
 def test_model_without_classes_is_an_error_that_names_model_and_task():
     with pytest.raises(vitx.UserError, match=r"Dense has no num_classes.*Classification"):
-        Classification().outputs(nn.Dense(3), NAMES)
+        Classification().output_names(nn.Dense(3), NAMES)
 
 
 def test_pixels_are_normalised_by_channel():

@@ -94,7 +94,7 @@ def test_predictions_are_metrics_of_forecast_and_baselines():
     }.items():
         for name, expected in frame_metrics(forecast, truth).items():
             np.testing.assert_allclose(found[name + who], expected, rtol=1e-5, atol=1e-6)
-    names = task.outputs(MODEL, {})
+    names = task.output_names(MODEL, {})
     assert {name: values.shape[1] for name, values in found.items()} == {name: len(n) for name, n in names.items()}
     assert task.is_better("sequence_mse", 1.0, 2.0) and task.is_better("ssim", 2.0, 1.0)
     metrics = task.metrics(Predictions(jax.device_get(found), {}, np.arange(3), (), "1x1"))
@@ -121,14 +121,14 @@ def test_predictions_are_metrics_of_forecast_and_baselines():
 def test_model_or_clips_that_do_not_fit_are_an_error(model, task, batch, message):
     task = FramePrediction(**task)
     with pytest.raises(vitx.UserError) as error:
-        task.outputs(model, {})
+        task.output_names(model, {})
         jax.eval_shape(functools.partial(task.init, model), jax.random.key(0), batch_of(**batch))
     assert message in str(error.value)
 
 
 def test_classification_of_a_forecaster_suggests_frame_prediction():
     with pytest.raises(vitx.UserError, match=r"NextFrameForecaster has no num_classes.*FramePrediction"):
-        Classification().outputs(MODEL, {"action": ("fall", "walk")})
+        Classification().output_names(MODEL, {"action": ("fall", "walk")})
 
 
 @pytest.mark.parametrize(

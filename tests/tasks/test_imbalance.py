@@ -94,9 +94,9 @@ def test_action_accuracy_needs_all_labels_correct():
         num_classes: tuple = (("verb", 3), ("noun", 4))
 
     names = {"verb": tuple("abc"), "noun": tuple("pqrs")}
-    assert set(Classification(action=("verb", "noun")).outputs(Heads(), names)) == {"verb", "noun"}
+    assert set(Classification(action=("verb", "noun")).output_names(Heads(), names)) == {"verb", "noun"}
     with pytest.raises(UserError, match=r"task\.action.*adverb.*verb, noun"):
-        Classification(action=("verb", "adverb")).outputs(Heads(), names)
+        Classification(action=("verb", "adverb")).output_names(Heads(), names)
 
 
 def test_average_over_views_is_that_of_probabilities_where_set():

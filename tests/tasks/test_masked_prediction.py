@@ -87,7 +87,7 @@ def test_masks_follow_from_the_key_in_training_and_from_the_clip_in_evaluation(b
     np.testing.assert_allclose(whole["loss"][1:2], alone["loss"], rtol=1e-5)
     masks = np.asarray(task.evaluation_mask(MODEL, batch["video"]))
     assert not (masks[0] == masks[1]).all()
-    names = task.outputs(MODEL, {})
+    names = task.output_names(MODEL, {})
     assert {name: values.shape for name, values in whole.items()} == {name: (3, 1) for name in names}
     assert task.is_better("psnr", 2.0, 1.0) and task.is_better("loss", 1.0, 2.0)
 
@@ -155,6 +155,6 @@ def test_an_attentive_probe_trains_nothing_of_the_encoder(pretrained, small, tmp
 
 def test_task_and_model_must_fit(small):
     with pytest.raises(vitx.UserError, match=r"VideoMAE;.*_pretrain"):
-        MaskedPrediction().outputs(vitx.create_model("videomae_b_16x2", **SIZE), {})
+        MaskedPrediction().output_names(vitx.create_model("videomae_b_16x2", **SIZE), {})
     with pytest.raises(vitx.UserError, match="MaskedPrediction"):
-        Classification().outputs(MODEL, {"motion": ("a", "b")})
+        Classification().output_names(MODEL, {"motion": ("a", "b")})

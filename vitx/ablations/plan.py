@@ -234,8 +234,7 @@ def _check_cell(cell: Cell) -> None:
 
 
 def _metric_names(experiment: Experiment, label_names: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
-    outputs = experiment.task.outputs(experiment.model, label_names)
-    return experiment.task.metric_names(outputs)
+    return experiment.task.metric_names(experiment.task.output_names(experiment.model, label_names))
 
 
 def _default_columns(base: Experiment, metrics: dict[str, tuple[str, ...]]) -> tuple[str, ...]:

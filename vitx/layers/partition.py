@@ -38,33 +38,32 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
-def entry_sharding(name: str, ndim: int, rows: NamedSharding) -> NamedSharding:
+def entry_sharding(name: str, ndim: int, sharding: NamedSharding) -> NamedSharding:
     """Returns the sharding of one entry of a batch; "video" is sharded along time too.
 
     Args:
         name: key of the entry in the batch.
         ndim: number of its axes; a video is [batch, ..., frames, height, width, 3].
-        rows: `batch_sharding`.
+        sharding: sharding of the batch, see `batch_sharding`.
     """
     if name != "video":
-        return rows
-    return NamedSharding(rows.mesh, PartitionSpec(BATCH, *(None,) * (ndim - 5), TIME))
+        return sharding
+    return NamedSharding(sharding.mesh, PartitionSpec(BATCH, *(None,) * (ndim - 5), TIME))
 
 
-def to_devices(batch: Mapping[str, Any], rows: NamedSharding) -> dict[str, Any]:
+def to_devices(batch: Mapping[str, Any], sharding: NamedSharding) -> dict[str, Any]:
     """Returns the global batch as arrays on devices; each process passes the rows of its `process_shard`."""
-    num_shards = process_shard(rows)["processes"]
+    num_shards = process_shard(sharding)["processes"]
 
     def put(path: Any, entry: Any) -> jax.Array:
         entry = np.asarray(entry)
         shape = (entry.shape[0] * num_shards, *entry.shape[1:])
-        sharding = entry_sharding(path[0].key, entry.ndim, rows)
-        return jax.make_array_from_process_local_data(sharding, entry, shape)
+        return jax.make_array_from_process_local_data(entry_sharding(path[0].key, entry.ndim, sharding), entry, shape)
 
     return jax.tree_util.tree_map_with_path(put, dict(batch))
 
 
-def process_shard(rows: NamedSharding) -> dict[str, int]:
+def process_shard(sharding: NamedSharding) -> dict[str, int]:
     """Returns which rows of every batch this process reads: {"process": index of its shard, "processes": shards}.
 
     Processes whose devices divide the same clips by other axes read the same rows.
@@ -72,7 +71,8 @@ def process_shard(rows: NamedSharding) -> dict[str, int]:
     Raises:
         ValueError: the devices of this process hold rows that are not neighbours, or fewer rows than others.
     """
-    devices = rows.mesh.devices.reshape(rows.mesh.shape["data"] * rows.mesh.shape["fsdp"], -1)
+    mesh = sharding.mesh
+    devices = mesh.devices.reshape(mesh.shape["data"] * mesh.shape["fsdp"], -1)
     mine = [i for i, row in enumerate(devices) if any(d.process_index == jax.process_index() for d in row)]
     number, first = len(mine), mine[0]
     if mine != [*range(first, first + number)] or first % number or len(devices) % number:

@@ -65,8 +65,8 @@ class Classification(Supervised):
             return self
         return dataclasses.replace(self, counts=class_counts(source))
 
-    def outputs(self, model: nn.Module, label_names: Names) -> dict[str, tuple[str, ...]]:
-        heads = super().outputs(model, label_names)
+    def output_names(self, model: nn.Module, label_names: Names) -> dict[str, tuple[str, ...]]:
+        heads = super().output_names(model, label_names)
         # A softmax over one class is always 1: its loss is 0 and nothing is learnt.
         for label, names in heads.items():
             if len(names) == 1:
@@ -124,6 +124,6 @@ class Classification(Supervised):
         correct = (predicted == labels).all(axis=0)[valid]
         return metrics | {"action/top1": 100 * float(correct.mean()) if valid.any() else 0.0}
 
-    def metric_names(self, outputs: Names) -> tuple[str, ...]:
-        names = super().metric_names(outputs)
+    def metric_names(self, output_names: Names) -> tuple[str, ...]:
+        names = super().metric_names(output_names)
         return (*names, "action/top1") if self.action else names

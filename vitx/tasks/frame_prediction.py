@@ -74,7 +74,7 @@ class FramePrediction(Task):
                 f"mean is {self.mean} and std {self.std}; expected 0 and 1, since frames are predicted in [0, 1]"
             )
 
-    def outputs(self, model: nn.Module, label_names: Names) -> dict[str, tuple[str, ...]]:
+    def output_names(self, model: nn.Module, label_names: Names) -> dict[str, tuple[str, ...]]:
         """Returns {metric: names of the predicted frames}; labels of the data are ignored."""
         if not isinstance(model, Forecaster):
             raise UserError(
@@ -164,6 +164,6 @@ class FramePrediction(Task):
                 metrics[f"sequence_{name}"] = float(values.sum(axis=1).mean(dtype=np.float64))
         return metrics | {"examples": len(predictions.index), "unreadable": len(predictions.unreadable)}
 
-    def metric_names(self, outputs: Names) -> tuple[str, ...]:
-        sequences = [f"sequence_{name}" for name in outputs if name.split("/")[0] in SUMMED]
-        return (*outputs, *sequences, *COUNT_METRICS)
+    def metric_names(self, output_names: Names) -> tuple[str, ...]:
+        sequences = [f"sequence_{name}" for name in output_names if name.split("/")[0] in SUMMED]
+        return (*output_names, *sequences, *COUNT_METRICS)

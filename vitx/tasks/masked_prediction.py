@@ -60,7 +60,7 @@ class MaskedPrediction(Task):
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     normalise_cubes: bool = True
 
-    def outputs(self, model: nn.Module, label_names: Names) -> dict[str, tuple[str, ...]]:
+    def output_names(self, model: nn.Module, label_names: Names) -> dict[str, tuple[str, ...]]:
         if not isinstance(model, VideoMAEPretraining):
             raise UserError(
                 f"found {type(model).__name__}; masked prediction needs a masked autoencoder, such as those listed by "
@@ -132,8 +132,8 @@ class MaskedPrediction(Task):
         metrics = {name: float(values.mean(dtype="float64")) for name, values in predictions.outputs.items()}
         return metrics | {"examples": len(predictions.index), "unreadable": len(predictions.unreadable)}
 
-    def metric_names(self, outputs: Names) -> tuple[str, ...]:
-        return (*outputs, *COUNT_METRICS)
+    def metric_names(self, output_names: Names) -> tuple[str, ...]:
+        return (*output_names, *COUNT_METRICS)
 
 
 def _take(cubes: Cubes, indices: Int[Array, "b m"]) -> Float[Array, "b m p c"]:

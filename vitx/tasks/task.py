@@ -1,4 +1,4 @@
-"""What every task defines: how a model is initialised, its loss, its predictions and its metrics.
+"""What a task defines: how a model is initialised, its loss, its predictions and its metrics.
 
 A new task is a subclass in a file of its own. How its results are presented is chosen by
 `vitx.evaluation.presentation.presenter_for`.
@@ -65,7 +65,7 @@ class Task:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     average: ClassVar[str] = "outputs"
-    """What is averaged over the views of a video, see `to_average`."""
+    """What is averaged over the views of a video: the name of what `to_average` returns."""
     lower_is_better: ClassVar[tuple[str, ...]] = ("loss",)
     """Last components of the names of metrics that improve by falling."""
 
@@ -73,7 +73,7 @@ class Task:
         """Returns this task with settings estimated from the training split; checkpoints store them."""
         return self
 
-    def outputs(self, model: nn.Module, label_names: Names) -> dict[str, tuple[str, ...]]:
+    def output_names(self, model: nn.Module, label_names: Names) -> dict[str, tuple[str, ...]]:
         """Returns {label: names of its classes or values} for the model's heads, in their order.
 
         Raises:
@@ -155,11 +155,11 @@ class Task:
         """Returns metrics by name, "loss" among them; accuracies such as "motion/top1" are in percent."""
         raise NotImplementedError
 
-    def metric_names(self, outputs: Names) -> tuple[str, ...]:
+    def metric_names(self, output_names: Names) -> tuple[str, ...]:
         """Returns the names of all metrics that `metrics` may return.
 
         Args:
-            outputs: names of classes or values by label, as returned by `outputs`.
+            output_names: {label: names of its classes or values}; see the method of this name.
         """
         raise NotImplementedError
 
@@ -177,8 +177,8 @@ class Task:
 class Supervised(Task):
     """Base class of tasks with labels: each head of the model learns the label of its name.
 
-    A negative class or a NaN value marks an example without that label; it counts neither in the loss nor in the
-    metrics of the label. See `Task` for inherited fields.
+    A negative class or a NaN value marks an example without that label; the example counts neither
+    in the loss nor in the metrics of that label. See `Task` for inherited fields.
 
     Attributes:
         label: label to learn when the data has several and the model one head.
@@ -188,7 +188,7 @@ class Supervised(Task):
     label: str | None = None
     mixing: Mixing = Mixing()
 
-    def outputs(self, model: nn.Module, label_names: Names) -> dict[str, tuple[str, ...]]:
+    def output_names(self, model: nn.Module, label_names: Names) -> dict[str, tuple[str, ...]]:
         heads = self._heads(model, label_names)
         for name, classes in heads:
             if len(label_names.get(name, ())) != classes:
@@ -289,6 +289,6 @@ class Supervised(Task):
             | counts
         )
 
-    def metric_names(self, outputs: Names) -> tuple[str, ...]:
-        heads = [f"{head}/{name}" for head, row in outputs.items() for name in self.head_metric_names(len(row))]
+    def metric_names(self, output_names: Names) -> tuple[str, ...]:
+        heads = [f"{head}/{name}" for head, row in output_names.items() for name in self.head_metric_names(len(row))]
         return ("loss", *heads, *COUNT_METRICS)

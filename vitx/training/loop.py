@@ -19,7 +19,7 @@ from vitx.training.faults import PreemptionGuard
 from vitx.training.logs import log_info
 from vitx.training.overview import write_overview
 from vitx.training.progress import Progress
-from vitx.training.setup import Setup, begin, compile_step, set_up
+from vitx.training.setup import Setup, compile_step, create_state, set_up
 from vitx.training.sharding import Mesh
 from vitx.training.step import TrainState
 from vitx.training.stopwatch import Stopwatch
@@ -42,7 +42,7 @@ class Training:
             that of the whole batch except for batch norm, and for mixup, cutmix, dropout and drop path, which each
             micro-batch draws independently (see `vitx.training.gradients.accumulate`).
         initialise_from: weights that the run starts from: a vitx run, a Hugging Face directory, or a file of weights,
-            an image network's too (see `vitx.load_pretrained`); None starts from the seed.
+            also of an image network (see `vitx.load_pretrained`); None draws them from the seed.
         precise_bn_batches: number of the next training batches over which the statistics of batch normalisation are
             averaged before each evaluation (see `vitx.training.statistics`); 0 evaluates with running statistics.
         monitor: validation metric by which the best checkpoint is chosen; losses and errors are better when lower.
@@ -59,7 +59,7 @@ class Training:
         hang_minutes: minutes after which a step that does not end ends the process; None waits forever.
         profile_steps: first and last step that `jax.profiler` traces into the run's folder `profile`.
         compilation_cache: folder of JAX's persistent cache, where compiled programs are kept for later runs; "off"
-            keeps none. None leaves that to JAX_COMPILATION_CACHE_DIR; where it is not set, commands keep programs in
+            keeps none. None takes the folder in JAX_COMPILATION_CACHE_DIR; without that variable, commands take one in
             the user's cache folder (see `vitx.compiled_programs`).
         wandb: project of Weights & Biases that metrics also go to (`pip install 'vitx[wandb]'`); None uses the
             local log alone.
@@ -121,14 +121,15 @@ class Trained:
         sharding: sharding of a batch on those devices.
         resumed_at: step that this process resumed from; None for a new run.
         best_step: step of the checkpoint that is best by the monitored metric.
-        time_fractions: {"input_wait_percent", "decode_core_percent"} after the first steps; empty if none was taken.
+        time_percentages: "input_wait_percent" and "decode_core_percent" without the first steps; empty if this process
+            took no step.
     """
 
     state: TrainState
     sharding: jax.sharding.NamedSharding
     resumed_at: int | None
     best_step: int | None
-    time_fractions: dict[str, float]
+    time_percentages: dict[str, float]
 
 
 def train(
@@ -163,14 +164,14 @@ def train(
     setup = set_up(experiment, sources)
     experiment, settings = setup.experiment, setup.experiment.training
     with Checkpoints(workdir / "checkpoints", keep=settings.keep_checkpoints) as checkpoints:
-        # Restore, or begin
-        state, position = restore_or_begin(checkpoints, setup, initialise, clock)
-        if position is None:
-            variables, mesh = setup.abstract.variables, setup.rows.mesh
+        # Restored state, or a new one
+        state, saved = restore_or_create_state(checkpoints, setup, initialise, clock)
+        if saved is None:
+            variables, mesh = setup.abstract.variables, setup.batch_sharding.mesh
             write_overview(workdir / "overview.md", experiment, variables, mesh, len(sources["train"]))
-        progress = Progress.from_record(position or {}, settings.spike_deviations)
-        first = int(state.step)
-        finished = first >= settings.steps or progress.best.exhausts(settings.patience)
+        progress = Progress.from_record(saved or {}, settings.spike_deviations)
+        start = int(state.step)
+        finished = start >= settings.steps or progress.best.exhausts(settings.patience)
 
         # Compiled step; a finished run needs none
         with clock("compile"):
@@ -191,29 +192,30 @@ def train(
         )
         del state  # the trainer's, which donates it to the first step
         with trainer, guard.defer(), trainer.explain_divergence():
-            run_steps(trainer, first, settings)
+            run_steps(trainer, start, settings)
         with clock("checkpoint"):
             checkpoints.wait()
     return Trained(
         state=trainer.state,
-        sharding=setup.rows,
-        resumed_at=None if position is None else first,
+        sharding=setup.batch_sharding,
+        resumed_at=None if saved is None else start,
         best_step=progress.best.step,
-        time_fractions={} if finished else trainer.overall.time_fractions(),
+        time_percentages={} if finished else trainer.overall.time_percentages(),
     )
 
 
-def run_steps(trainer: Trainer, first: int, settings: Training) -> None:
+def run_steps(trainer: Trainer, start: int, settings: Training) -> None:
     """Steps, logs, evaluates and saves, until all steps are done or patience ends.
 
     Args:
         trainer: the run.
-        first: number of finished steps.
+        start: number of steps that were finished before.
         settings: how long and how often.
     """
     best, evaluator = trainer.progress.best, trainer.evaluator
     # A run that was stopped between a step and its evaluation begins with that evaluation.
-    for step in range(first + trainer.progress.evaluated, settings.steps + 1):
+    begin = start + 1 if trainer.progress.evaluated else start
+    for step in range(begin, settings.steps + 1):
         if best.exhausts(settings.patience):
             log_info(f"stopping early: {best.stale} evaluations in a row were not better than step {best.step}")
             break
@@ -222,20 +224,20 @@ def run_steps(trainer: Trainer, first: int, settings: Training) -> None:
         save_due = last or step % settings.checkpoint_every == 0
         evaluations = evaluator.due(step, last=last)
         stopping = improved = False
-        if step > first:
+        if step > start:
             stopping = trainer.take_step(step, wait=bool(log_due or save_due or evaluations))
             if log_due:
                 trainer.log_metrics(step)
         if evaluations:
             improved = trainer.evaluate(step, evaluations)
         if stopping:
-            trainer.stop(step)
+            trainer.stop(step)  # saves and raises `Preempted`
         # If the last step was skipped, the parameters may have diverged: they must not replace a good checkpoint.
         if (save_due and trainer.results.last_was_finite) or improved or last or best.exhausts(settings.patience):
             trainer.save(step)
 
 
-def restore_or_begin(
+def restore_or_create_state(
     checkpoints: Checkpoints, setup: Setup, initialise: Callable[[Any], Any] | None, clock: Stopwatch
 ) -> tuple[TrainState, dict[str, Any] | None]:
     """Returns the newest whole checkpoint's state and record, or a new run's state and None.
@@ -243,14 +245,14 @@ def restore_or_begin(
     Args:
         checkpoints: the run's checkpoints.
         setup: shapes and shardings of the state, and how it is drawn.
-        initialise: see `begin`.
+        initialise: see `create_state`.
         clock: gets the time of "restore" and "initialise".
     """
     with clock("restore"):
         restored = checkpoints.restore_newest(TrainState.to_parts(setup.abstract), log_info)
     if restored is None:
         with clock("initialise"):
-            return begin(setup, initialise), None
+            return create_state(setup, initialise), None
     parts, record = restored
     log_info(f"resuming from step {record['step']}")
     return TrainState.from_parts(parts), record

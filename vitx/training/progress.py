@@ -37,6 +37,10 @@ class Meter:
 
     Attributes:
         sums: summed metrics; "collected" is the number of steps that they come from. A checkpoint keeps them.
+        steps: number of steps that were timed.
+        seconds: their time.
+        waited: part of that time spent waiting for input.
+        decoded: processor time of their decoding, of all threads and workers.
     """
 
     def __init__(self, sums: Mapping[str, float] | None = None) -> None:
@@ -53,7 +57,7 @@ class Meter:
         """Adds one step's metrics."""
         self.sums.update({**metrics, "collected": 1})
 
-    def time_fractions(self) -> dict[str, float]:
+    def time_percentages(self) -> dict[str, float]:
         """Returns the percentages of the time spent waiting for input, and of the cores' time spent decoding."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         seconds = max(self.seconds, 1e-9)
@@ -79,25 +83,25 @@ class BestCheckpoint:
     """The best evaluation so far, and for how long there was no better one.
 
     Attributes:
-        best: {"step", "metric", "value"} of the best evaluation; None before the first.
+        evaluation: {"step", "metric", "value"} of the best evaluation; None before the first.
         stale: evaluations since then.
     """
 
-    def __init__(self, best: dict[str, Any] | None = None, stale: int = 0) -> None:
-        self.best, self.stale = best, stale
+    def __init__(self, evaluation: dict[str, Any] | None = None, stale: int = 0) -> None:
+        self.evaluation, self.stale = evaluation, stale
 
     @property
     def step(self) -> int | None:
         """Step of the best checkpoint; None before the first evaluation."""
-        return self.best and self.best["step"]
+        return self.evaluation and self.evaluation["step"]
 
     def update(self, step: int, metric: str, value: float, is_better: Callable[[str, float, float], bool]) -> bool:
         """Adds an evaluation; returns whether it is the best so far."""
-        previous = self.best if self.best and self.best["metric"] == metric else None
+        previous = self.evaluation if self.evaluation and self.evaluation["metric"] == metric else None
         if previous is not None and not is_better(metric, value, previous["value"]):
             self.stale += 1
             return False
-        self.best, self.stale = {"step": step, "metric": metric, "value": value}, 0
+        self.evaluation, self.stale = {"step": step, "metric": metric, "value": value}, 0
         return True
 
     def exhausts(self, patience: int | None) -> bool:
@@ -148,7 +152,7 @@ class Progress:
     def to_record(self) -> dict[str, Any]:
         """Returns JSON data for a checkpoint's record."""
         return {
-            "best": self.best.best,
+            "best": self.best.evaluation,
             "stale": self.best.stale,
             "evaluated": self.evaluated,
             "counters": dict(self.counters),
@@ -171,7 +175,7 @@ class Progress:
         row = meter.means() | {
             "clips_per_second": batch_size * speed,
             "seconds_per_step": meter.seconds / max(meter.steps, 1),
-            **meter.time_fractions(),
+            **meter.time_percentages(),
         }
         if peak_steps is not None:
             row["mfu_percent"] = 100 * speed / peak_steps

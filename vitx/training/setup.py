@@ -30,7 +30,7 @@ class Setup:
         init: draws the state before the first step from a seed.
         abstract: shapes, types and shardings of the state.
         batch_shapes: shapes, types and shardings of a batch.
-        rows: sharding of a batch: its rows are divided over the devices.
+        batch_sharding: sharding of a batch, whose rows are divided over the devices.
     """
 
     experiment: Any
@@ -38,7 +38,7 @@ class Setup:
     init: Callable[[np.uint32], TrainState]
     abstract: TrainState
     batch_shapes: Mapping[str, Any]
-    rows: jax.sharding.NamedSharding
+    batch_sharding: jax.sharding.NamedSharding
 
 
 def set_up(experiment: Any, sources: Mapping[str, Source]) -> Setup:
@@ -50,15 +50,15 @@ def set_up(experiment: Any, sources: Mapping[str, Source]) -> Setup:
     # Devices
     settings, task = experiment.training, experiment.task
     mesh = settings.mesh.build(experiment.data.batch_size, experiment.model)
-    rows = batch_sharding(mesh)
+    sharding = batch_sharding(mesh)
     model = resolve_implementation(experiment.model, mesh.devices.flat[0])
 
     # Data
     data = experiment.data.for_devices(mesh.size)
-    check_batch_divides(data.batch_size, settings.accumulate, rows, getattr(model, "norm_groups", 1))
-    batch_shapes = task.batch_spec(data, sources["train"], rows)
+    check_batch_divides(data.batch_size, settings.accumulate, sharding, getattr(model, "norm_groups", 1))
+    batch_shapes = task.batch_spec(data, sources["train"], sharding)
 
-    # Model and optimiser: shapes only, so that no device ever holds what it does not keep
+    # Model and optimiser: shapes only. `create_state` creates each array on the devices that keep it.
     optimizer = experiment.optimizer.build(settings.steps)
     with_ema = settings.ema_decay is not None
     init = functools.partial(init_state, model, task, optimizer, batch_shapes, with_ema=with_ema)
@@ -68,10 +68,10 @@ def set_up(experiment: Any, sources: Mapping[str, Source]) -> Setup:
     # Shardings
     abstract = abstract_state(shapes, state_shardings(shapes, mesh))
     experiment = dataclasses.replace(experiment, model=model, data=data)
-    return Setup(experiment, optimizer, init, abstract, batch_shapes, rows)
+    return Setup(experiment, optimizer, init, abstract, batch_shapes, sharding)
 
 
-def begin(setup: Setup, initialise: Callable[[Any], Any] | None) -> TrainState:
+def create_state(setup: Setup, initialise: Callable[[Any], Any] | None) -> TrainState:
     """Returns the state before the first step, every array created where it belongs.
 
     Args:
@@ -79,7 +79,8 @@ def begin(setup: Setup, initialise: Callable[[Any], Any] | None) -> TrainState:
         initialise: returns variables to start from in place of those drawn; None keeps the drawn ones.
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
-    # The seed is an argument, here and of the step: in JAX's persistent cache, runs that differ in it alone share both.
+    # The seed is an argument of this program and of the step's: runs that differ in the seed alone find both in JAX's
+    # persistent cache.
     state = jax.jit(setup.init, out_shardings=shardings)(np.uint32(setup.experiment.training.seed))
     if initialise is None:
         return state
@@ -105,7 +106,7 @@ def compile_step(setup: Setup) -> Callable[[TrainState, Any], tuple[TrainState, 
         return *one_step(state, batch, seed=seed), {name: batch[name] for name in EXAMPLE_COLUMNS}
 
     # Metrics and examples go to every process, so that all of them count the same skipped steps and unreadable videos.
-    mesh = setup.rows.mesh
+    mesh = setup.batch_sharding.mesh
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere, everywhere))
@@ -115,9 +116,11 @@ def compile_step(setup: Setup) -> Callable[[TrainState, Any], tuple[TrainState, 
     return functools.partial(compiled, seed=seed)
 
 
-def check_batch_divides(batch_size: int, accumulate: int, rows: jax.sharding.NamedSharding, norm_groups: int) -> None:
+def check_batch_divides(
+    batch_size: int, accumulate: int, sharding: jax.sharding.NamedSharding, norm_groups: int
+) -> None:
     """Raises UserError unless a batch divides into micro-batches, and these into groups of batch normalisation."""
-    per_device = rows.shard_shape((batch_size,))[0]
+    per_device = sharding.shard_shape((batch_size,))[0]
     if per_device % accumulate:
         raise UserError(
             f"training.accumulate is {accumulate}; expected a divisor of the {per_device} clips of a batch on each "

@@ -91,18 +91,18 @@ class Trainer:
             clock: gets the time of each phase.
         """
         self.state, self.progress, self.overall = state, progress, Meter()
-        self._setup, self._experiment, self._rows = setup, setup.experiment, setup.rows
+        self._setup, self._experiment, self._sharding = setup, setup.experiment, setup.batch_sharding
         self._sources, self._compiled_step = sources, compiled_step
         self._saver, self._guard, self._clock = saver, guard, clock
-        self._first_step, self._stack = int(state.step), contextlib.ExitStack()
+        self._start, self._stack = int(state.step), contextlib.ExitStack()
         self._messages = Throttle(MESSAGE_SECONDS)
-        experiment, rows = setup.experiment, setup.rows
+        experiment, sharding = setup.experiment, setup.batch_sharding
         model, task, data, settings = experiment.model, experiment.task, experiment.data, experiment.training
-        variables, devices = abstract_shapes(state.variables), [*rows.mesh.devices.flat]
+        variables, devices = abstract_shapes(state.variables), [*sharding.mesh.devices.flat]
         learning_rates = experiment.optimizer.learning_rates
         self._learning_rates = functools.partial(learning_rates, variables["params"], settings.steps)
         self._peak_steps = peak_steps_per_second(model, task, variables, setup.batch_shapes, devices)
-        self._log = MetricsLog(workdir, lambda row: row["step"] <= self._first_step, settings.wandb)
+        self._log = MetricsLog(workdir, lambda row: row["step"] <= self._start, settings.wandb)
         self._profiler = Profiler(workdir / "profile", settings.profile_steps)
         self.results = StepResults(
             progress,
@@ -113,17 +113,17 @@ class Trainer:
         )
         cadence = {"validation": settings.evaluate_every} | {s.name: s.every for s in settings.validation_sets}
         self.evaluator = Evaluator(
-            model=model, task=task, data=data, sources=sources, cadence=cadence, sharding=rows, log=self._log
+            model=model, task=task, data=data, sources=sources, cadence=cadence, sharding=sharding, log=self._log
         )
 
     def __enter__(self) -> "Trainer":
         data, settings = self._experiment.data, self._experiment.training
-        steps = range(self._first_step, settings.steps)
-        batches = data.train_batches(self._sources["train"], settings.seed, steps, **process_shard(self._rows))
+        steps = range(self._start, settings.steps)
+        batches = data.train_batches(self._sources["train"], settings.seed, steps, **process_shard(self._sharding))
         self._batches = self._stack.enter_context(contextlib.closing(batches))
         self._stack.enter_context(self._log)
         self._stack.enter_context(self._profiler)
-        bar = progress_bar(desc="training", total=settings.steps, initial=self._first_step, unit=" steps")
+        bar = progress_bar(desc="training", total=settings.steps, initial=self._start, unit=" steps")
         self._bar = self._stack.enter_context(bar)
         return self
 
@@ -143,19 +143,19 @@ class Trainer:
             with self._clock("input"):
                 batch = next(self._batches)
             waited, decoded = time.perf_counter() - began, float(batch.pop("decode_seconds").sum())
-            on_devices = to_devices(batch, self._rows)
+            on_devices = to_devices(batch, self._sharding)
             with jax.transfer_guard("disallow"):  # an implicit transfer would stall every step
                 self.state, metrics, examples = self._compiled_step(self.state, on_devices)
             self.results.add(step, metrics, examples)
             stopping = self._guard.requested(step)
             # The first step is waited for, so that its time is known.
-            wait = wait or stopping or self._profiler.ends_at(step) or step == self._first_step + 1
+            wait = wait or stopping or self._profiler.ends_at(step) or step == self._start + 1
             self.results.collect(0 if wait else MAX_IN_FLIGHT)
             seconds = time.perf_counter() - began
         progress.productive_seconds += seconds
         progress.meter.add_time(seconds, waited, decoded)
         self.overall.add_time(seconds, waited, decoded)
-        if step == self._first_step + WARM_UP_STEPS:
+        if step == self._start + WARM_UP_STEPS:  # what was measured until here is left out
             self.overall = Meter()
         self._bar.update()
         return stopping
@@ -178,6 +178,10 @@ class Trainer:
     def evaluate(self, step: int, names: tuple[str, ...]) -> bool:
         """Evaluates on some validation sets; returns whether the monitored metric is the best so far.
 
+        Args:
+            step: number of finished steps.
+            names: names of the sets.
+
         Raises:
             Preempted: the process was asked to stop; the step is saved, and is evaluated when the run resumes.
         """
@@ -188,27 +192,29 @@ class Trainer:
                 self._bar.clear()
                 if settings.precise_bn_batches:
                     self.state = self.with_precise_statistics(step)
-                found = {name: self.evaluator(name, step, self.state.averaged) for name in names}
-                if "validation" in found:
-                    check_monitor(settings.monitor, found["validation"].metrics)
+                evaluations = {name: self.evaluator(name, step, self.state.averaged) for name in names}
+                if "validation" in evaluations:
+                    check_monitor(settings.monitor, evaluations["validation"].metrics)
         except Preempted:
             self.stop(step)
         self.progress.evaluated = True
-        for evaluation in found.values():
+        for evaluation in evaluations.values():
             self.evaluator.record(evaluation)
-        if "validation" not in found:
+        if "validation" not in evaluations:
             return False
-        value = found["validation"].metrics[settings.monitor]
+        value = evaluations["validation"].metrics[settings.monitor]
         return self.progress.best.update(step, settings.monitor, value, task.is_better)
 
     def with_precise_statistics(self, step: int) -> TrainState:
         """Returns the state with statistics of batch normalisation averaged over the next training batches."""
         settings, data = self._experiment.training, self._experiment.data
         steps = range(step, step + settings.precise_bn_batches)
-        batches = data.train_batches(self._sources["train"], settings.seed, steps, **process_shard(self._rows))
+        batches = data.train_batches(self._sources["train"], settings.seed, steps, **process_shard(self._sharding))
         state = self.state
-        with contextlib.closing(batches), jax.set_mesh(self._rows.mesh):
-            on_devices = (to_devices({name: b[name] for name in self._setup.batch_shapes}, self._rows) for b in batches)
+        with contextlib.closing(batches), jax.set_mesh(self._sharding.mesh):
+            on_devices = (
+                to_devices({name: b[name] for name in self._setup.batch_shapes}, self._sharding) for b in batches
+            )
             parts = {"model": self._experiment.model, "task": self._experiment.task, "seed": settings.seed}
             found = precise_statistics(state.averaged, on_devices, step=state.step, **parts)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state.averaged)
