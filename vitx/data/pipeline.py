@@ -37,7 +37,7 @@ from vitx.data.sources import Dataset, Source, example_name, label_arrays, label
 from vitx.errors import UserError
 from vitx.limits import check_memory
 
-Times = Float[np.ndarray, " frames"]  # of every frame of a video, in seconds
+Times = Float[np.ndarray, " frames"]  # the time of every frame of a video in seconds
 Segment = Int[np.ndarray, " s"]  # numbers of the frames that an example may use
 MAX_BUFFER = 2**30  # bytes of an evaluation batch, and of the batches prefetched, unless one video has more
 MAX_ATTEMPTS = 20  # neighbours that are tried in place of a clip that cannot be read
@@ -126,9 +126,13 @@ class Data:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         if self.eval_clips != 1 and self.temporal == "uniform":
-            raise ValueError(f"eval_clips is {self.eval_clips}; uniform frames are of the whole video, expected 1")
+            raise ValueError(
+                f"eval_clips is {self.eval_clips} with temporal 'uniform', whose one clip spans the video; expected 1"
+            )
         if self.eval_clips == "all" and self.temporal != "dense":
-            raise ValueError(f'eval_clips is "all"; expected a number where frames are of {self.temporal}')
+            raise ValueError(
+                f"eval_clips is 'all' with temporal {self.temporal!r}; expected a number, or temporal 'dense'"
+            )
         if self.batch_size % self.repeats:
             raise ValueError(f"batch_size is {self.batch_size}; expected a multiple of repeats, {self.repeats}")
         if not 0 <= self.class_power <= 1:
@@ -150,14 +154,14 @@ class Data:
                 "workers"
             )
 
-    def for_devices(self, devices: int) -> "Data":
+    def for_devices(self, num_devices: int) -> "Data":
         """Returns these settings with an evaluation batch that divides over the devices; padding fills it.
 
         Videos of many views make it smaller than `eval_batch_size`: at most MAX_BUFFER bytes of pixels, or one video
         for each device.
         """
         size = min(self.eval_batch_size, max(MAX_BUFFER // self._bytes_per_video, 1))
-        return dataclasses.replace(self, eval_batch_size=-(-size // devices) * devices)
+        return dataclasses.replace(self, eval_batch_size=-(-size // num_devices) * num_devices)
 
     def train_batches(
         self, source: Source, seed: int, steps: range, *, process: int = 0, processes: int = 1
@@ -172,7 +176,7 @@ class Data:
         self._check_memory(rows, "data.batch_size", 1, self.image_size)
         read_row = _TrainRows(self, source, self._order(source, seed), process * rows, rows)
         numbers = range(steps.start * rows, steps.stop * rows)
-        return read_batches(read_row, numbers, rows, prefetch=max(self.prefetch_batches, 1), **self._readers)
+        return read_batches(read_row, numbers, rows, prefetch=max(self.prefetch_batches, 1), **self._worker_counts)
 
     def eval_batches(self, source: Source, *, process: int = 0, processes: int = 1) -> Iterator[Batch]:
         """Yields this process's rows of every example once, in order; the last batch is padded with weight 0."""
@@ -181,10 +185,10 @@ class Data:
         read_row = _EvalRows(self, source, self.eval_batch_size, process * rows, rows)
         prefetch = max(min(self.prefetch_batches, MAX_BUFFER // (rows * self._bytes_per_video)), 1)
         numbers = range(self.num_eval_batches(source) * rows)
-        return read_batches(read_row, numbers, rows, prefetch=prefetch, **self._readers)
+        return read_batches(read_row, numbers, rows, prefetch=prefetch, **self._worker_counts)
 
     @property
-    def _readers(self) -> dict[str, int]:
+    def _worker_counts(self) -> dict[str, int]:
         return {"num_workers": self.num_workers, "num_threads": self.num_threads}
 
     def num_eval_batches(self, source: Source) -> int:
@@ -212,23 +216,23 @@ class Data:
         """Size of all views of a video in bytes."""
         return self.max_views * self.num_frames * math.prod(self.crop_size) * 3
 
-    def _check_memory(self, rows: int, setting: str, views: int, size: tuple[int, int]) -> None:
+    def _check_memory(self, rows: int, setting_path: str, views: int, size: tuple[int, int]) -> None:
         """Raises UserError where a batch would take more memory than is free.
 
         Args:
             rows: videos of the batch.
-            setting: setting that the message names.
+            setting_path: dotted path of the setting that determines `rows`.
             views: clips of a video.
             size: (height, width) of a clip in pixels.
         """
         check_memory(
             rows * views * self.num_frames * math.prod(size) * 3,
-            f"a batch of {rows} ({setting}) of {views} clips of {self.num_frames} frames of {size[0]} x {size[1]}",
+            f"a batch of {rows} ({setting_path}) of {views} clips of {self.num_frames} frames of {size[0]} x {size[1]}",
             "; lower data.batch_size, data.eval_batch_size, data.eval_clips or data.image_size",
         )
 
     def read_views(self, example: Mapping[str, Any]) -> UInt8[np.ndarray, "v t h w 3"]:
-        """Returns the clips that evaluation averages over, crops of one clip beside each other; decodes the video once.
+        """Returns the clips that evaluation averages over, the crops of a clip in a row; decodes the video once.
 
         Raises:
             VideoError: the video, or the segment of it that the example is, cannot be read.
@@ -240,13 +244,13 @@ class Data:
         return self.order_views(crops)
 
     def eval_boxes(self, frame_size: tuple[int, int]) -> Float[np.ndarray, "crops 4"]:
-        """Returns the boxes of the crops of evaluation in frames of a (height, width)."""
+        """Returns the boxes of the crops of evaluation in frames of this (height, width)."""
         positions = (0.5,) if self.eval_crops == 1 else (0.0, 0.5, 1.0)
         size, short_side = self.crop_size, self.eval_short_side
         return np.stack([sampling.crop_box(*frame_size, size, position, short_side) for position in positions])
 
     def order_views(self, crops: UInt8[np.ndarray, "crops clips_t h w 3"]) -> UInt8[np.ndarray, "v t h w 3"]:
-        """Returns the crops of all clips' frames as views, crops of one clip beside each other."""
+        """Cuts the crops, whose frames are those of all clips, into views; the crops of a clip come in a row."""
         # [crops, clips * t, ...] to [clips * crops, t, ...]
         clips = crops.reshape(len(crops), -1, self.num_frames, *crops.shape[2:])
         return clips.swapaxes(0, 1).reshape(-1, *clips.shape[2:])
@@ -300,7 +304,7 @@ class Data:
         if self.temporal == "segments":
             positions = start if rng is None else rng.uniform(size=self.num_frames)
             return segment[sampling.sample_segments(len(segment), self.num_frames, positions)]
-        # Draws happen only where a setting asks for them: without it a seed draws the same boxes as before.
+        # Without jitter nothing is drawn here, so that a seed draws the same boxes as before that setting existed.
         jitter = 1.0 if rng is None or not self.stride_jitter else 1 + self.stride_jitter * rng.uniform(-1, 1)
         if self.frame_rate is not None:
             rate = self.frame_rate / jitter
@@ -363,7 +367,7 @@ class _EvalRows:
     def __call__(self, row: int) -> Batch:
         batch, offset = divmod(int(row), self.rows)
         index = batch * self.batch_size + self.first_row + offset
-        # Padding makes the last batch whole: every process runs the same number of steps of one shape.
+        # Padding fills the last batch: every process runs the same number of steps of one shape.
         if index >= len(self.source):
             return _padding(self.data, self.source, index)
         try:

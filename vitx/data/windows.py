@@ -24,7 +24,7 @@ Unit = Literal["seconds", "frames"]
 Duration = str | int | float
 """Seconds, "4s" or 4, or frames, "32f"."""
 
-Times = Float[np.ndarray, " n"]  # of every frame of a video, in seconds
+Times = Float[np.ndarray, " n"]  # the time of every frame of a video in seconds
 MAX_SECONDS = 24 * 3600.0
 """Time after which a long video is given up: its windows are read while the model computes, so both count."""
 

@@ -57,17 +57,17 @@ def core_cpu(q: Queries, k: Keys, v: Keys, *, bias: Bias = None, mask: Mask = No
     if bias is not None or mask is not None or num_scores < attention_cpu.MIN_SCORES:
         return core(q, k, v, bias=bias, mask=mask)
     if num_scores < attention_cpu.MIN_SCORES_WITH_GRADIENTS:
-        return _in_blocks_without_gradients(q, k, v)
+        return _attend_in_blocks_forward(q, k, v)
     return attend_in_blocks(q, k, v)
 
 
 @jax.custom_vjp
-def _in_blocks_without_gradients(q: Array, k: Array, v: Array) -> Array:
-    """Attends in blocks in a forward pass alone; under differentiation computes outputs and gradients as `core`."""
+def _attend_in_blocks_forward(q: Array, k: Array, v: Array) -> Array:
+    """Attends in blocks where no gradients are taken; under differentiation everything is computed as in `core`."""
     return attend_in_blocks(q, k, v)
 
 
-_in_blocks_without_gradients.defvjp(
+_attend_in_blocks_forward.defvjp(
     lambda q, k, v: jax.vjp(core, q, k, v), lambda pull_back, out_gradient: pull_back(out_gradient)
 )
 
@@ -157,7 +157,7 @@ class SelfAttention(nn.Module):
     def __call__(
         self, x: Float[Array, "*b n d"], *, grid: Grid, prefix: int = 0, chunks: int = 1
     ) -> Float[Array, "*b n d"]:
-        """Returns the tokens after attention."""
+        """Returns the tokens after attention; see `attend_with_keys` for the arguments."""
         return self.attend_with_keys(x, grid=grid, prefix=prefix, chunks=chunks)[0]
 
     @nn.compact
@@ -170,7 +170,7 @@ class SelfAttention(nn.Module):
             x: the tokens; several chunks of time are an axis after the batch's.
             grid: (t, h, w) of the tokens, of one chunk if there are several.
             prefix: number of prefix tokens.
-            chunks: number of chunks of time.
+            chunks: number of chunks of time into which a mesh divides a clip (`vitx.layers.partition`).
             bias: added to the scores, [*b, 1, 1, keys]; for layouts in which every token attends to every token.
         """
         width, layout = x.shape[-1], LAYOUTS[self.layout]
@@ -180,7 +180,8 @@ class SelfAttention(nn.Module):
         heads = (*x.shape[:-1], self.num_heads, head_dim)
         biases = {"query": self.qkv_bias, "key": self.qkv_bias and self.key_bias, "value": self.qkv_bias}
         qkv = [project(use_bias=bias, name=name)(x).reshape(heads) for name, bias in biases.items()]
-        clip_grid = (grid[0] * chunks, *grid[1:])  # of all chunks of time: parameters do not depend on the chunking
+        # The grid of the whole clip: parameters are the same however a mesh divides time.
+        clip_grid = (grid[0] * chunks, *grid[1:])
         declared = layout.parameters(grid=clip_grid, prefix=prefix, num_heads=self.num_heads, head_dim=head_dim)
         parameters = {name: self.param(name, parameter.init, parameter.shape) for name, parameter in declared.items()}
 

@@ -175,9 +175,9 @@ def attend_in_groups(
 def attend_in_halves(
     core: Core, q: Heads, k: Heads, v: Heads, *, grid: Grid, prefix: int, groups: str, members: str, axes: str
 ) -> Heads:
-    """As `attend_in_groups`, with some axes of the grid cut into two parts, i of t, j of h and k of w.
+    """Attends in groups of a grid that is cut into halves along some axes; see `attend_in_groups` for the arguments.
 
-    Axes of odd size are padded, and the padding is masked.
+    Names of the halves are i along t, j along h and k along w. Axes of odd size are padded, and the padding is masked.
     """
     num_parts = [min(2, size) if part in axes else 1 for part, size in zip("ijk", grid, strict=True)]
     lengths = [math.ceil(size / parts) for size, parts in zip(grid, num_parts, strict=True)]

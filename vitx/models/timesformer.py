@@ -1,6 +1,6 @@
 """TimeSformer (Bertasius et al. 2021, arXiv:2102.05095): five ways to attend in space and time.
 
-In shapes: b batch, t h w c the video, n tokens, times of tokens, d width.
+In shapes: b batch, t h w c the video, n tokens, times the time indices of the tokens, d width.
 """
 
 import functools

@@ -118,7 +118,7 @@ class FactorisedEncoder(VideoTransformer):
     def features(self, video: Float[Array, "b t h w c"], *, train: bool = False) -> Float[Array, "b d"]:
         """Returns one vector for each clip, which the head classifies."""
         x = self.encode_frames(self.frame_tokens(video, train=train), train=train)
-        # the temporal encoder needs all time indices, so every device of `frames` gathers these few tokens
+        # The temporal encoder needs all time indices, so every device of `frames` gathers these few tokens.
         x = constrain_activations(self.pool(x))
         if not self.num_temporal_layers:
             return jnp.mean(x, axis=1)
