@@ -147,7 +147,7 @@ def bounded():
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory) -> MovingDigits:
-    """A small build of moving digits, made once for all test processes."""
+    """A small build of moving digits, built once for all test processes."""
     shared = tmp_path_factory.getbasetemp().parent / "moving_digits"
     dataset = MovingDigits(
         ClipConfig(num_frames=6, side=24, size=(8.0, 14.0), radius=(3.0, 4.0), num_clips=(52, 21, 19)), str(shared)

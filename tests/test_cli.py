@@ -146,8 +146,9 @@ def test_predict_prints_probabilities(run, tmp_path, capsys):
     assert main(["predict", str(run), str(clip), "--json", "--top", "3"]) == 0
     answer = json.loads(capsys.readouterr().out)[str(clip)]
     assert list(answer) == ["appearance", "motion"]
-    for shares in answer.values():
-        assert len(shares) == 3 and sorted(shares.values(), reverse=True) == list(shares.values())
+    for probabilities in answer.values():
+        values = list(probabilities.values())
+        assert len(values) == 3 and sorted(values, reverse=True) == values
     assert main(["predict", str(run), str(clip)]) == 0
     assert "motion: " in capsys.readouterr().out
     (tmp_path / "bad.mp4").write_bytes(b"no video")

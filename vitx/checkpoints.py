@@ -111,7 +111,7 @@ class Checkpoints:
                     read_only=read_only,
                     create=not read_only,
                     lightweight_initialize=True,
-                    # Folders that are made before the arrays are written need no signals between Orbax's threads.
+                    # Folders that are created before the arrays are written need no signals between Orbax's threads.
                     async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
                     # Orbax would clean a bucket in the background, and lists at the same time what it removes.
                     cleanup_tmp_directories=not read_only and not is_bucket(self.directory),
@@ -254,7 +254,7 @@ class Checkpoints:
             )
         return state, record
 
-    def restore_newest(self, abstract: State, say: Callable[[str], None]) -> tuple[State, dict[str, Any]] | None:
+    def restore_newest(self, abstract: State, log: Callable[[str], None]) -> tuple[State, dict[str, Any]] | None:
         """Returns the newest checkpoint that is whole, or None where there are no checkpoints.
 
         Damaged ones are reported and renamed `damaged_STEP_...`, so that their steps can be saved again.
@@ -271,7 +271,7 @@ class Checkpoints:
                 continue
             for damaged, error in errors.items():
                 self._rename(damaged, f"damaged_{damaged}_{uuid.uuid4().hex[:8]}")
-                say(f"{error}; it was set aside and step {step}, the one before, is taken")
+                log(f"{error}; it was set aside and step {step}, the one before, is taken")
             if (record.get("best") or {}).get("step") not in self.steps():
                 record["best"] = None
             self.best_step = (record["best"] or {}).get("step")

@@ -1,4 +1,4 @@
-"""What a run is made of when it starts or is loaded: the examples of its splits, its variables, its mesh."""
+"""What a run consists of when it starts or is loaded: the examples of its splits, its variables, its mesh."""
 
 from collections.abc import Mapping
 from pathlib import PurePath

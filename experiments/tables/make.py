@@ -36,7 +36,7 @@ def keys() -> list[published.Key]:
 
 
 def counts_csv() -> str:
-    """Returns all counts, made now, as the text of a table."""
+    """Returns all counts, computed now, as the text of a table."""
     counted = ((key, published.count(key)) for key in progress_bar(keys(), desc="counting", unit=" models"))
     rows = ((*key, cost.params, cost.macs) for key, cost in counted)
     return _csv(("model", "fields", "frames", "size", "params", "macs"), rows)

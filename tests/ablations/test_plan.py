@@ -6,7 +6,7 @@ import pytest
 
 from vitx.ablations import plan
 from vitx.ablations.description import Row
-from vitx.ablations.plan import claim_folder, make_plan
+from vitx.ablations.plan import Plan, claim_folder, make_plan
 from vitx.cli import main
 from vitx.errors import UserError
 from vitx.experiment import save_config
@@ -78,7 +78,7 @@ def test_a_folder_of_another_base_is_refused(two_rows, tmp_path):
         make_plan(other, tmp_path)
     assert all(text in str(refused.value) for text in (str(tmp_path), "training.steps", "2", "3"))
     with pytest.raises(UserError, match=r"training\.steps"):
-        claim_folder(make_plan(other, tmp_path / "elsewhere").__class__(other, tmp_path, (), (), {}))
+        claim_folder(Plan(other, tmp_path, cells=(), columns=(), costs={}))
 
 
 def test_a_folder_that_is_no_ablations_is_refused(two_rows, tmp_path):

@@ -1,4 +1,4 @@
-"""The board over HTTP: its numbers are the package's own, and nothing that a request says reaches the disk."""
+"""The board over HTTP: its numbers are the package's own, and no path in a request reaches the disk."""
 
 import base64
 import io
@@ -332,7 +332,7 @@ def test_rows_and_runs_that_are_added_are_shown_under_places_that_stay(copy, ser
     assert [run["state"] for run in client.get("")["runs"]] == ["unreadable", "unreadable"]
 
 
-def test_folders_are_expanded_and_runs_of_one_name_told_apart(done, folder, tmp_path):
+def test_folders_are_expanded_and_runs_of_one_name_get_different_names(done, folder, tmp_path):
     for path in (done[0], done[0] / "runs"):
         assert [run.name for run in find_runs([path])] == NAMES
     found = find_runs([folder, done[0]])

@@ -48,8 +48,8 @@ class Numbered:
         return {"video": video, "labels": {"place": index}}
 
 
-Read = grain.ReadOptions
-HOST = ("decode_seconds",)  # never reaches the devices
+READ_OPTIONS = grain.ReadOptions  # the original, which one test replaces
+HOST_ENTRIES = ("decode_seconds",)  # never reach the devices
 
 
 def data(source, **fields):
@@ -59,7 +59,7 @@ def data(source, **fields):
 
 def batches(iterator):
     with contextlib.closing(iterator):
-        return [{name: value for name, value in batch.items() if name not in HOST} for batch in iterator]
+        return [{name: value for name, value in batch.items() if name not in HOST_ENTRIES} for batch in iterator]
 
 
 def errors_by_index(iterator) -> dict[int, set[str]]:
@@ -72,10 +72,10 @@ def errors_by_index(iterator) -> dict[int, set[str]]:
     return errors
 
 
-def same(ours, theirs):
-    assert len(ours) == len(theirs) > 0
-    for mine, other in zip(ours, theirs, strict=True):
-        jax.tree.map(np.testing.assert_array_equal, mine, other)
+def assert_same_batches(found, expected):
+    assert len(found) == len(expected) > 0
+    for pair in zip(found, expected, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, *pair)
 
 
 @pytest.mark.smoke
@@ -108,7 +108,7 @@ VARIED = Augmentation(
 
 
 @pytest.fixture(scope="module")
-def all_at_once(digits):
+def varied_batches(digits):
     """Everything that varies training: augmentation, repeats, resampling, a stride that jitters."""
     settings = {"augmentation": VARIED, "repeats": 2, "class_power": 0.0, "class_label": "motion", "stride_jitter": 0.3}
     settings = data(digits, num_frames=4, image_size=(24, 24), batch_size=8, **settings)
@@ -118,19 +118,23 @@ def all_at_once(digits):
 
 @pytest.mark.parametrize("change", [{"num_threads": 1}, {"num_workers": 3}])
 @pytest.mark.smoke
-def test_batches_are_the_same_with_any_number_of_workers_and_after_a_resume(change, all_at_once):
-    settings, source, whole = all_at_once
-    same(whole[9:], batches(dataclasses.replace(settings, **change).train_batches(source, 5, range(9, 20))))
+def test_batches_are_the_same_with_any_number_of_workers_and_after_a_resume(change, varied_batches):
+    settings, source, whole = varied_batches
+    assert_same_batches(
+        whole[9:], batches(dataclasses.replace(settings, **change).train_batches(source, 5, range(9, 20)))
+    )
 
 
-def test_two_processes_read_halves_of_an_augmented_batch(all_at_once):
-    settings, source, whole = all_at_once
+def test_two_processes_read_halves_of_an_augmented_batch(varied_batches):
+    settings, source, whole = varied_batches
     halves = [batches(settings.train_batches(source, 5, range(9, 20), process=i, processes=2)) for i in range(2)]
-    same(whole[9:], [jax.tree.map(lambda a, b: np.concatenate([a, b]), *pair) for pair in zip(*halves, strict=True)])
+    assert_same_batches(
+        whole[9:], [jax.tree.map(lambda a, b: np.concatenate([a, b]), *pair) for pair in zip(*halves, strict=True)]
+    )
 
 
-def test_any_clip_can_be_replayed(all_at_once):
-    settings, source, whole = all_at_once
+def test_any_training_clip_can_be_read_again_by_itself(varied_batches):
+    settings, source, whole = varied_batches
     columns = jax.tree.map(lambda *parts: np.concatenate(parts), *whole[:13])  # one epoch: 52 draws, two clips each
     seen = collections.defaultdict(list)
     for row, index in enumerate(columns["index"]):
@@ -176,7 +180,7 @@ def test_classes_are_drawn_by_a_power_of_their_size(power):
         assert np.ptp(lengths[-4:]) <= 1 and np.ptp(lengths[:32]) <= 1
 
 
-def test_resampling_needs_a_label_of_classes(digits):
+def test_labels_classes_and_repeats_that_do_not_fit_are_refused(digits):
     with pytest.raises(UserError, match=r"data.class_label is None.*appearance, motion"):
         data(digits, class_power=0.5).train_batches(digits.open("train"), 0, range(0, 1))
     with pytest.raises(UserError, match=r"data.augmentation names the class 'lefd'.*did you mean left"):
@@ -188,7 +192,7 @@ def test_resampling_needs_a_label_of_classes(digits):
 def test_evaluation_prefetches_no_more_than_its_memory_budget(monkeypatch):
     source, calls = Numbered(12), []
     monkeypatch.setattr(
-        "vitx.data.batches.grain.ReadOptions", lambda **options: calls.append(options) or Read(**options)
+        "vitx.data.batches.grain.ReadOptions", lambda **options: calls.append(options) or READ_OPTIONS(**options)
     )
     settings = data(source, eval_clips=5, eval_crops=3, prefetch_batches=9)
     for limit, prefetch in ((2**30, 9), (4 * 15 * 2 * 8 * 8 * 3 * 2, 2), (1, 1)):
@@ -200,7 +204,7 @@ def test_evaluation_prefetches_no_more_than_its_memory_budget(monkeypatch):
 def test_resuming_is_slicing():
     source = Numbered(10)
     whole = batches(data(source).train_batches(source, 1, range(0, 8)))
-    same(whole[3:], batches(data(source).train_batches(source, 1, range(3, 8))))
+    assert_same_batches(whole[3:], batches(data(source).train_batches(source, 1, range(3, 8))))
 
 
 def test_each_example_once_an_epoch_in_another_order_each_time():
@@ -218,11 +222,13 @@ def test_two_processes_take_the_rows_of_the_same_batches():
     whole = batches(data(source).train_batches(source, 0, range(0, 5)))
     halves = [batches(data(source).train_batches(source, 0, range(0, 5), process=i, processes=2)) for i in range(2)]
     joined = [jax.tree.map(lambda a, b: np.concatenate([a, b]), *pair) for pair in zip(*halves, strict=True)]
-    same(whole, joined)
+    assert_same_batches(whole, joined)
     whole = batches(data(source).eval_batches(source))
     halves = [batches(data(source).eval_batches(source, process=i, processes=2)) for i in range(2)]
     assert len(halves[0]) == len(halves[1]) == len(whole)
-    same(whole, [jax.tree.map(lambda a, b: np.concatenate([a, b]), *pair) for pair in zip(*halves, strict=True)])
+    assert_same_batches(
+        whole, [jax.tree.map(lambda a, b: np.concatenate([a, b]), *pair) for pair in zip(*halves, strict=True)]
+    )
 
 
 def test_an_unreadable_clip_is_replaced_by_a_function_of_its_index_and_flagged():

@@ -46,8 +46,8 @@ def test_recorded_rows_sum_to_one_and_give_the_output_of_attention(name, transfo
     @jax.jit
     def record(variables, video, queries):
         weights = record_attention(model, variables, video, calls)
-        matrices = [call.matrix(each) for call, each in zip(calls, weights, strict=True)]
-        return matrices, [call.attended(*each) for call, *each in zip(calls, weights, queries, strict=True)]
+        matrices = [call.matrix(recorded) for call, recorded in zip(calls, weights, strict=True)]
+        return matrices, [call.attended(*inputs) for call, *inputs in zip(calls, weights, queries, strict=True)]
 
     matrices, attended = record(variables, video, queries)
     for call, matrix, query, read in zip(calls, map(np.asarray, matrices), queries, attended, strict=True):
@@ -97,10 +97,16 @@ def test_gradient_of_a_probability_is_that_of_the_logit(name, transformer, video
     assert np.sum(scattered * direction) == pytest.approx(float(expected), rel=1e-3, abs=1e-4)
 
 
-SOME = ["videomae_s_16x2", "vivit_ti_16x2_fe", "vivit_ti_16x2_fdp", "timesformer_b_16_space", "timesformer_b_16_axial"]
+ONE_OF_EACH_KIND = [
+    "videomae_s_16x2",
+    "vivit_ti_16x2_fe",
+    "vivit_ti_16x2_fdp",
+    "timesformer_b_16_space",
+    "timesformer_b_16_axial",
+]
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", ONE_OF_EACH_KIND)
 def test_relevance_lies_on_the_grid_of_tokens(name, transformer, video):
     model, variables = transformer(name)
     for method in (last_attention, attention_rollout, gradient_attention):

@@ -99,8 +99,8 @@ def test_an_option_that_a_method_lacks_is_refused_with_those_it_has(linear, cnn,
         relevance(*linear, video, TARGET, "occlusion", tubelets=(2, 8, 8))
     with pytest.raises(UserError, match=r"steps.*attention_rollout.*none"):
         relevance(*transformer("vivit_ti_16x2"), video, TARGET, "attention_rollout", steps=3)
-    for options, said in ({"steps": 0}, r"steps.*0.*1"), ({"baseline": "black"}, r"baseline.*black.*0\.0"):
-        with pytest.raises(UserError, match=said):
+    for options, message in ({"steps": 0}, r"steps.*0.*1"), ({"baseline": "black"}, r"baseline.*black.*0\.0"):
+        with pytest.raises(UserError, match=message):
             relevance(*linear, video, TARGET, "integrated_gradients", **options)
 
 

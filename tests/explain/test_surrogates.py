@@ -148,7 +148,7 @@ def test_a_coalition_keeps_its_tubelets_and_replaces_the_others(linear, video):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"samples": 0}, r"samples.*0.*1"),
         ({"samples": 63}, r"samples.*63.*64.*\(1, 6, 8\)"),
@@ -158,8 +158,8 @@ def test_a_coalition_keeps_its_tubelets_and_replaces_the_others(linear, video):
         ({"kernel_width": 0.0}, r"kernel_width.*0"),
     ],
 )
-def test_options_out_of_range_are_refused(linear, video, options, said):
-    with pytest.raises(UserError, match=said):
+def test_options_out_of_range_are_refused(linear, video, options, message):
+    with pytest.raises(UserError, match=message):
         lime(*linear, video, TARGET, **options)
 
 

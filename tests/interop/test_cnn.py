@@ -72,7 +72,7 @@ def narrow_s3d(model, fields):
     channels, pools = 3 * width, [layers[7], layers[13]]
     for stage in fields["stages"]:
         for widths in stage:
-            plain, before_1, after_1, before_2, after_2, pooled = (each * width // 64 for each in widths)
+            plain, before_1, after_1, before_2, after_2, pooled = (original * width // 64 for original in widths)
             block = s3d.SepInceptionBlock3D(channels, plain, before_1, after_1, before_2, after_2, pooled, norm)
             channels = plain + after_1 + after_2 + pooled
             narrow.append(block)
@@ -248,10 +248,10 @@ def check(path, name, fields, shape, evaluated, changed, project=np.asarray):
         logits, ours = jax.device_get(training(*jax.tree.map(lambda x: x.astype("float64"), (variables, video))))
     ours = to_theirs(ours, tuple(cnn.original_layout(model).rules(model))) | {"logits": logits}
     assert set(ours) == set(changed)
-    errors = {name: relative_error(project(ours[name]), each) for name, each in changed.items()}
+    errors = {name: relative_error(project(ours[name]), change) for name, change in changed.items()}
     worst = max(errors, key=errors.get)
     print(f"{name} {video.shape}: evaluation {error:.1e}, training {errors[worst]:.1e} ({worst})")
-    assert error <= 1e-4 and all(each <= 1e-5 for each in errors.values()), errors  # so that no NaN passes
+    assert error <= 1e-4 and all(value <= 1e-5 for value in errors.values()), errors  # so that no NaN passes
 
 
 def relative_error(ours, theirs):

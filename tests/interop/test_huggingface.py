@@ -102,10 +102,10 @@ def check(directory, logits, gradients, video, labels):
     )
     ours = flatten_dict(gradient["params"], sep="/")
     assert not unknown and set(ours) == set(expected)
-    scale = max(np.linalg.norm(each) for each in expected.values())
-    for path, each in expected.items():
+    scale = max(map(np.linalg.norm, expected.values()))
+    for path, theirs in expected.items():
         # keys' biases have no gradient but rounding
-        assert np.linalg.norm(ours[path] - each) <= 1e-3 * np.linalg.norm(each) + 1e-6 * scale, path
+        assert np.linalg.norm(ours[path] - theirs) <= 1e-3 * np.linalg.norm(theirs) + 1e-6 * scale, path
 
 
 @pytest.mark.peers
@@ -126,7 +126,7 @@ def test_what_we_save_transformers_loads_and_computes_the_same(kind, config, tmp
     vitx.save_huggingface(model, variables, tmp_path / "ours", labels=labels)
     load = transformers.AutoModelForVideoClassification.from_pretrained
     again, info = load(tmp_path / "ours", output_loading_info=True)
-    assert not any(info[each] for each in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert [again.config.id2label[i] for i in range(5)] == labels
     with torch.no_grad():
         video = torch.tensor(video.transpose(0, 1, 4, 2, 3))

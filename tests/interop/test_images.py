@@ -85,7 +85,7 @@ def as_timm(params):
     for i in range(LAYERS):
         ours, theirs = f"encoder/block_{i}", f"blocks.{i}"
         for leaf, their_leaf in (("kernel", "weight"), ("bias", "bias")):
-            qkv = [p[f"{ours}/attention/{each}/{leaf}"].T for each in ("query", "key", "value")]
+            qkv = [p[f"{ours}/attention/{projection}/{leaf}"].T for projection in ("query", "key", "value")]
             found[f"{theirs}.attn.qkv.{their_leaf}"] = np.concatenate(qkv)
             found[f"{theirs}.attn.proj.{their_leaf}"] = p[f"{ours}/attention/out/{leaf}"].T
             found[f"{theirs}.mlp.fc1.{their_leaf}"] = p[f"{ours}/mlp/hidden/{leaf}"].T
@@ -117,8 +117,9 @@ def as_huggingface(params):
     for name, x in as_timm(params).items():
         if ".qkv." in name:
             parts = zip(("query", "key", "value"), np.split(x, 3), strict=True)
-            for each, part in parts:
-                found[name.replace("attn.qkv", f"attention.attention.{each}").replace("blocks", names["blocks"])] = part
+            for projection, part in parts:
+                theirs = name.replace("attn.qkv", f"attention.attention.{projection}")
+                found[theirs.replace("blocks", names["blocks"])] = part
             continue
         if name.startswith("norm."):
             name = f"vit.layernorm{name.removeprefix('norm')}"
@@ -183,7 +184,7 @@ def test_model_2_gets_a_fresh_temporal_encoder_which_the_report_lists(tmp_path, 
     how = FromImage(grid=GRID)
     fields = SMALL | {"num_temporal_layers": 1}
     loaded = vitx.load_pretrained(path, "vivit_b_16x2_fe", from_image=how, **fields)
-    fresh = {each.split("/")[0] for each in loaded.report.fresh}
+    fresh = {path.split("/")[0] for path in loaded.report.fresh}
     assert fresh == {"temporal_encoder", "temporal_positions"}
     assert set(loaded.report.left_over) == {"head.weight", "head.bias"}
     assert loaded.report.loaded["spatial_encoder/block_1/mlp/hidden/bias"] == "blocks.1.mlp.fc1.bias"
@@ -193,14 +194,14 @@ def test_model_2_gets_a_fresh_temporal_encoder_which_the_report_lists(tmp_path, 
 def test_time_attention_is_copied_or_zeroed(tmp_path):
     _, variables = image_vit()
     path = saved(tmp_path, variables["params"], "augreg")
-    for other in ("copy", "zero"):
-        how = FromImage(other_attention=other, grid=GRID)
+    for start in ("copy", "zero"):
+        how = FromImage(other_attention=start, grid=GRID)
         _, loaded = vitx.load_pretrained(path, "vivit_b_16x2_fsa", from_image=how, **SMALL)
         block = loaded["params"]["encoder"]["block_1"]
         original = variables["params"]["encoder"]["block_1"]["attention"]
         np.testing.assert_array_equal(block["time_attention"]["query"]["kernel"], original["query"]["kernel"])
         out = np.asarray(block["time_attention"]["out"]["kernel"])
-        np.testing.assert_array_equal(out, original["out"]["kernel"] if other == "copy" else np.zeros_like(out))
+        np.testing.assert_array_equal(out, original["out"]["kernel"] if start == "copy" else np.zeros_like(out))
 
 
 def test_an_unused_class_token_is_reported_as_left_over(tmp_path):
@@ -228,6 +229,6 @@ def test_an_image_model_without_embedding_or_positions_is_refused(tmp_path):
     _, variables = image_vit()
     tensors = as_augreg(variables["params"])
     for name in ("embedding/kernel", "embedding/bias", "Transformer/posembed_input/pos_embedding"):
-        np.savez(tmp_path / "image.npz", **{each: x for each, x in tensors.items() if each != name})
+        np.savez(tmp_path / "image.npz", **{path: x for path, x in tensors.items() if path != name})
         with pytest.raises(UserError, match="holds no weights that are known here"):
             vitx.load_pretrained(tmp_path / "image.npz", "vivit_b_16x2_avg", **SMALL)

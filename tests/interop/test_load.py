@@ -1,4 +1,4 @@
-"""Loading: other shapes and heads, a report of every tensor, and errors that say what does not fit."""
+"""Loading: other shapes and heads, a report of every tensor, and errors that name what does not fit."""
 
 import json
 from pathlib import Path
@@ -104,8 +104,8 @@ def test_trees_of_scenic_are_read(model, suffix, tmp_path):
     from flax import serialization
     from flax.traverse_util import unflatten_dict
 
-    made = vitx.create_model(model, **(BARE | ({"num_temporal_layers": 1} if model.endswith("fe") else {})))
-    shapes = jax.eval_shape(made.init, jax.random.key(0), jnp.zeros((1, 4, 16, 16, 3)))
+    created = vitx.create_model(model, **(BARE | ({"num_temporal_layers": 1} if model.endswith("fe") else {})))
+    shapes = jax.eval_shape(created.init, jax.random.key(0), jnp.zeros((1, 4, 16, 16, 3)))
     rng, tree = np.random.default_rng(0), {}
     expected = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32), shapes)
     tree["optimizer/state/param_states/Transformer/encoder_norm/bias/grad_ema"] = np.ones(3, np.float32)
@@ -145,9 +145,11 @@ def test_trees_of_scenic_are_read(model, suffix, tmp_path):
         np.savez(file, **tree)
     else:
         file.write_bytes(serialization.msgpack_serialize(unflatten_dict(tree, sep="/")))
-    fields = {name: getattr(made, name) for name in (*BARE, *(["num_temporal_layers"] if model.endswith("fe") else []))}
+    fields = {
+        name: getattr(created, name) for name in (*BARE, *(["num_temporal_layers"] if model.endswith("fe") else []))
+    }
     loaded = vitx.load_pretrained(file, model, **fields)
-    assert loaded[0] == made and not loaded.report.fresh
+    assert loaded[0] == created and not loaded.report.fresh
     assert loaded.report.left_over == ("optimizer/state/param_states/Transformer/encoder_norm/bias/grad_ema",)
     jax.tree.map(np.testing.assert_array_equal, loaded[1], expected)
     swapped = vitx.load_pretrained(file, model, **(fields | {"num_classes": 9}))
@@ -225,9 +227,9 @@ def test_shards_are_read_by_their_index(vivit, tmp_path):
     (vivit / "model.safetensors").unlink()
     half = len(tensors) // 2
     parts = {"one.safetensors": list(tensors)[:half], "two.safetensors": list(tensors)[half:]}
-    for file, each in parts.items():
-        write_safetensors({name: tensors[name] for name in each}, vivit / file, {})
-    index = {name: file for file, each in parts.items() for name in each}
+    for file, names in parts.items():
+        write_safetensors({name: tensors[name] for name in names}, vivit / file, {})
+    index = {name: file for file, names in parts.items() for name in names}
     (vivit / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     _, again = vitx.load_pretrained(vivit)
     jax.tree.map(np.testing.assert_array_equal, variables, again)

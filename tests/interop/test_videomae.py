@@ -99,7 +99,7 @@ def test_an_autoencoder_that_we_save_computes_the_same_in_transformers(config, t
     vitx.save_huggingface(*vitx.load_pretrained(tmp_path / "theirs"), tmp_path / "ours")
     load = transformers.VideoMAEForPreTraining.from_pretrained
     again, info = load(tmp_path / "ours", output_loading_info=True)
-    assert not any(info[each] for each in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     pixels = np.asarray(MaskedPrediction().normalise(expected["video"])).transpose(0, 1, 4, 2, 3)
     with torch.no_grad():
         found = again(torch.tensor(pixels), bool_masked_pos=torch.tensor(expected["mask"])).logits.numpy()

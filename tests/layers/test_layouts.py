@@ -59,7 +59,7 @@ def test_layout_with_parameters_has_them_in_the_scope_of_its_attention():
     p = variables["params"]
     q, k, v = ((x @ p[name]["kernel"] + p[name]["bias"]).reshape(2, 3, 4, 4, 2) for name in ("query", "key", "value"))
     expected = []
-    for place in range(4):  # lines of time, one by one, with half of the heads
+    for place in range(4):  # one line of time for each place of the frame, with half of the heads
         line = [part[:, :, place, :2] for part in (q, k, v)]
         steps = np.arange(3)[:, None] - np.arange(3)
         bias = jnp.asarray(-np.asarray(p["0_decay"])[:, None, None] * steps)

@@ -1,4 +1,4 @@
-"""Trains a small model on meshes of simulated devices and prints what came of it as JSON; tests run it by itself.
+"""Trains a small model on meshes of simulated devices and prints the results as JSON; tests run it by itself.
 
 python on_meshes.py MODEL FOLDER PAIRS MESH ...        a MESH is data,fsdp,tensor,frames; the first is the reference
 """
@@ -51,7 +51,7 @@ MODELS = {
 RATES = {
     "frame_convolutions": 0.002,
     "convolutions": 0.002,
-}  # at more, batch normalisation of so few values makes much of rounding
+}  # at more, batch normalisation of so few values amplifies rounding
 TASK = Classification(label="action")
 COLLECTIVE = re.compile(r" = (.*?) (all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute)(?:-start)?\(")
 

@@ -1,4 +1,4 @@
-"""Notices, spikes, hanging steps; and what a run knows of its speed."""
+"""Requests to stop, loss spikes, hanging steps, progress, and the speed of devices at their peak."""
 
 import signal
 import subprocess

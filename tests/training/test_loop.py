@@ -1,7 +1,8 @@
-"""The loop: exact resuming, devices that do not matter, and what stops it."""
+"""The loop: results that depend on the seed alone, resuming, and what stops a run."""
 
 import ctypes
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -57,7 +58,7 @@ class SpoiledSource:
         return example | ({"video": b"no video"} if self.how == "all" or index % 2 else {})
 
 
-def test_runs_that_differ_in_their_seeds_alone_have_one_program(small, monkeypatch):
+def test_runs_that_differ_in_their_seeds_alone_share_one_compiled_program(small, monkeypatch):
     monkeypatch.setattr(jax.stages.Lowered, "compile", lambda lowered: lowered.as_text)  # nothing is compiled
     sources = {split: small.data.dataset.open(split) for split in ("train", "validation")}
     setups = [set_up(small.override({"training.seed": seed}), sources) for seed in (0, 2**32 - 1)]
@@ -78,7 +79,7 @@ def test_validation_without_videos_or_monitored_metric_stops_the_run(small, digi
         train(small.override(settings | {"training.monitor": "loss"}), tmp_path / "loss")
 
 
-def test_validation_reports_number_of_videos_and_each_unreadable_one_once(small, digits, tmp_path, capsys):
+def test_validation_reports_its_number_of_videos_and_each_unreadable_one_once(small, digits, tmp_path, capsys):
     train(small.override({"data.dataset": Spoiled(digits, "odd"), "training.steps": 8}), tmp_path)
     printed = capsys.readouterr().err
     assert printed.count("validation (1x1 views, 11 of 21 videos)") == 2
@@ -225,7 +226,7 @@ def test_eight_devices_give_the_losses_of_one(tmp_path, train_command):
     # evaluated where it was trained: no device need hold all parameters
     np.testing.assert_allclose(tested["fsdp"], tested["one"], rtol=2e-4)
     assert fraction["one"] == 1 and fraction["fsdp"] < 0.4
-    # a checkpoint made on eight devices is read on one
+    # a checkpoint written on eight devices is read on one
     assert load_run(tmp_path / "fsdp").step == 20
 
 
@@ -303,14 +304,12 @@ def test_initialise_from_takes_parameters_and_nothing_else(small, undisturbed, t
         {"training.initialise_from": str(undisturbed), "training.steps": 1, "optimizer.peak_lr": 0.0}
     )
     train(start, tmp_path)
-    ours, theirs = load_run(tmp_path, "last").variables, load_run(undisturbed, "best").variables
-    for mine, other in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
-        np.testing.assert_array_equal(mine, other)
+    started = load_run(tmp_path, "last").variables
+    jax.tree.map(np.testing.assert_array_equal, started, load_run(undisturbed, "best").variables)
     assert [row["step"] for row in read_metrics(tmp_path) if row["split"] == "validation"] == [1]
-    averaged = load_run(tmp_path, "last").variables
     train(start.override({"training.ema_decay": 0.999}), tmp_path / "averaged")
-    for mine, other in zip(*map(jax.tree.leaves, (load_run(tmp_path / "averaged").variables, averaged)), strict=True):
-        np.testing.assert_allclose(mine, other, rtol=1e-6)
+    averaged = load_run(tmp_path / "averaged").variables
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), averaged, started)
     with pytest.raises(UserError, match=r"training\.initialise_from: .*/no"):
         train(start.override({"training.initialise_from": str(tmp_path / "no")}), tmp_path / "other")
 

@@ -144,8 +144,8 @@ def test_ten_steps_equal_those_of_torch(ours, name, settings):
         for parameter, leaf in zip(theirs, jax.tree.leaves(gradient), strict=True):
             parameter.grad = torch.tensor(leaf)
         optimizer.step()
-    for mine, other in zip(jax.tree.leaves(params), theirs, strict=True):
-        np.testing.assert_allclose(mine, other.detach().numpy(), rtol=2e-5, atol=2e-6)
+    for leaf, parameter in zip(jax.tree.leaves(params), theirs, strict=True):
+        np.testing.assert_allclose(leaf, parameter.detach().numpy(), rtol=2e-5, atol=2e-6)
 
 
 def test_coupled_decay_joins_the_gradient_before_the_momentum():

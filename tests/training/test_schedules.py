@@ -1,4 +1,4 @@
-"""Schedules: exact values where it matters, shares of the run, and files that name them as they once were."""
+"""Schedules: exact values where it matters, fractions of the run, and files that name them as they once were."""
 
 import numpy as np
 import pytest

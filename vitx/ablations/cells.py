@@ -69,7 +69,7 @@ def run_cell(cell: Cell, lease: Lease, results: Results) -> bool:
         Whether the cell is settled; False where another process turns out to write its run.
 
     Raises:
-        Preempted: a request to stop came; the run is saved.
+        Preempted: a stop was requested; the run is saved.
     """
     began = time.monotonic()
     reset_peak_memory()

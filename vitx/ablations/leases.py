@@ -30,7 +30,7 @@ class Leases:
 
 
 class _WatchedLease(Lease):
-    """A lease that judges the heartbeat of another owner by what was seen at earlier attempts."""
+    """A lease that compares the heartbeat of another owner with the one it read at earlier attempts."""
 
     def __init__(self, folder: PurePath, name: str, beats: dict[str, tuple[Any, float]]):
         self._name, self._seen = name, beats

@@ -216,7 +216,7 @@ def _check_folder(base: Experiment, workdir: PurePath) -> Iterator[str]:
     changed = configuration.differences(configuration.from_dict(record["base"], str(path)), base)
     for setting, (old, new) in changed.items():
         if not configuration.is_mutable_on_resume(base, setting):
-            yield f"{workdir} was made by another base: {setting} is {old!r} there, {new!r} here"
+            yield f"{workdir} has another base: {setting} is {old!r} there, {new!r} here"
 
 
 def _check_cell(cell: Cell) -> None:

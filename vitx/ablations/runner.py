@@ -52,7 +52,7 @@ def ablate(
 
     Raises:
         UserError: the ablation is refused; the message lists every problem with the name of its row.
-        Preempted: a request to stop came; the same call resumes.
+        Preempted: a stop was requested; the same call resumes.
     """
     if jobs < 1:
         raise UserError(f"jobs is {jobs}; expected at least 1")

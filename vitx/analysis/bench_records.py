@@ -160,7 +160,7 @@ def _measure(checkout: Path, command: Sequence[str]) -> Rows:
 
 
 def _case(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Returns what tells apart the rows of one command."""
+    """Returns what identifies a row among those of one command."""
     return tuple(row.get(name) for name in ("model", "frames", "height", "width", "batch"))
 
 

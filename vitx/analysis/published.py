@@ -93,7 +93,7 @@ def published_rows(patterns: Sequence[str] = ("*",)) -> Iterator[PublishedRow]:
 
 
 def read_counts() -> dict[Key, Count]:
-    """Returns the counts that the tables were made from."""
+    """Returns the counts that the tables were written from."""
     with resources.files("vitx.analysis").joinpath("counts.csv").open() as file:
         return {
             (row["model"], row["fields"], row["frames"], row["size"]): Count(int(row["params"]), int(row["macs"]))
@@ -139,7 +139,7 @@ def differing(row: PublishedRow, counted: Count | Cost) -> list[str]:
 
 
 def compare(row: PublishedRow) -> Mapping[str, Any]:
-    """Returns our counts, made now, beside the published ones."""
+    """Returns our counts, computed now, beside the published ones."""
     cost = count(row.key)
     frames, height, _, _ = cost.clip
     return {

@@ -137,7 +137,7 @@ class SplitClips:
 
 
 def encode_clip(frames: UInt8[np.ndarray, "t h w 3"]) -> bytes:
-    """Returns a clip as an MP4 file: small ones enlarged pixel by pixel, sides made even."""
+    """Returns a clip as an MP4 file: small ones enlarged pixel by pixel, with even sides."""
     factor = -(-MIN_SIDE // min(frames.shape[1:3]))
     large = frames.repeat(factor, axis=1).repeat(factor, axis=2)
     even = np.pad(large, [(0, 0), (0, large.shape[1] % 2), (0, large.shape[2] % 2), (0, 0)], mode="edge")

@@ -18,7 +18,7 @@ class RunFolder:
     """A run's folder.
 
     Attributes:
-        name: what tells it from the others, relative to the folder that was given.
+        name: the shortest path that no other run has, relative to the folder that was given.
         path: path of the folder.
     """
 

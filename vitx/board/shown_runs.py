@@ -117,7 +117,7 @@ class ShownRuns:
         if not storage.exists(path):
             raise UserError(
                 f"{folder.name} has no predictions of its {split} split yet; "
-                f"vitx evaluate {storage.absolute(folder.path)} --split {split} makes them"
+                f"vitx evaluate {storage.absolute(folder.path)} --split {split} adds them"
             )
         with self._loading:  # the page asks for several parts of a split at once
             return self._cached_split(folder.path, split, _version(path))

@@ -70,7 +70,7 @@ def _file_names(folder: str | Path) -> list[str]:
 
 
 def read_video(path: str) -> str | bytes:
-    """Returns what a video is opened by: its path, or the content of one that is made of a folder of pictures.
+    """Returns what a video is opened by: its path, or the content of one that is built from a folder of pictures.
 
     Raises:
         VideoError: a folder cannot be read, or has other files than PNG or JPEG.

@@ -5,7 +5,7 @@ Their folder holds shards, whose records are video files and nothing else, and m
     {"format", "settings", "videos": digest of the list of videos, "label_names", "broken": [{"path", "problem"}],
      "splits": {split: {"shards": [{"file", "records", "bytes", "sha256"}], "names", "sources", "labels", "segments"}}}
 
-where names, sources (SHA-256 of the files that the records were made from), labels and segments have an item for each
+where names, sources (SHA-256 of the files that were encoded), labels and segments have an item for each
 record.
 """
 
@@ -43,7 +43,7 @@ class PreparedVideos:
         shards: (path, number of records) of each shard.
         label_names: {label: names of its classes or values}.
         labels: {label: column of all records}.
-        names: name of the file that each record was made from.
+        names: name of the file that each record was encoded from.
         segments: (begin, end) of each record in seconds, or () where examples are whole records.
     """
 

@@ -151,7 +151,7 @@ class PyAVVideo:
         for row, parts in enumerate(scaled):
             for crop, pixels in zip(crops, parts, strict=True):
                 crop[row] = pixels
-        # Frames are decoded once and in order; repeats and other orders are made of the result.
+        # Frames are decoded once and in order; repeats and other orders are taken from the result.
         rows = [bisect.bisect_left(wanted, index) for index in frames]
         return crops if rows == list(range(len(wanted))) else crops[:, rows]
 

@@ -82,7 +82,7 @@ def pixel_aspect(stream: VideoStream) -> Fraction:
 
 
 def upright_size(frame: av.VideoFrame, aspect: Fraction = SQUARE) -> tuple[int, int]:
-    """Returns the (height, width) of a decoded frame after it is turned upright and its pixels are made square.
+    """Returns the (height, width) of a decoded frame after it is turned upright and its pixels are square.
 
     Args:
         frame: the frame.

@@ -60,7 +60,7 @@ def caption_windows(prediction: VideoPrediction, predictor: Predictor) -> list[t
 
 
 def draw_caption(frame: UInt8[np.ndarray, "h w 3"], lines: Sequence[str]) -> UInt8[np.ndarray, "h w 3"]:
-    """Returns a frame with lines of text on a dark band at its bottom; text that is too wide is made smaller."""
+    """Returns a frame with lines of text on a dark band at its bottom; text that is too wide is shrunk."""
     height, width = frame.shape[:2]
     size = max(min(height, width) // 24, 13)
     margin = size // 2

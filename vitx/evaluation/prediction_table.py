@@ -65,7 +65,7 @@ class PredictionTable(list[dict[str, Any]]):
     """Rows of predictions, see `vitx.evaluation.prediction_table`; a notebook shows them as a table.
 
     Attributes:
-        videos: the predictions that the rows are made of.
+        videos: the predictions that the rows come from.
         predictor: what predicted them.
     """
 

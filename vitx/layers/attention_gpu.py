@@ -12,7 +12,7 @@ from vitx.layers.attention_kernel import Bias, Kernel, Keys, Mask, Queries
 DTYPES = ("bfloat16", "float16")
 MAX_HEAD_DIM = 128  # of every GPU that cuDNN's attention supports; Hopper and later reach 256
 HEAD_DIM_MULTIPLE = 8
-# A kernel's tile holds at least 64 keys, so a shorter sequence computes mostly padding. A judgement, not measured.
+# A kernel's tile holds at least 64 keys, so a shorter sequence computes mostly padding. An estimate, not measured.
 MIN_KEYS = 64
 MIN_COMPUTE_CAPABILITY = 8.0
 

@@ -40,7 +40,7 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Reducer:
-    """A way to go on with fewer tokens. This one keeps all: subclasses override what they need.
+    """A way to continue with fewer tokens. This one keeps all: subclasses override what they need.
 
     A model calls `observe` with the clip. In its encoder, `before_block` is called before every block, `in_block`
     between its attention and its MLP, and `restore` after the last block. Shapes must follow from shapes alone, so that

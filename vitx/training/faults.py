@@ -30,7 +30,7 @@ class PreemptionGuard:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "PreemptionGuard":
-        # All processes of a run must stop after the same step; JAX's own handler makes them agree on one.
+        # All processes of a run must stop after the same step: JAX's own handler lets them agree on one.
         if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
             # A shell ignores Ctrl-C for what it runs in the background, and so does the run.
             handled = [s for s in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(s) != signal.SIG_IGN]

@@ -60,7 +60,7 @@ def sharpness_aware(gradients: Gradients, rho: float) -> Gradients:
     """Takes the gradient at params + rho g / |g|, where g is that at params (Foret et al. 2021, algorithm 1).
 
     Loss, metrics and batch statistics are those at params; both gradients see the same dropout. `optax.contrib.sam`
-    makes two optimiser steps of it and keeps the parameters in its state; here it composes with accumulation.
+    counts it as two optimiser steps and keeps the parameters in its state; here it composes with accumulation.
 
     Args:
         gradients: takes both gradients.

@@ -144,7 +144,7 @@ async function fillRun(run, head, body) {
     body.append(...evaluation(`/${run.index}/${state.split}`, found));
   } else {
     const missing = "This run keeps no predictions yet, so there are no clips, tables by class or confusion matrices. "
-      + "As soon as it has a checkpoint, this command makes them: ";
+      + "As soon as it has a checkpoint, this command adds them: ";
     body.append(h("div", { className: "block" }, notice([missing, h("code", {}, command)])));
   }
   if (pictures.length) body.append(report(run, pictures));

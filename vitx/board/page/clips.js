@@ -30,11 +30,11 @@ export function clipList(list, where, found, missing = null) {
 }
 
 function card(clip, where, found, missing) {
-  const blank = (text) => h("span", { className: "blank" }, text);
-  const picture = missing ? blank(`clip ${clip.index}`) : h("video", { muted: true, loop: true, playsInline: true });
+  const placeholder = (text) => h("span", { className: "placeholder" }, text);
+  const picture = missing ? placeholder(`clip ${clip.index}`) : h("video", { muted: true, loop: true, playsInline: true });
   if (!missing) {
     picture.dataset.src = `/api/runs${where}/clips/${clip.index}.mp4`;
-    picture.addEventListener("error", () => picture.replaceWith(blank("cannot be shown")));
+    picture.addEventListener("error", () => picture.replaceWith(placeholder("cannot be shown")));
     player.observe(picture);
   }
   const tone = { true: "right", false: "wrong" }[clip.correct] ?? "";
