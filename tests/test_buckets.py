@@ -98,7 +98,7 @@ def test_a_bucket_that_cannot_be_written_ends_training_with_status_2(new_bucket,
         assert f"{kind}://no-such-bucket-anywhere" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("workdir", ["az://bucket/run", "gs:/bucket/run"])
+@pytest.mark.parametrize("workdir", ["az://bucket/run", "gs:/bucket/run", "webhdfs://host/run"])
 def test_a_scheme_that_cannot_be_opened_is_refused_with_status_2(workdir, small_file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", small_file, "--workdir", workdir]) == 2

@@ -281,7 +281,8 @@ def test_missing_credentials_name_what_to_set(kind, tmp_path, request):
     else:
         settings = {"AWS_ENDPOINT_URL": request.getfixturevalue("amazon_store"), "AWS_EC2_METADATA_DISABLED": "true"}
     error, seconds = attempt(kind, {"HOME": str(tmp_path), **settings})
-    assert name in error
+    assert name in error and f"{kind}://bucket-name" in error
+    assert f"{kind}://bucket-name/vitx" not in error  # the file that is asked for is not the user's
     assert seconds < 30
 
 

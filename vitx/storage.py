@@ -123,9 +123,8 @@ def _open_filesystem(scheme: str, process: int) -> Any:
 @functools.cache
 def _probe(bucket: str, process: int) -> None:
     """Asks a bucket once for a file that need not exist: the clients' own retries take minutes where none answers."""
-    path = as_path(bucket) / "vitx"
     with contextlib.suppress(FileNotFoundError):
-        _request(path, "info", str(path), timeout=PROBE_SECONDS)
+        _request(as_path(bucket), "info", f"{bucket}/vitx", timeout=PROBE_SECONDS)
 
 
 def _request(
