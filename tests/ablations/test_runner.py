@@ -21,7 +21,7 @@ import pytest
 import vitx
 from vitx import storage
 from vitx.ablations import estimate, runner
-from vitx.ablations.cells import Results, find_test
+from vitx.ablations.cells import CellResults, find_test
 from vitx.ablations.description import Row
 from vitx.ablations.pictures import pareto, pareto_front
 from vitx.ablations.plan import Plan, make_plan
@@ -168,7 +168,7 @@ def test_processes_that_share_a_folder_run_every_cell_once(two_rows, folder, fak
 def test_a_failure_is_tried_again_by_the_next_call_and_not_by_one_that_runs_already(two_rows, tmp_path, fake_runs):
     ran, _ = fake_runs
     plan = make_plan(dataclasses.replace(two_rows, seeds=(0,)), tmp_path)
-    results = Results(tmp_path)
+    results = CellResults(tmp_path)
     results.record_failure(plan.cells[0], "an earlier failure")
     runner.run_cells(plan)
     assert sorted(ran) == ["base_seed0", "no_temporal_layer_seed0"] and results.failure(plan.cells[0]) is None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vitx.configuration import from_dict, to_dict
 from vitx.data.files import Folder, Table
 from vitx.data.sources import label_columns
-from vitx.data.splits import Row, assign_splits
+from vitx.data.splits import VideoRow, assign_splits
 from vitx.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -115,7 +115,7 @@ ROWS = st.lists(st.tuples(st.integers(0, 9), st.sampled_from("abc"), st.sampled_
 @given(ROWS, st.integers(0, 5))
 def test_a_group_is_never_torn_apart_and_no_class_is_missing_in_training(rows, seed):
     settings = Table("list.csv", validation=0.2, test=0.3, seed=seed)
-    listed = [Row(str(i), tuple(labels), None, f"group {group}") for i, (group, *labels) in enumerate(rows)]
+    listed = [VideoRow(str(i), tuple(labels), None, f"group {group}") for i, (group, *labels) in enumerate(rows)]
     splits = assign_splits(listed, settings)
     assert len({(row.group, split) for row, split in zip(listed, splits, strict=True)}) == len(
         {r.group for r in listed}
@@ -129,7 +129,7 @@ def test_a_group_is_never_torn_apart_and_no_class_is_missing_in_training(rows, s
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=60), st.integers(0, 5))
 def test_the_fractions_hold_in_every_class(labels, seed):
     settings = Table("list.csv", validation=0.2, test=0.3, seed=seed)
-    splits = assign_splits([Row(str(i), (label,), None, str(i)) for i, label in enumerate(labels)], settings)
+    splits = assign_splits([VideoRow(str(i), (label,), None, str(i)) for i, label in enumerate(labels)], settings)
     for label, size in Counter(labels).items():
         counts = Counter(split for name, split in zip(labels, splits, strict=True) if name == label)
         assert counts["train"]
@@ -142,11 +142,11 @@ def test_the_fractions_hold_in_every_class(labels, seed):
 def test_fractions_hold_with_several_labels_and_with_groups():
     rng = np.random.default_rng(0)
     several = [
-        Row(str(i), (f"{v}", f"{n}", f"{v} {n}"), None, str(i))
+        VideoRow(str(i), (f"{v}", f"{n}", f"{v} {n}"), None, str(i))
         for i, (v, n) in enumerate(zip(rng.integers(50, size=1000), rng.integers(100, size=1000), strict=True))
     ]
-    rare = [Row(str(i), (f"{i // 2}",), None, str(i)) for i in range(1000)]
-    patients = [Row(str(i), ("ill" if i % 40 < 20 else "well",), None, f"patient {i // 20}") for i in range(200)]
+    rare = [VideoRow(str(i), (f"{i // 2}",), None, str(i)) for i in range(1000)]
+    patients = [VideoRow(str(i), ("ill" if i % 40 < 20 else "well",), None, f"patient {i // 20}") for i in range(200)]
     for rows, near in ((several, 10), (rare, 10), (patients, 10)):
         counts = Counter(assign_splits(rows, Table("list.csv")))
         for name in ("validation", "test"):
@@ -157,9 +157,9 @@ def test_fractions_hold_with_several_labels_and_with_groups():
 
 
 def test_videos_that_are_added_move_few_others():
-    rows = [Row(str(i), ("ab"[i % 2],), None, str(i)) for i in range(100)]
+    rows = [VideoRow(str(i), ("ab"[i % 2],), None, str(i)) for i in range(100)]
     before = assign_splits(rows, Table("list.csv"))
-    after = assign_splits([*rows, Row("new", ("a",), None, "new")], Table("list.csv"))
+    after = assign_splits([*rows, VideoRow("new", ("a",), None, "new")], Table("list.csv"))
     assert sum(one != other for one, other in zip(before, after, strict=False)) <= 2
 
 

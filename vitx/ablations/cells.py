@@ -27,7 +27,7 @@ from vitx.training.logs import log_info
 FAILED = ".failed.json"
 
 
-class Results:
+class CellResults:
     """The results in an ablation's folder."""
 
     def __init__(self, workdir: PurePath):
@@ -62,7 +62,7 @@ class Results:
         return storage.read_json(path) if storage.exists(path) else None
 
 
-def run_cell(cell: Cell, lease: Lease, results: Results) -> bool:
+def run_cell(cell: Cell, lease: Lease, results: CellResults) -> bool:
     """Trains a cell that this process has leased, and records its result or why it failed.
 
     Returns:

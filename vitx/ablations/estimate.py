@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from vitx import storage
-from vitx.ablations.cells import Results
+from vitx.ablations.cells import CellResults
 from vitx.ablations.plan import Cell, Plan
 from vitx.analysis import bench
 from vitx.console import escape
@@ -96,7 +96,7 @@ def estimate(plan: Plan) -> Estimates:
     multiply-accumulates; else they are scaled from a training step of the base and the reading of its clips, measured
     here.
     """
-    results = Results(plan.workdir)
+    results = CellResults(plan.workdir)
     finished = {cell.name: result for cell in plan.all_cells() if (result := results.read_result(cell))}
     times: dict[str, list[float]] = {}
     rates = []

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from vitx.ablations.cells import FAILED, Results, run_cell
+from vitx.ablations.cells import FAILED, CellResults, run_cell
 from vitx.ablations.description import Ablation, load_ablation
 from vitx.ablations.estimate import Estimates, estimate
 from vitx.ablations.leases import Leases
@@ -95,7 +95,7 @@ def run_cells(plan: Plan) -> None:
 
     A failure that was there before is tried again; one that another process meets meanwhile is not.
     """
-    results, leases = Results(plan.workdir), Leases(plan.workdir / "leases")
+    results, leases = CellResults(plan.workdir), Leases(plan.workdir / "leases")
     known = results.names()
     before = {cell.name: results.failure(cell) for cell in plan.cells if cell.name + FAILED in known}
 
@@ -127,7 +127,7 @@ def run_cells(plan: Plan) -> None:
             time.sleep(POLL_SECONDS)
 
 
-def _open_cells(plan: Plan, results: Results, is_open: Callable[[Cell, set[str]], bool]) -> list[Cell]:
+def _open_cells(plan: Plan, results: CellResults, is_open: Callable[[Cell, set[str]], bool]) -> list[Cell]:
     names = results.names()
     return [cell for cell in plan.cells if is_open(cell, names)]
 
@@ -164,7 +164,7 @@ def _run_in_processes(plan: Plan, file: Path, jobs: int) -> None:
         raise
     if 75 in statuses:
         raise Preempted("stopped; the same command resumes")
-    results = Results(plan.workdir)
+    results = CellResults(plan.workdir)
     names_there = results.names()
     missing = [c for c in plan.cells if not {f"{c.name}.json", c.name + FAILED} & names_there]
     if missing:

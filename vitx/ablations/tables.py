@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vitx import configuration, storage, strict_json
-from vitx.ablations.cells import Results
+from vitx.ablations.cells import CellResults
 from vitx.ablations.plan import COSTS, Cell, Plan
 from vitx.ablations.statistics import (
     Difference,
@@ -83,7 +83,7 @@ class Table:
 
 def make_table(plan: Plan) -> Table:
     """Returns the table of all finished cells of an ablation, selected or not."""
-    results, cells = Results(plan.workdir), plan.all_cells()
+    results, cells = CellResults(plan.workdir), plan.all_cells()
     records = {cell.name: record for cell in cells if (record := results.read_result(cell)) is not None}
     rows = []
     for row in plan.ablation.rows:

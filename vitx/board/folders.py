@@ -14,8 +14,8 @@ SKIPPED = ("checkpoints", "leases", "results", "metrics")  # folders of vitx tha
 
 
 @dataclasses.dataclass(frozen=True)
-class RunFolder:
-    """A run's folder.
+class ListedRun:
+    """A run that the board lists.
 
     Attributes:
         name: the shortest path that no other run has, relative to the folder that was given.
@@ -26,7 +26,7 @@ class RunFolder:
     path: PurePath
 
 
-def find_runs(paths: Sequence[str | PurePath]) -> list[RunFolder]:
+def find_runs(paths: Sequence[str | PurePath]) -> list[ListedRun]:
     """Returns the runs among folders and inside them, each once, in the order of the folders and then of names.
 
     Args:
@@ -35,7 +35,7 @@ def find_runs(paths: Sequence[str | PurePath]) -> list[RunFolder]:
     Raises:
         UserError: a folder is missing, or holds no run.
     """
-    found: dict[PurePath, RunFolder] = {}
+    found: dict[PurePath, ListedRun] = {}
     for root in map(storage.as_path, paths):
         if not storage.is_folder(root):
             raise UserError(f"there is no folder {root}; expected a run, an ablation or a folder that holds runs")
@@ -46,7 +46,7 @@ def find_runs(paths: Sequence[str | PurePath]) -> list[RunFolder]:
                 "such folders"
             )
         for path in inside:
-            found.setdefault(same_folder(path), RunFolder(_short_name(root, path), path))
+            found.setdefault(same_folder(path), ListedRun(_short_name(root, path), path))
     runs = list(found.values())
     if len(runs) > MAX_RUNS:
         raise UserError(f"found {len(runs)} runs; expected at most {MAX_RUNS}: name fewer folders")

@@ -13,7 +13,7 @@ from vitx import storage
 from vitx.ablations.comparison import different_settings
 from vitx.board.clips import SplitClips
 from vitx.board.evaluated import EvaluatedSplit
-from vitx.board.folders import RunFolder, find_runs, same_folder
+from vitx.board.folders import ListedRun, find_runs, same_folder
 from vitx.data.sources import SPLITS
 from vitx.errors import UserError
 from vitx.evaluation.examples import load_predictions, predictions_path
@@ -55,7 +55,7 @@ class ShownRuns:
     def __len__(self) -> int:
         return len(self._folders)
 
-    def folder(self, index: int) -> RunFolder:
+    def folder(self, index: int) -> ListedRun:
         """Returns the folder of a run.
 
         Raises:
@@ -122,12 +122,12 @@ class ShownRuns:
         with self._loading:  # the page asks for several parts of a split at once
             return self._cached_split(folder.path, split, _version(path))
 
-    def _experiment(self, folder: RunFolder) -> Experiment:
+    def _experiment(self, folder: ListedRun) -> Experiment:
         return self._latest.get(
             ("config", folder.path), _version(folder.path / "config.json"), lambda: load_config(folder.path)
         )
 
-    def _rows(self, folder: RunFolder) -> list[Row]:
+    def _rows(self, folder: ListedRun) -> list[Row]:
         return self._latest.get(
             ("rows", folder.path), _version(folder.path / "metrics.jsonl"), lambda: read_metrics(folder.path)
         )

@@ -16,7 +16,7 @@ from vitx.data.folders import Listing, child_folders, list_folder
 from vitx.data.lists import read_list
 from vitx.data.same_files import Example, Repeats, find_repeats, identify_files
 from vitx.data.sources import SPLITS, Source, check_split
-from vitx.data.splits import Row, assign_splits, find_split
+from vitx.data.splits import VideoRow, assign_splits, find_split
 from vitx.errors import UserError, closest
 
 WHOLE = (0.0, float("inf"))  # segment of a whole video
@@ -170,11 +170,11 @@ class Folder:
         ignored = _unused_files(root, {row.path for row in rows})
         return _contents(rows, (self.label,), self, errors=errors, notes=notes, ignored=ignored)
 
-    def _rows(self, split: str | None, path: Path, listing: Listing) -> Iterator[Row]:
+    def _rows(self, split: str | None, path: Path, listing: Listing) -> Iterator[VideoRow]:
         name = clean_name(path.name)
         for file in find_videos(listing) if name and is_text(name) else ():
             listed = file.relative_to(path.parent).as_posix()
-            yield Row(str(file), (name,), split, "", listed=listed)
+            yield VideoRow(str(file), (name,), split, "", listed=listed)
 
 
 def _split_folders(root: Path) -> dict[str | None, Path]:
@@ -307,7 +307,7 @@ class Table:
         ]
         return _contents(rows, self.labels, self, self.multi_label, self.targets, self.num_classes, notes=notes)
 
-    def _row(self, file: Path, where: str, fields: Mapping[str, Any]) -> Row:
+    def _row(self, file: Path, where: str, fields: Mapping[str, Any]) -> VideoRow:
         for name in (self.column, *self.labels, *self.targets, *self.multi_label):
             if name not in fields:
                 raise UserError(f"{where} has no {name!r}{closest(name, fields)} It has {', '.join(map(str, fields))}")
@@ -333,7 +333,7 @@ class Table:
                 raise UserError(f"{where}: the segment from {segment[0]} to {segment[1]} s is empty or negative")
         if not is_text(path) and not (file.parent / path).exists():
             raise UserError(f"{where}: {path!r} is not UTF-8, and no file has that name; save the list as UTF-8")
-        return Row(
+        return VideoRow(
             str(file.parent / path),
             tuple(_text(fields[name]) for name in self.labels),
             split,
@@ -381,7 +381,7 @@ def _open_split(dataset: Folder | Table, split: str) -> Videos:
 
 
 def _contents(
-    rows: Sequence[Row],
+    rows: Sequence[VideoRow],
     labels: Sequence[str],
     settings: Folder | Table,
     multi_label: Sequence[str] = (),
@@ -403,7 +403,7 @@ def _contents(
     return Contents(videos, find_repeats(examples()), **{name: tuple(lines) for name, lines in found.items()})
 
 
-def _with_groups(rows: Sequence[Row], files: Sequence[int]) -> list[Row]:
+def _with_groups(rows: Sequence[VideoRow], files: Sequence[int]) -> list[VideoRow]:
     """Returns the rows with a group each: examples of one file that have none share that of another, or its name."""
     group_of: dict[int, str] = {}
     for row, file in zip(rows, files, strict=True):
@@ -418,7 +418,7 @@ def _with_groups(rows: Sequence[Row], files: Sequence[int]) -> list[Row]:
 
 
 def _videos(
-    rows: Sequence[Row],
+    rows: Sequence[VideoRow],
     splits: Sequence[str],
     labels: Sequence[str],
     settings: Folder | Table,
@@ -442,11 +442,11 @@ def _videos(
         if not names[label]:
             raise UserError(f"{settings.path}: no row names a class in {label}")
     numbers = {label: {name: i for i, name in enumerate(names[label])} for label in names}
-    members: dict[str, list[Row]] = defaultdict(list)
+    members: dict[str, list[VideoRow]] = defaultdict(list)
     for row, split in zip(rows, splits, strict=True):
         members[split].append(row)
 
-    def columns(chosen: Sequence[Row]) -> dict[str, tuple[int, ...] | np.ndarray]:
+    def columns(chosen: Sequence[VideoRow]) -> dict[str, tuple[int, ...] | np.ndarray]:
         single = {label: tuple(numbers[label][row.labels[i]] for row in chosen) for i, label in enumerate(labels)}
         several = {label: np.zeros((len(chosen), len(names[label])), np.float32) for label in multi_label}
         for i, (label, column) in enumerate(several.items()):

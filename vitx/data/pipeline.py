@@ -38,7 +38,7 @@ from vitx.errors import UserError
 from vitx.limits import check_memory
 
 Times = Float[np.ndarray, " frames"]  # the time of every frame of a video in seconds
-Segment = Int[np.ndarray, " s"]  # numbers of the frames that an example may use
+FrameNumbers = Int[np.ndarray, " s"]  # numbers of the frames that an example may use
 MAX_BUFFER = 2**30  # bytes of an evaluation batch, and of the batches prefetched, unless one video has more
 MAX_ATTEMPTS = 20  # neighbours that are tried in place of a clip that cannot be read
 ERROR_BYTES = 256  # length of the message that travels with an example: arrays of a batch have one shape
@@ -278,7 +278,7 @@ class Data:
             (clip,) = video.read(frames, box[None], self.image_size)
         return clip if rng is None else self.augmentation.vary(rng, clip)
 
-    def plan_views(self, times: Times, segment: Segment) -> Int[np.ndarray, " clips_t"]:
+    def plan_views(self, times: Times, segment: FrameNumbers) -> Int[np.ndarray, " clips_t"]:
         """Returns the frame numbers of all clips of evaluation in a segment, one clip after the other."""
         if self.eval_clips == "all":
             rate = (len(segment) - 1) / max(np.ptp(times[segment]), 1e-9)  # a video of one frame lasts 0 s
@@ -289,7 +289,7 @@ class Data:
         return np.concatenate([self._plan_clip(times, segment, start) for start in starts])
 
     def _plan_clip(
-        self, times: Times, segment: Segment, start: float, rng: np.random.Generator | None = None
+        self, times: Times, segment: FrameNumbers, start: float, rng: np.random.Generator | None = None
     ) -> Int[np.ndarray, " t"]:
         """Returns the frame numbers of a clip.
 
@@ -439,7 +439,7 @@ def _with_name(source: Source, index: int, error: VideoError) -> str:
     return str(error) if str(error).startswith(name) else f"{name}: {error}"
 
 
-def _segment_frames(times: Times, example: Mapping[str, Any]) -> Segment:
+def _segment_frames(times: Times, example: Mapping[str, Any]) -> FrameNumbers:
     """Returns the frame numbers of an example: those of its segment, where it has one."""
     frames = sampling.frames_between(times, *example.get("segment", (0.0, np.inf)))
     if not len(frames):

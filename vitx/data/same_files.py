@@ -12,7 +12,7 @@ from typing import Any
 from vitx.errors import UserError
 from vitx.limits import open_regular
 
-Segment = tuple[float, float]
+Interval = tuple[float, float]  # (begin, end) in seconds
 
 MAX_SIZES = 1_000  # files whose sizes a fingerprint has
 MAX_COMPARED = 10_000  # files; more are compared by their paths alone, since a network disk would take minutes
@@ -109,7 +109,7 @@ class Example:
     name: str
     file: Hashable
     split: str
-    segment: Segment
+    segment: Interval
     labels: Hashable
     shown: str = ""
 
@@ -148,7 +148,7 @@ def find_repeats(examples: Iterable[Example]) -> Repeats:
         if len(members) == 1:
             continue
         names = tuple(sorted({example.name for example in members}))
-        first: dict[Segment, Example] = {}
+        first: dict[Interval, Example] = {}
         for example in members:
             other = first.setdefault(example.segment, example)
             if other.labels != example.labels:

@@ -34,7 +34,7 @@ class Fractions(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class VideoRow:
     """One video of a folder or a table.
 
     Attributes:
@@ -58,7 +58,7 @@ class Row:
     listed: str = ""
 
 
-def assign_splits(rows: Sequence[Row], settings: Fractions) -> list[str]:
+def assign_splits(rows: Sequence[VideoRow], settings: Fractions) -> list[str]:
     """Returns the split of every row: its own, or one drawn for its group.
 
     The groups of each class stand on a line from 0 to 1 at even distances, in the order of a hash of their names. Those
@@ -67,7 +67,7 @@ def assign_splits(rows: Sequence[Row], settings: Fractions) -> list[str]:
     """
     present = {row.split for row in rows}
     fractions = {name: getattr(settings, name) for name in ("test", "validation") if name not in present}
-    groups: dict[str, list[Row]] = defaultdict(list)
+    groups: dict[str, list[VideoRow]] = defaultdict(list)
     for row in rows:
         if row.split in (None, "train"):
             groups[row.group].append(row)
@@ -87,7 +87,7 @@ def assign_splits(rows: Sequence[Row], settings: Fractions) -> list[str]:
     return [split_of[row.group] if row.split in (None, "train") else row.split for row in rows]
 
 
-def _stratify(groups: Mapping[str, list[Row]], order: Iterable[str]) -> dict[str, list[str]]:
+def _stratify(groups: Mapping[str, list[VideoRow]], order: Iterable[str]) -> dict[str, list[str]]:
     """Returns the groups of each class of the first label, in an order; "" has those of all classes of one or two.
 
     A group of several classes counts as of the most frequent one.
@@ -108,7 +108,7 @@ def _stratify(groups: Mapping[str, list[Row]], order: Iterable[str]) -> dict[str
     return {name: line for name, line in lines.items() if line}
 
 
-def _keep_classes_in_training(groups: Mapping[str, list[Row]], split_of: dict[str, str]) -> None:
+def _keep_classes_in_training(groups: Mapping[str, list[VideoRow]], split_of: dict[str, str]) -> None:
     """Moves the last group of each class that training lacks there.
 
     Classes of further labels that one group alone has, such as rare actions of a verb and a noun, may be missing.
@@ -122,7 +122,7 @@ def _keep_classes_in_training(groups: Mapping[str, list[Row]], split_of: dict[st
             split_of[those[-1]] = "train"
 
 
-def _classes_of(row: Row) -> list[tuple[int, str]]:
+def _classes_of(row: VideoRow) -> list[tuple[int, str]]:
     """Returns the classes of a row, each with the number of its label."""
     labels = [(name,) for name in row.labels] + [sorted(names) for names in row.sets]
     return [(label, name) for label, names in enumerate(labels) for name in names]
