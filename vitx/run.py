@@ -12,6 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
 
 from vitx import configuration, storage
+from vitx.checkpoints import Checkpoints
 from vitx.compiled_programs import keep_programs
 from vitx.console import progress_bar
 from vitx.data.decoding import VideoError
@@ -49,7 +50,6 @@ from vitx.run_folder import (
     check_same_data,
     lock_run,
     open_checkpoints,
-    read_newest_record,
 )
 from vitx.run_parts import fitting_mesh, learnt_classes, open_sources, restore_variables
 from vitx.tasks.frame_prediction import FramePrediction
@@ -367,22 +367,16 @@ def train(
         # Settings are checked before datasets are built, which can take minutes.
         check_same_settings(experiment, workdir)
         experiment.training.mesh.build(experiment.data.batch_size, experiment.model)
-        if is_first_process():
-            check_may_train(workdir, experiment, extend=extend)
-            read_metrics(workdir)  # a row that is none is reported before the work whose report needs it
-        newest = read_newest_record(workdir)
-        learnt = learnt_classes(experiment, workdir, newest)
+        newest = check_may_train(workdir, experiment, extend=extend)
+        learnt = learnt_classes(experiment, newest)
         with clock("build"), first_process_first("build"):
             sources = open_sources(experiment, learnt, str(workdir))
-        if experiment != (with_classes := experiment.for_labels(sources["train"].label_names)):
-            experiment = with_classes
-            if is_first_process():  # checked again: other data must not change the number of classes of a run
-                check_may_train(workdir, experiment, extend=extend)
+        experiment = experiment.for_labels(sources["train"].label_names)
         fitted = dataclasses.replace(experiment, task=experiment.task.fit(sources["train"]))
         label_names = dict(sources["train"].label_names)
         output_names = fitted.task.output_names(fitted.model, label_names)
         check_monitor(experiment.training.monitor, fitted.task.metric_names(output_names))
-        videos = check_same_data(workdir, newest, experiment, fingerprint(sources["train"]))
+        videos = check_same_data(workdir, newest, experiment, fingerprint(sources["train"]), extend=extend)
         with lock_run(workdir) as hold:
             start = starting_weights(fitted, workdir, output_names)
             if is_first_process():
@@ -458,7 +452,7 @@ def _best_run(experiment: Experiment, workdir: PurePath, output_names: Mapping[s
     step, variables, mesh = int(trained.state.step), trained.state.averaged, trained.sharding.mesh
     if trained.best_step not in (None, step):
         step = trained.best_step
-        with open_checkpoints(workdir) as checkpoints:
+        with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
             variables = restore_variables(checkpoints, step, experiment, mesh)
     return Run(experiment, workdir, step, variables, output_names, trained.sharding)
 

@@ -20,6 +20,7 @@ from vitx.checkpoints import Checkpoints, DamagedCheckpointError, check_fields
 from vitx.errors import UserError
 from vitx.experiment import Experiment, load_config
 from vitx.locks import Hold, hold_folder
+from vitx.training.logs import read_metrics
 from vitx.training.processes import is_first_process, sync_processes
 
 
@@ -31,8 +32,8 @@ def is_run(path: PurePath) -> bool:
     return isinstance(config, dict) and {"format", "experiment"} <= config.keys()
 
 
-def check_may_train(workdir: PurePath, experiment: Experiment, *, extend: bool) -> None:
-    """Checks that an experiment may train in a folder.
+def check_may_train(workdir: PurePath, experiment: Experiment, *, extend: bool) -> Mapping[str, Any]:
+    """Checks that an experiment may train in a folder; returns the record that it resumes from, {} for a new run.
 
     Args:
         workdir: the run's folder.
@@ -42,6 +43,16 @@ def check_may_train(workdir: PurePath, experiment: Experiment, *, extend: bool) 
     Raises:
         UserError: the folder is neither new nor a run that differs in settings that may change on resume alone.
     """
+    if is_first_process():
+        _check_settings(workdir, experiment, extend=extend)
+        read_metrics(workdir)  # a damaged row is reported before the work whose report needs it
+    record = read_newest_record(workdir)
+    check_record(workdir, record)
+    return record
+
+
+def _check_settings(workdir: PurePath, experiment: Experiment, *, extend: bool) -> None:
+    """Raises UserError where the folder is another's, or its run has settings that no resume may change."""
     if storage.is_file(workdir):
         raise UserError(f"{workdir} is a file; --workdir takes a folder")
     if not storage.exists(workdir / "config.json"):
@@ -84,21 +95,27 @@ def _differences(stored: Experiment, experiment: Experiment) -> dict[str, tuple[
     return {path: values for path, values in changed.items() if path not in moved}
 
 
-def check_same_data(workdir: PurePath, record: Mapping[str, Any], experiment: Experiment, found: str) -> str:
-    """Checks that a run is resumed on the videos that it began with, wherever they lie now.
+def check_same_data(
+    workdir: PurePath, record: Mapping[str, Any], experiment: Experiment, found: str, *, extend: bool
+) -> str:
+    """Checks that a run is resumed on the videos that it began with, wherever they lie now, and with its classes.
 
     Args:
         workdir: the run's folder.
         record: record of its newest checkpoint, {} of a new run.
-        experiment: settings of the run.
+        experiment: settings of the run, with the number of classes of the data.
         found: fingerprint of the training videos.
+        extend: see `check_may_train`.
 
     Returns:
         The fingerprint of the videos that the run began with. Videos that were added at the same path are allowed.
 
     Raises:
-        UserError: another path holds other videos, so that the run would be another one.
+        UserError: the data has another number of classes, or another path holds other videos: the run would be
+            another one.
     """
+    if record and is_first_process():
+        _check_settings(workdir, experiment, extend=extend)
     known = record.get("videos")
     if known in (None, found):
         return found

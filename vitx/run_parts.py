@@ -1,7 +1,6 @@
 """What a run consists of when it starts or is loaded: the examples of its splits, its variables, its mesh."""
 
 from collections.abc import Mapping
-from pathlib import PurePath
 from typing import Any
 
 import jax
@@ -13,7 +12,6 @@ from vitx.data.sources import Source
 from vitx.errors import UserError
 from vitx.experiment import Experiment
 from vitx.interop.fill import check_values
-from vitx.run_folder import check_record
 from vitx.training.logs import log_info
 from vitx.training.sharding import Mesh, state_shardings
 
@@ -45,11 +43,8 @@ def open_sources(
     return sources
 
 
-def learnt_classes(
-    experiment: Experiment, workdir: PurePath, record: Mapping[str, Any]
-) -> dict[str, tuple[str, ...]] | None:
+def learnt_classes(experiment: Experiment, record: Mapping[str, Any]) -> dict[str, tuple[str, ...]] | None:
     """Returns {label: names of its classes} that a run which is resumed predicts, or None for a new run."""
-    check_record(workdir, record)
     if "label_names" not in record:
         return None
     return _predicted(experiment, {label: tuple(names) for label, names in record["label_names"].items()})
