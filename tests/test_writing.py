@@ -49,6 +49,7 @@ WRITTEN = (
     *("metrics.jsonl", "report.md", "curves.png", "config.json", "overview.md", "initialised_from.json", ".lock"),
     *("predictions_test.npz", "test_motion_confusion.png", "test_appearance_confusion.png"),
 )
+# names that a temporary file of another one could have, so that somebody could put a link in its place
 GUESSES = ("{}.tmp", ".{}.tmp", "{}~", "{}.part", "tmp", "{}.draft", ".tmp-{}")
 
 
@@ -60,6 +61,7 @@ def plant_links(folder: Path, names, thesis: Path) -> None:
 
 @pytest.fixture
 def thesis(tmp_path):
+    """A file beside the run, the target of planted links; it must stay as it is, and alone in its folder."""
     (tmp_path / "home").mkdir()
     path = tmp_path / "home" / "thesis.txt"
     path.write_text("years of work")

@@ -46,7 +46,7 @@ SPARING = [
 def gradients_of(name, **fields):
     """The jitted loss and gradient of a model, once for all optimisers; and variables of random numbers.
 
-    No biases of keys: softmax does not see them, and Adam would blow up the rounding of a gradient that is nothing.
+    No biases of keys: softmax does not see them, and Adam would amplify the rounding of a zero gradient.
     """
     model, rng = vitx.create_model(name, qkv_bias=False, **SMALL, **fields), np.random.default_rng(0)
     batch = {
@@ -95,7 +95,7 @@ def five_steps(name, optimizer, **fields):
         pytest.param("timesformer_b_16_divided", SPARING, marks=pytest.mark.slow),
     ],
 )
-def test_five_steps_scanned_and_rematerialised_are_those_listed_and_plain(name, sparing):
+def test_scanning_and_rematerialisation_change_no_training_step(name, sparing):
     for optimizer in OPTIMIZERS:  # in one test, so that the gradients are compiled once
         losses, params = five_steps(name, optimizer)
         assert losses[-1] < 0.99 * losses[0], optimizer

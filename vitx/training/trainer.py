@@ -188,8 +188,9 @@ class Trainer:
         settings, task = self._experiment.training, self._experiment.task
         self.progress.evaluated = False
         try:
+            # A request to stop may interrupt an evaluation: it is repeated when the run resumes.
             with self._clock("evaluate"), self._guard.allow():
-                self._bar.clear()
+                self._bar.clear()  # the bar of the evaluation takes its line
                 if settings.precise_bn_batches:
                     self.state = self.with_precise_statistics(step)
                 evaluations = {name: self.evaluator(name, step, self.state.averaged) for name in names}
