@@ -113,6 +113,7 @@ class Milestones(Schedule):
             )
 
     def decay(self, peak: float, warmup: int, steps: int) -> optax.Schedule:
+        # Not `optax.piecewise_constant_schedule`: of two milestones that round to one step, its dictionary keeps one.
         falls = [round(fraction * steps) - warmup for fraction in self.milestones]
         return lambda step: peak * self.factor ** sum(step >= fall for fall in falls)
 
