@@ -42,7 +42,7 @@ def closest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
 
 @contextlib.contextmanager
 def as_user_error(hint: str = "", of: str = "") -> Iterator[None]:
-    """Re-raises ValueError as UserError with a hint: inside, a model meets the clips that a user chose for it.
+    """Re-raises ValueError as UserError with a hint, for code in which only a user's settings can be at fault.
 
     Args:
         hint: ends the message.

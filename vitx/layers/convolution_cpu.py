@@ -114,7 +114,10 @@ def sum_shifted_videos(
 def convolve_depthwise(
     x: Video, kernel: Float[Array, "kt kh kw 1 c"], stride: Triple, padding: Triple
 ) -> Float[Array, "b to ho wo c"]:
-    """As `sum_shifted_videos`, with gradients of the same form: shifted for the video, by frames for the kernel."""
+    """Convolves as `sum_shifted_videos` does, and takes gradients in the same form.
+
+    The gradient by the video is a sum of shifted videos, too, and that by the kernel is computed frame by frame.
+    """
     return sum_shifted_videos(x, kernel, stride, padding)
 
 
