@@ -179,7 +179,7 @@ def test_a_folder_that_is_removed_is_noticed_before_a_checkpoint(again, tmp_path
     with pytest.raises(RunError, match="run"), hold_folder(folder, busy="") as hold:
         hold.check()
         shutil.rmtree(folder)
-        if again:  # as a library makes the folder of the next checkpoint
+        if again:  # as a library creates the folder of the next checkpoint
             (folder / "checkpoints").mkdir(parents=True)
         with pytest.raises(RunError, match="run"):
             hold.check()

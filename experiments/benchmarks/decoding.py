@@ -68,7 +68,7 @@ def vitx_reader(dataset: Folder | Prepared) -> Reader:
 
 
 def pytorchvideo_reader(paths: list[str]) -> Reader:
-    # PyTorchVideo 0.1.5 imports a module that torchvision has made private.
+    # PyTorchVideo 0.1.5 imports a module that is private in newer versions of torchvision.
     import torchvision.transforms._functional_tensor as functional
 
     sys.modules["torchvision.transforms.functional_tensor"] = functional

@@ -89,7 +89,7 @@ def test_a_cache_forgets_what_was_used_longest_ago_and_stays_within_its_bound():
     def create(key, size=4):
         return cache.get(key, lambda: created.append(key) or bytes(size))
 
-    for key in "abacab":  # c makes b the one that was used longest ago
+    for key in "abacab":  # when c comes, b is the one that was used longest ago
         create(key)
     assert created == ["a", "b", "c", "b"] and cache.size == 8
     assert len(create("large", 11)) == 11 and cache.size == 8

@@ -120,7 +120,7 @@ def test_draws_of_a_seed_equal_the_golden_file(name):
 
 
 @given(st.integers(0, 1000), st.integers(20, 400), st.integers(20, 400), st.integers(16, 32), st.floats(1, 1.5))
-@example(seed=113, height=112, width=106, short=16, stretch=1.25)  # rounding made the box higher than the frame
+@example(seed=113, height=112, width=106, short=16, stretch=1.25)  # by rounding, the box was higher than the frame
 def test_short_side_and_stretch_stay_within_their_ranges(seed, height, width, short, stretch):
     size, rng = (16, 12), np.random.default_rng(seed)
     settings = Augmentation(short_side=(short, 2 * short), stretch=(1 / stretch, stretch))

@@ -1,4 +1,4 @@
-"""Every row of the tables in docs/videos.md is made here: files are written, read, and compared with a plain pass.
+"""Every row of the tables in docs/videos.md is checked here: files are written, read, and compared with a plain pass.
 
 python -m tests.data.test_videos_page       # prints the tables
 

@@ -1,4 +1,4 @@
-"""Segments of made-up probabilities, and their timeline."""
+"""Segments of invented probabilities, and their timeline."""
 
 import numpy as np
 import pytest

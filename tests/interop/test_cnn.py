@@ -152,7 +152,7 @@ class Case:
         return window | depths | self.fields
 
     def original(self):
-        """The original, made by its authors' code."""
+        """The original, created by its authors' code."""
         import torch
 
         is_torchvision = self.name in ("r3d_18", "mc3_18", "r2plus1d_18", "s3d", "tsn_r50")

@@ -156,7 +156,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answers with a part of the page, with data, or with {"error": message}."""
         if not re.fullmatch(HOST_HEADER, self.headers.get("Host", ""), re.ASCII):
-            # Another site's name may be made to lead to this machine; its pages must not read the runs.
+            # Another site can point its name at this machine; its pages must not read the runs.
             self._send(403, _error(f"found another Host than {HOST} or localhost"))
             return
         if self.path != "/" and self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):

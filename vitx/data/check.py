@@ -235,7 +235,7 @@ def _show_label(value: np.ndarray | np.int32, names: Sequence[str]) -> str:
 
 
 def _weaknesses(splits: Mapping[str, Source]) -> list[str]:
-    """Returns what makes metrics of a dataset say little: a line for each label of one class, and each tiny split."""
+    """Returns why metrics of a dataset mean little: a line for each label of one class, and each tiny split."""
     lines = []
     for label, column in label_columns(splits["train"]).items() if "train" in splits else ():
         names = splits["train"].label_names[label]

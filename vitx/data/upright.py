@@ -65,7 +65,7 @@ def _side_data(frame: av.VideoFrame) -> SideDataContainer:
 
 
 def pixel_aspect(stream: VideoStream) -> Fraction:
-    """Returns the width of a stream's pixels in units of their height, 1 where it makes no difference.
+    """Returns the width of a stream's pixels in units of their height, 1 where that changes no size.
 
     Raises:
         VideoError: frames of square pixels would be too large.

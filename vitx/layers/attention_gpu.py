@@ -19,7 +19,7 @@ MIN_COMPUTE_CAPABILITY = 8.0
 
 def attend_by_cudnn(q: Queries, k: Keys, v: Keys, *, mask: Mask = None) -> Queries:
     """Computes softmax(q kᵀ / sqrt(d)) v by cuDNN. Without a mask: see `find_obstacle`."""
-    # JAX 0.10 to 0.12 refuse gradients of an odd number of tokens, which a class token makes the rule
+    # JAX 0.10 to 0.12 refuse gradients of an odd number of tokens, the usual one with a class token
     padded = [_pad_to_even(x) for x in (q, k, v)]
     lengths = {}
     if padded[0].shape != q.shape or padded[1].shape != k.shape:
