@@ -27,6 +27,7 @@ from vitx.evaluation.calibration import (
     fit_calibration,
     load_calibration,
     save_calibration,
+    scale_logits,
 )
 from vitx.evaluation.evaluate import predict
 from vitx.evaluation.forecast import Forecast, forecast_clip
@@ -114,7 +115,8 @@ class Run:
     def calibrate(self) -> Calibration:
         """Fits a temperature for each label on the validation split, and writes them to calibration.json in the folder.
 
-        `predict`, `vitx predict` and the report of `evaluate` use them from then on. Accuracies stay as they are.
+        `predict`, `stream`, `explain`, `vitx predict` and the report of `evaluate` use them from then on. Accuracies
+        stay as they are.
 
         Raises:
             UserError: the task predicts no probabilities, or no video of the validation split has a label.
@@ -227,7 +229,7 @@ class Run:
             data=self.experiment.data,
             names=self.output_names,
             sharding=self.sharding,
-            temperatures=self.calibration.temperatures if self.calibration else {},
+            temperatures=self._temperatures,
         )
 
     def _answer(self, views: UInt8[np.ndarray, "v t h w 3"], top: int) -> Prediction:
@@ -242,7 +244,11 @@ class Run:
 
     def _scale(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns the outputs of each label, calibrated where the run is."""
-        return self.calibration.scale(outputs) if self.calibration else outputs
+        return scale_logits(outputs, self._temperatures)
+
+    @property
+    def _temperatures(self) -> Mapping[str, float]:
+        return self.calibration.temperatures if self.calibration else {}
 
     def _model_outside_mesh(self) -> nn.Module:
         """Returns the model for one clip: on a mesh of several TPUs the one that needs no `jax.shard_map`.
@@ -332,8 +338,14 @@ class Run:
         task = self.experiment.task
         if not isinstance(task, Supervised):
             raise UserError(f"{type(task).__name__} predicts no classes; expected a run that classifies")
-        size = self.experiment.data.image_size
-        return Stream(self._model_outside_mesh(), self.variables, task=task, names=self.output_names, image_size=size)
+        return Stream(
+            self._model_outside_mesh(),
+            self.variables,
+            task=task,
+            names=self.output_names,
+            image_size=self.experiment.data.image_size,
+            temperatures=self._temperatures,
+        )
 
 
 @functools.partial(jax.jit, static_argnames="model")

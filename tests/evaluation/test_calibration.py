@@ -23,6 +23,7 @@ from vitx.evaluation.calibration import (
     reliability,
     reliability_diagram,
     save_calibration,
+    scale_logits,
 )
 from vitx.evaluation.evaluate import Predictions
 from vitx.tasks.classification import Classification
@@ -73,7 +74,8 @@ def test_the_temperature_of_the_labels_is_found_and_the_error_vanishes(several, 
 
 def test_scaling_keeps_the_order_of_classes():
     logits, labels = drawn(2.0, False, n=200)
-    scaled = fit_calibration(Classification(), predictions_of(logits, labels), 7, {}).scale({"a": logits, "b": logits})
+    found = fit_calibration(Classification(), predictions_of(logits, labels), 7, {})
+    scaled = scale_logits({"a": logits, "b": logits}, found.temperatures)
     np.testing.assert_array_equal(scaled["a"].argmax(1), logits.argmax(1))
     np.testing.assert_array_equal(scaled["b"], logits)
 
@@ -117,10 +119,28 @@ def test_a_calibration_comes_back_from_its_file_and_a_damaged_one_is_refused(tmp
     assert load_calibration(tmp_path) == found
     data = json.loads(path.read_text())
     label = dataclasses.asdict(found.labels["a"])
-    for wrong in ({"format": 9}, {"labels": {"a": label | {"temperature": 0}}}, {"labels": {"a": {}}}, {"step": "x"}):
+    temperatures = (0, -1, "2", 1e-300, None)  # 1e-300 is 0 in float32
+    labels = ({}, *(label | {"temperature": value} for value in temperatures), label | {"ece": "small"})
+    for wrong in ({"format": 9}, {"step": "x"}, *({"labels": {"a": fields}} for fields in labels)):
         path.write_text(json.dumps(data | wrong))
         with pytest.raises(UserError, match=r"calibration\.json.*--calibrate"):
             load_calibration(tmp_path)
+
+
+def test_a_run_without_mistakes_and_one_that_guesses_are_described_as_such():
+    logits, labels = np.eye(4) * 20, np.arange(4)
+    for truth, words in ((labels, "all of them are right"), ((labels + 1) % 4, "no better than chance")):
+        (line,) = fit_calibration(Classification(), predictions_of(logits, truth), 7, {}).describe()
+        assert words in line
+    (line,) = fit_calibration(Classification(), predictions_of(*drawn(2.0, False, n=99)), 7, {}).describe()
+    assert line.endswith("validation videos")
+
+
+def test_logits_that_are_not_finite_are_refused():
+    logits, labels = drawn(2.0, False, n=9)
+    logits[3, 1] = np.nan
+    with pytest.raises(UserError, match="a that are not finite"):
+        fit_calibration(Classification(), predictions_of(logits, labels), 7, {})
 
 
 @pytest.mark.usefixtures("pictures")

@@ -40,6 +40,13 @@ def test_each_answer_is_that_of_the_whole_clip_so_far(stream, variables):
     assert stream.num_frames == len(stream.milliseconds) == 3 and stream.answers[-1] == {"motion": answer}
 
 
+def test_a_calibrated_stream_divides_logits_by_the_temperature(stream, variables):
+    warm = Stream(MODEL, variables, task=TASK, names=NAMES, image_size=(12, 8), temperatures={"motion": 2.0})
+    answers = [one.read(FRAMES[0])["motion"] for one in (stream, warm)]
+    plain, scaled = (np.array([answer[name] for name in NAMES["motion"]]) for answer in answers)
+    np.testing.assert_allclose(scaled, np.sqrt(plain) / np.sqrt(plain).sum(), rtol=1e-5)
+
+
 def test_no_frame_compiles_anything(variables):
     """With variables that are placed on a device, as those of a run are: the state of a step then is, too."""
     placed = jax.device_put(variables, jax.devices()[0])
@@ -104,3 +111,6 @@ def test_what_is_no_frame_is_refused(stream):
     assert stream.num_frames == 0 and stream._repr_png_() is None
     with pytest.raises(UserError, match=r"without frames.*read"):
         stream.figure()
+    stream.read(FRAMES[0])
+    with pytest.raises(UserError, match="did you mean motion"):
+        stream.figure("motions")

@@ -9,7 +9,6 @@ Letters in shapes: n examples, k classes, m predictions, b bins.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any
@@ -34,6 +33,8 @@ FORMAT = 1
 NUM_BINS = 15  # of equal width, as in Guo et al. 2017
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 100.0
 """Bounds: where every example is right, no temperature is low enough; where a model is worse than chance, none high."""
+
+CERTAIN_LOSS = 1e-3  # nats; below, no example is wrong, and every lower temperature fits as well
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,17 +79,29 @@ class Calibration:
         """{label: temperature}."""
         return {label: found.temperature for label, found in self.labels.items()}
 
-    def scale(self, outputs: Mapping[str, Float[np.ndarray, "*n _"]]) -> dict[str, Float[np.ndarray, "*n _"]]:
-        """Returns {label: logits} divided by their temperatures."""
-        return {label: logits / np.float32(self.temperatures.get(label, 1.0)) for label, logits in outputs.items()}
-
     def describe(self) -> list[str]:
         """Returns a line for each label: its temperature, and the calibration error before and after."""
         return [
             f"{label}: temperature {found.temperature:.3g}, expected calibration error {found.ece:.1f} % before and "
-            f"{found.calibrated_ece:.1f} % after, on {found.examples} validation videos"
+            f"{found.calibrated_ece:.1f} % after, on {found.examples} validation videos" + _describe_extreme(found)
             for label, found in self.labels.items()
         ]
+
+
+def _describe_extreme(found: LabelCalibration) -> str:
+    """Returns what to know of a temperature that the examples do not determine, or nothing."""
+    if found.temperature > MAX_TEMPERATURE / 1.01:
+        return "; the model is no better than chance, so all its probabilities become equal"
+    if found.temperature < MIN_TEMPERATURE * 1.01 or found.calibrated_loss < CERTAIN_LOSS:
+        return "; (nearly) all of them are right, so other videos may get probabilities that are too certain"
+    return ""
+
+
+def scale_logits(
+    outputs: Mapping[str, Float[np.ndarray, "*n _"]], temperatures: Mapping[str, float]
+) -> dict[str, Float[np.ndarray, "*n _"]]:
+    """Returns {label: logits} divided by their temperatures, those of a label without one as they are."""
+    return {label: logits / np.float32(temperatures.get(label, 1.0)) for label, logits in outputs.items()}
 
 
 def fit_calibration(task: Task, predictions: Predictions, step: int, settings: Mapping[str, Any]) -> Calibration:
@@ -101,7 +114,7 @@ def fit_calibration(task: Task, predictions: Predictions, step: int, settings: M
         settings: settings of the evaluation that differ from those of the training.
 
     Raises:
-        UserError: the task predicts no probabilities, or no example has a label.
+        UserError: the task predicts no probabilities, no example has a label, or a logit is not finite.
     """
     if not isinstance(task, Classification | MultiLabel):
         raise UserError(
@@ -112,6 +125,8 @@ def fit_calibration(task: Task, predictions: Predictions, step: int, settings: M
         logits, targets = _labelled(task, predictions, label)
         if not len(targets):
             continue
+        if not np.isfinite(logits).all():
+            raise UserError(f"found logits of {label} that are not finite; expected a run that has not diverged")
         loss = functools.partial(negative_log_likelihood, logits, targets)
         temperature = fit_temperature(loss)
         before, after = (expected_calibration_error(*confidences(logits / t, targets)) for t in (1.0, temperature))
@@ -284,7 +299,10 @@ def load_calibration(workdir: PurePath) -> Calibration | None:
             raise ValueError(f"format is {data['format']!r}")
         labels = {label: LabelCalibration(**fields) for label, fields in data["labels"].items()}
         for label, found in labels.items():
-            if not 0 < float(found.temperature) < math.inf:
+            for name, value in dataclasses.asdict(found).items():
+                if not isinstance(value, int | float):
+                    raise ValueError(f"{name} of {label} is {value!r}")
+            if not MIN_TEMPERATURE <= found.temperature <= MAX_TEMPERATURE:
                 raise ValueError(f"the temperature of {label} is {found.temperature}")
         return Calibration(int(data["step"]), str(data["views"]), labels, dict(data["settings"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -33,6 +33,7 @@ from vitx.data.windows import (
     whole_video,
 )
 from vitx.errors import UserError
+from vitx.evaluation.calibration import scale_logits
 from vitx.evaluation.evaluate import predict
 from vitx.evaluation.presentation import Presenter, presenter_for
 from vitx.layers.partition import to_devices
@@ -119,10 +120,13 @@ def predict_videos(
         batch_size: videos or windows that are computed at once, of several files where they are short.
 
     Raises:
-        UserError: a batch needs more memory than is free.
+        UserError: windows that are shorter than a clip, or a batch that needs more memory than is free.
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; expected at least 1")
+    needed = predictor.reader.num_frames
+    if windows is not None and windows.unit == "frames" and windows.length < needed:
+        raise UserError(f"windows have {windows.length:g} frames; expected at least {needed}, which the model needs")
     read = _read_whole(predictor, files) if windows is None else _read_in_windows(predictor, files, windows)
     units: list[_Unit] = []
     rows: list[tuple[_Unit, Mapping[str, np.ndarray]]] = []  # of a file whose windows are not all computed
@@ -207,16 +211,13 @@ def _compute(
     for row, video in enumerate(videos):
         batch[row, : len(video)], counts[row] = video, len(video)
     outputs = {label: np.asarray(values, np.float32) for label, values in predictor.compute(batch, counts).items()}
+    outputs = scale_logits(outputs, predictor.temperatures)
     numbers = iter(range(len(videos)))
-    return [
-        (unit, {} if unit.views is None else _row(outputs, next(numbers), predictor.temperatures)) for unit in units
-    ]
+    return [(unit, {} if unit.views is None else _row(outputs, next(numbers))) for unit in units]
 
 
-def _row(
-    outputs: Mapping[str, Float[np.ndarray, "b _"]], row: int, temperatures: Mapping[str, float]
-) -> dict[str, Float[np.ndarray, "_"]]:
-    return {label: values[row] / np.float32(temperatures.get(label, 1.0)) for label, values in outputs.items()}
+def _row(outputs: Mapping[str, Float[np.ndarray, "b _"]], row: int) -> dict[str, Float[np.ndarray, "_"]]:
+    return {label: values[row] for label, values in outputs.items()}
 
 
 def _join(rows: Sequence[tuple[_Unit, Mapping[str, np.ndarray]]], is_windowed: bool) -> VideoPrediction:

@@ -2,6 +2,7 @@
 
 import collections
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,7 +11,8 @@ from flax import linen as nn
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from vitx.errors import UserError
+from vitx.errors import UserError, closest
+from vitx.evaluation.calibration import scale_logits
 from vitx.evaluation.presentation import Answer, presenter_for
 from vitx.evaluation.report import encode_png
 from vitx.interop.preprocessing import Preprocessing
@@ -32,7 +34,14 @@ class Stream:
     """
 
     def __init__(
-        self, model: nn.Module, variables: Any, *, task: Supervised, names: Names, image_size: tuple[int, int]
+        self,
+        model: nn.Module,
+        variables: Any,
+        *,
+        task: Supervised,
+        names: Names,
+        image_size: tuple[int, int],
+        temperatures: Mapping[str, float] | None = None,
     ) -> None:
         """Starts a stream and compiles the step, so that the first frame is as fast as the others.
 
@@ -42,6 +51,7 @@ class Stream:
             task: its task, which normalises pixels.
             names: {label: names of its classes}.
             image_size: (height, width) to which frames are scaled.
+            temperatures: {label: temperature by which its logits are divided}, of a calibrated run.
 
         Raises:
             UserError: the model cannot read a stream.
@@ -56,7 +66,7 @@ class Stream:
         self.milliseconds: collections.deque[float] = collections.deque(maxlen=MAX_HISTORY)
         self.state = model.with_input_shape(size=image_size).init_state(1)
         self._frames: collections.deque[np.ndarray] = collections.deque(maxlen=MAX_HISTORY)
-        self._variables, self._names = variables, names
+        self._variables, self._names, self._temperatures = variables, names, temperatures or {}
         self._shape = Preprocessing((0.5,) * 3, (0.5,) * 3, image_size, None, 1)
 
         def step(variables: Any, frame: jax.Array, state: Any) -> tuple[dict[str, jax.Array], Any]:
@@ -107,6 +117,7 @@ class Stream:
     def _advance(self, pixels: UInt8[np.ndarray, "1 h w 3"]) -> tuple[Answer, Any]:
         logits, state = self._step(self._variables, pixels, self.state)
         outputs = {label: np.asarray(row[0], np.float32) for label, row in logits.items()}
+        outputs = scale_logits(outputs, self._temperatures)
         return self._presenter.answer(outputs, self._names, max(map(len, self._names.values()))), state
 
     def figure(self, label: str | None = None) -> Figure:
@@ -116,11 +127,14 @@ class Stream:
             label: the label to draw; None takes the first.
 
         Raises:
-            UserError: no frame was read yet.
+            UserError: no frame was read yet, or there is no such label.
         """
         if not self.answers:
             raise UserError("found a stream without frames; expected at least one: call read(frame) first")
         label = next(iter(self._names)) if label is None else label
+        if label not in self._names:
+            known = ", ".join(self._names)
+            raise UserError(f"label is {label!r}; expected one of {known}{closest(label, self._names)}")
         numbers = np.arange(self.num_frames - len(self.answers), self.num_frames)
         values = {name: [100 * answer[label][name] for answer in self.answers] for name in self._names[label]}
         shown = sorted(values, key=lambda name: -max(values[name]))[:MAX_CLASSES]
