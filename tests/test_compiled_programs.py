@@ -9,7 +9,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from vitx import cli, compiled_programs
-from vitx.compiled_programs import default_folder, host_key, keep_programs, prepare, remove_oldest
+from vitx.compiled_programs import default_folder, host_key, keep_own_programs, keep_programs, prepare, remove_oldest
 
 
 @pytest.fixture
@@ -60,6 +60,14 @@ def test_the_setting_names_a_folder_or_none(unset, tmp_path):
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine" / host_key())
     keep_programs("off")
     assert jax.config.jax_compilation_cache_dir is None and not unset.exists()
+
+
+def test_a_folder_that_a_run_names_is_not_read(unset, tmp_path):
+    """It may come with the run, from somebody else."""
+    keep_own_programs(str(tmp_path / "theirs"))
+    assert jax.config.jax_compilation_cache_dir == str(unset / "vitx" / "compiled" / host_key())
+    keep_own_programs("off")
+    assert jax.config.jax_compilation_cache_dir is None
 
 
 def test_processes_that_train_together_keep_none(unset, monkeypatch):

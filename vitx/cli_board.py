@@ -34,9 +34,11 @@ def _board(options: argparse.Namespace, _: list[str]) -> None:
         raise UserError(f"--port is {options.port}; expected 1 to 65535, or 0 for a free one")
     from vitx.board.server import open_server
     from vitx.board.shown_runs import ShownRuns
+    from vitx.compiled_programs import keep_programs
 
     load_parts(options.experiment)
     runs = ShownRuns(options.runs)
+    keep_programs()
     with open_server(runs, options.port) as server:
         address = f"http://127.0.0.1:{server.server_port}/"
         count = f"{len(runs)} run{'' if len(runs) == 1 else 's'}"

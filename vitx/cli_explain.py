@@ -49,6 +49,7 @@ def _explain(options: argparse.Namespace, _: list[str]) -> None:
     if missing := [str(file) for file in options.files if not file.is_file()]:
         raise UserError(f"there is no video file {', '.join(missing)}")
     _check_names(options.files)
+    from vitx.compiled_programs import keep_own_programs
     from vitx.explain.explanation import WRITERS
     from vitx.run import load_run
 
@@ -57,6 +58,7 @@ def _explain(options: argparse.Namespace, _: list[str]) -> None:
     load_parts(options.experiment)
     of_method = _parse_options(options.options)
     run, answers = load_run(options.run, options.checkpoint), {}
+    keep_own_programs(run.experiment.training.compilation_cache)
     settings = {name: getattr(options, name) for name in ("method", "label", "class_name")}
     for file in options.files:
         explanation = run.explain(file, **settings, **of_method)

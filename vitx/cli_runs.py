@@ -40,12 +40,12 @@ def _add(commands: Any, name: str, text: str, words: str) -> argparse.ArgumentPa
 
 
 def _evaluate(options: argparse.Namespace, settings: list[str]) -> None:
-    from vitx.compiled_programs import keep_programs
+    from vitx.compiled_programs import keep_own_programs
     from vitx.run import load_run
 
     load_parts(options.experiment)
     run = load_run(options.run, options.checkpoint, parse_settings(settings))
-    keep_programs(run.experiment.training.compilation_cache)
+    keep_own_programs(run.experiment.training.compilation_cache)
     if options.calibrate:
         run.calibrate()
     metrics = run.evaluate(options.split)

@@ -58,6 +58,18 @@ def keep_programs(setting: str | None = None) -> None:
     _switch_to(str(folder / host_key()))
 
 
+def keep_own_programs(setting: str | None) -> None:
+    """Lets JAX keep compiled programs where a run is used and not trained: in the user's cache folder.
+
+    A folder that config.json names is not read: of a run of somebody else it may hold programs of theirs, which would
+    run here.
+
+    Args:
+        setting: `training.compilation_cache` of the run, of which "off" is obeyed.
+    """
+    keep_programs(OFF if setting == OFF else None)
+
+
 def default_folder() -> Path:
     """Returns the folder in the user's cache folder.
 
