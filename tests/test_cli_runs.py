@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vitx import cli_predict
 from vitx.cli import main
 from vitx.configuration import Words, to_dict
 from vitx.data.decoding import probe
@@ -232,6 +233,8 @@ def test_a_stopped_prediction_resumes_and_repeats_nothing(home, tmp_path, monkey
         PredictionFile, "add", lambda self, video, **line: added.append(video) or add(self, video, **line)
     )
     assert main([*words, "--top", "1"]) == 2 and "top: None there, 1 here" in capsys.readouterr().err
+    # Of videos that are done nobody would draw a picture.
+    assert main([*words, "--overlay", str(tmp_path)]) == 2 and "overlay: None there" in capsys.readouterr().err
     assert main(words) == 0 and "5 of 24 videos" in capsys.readouterr().err
     assert len(added) == len(set(added)) == 24
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
@@ -269,7 +272,7 @@ def test_windows_have_rows_segments_pictures_and_a_video_with_labels(home, tmp_p
     found = probe(str(tmp_path / "videos" / "long_labels.mp4"))
     assert found.num_frames == 30 and found.fps == 10
     assert main([*words, "--overlay", str(tmp_path / "videos")]) == 2 and "long_labels.mp4" in capsys.readouterr().err
-    assert main(["predict", "run", "videos/red/0.mp4", "--windows", "3f", "--stride", "1f"]) == 1
+    assert main(["predict", "run", "videos/red/0.mp4", "--windows", "0.12s", "--stride", "0.04s"]) == 1
     assert re.search(r"videos/red/0\.mp4.* 3 frames.* 4", capsys.readouterr().err)
 
 
@@ -280,6 +283,8 @@ def test_windows_have_rows_segments_pictures_and_a_video_with_labels(home, tmp_p
         (["--windows", "2s", "--stride", "3s"], "3s"),
         (["--stride", "3s"], "--windows LENGTH"),
         (["--windows", "4f", "--thresholds", "0.7", "0.3"], "0.7 and 0.3"),
+        (["--windows", "3f"], "3 frames; expected at least 4"),
+        (["--windows", "4f", "--segments", "rows.csv", "--out", "rows.csv"], "two files"),
         (["--out", "rows.txt"], ".csv, .json, .jsonl, .parquet"),
         (["--out", "no/rows.csv"], "there is no folder no"),
         (["--out", "rows.csv", "--batch_size", "0"], "batch_size is 0"),
@@ -301,10 +306,20 @@ def test_predictions_that_cannot_be_made_are_one_message(words, found, home, tmp
     assert sorted(home.rglob("*")) == before
 
 
-def test_videos_shorter_than_a_clip_are_reported(home, tmp_path, capsys):
+@pytest.mark.parametrize(("name", "found"), [("rows.txt", ".parquet"), ("no/rows.csv", "there is no folder no")])
+def test_segments_that_cannot_be_written_are_refused_before_the_work(name, found, home, monkeypatch, capsys):
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(cli_predict, "_load_predictor", None)
+    assert main(["predict", "run", "videos", "--windows", "4f", "--overwrite", "--segments", name]) == 2
+    assert found in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", [[], ["--out", "rows.csv"]])
+def test_videos_shorter_than_a_clip_are_reported(out, home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "short.mp4").write_bytes(encode_video(np.zeros((3, 32, 32, 3), np.uint8)))
-    assert main(["predict", str(home / "run"), str(tmp_path / "short.mp4"), "--out", str(tmp_path / "rows.csv")]) == 0
-    assert re.search(r"1 videos.*\b4\b.*short\.mp4 with 3", capsys.readouterr().err)
+    assert main(["predict", str(home / "run"), "short.mp4", *out]) == 0
+    assert re.search(r"\b4 of a clip.* 1, such as short\.mp4 with 3", capsys.readouterr().err)
 
 
 def test_empty_folders_alone_write_no_file(home, tmp_path, capsys):

@@ -13,7 +13,8 @@ from vitx.storage import as_path, exists, local_path
 
 SHOWN = 5  # classes of each label on the terminal
 IN_WINDOWS = ("stride", "thresholds", "segments", "timelines")  # options that need --windows
-WRITTEN = ("out", "segments", "timelines", "overlay")  # options that name what is written
+PICTURES = ("timelines", "overlay")  # options that name folders with a file for each video
+WRITTEN = ("out", "segments", *PICTURES)  # options that name what is written
 
 
 def add_options(predict: argparse.ArgumentParser) -> None:
@@ -40,35 +41,50 @@ def add_options(predict: argparse.ArgumentParser) -> None:
 
 
 def _predict(options: argparse.Namespace, settings: list[str]) -> int:
-    if options.top is not None and options.top < 1:
-        raise UserError(f"--top is {options.top}; expected at least 1")
-    if not exists(options.run):
-        raise UserError(f"there is no {options.run}")
+    _check_options(options)
     from vitx.data.find_files import find_files
 
     found = find_files(options.files)
     for note in found.notes:
         print_text(f"vitx: {note}", error=True)
-    if any(getattr(options, name) is not None for name in (*WRITTEN, *IN_WINDOWS, "windows")):
+    if any(getattr(options, name) is not None for name in (*WRITTEN, "windows")):
         return _predict_in_batches(options, settings, found)
-    return _predict_to_terminal(options, settings, list(found.files), dict(found.errors))
+    return _predict_to_terminal(options, settings, found)
 
 
-def _predict_to_terminal(
-    options: argparse.Namespace, settings: list[str], files: list[str], errors: dict[str, str]
-) -> int:
-    """Prints the answer for each file as soon as it is known."""
-    answers = {}
-    presenter, predicted = _answers(options, settings, files) if files else (None, ())
-    for file, answer in predicted:
-        if isinstance(answer, Exception):
-            errors[file] = str(answer) if str(answer).startswith(file) else f"{file}: {answer}"
-            continue
-        answers[file] = answer
-        if not options.json:
-            print_text(file)
-            for label, classes in answer.items():
-                print_text(f"  {label}: {presenter.format_answer(classes)}")
+def _check_options(options: argparse.Namespace) -> None:
+    """Raises UserError where options do not fit together; before slow imports."""
+    if options.top is not None and options.top < 1:
+        raise UserError(f"--top is {options.top}; expected at least 1")
+    for name in IN_WINDOWS if options.windows is None else ():
+        if getattr(options, name) is not None:
+            raise UserError(f"found --{name} without --windows; expected --windows LENGTH, such as --windows 4s")
+    if options.out is not None and options.out == options.segments:
+        raise UserError(f"--out and --segments are both {options.out}; expected two files")
+    if not exists(options.run):
+        raise UserError(f"there is no {options.run}")
+
+
+def _predict_to_terminal(options: argparse.Namespace, settings: list[str], found: Any) -> int:
+    """Prints the answer for each video as soon as it is known."""
+    from vitx.evaluation.predictor import predict_videos
+
+    answers, errors = {}, dict(found.errors)
+    if found.files:
+        predictor, _ = _load_predictor(options, settings)
+        presenter, top, frames = predictor.presenter, SHOWN if options.top is None else options.top, []
+        for video in predict_videos(predictor, found.files, batch_size=1):
+            if video.error is not None:
+                errors[video.path] = video.error
+                continue
+            outputs = {label: values[0] for label, values in video.outputs.items()}
+            answer = answers[video.path] = presenter.answer(outputs, predictor.names, top)
+            frames.append((video.path, video.frames))
+            if not options.json:
+                print_text(video.path)
+                for label, classes in answer.items():
+                    print_text(f"  {label}: {presenter.format_answer(classes)}")
+        _report_short(frames, predictor.reader.num_frames)
     if options.json:
         print_json(answers | {file: {"error": error} for file, error in errors.items()})
     return _report_errors(errors, len(answers) + len(errors))
@@ -83,6 +99,8 @@ def _predict_in_batches(options: argparse.Namespace, settings: list[str], found:
     outputs = _plan_outputs(options, found.files)
     if options.out is not None:
         check_target(options.out, overwrite=options.overwrite)
+    if options.segments is not None:  # whether it exists does not matter to a command that resumes
+        check_target(options.segments, overwrite=True)
     if not found.files:
         raise UserError("found no videos:", found.errors.values())
     videos = [*found.files, *found.errors]
@@ -90,6 +108,8 @@ def _predict_in_batches(options: argparse.Namespace, settings: list[str], found:
     outputs.check_task(predictor, options.segments)
     dependencies |= {"windows": None if outputs.windows is None else str(outputs.windows)}
     dependencies |= {"thresholds": [outputs.thresholds.low, outputs.thresholds.high]}
+    # Videos that are done get no pictures later.
+    dependencies |= {name: None if (path := getattr(options, name)) is None else str(path) for name in PICTURES}
     with open_predictions(options.out, videos, dependencies, overwrite=options.overwrite) as target:
         if target.done:
             print_text(f"{len(target.done)} of {len(videos)} videos are done already; resuming", error=True)
@@ -113,16 +133,12 @@ def _plan_outputs(options: argparse.Namespace, files: Sequence[str]) -> Any:
     """Returns what is to be written about each video.
 
     Raises:
-        UserError: options that do not fit together, or thresholds or windows that cannot be.
+        UserError: thresholds or windows that cannot be.
     """
     from vitx.data.windows import SlidingWindows
     from vitx.evaluation.prediction_outputs import Outputs
     from vitx.evaluation.segments import Thresholds
 
-    if options.windows is None:
-        for name in IN_WINDOWS:
-            if getattr(options, name) is not None:
-                raise UserError(f"found --{name} without --windows; expected --windows LENGTH, such as --windows 4s")
     windows = None if options.windows is None else SlidingWindows.parse(options.windows, options.stride)
     thresholds = Thresholds() if options.thresholds is None else Thresholds(*options.thresholds)
     return Outputs.plan(files, windows, thresholds, options.timelines, options.overlay)
@@ -133,7 +149,7 @@ def _report_short(frames: Sequence[tuple[str, int]], needed: int) -> None:
     if short := [(path, count) for path, count in frames if 0 < count < needed]:
         path, count = short[0]
         print_text(
-            f"{len(short)} videos have fewer frames than the {needed} of a clip and are repeated to fill it, such as "
+            f"videos with fewer frames than the {needed} of a clip are repeated to fill it: {len(short)}, such as "
             f"{path} with {count}; check their predictions, or use a model of shorter clips",
             error=True,
         )
@@ -176,22 +192,6 @@ def _report_errors(errors: dict[str, str], total: int) -> int:
     return 1 if errors else 0
 
 
-def _answers(options: argparse.Namespace, settings: list[str], files: list[str]) -> tuple[Any, Iterator]:
-    """Returns the presenter of answers, and the answer or the error of each file."""
-    from vitx.evaluation.presentation import presenter_for
-
-    top = SHOWN if options.top is None else options.top
-    run = _load_run(options, settings)
-    if run is not None:
-        return presenter_for(run.experiment.task), run.predict_each(files, top=top)
-    from vitx.interop import predict
-    from vitx.pretrained import load_pretrained
-    from vitx.tasks.classification import Classification
-
-    pretrained = load_pretrained(options.run, options.model)
-    return presenter_for(Classification()), predict.predict_each(pretrained, files, top=top)
-
-
 def _load_predictor(options: argparse.Namespace, settings: list[str]) -> tuple[Any, dict[str, Any]]:
     """Returns (predictor of a run or of weights, what its rows depend on: a command that resumes must repeat it)."""
     dependencies = {"run": str(options.run), "model": options.model, "top": options.top, "settings": settings}
@@ -211,7 +211,7 @@ def _load_run(options: argparse.Namespace, settings: list[str]) -> Any:
     Raises:
         UserError: options that do not fit the one or the other.
     """
-    from vitx.compiled_programs import keep_programs
+    from vitx.compiled_programs import keep_own_programs, keep_programs
     from vitx.run import load_run
     from vitx.run_folder import is_run
 
@@ -220,7 +220,7 @@ def _load_run(options: argparse.Namespace, settings: list[str]) -> Any:
             raise UserError(f"--model is {options.model}; {options.run} is a run, which names its model; leave it out")
         load_parts(options.experiment)
         run = load_run(options.run, options.checkpoint, parse_settings(settings))
-        keep_programs(run.experiment.training.compilation_cache)
+        keep_own_programs(run.experiment.training.compilation_cache)
         return run
     if settings:
         raise UserError(f"found {settings[0]}; {options.run} is no run, whose settings could be replaced; leave it out")

@@ -17,7 +17,7 @@ from vitx.errors import UserError
 from vitx.evaluation import predictor as predictor_module
 from vitx.evaluation.prediction_file import open_predictions
 from vitx.evaluation.prediction_table import COLUMNS, PredictionTable, to_rows, write_rows
-from vitx.evaluation.predictor import Predictor, predict_videos
+from vitx.evaluation.predictor import Predictor, VideoPrediction, predict_videos, predict_views
 from vitx.evaluation.presentation import presenter_for
 from vitx.tasks.classification import Classification
 from vitx.tasks.regression import Regression
@@ -104,6 +104,11 @@ def test_an_error_in_the_middle_of_windows_is_that_of_the_file(predictor, files,
     assert found[2].outputs == {} and "damaged" in found[2].error
 
 
+def test_windows_of_fewer_frames_than_a_clip_are_refused_before_anything_is_read(predictor):
+    with pytest.raises(UserError, match="3 frames; expected at least 4"):
+        next(predict_videos(predictor, ["no.mp4"], SlidingWindows.parse("3f")))
+
+
 def test_temperatures_divide_logits(predictor, files):
     cold = Predictor(**{**vars(predictor), "temperatures": {"colour": 0.25}})
     (plain,), (sharp,) = (list(predict_videos(of, files[:1])) for of in (predictor, cold))
@@ -164,6 +169,17 @@ def test_an_unknown_ending_and_a_missing_package_are_refused(table, tmp_path, mo
     with pytest.raises(UserError, match=r"rows\.parquet.*pip install pyarrow.*\.csv"):
         table.save(tmp_path / "rows.parquet")
     assert not list(tmp_path.glob("rows*"))
+
+
+def test_what_only_windows_or_files_have_is_refused_of_others(predictor):
+    array = PredictionTable([predict_views(predictor, "array", np.full((1, 4, 8, 8, 3), 9, np.uint8))], predictor)
+    for method in (array.segments, array.timeline):
+        with pytest.raises(UserError, match=r"array predicted as a whole.*windows="):
+            method(low=0.0, high=0.0)
+    with pytest.raises(UserError, match="there is no array"):
+        array.save_overlays("labelled")
+    with pytest.raises(UserError, match="damaged"):
+        PredictionTable([VideoPrediction("a.mp4", error="a.mp4: damaged")], predictor).timeline()
 
 
 def test_a_table_shows_itself_in_a_notebook(table):

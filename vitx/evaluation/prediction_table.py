@@ -94,25 +94,36 @@ class PredictionTable(list[dict[str, Any]]):
             high: probability that every segment reaches.
 
         Raises:
-            UserError: thresholds out of order, or a task without probabilities.
+            UserError: thresholds out of order, videos that were predicted whole, or a task without probabilities.
         """
         thresholds = Thresholds(low, high)
+        for video in self.videos:
+            _check_windows(video)
         found = ((video.path, segments_of(video, self.predictor, thresholds)) for video in self.videos)
         return [segment.to_row(path) for path, segments in found for segment in segments]
 
     def timeline(self, number: int = 0, low: float = 0.4, high: float = 0.6) -> Figure:
-        """Returns a picture of probabilities over time and segments, of the video of that number."""
+        """Returns a picture of probabilities over time and segments, of the video of that number.
+
+        Raises:
+            UserError: see `segments`, or the video could not be read.
+        """
         video, thresholds = self.videos[number], Thresholds(low, high)
+        if video.error is not None:
+            raise UserError(f"found no predictions to draw: {video.error}")
+        _check_windows(video)
         return timeline(video, self.predictor, segments_of(video, self.predictor, thresholds), thresholds)
 
     def save_overlays(self, folder: str | Path) -> list[Path]:
         """Writes each video with its labels on its frames (MP4), and returns their paths.
 
         Raises:
-            UserError: a video would be replaced.
+            UserError: a video would be replaced, or is no file any more, as an array never was.
             VideoError: a video cannot be read to its end.
         """
         videos = {video.path: video for video in self.videos if video.error is None}
+        if missing := [path for path in videos if not Path(path).exists()]:
+            raise UserError(f"there is no {missing[0]}; expected predictions of files, whose frames get labels")
         named = name_outputs(list(videos), Path(folder), "_labels.mp4")
         for file, path in named.items():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,6 +140,14 @@ class PredictionTable(list[dict[str, Any]]):
         )
         note = f"<p>the first {MAX_SHOWN} of {len(self)} rows</p>" if len(self) > MAX_SHOWN else ""
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
+
+
+def _check_windows(video: VideoPrediction) -> None:
+    """Raises UserError for a video that was predicted whole."""
+    if video.error is None and not video.is_windowed:
+        raise UserError(
+            f'found {video.path} predicted as a whole; expected windows, such as predict_table(windows="4s")'
+        )
 
 
 def check_format(path: PurePath) -> None:
