@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import socket
@@ -15,17 +16,20 @@ import vitx
 from vitx import storage
 from vitx.ablations.comparison import different_settings
 from vitx.board import explanations, shown_runs
+from vitx.board.clips import SplitClips
 from vitx.board.folders import find_runs
 from vitx.board.server import PAGE, Server
 from vitx.board.shown_runs import ShownRuns
 from vitx.cli import main
 from vitx.data.sources import MovingDigits
 from vitx.errors import UserError
+from vitx.evaluation.calibration import Calibration, LabelCalibration, save_calibration
 from vitx.evaluation.examples import accuracy_intervals, example_metric, load_predictions
 from vitx.evaluation.presentation import presenter_for
 from vitx.evaluation.report import learning_curves
 from vitx.experiment import load_config
 from vitx.explain.explanation import Explanation
+from vitx.run import Run
 from vitx.training.logs import read_metrics
 
 NAMES = ["base_seed0", "base_seed1", "no_temporal_layer_seed0", "no_temporal_layer_seed1"]
@@ -152,8 +156,11 @@ def test_a_clip_has_its_labels_its_answer_and_its_frames(client, run, prediction
     assert part[1]["Content-Range"] == f"bytes 4-9/{len(video)}"
 
 
-class Explained:
+class Explained(Run):
     """A run that explains everything by the brightness of the last frame."""
+
+    def __init__(self, step):
+        object.__setattr__(self, "step", step)
 
     def explain(self, frames, *, method, label, class_name):
         """Returns an explanation; `method` is None for the default one."""
@@ -163,7 +170,8 @@ class Explained:
 
 
 def test_an_explanation_has_its_title_the_importance_of_frames_and_a_video(client, run, predictions, monkeypatch):
-    monkeypatch.setattr(explanations, "load_run", lambda path: Explained())
+    step = client.get("/1/test")["step"]
+    monkeypatch.setattr(explanations, "load_run", lambda path, which="best": Explained(step + (which == "best")))
     labels = [label["name"] for label in client.get("/1/test")["labels"]]
     number, index = labels.index("motion"), int(predictions.index[2])
     path = f"/1/test/explanations/{index}/{number}/2"
@@ -174,6 +182,34 @@ def test_an_explanation_has_its_title_the_importance_of_frames_and_a_video(clien
     assert len(frames_of(base64.b64decode(found["video"].partition(",")[2]))) == 4
     assert client.get(f"{path}/occlusion")["method"] == "occlusion"
     assert client.error(f"/api/runs{path}/no_such").startswith("found the method no_such")
+
+
+def test_a_checkpoint_that_was_not_evaluated_is_not_explained(monkeypatch, tmp_path):
+    monkeypatch.setattr(explanations, "load_run", lambda path, which="best": Explained({"best": 8, "last": 9}[which]))
+    assert [explanations._load_evaluated(tmp_path, step).step for step in (8, 9)] == [8, 9]
+    with pytest.raises(UserError, match=r"step 7.*evaluate again: vitx evaluate"):
+        explanations._load_evaluated(tmp_path, 7)
+
+
+def test_a_split_that_is_evaluated_again_has_other_clips(copy, serve, monkeypatch):
+    client = serve(copy)
+    before = client.request("/api/runs/0/test/clips/0.mp4")[2]
+    monkeypatch.setattr(SplitClips, "frames", lambda self, index: np.zeros((4, 8, 8, 3), np.uint8))
+    assert client.request("/api/runs/0/test/clips/0.mp4")[2] == before
+    os.utime(copy / "predictions_test.npz", (0, 0))
+    assert client.request("/api/runs/0/test/clips/0.mp4")[2] != before
+
+
+def test_answers_of_a_calibrated_run_are_calibrated(copy, serve):
+    client, (step, _) = serve(copy), load_predictions(copy / "predictions_test.npz")
+    before = dict(client.get("/0/test/examples/0")["answer"]["motion"])
+    fitted = LabelCalibration(0.5, 100, 1.0, 0.9, 10.0, 1.0)
+    save_calibration(copy, Calibration(step + 1, "1x1", {"motion": fitted}))
+    assert dict(client.get("/0/test/examples/0")["answer"]["motion"]) == before  # of another checkpoint
+    save_calibration(copy, Calibration(step, "1x1", {"motion": fitted}))
+    after = dict(client.get("/0/test/examples/0")["answer"]["motion"])
+    one, other = list(after)[:2]
+    assert after[one] / after[other] == pytest.approx((before[one] / before[other]) ** 2, rel=1e-4)
 
 
 @pytest.mark.slow

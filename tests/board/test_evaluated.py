@@ -122,7 +122,9 @@ def test_the_state_of_a_run_is_read_from_its_rows_and_their_age(small):
     assert state([], None) == "no rows yet"
     assert state([train], 10.0) == "training" and state([train], 1e4) == "stopped"
     assert state([train | {"seconds_per_step": 1e4}], 1e4) == "training"  # a row takes hours
-    assert state([train, *validation, test], 1e9) == "finished"
-    assert state([test, train], 1e9) == "stopped"  # extended, and not tested again
+    last = train | {"step": small.training.steps}
+    assert state([train, *validation, last, test], 1e9) == "finished"
+    assert state([train, *validation, test], 1e9) == "stopped"  # evaluated by hand before its end
+    assert state([test, last], 1e9) == "stopped"  # extended, and not tested again
     best = summarise(small, [train, *validation, other], 1.0)["best"]
     assert best == {"step": 4, "metrics": {"loss": 0.5}}

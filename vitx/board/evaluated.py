@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from vitx.board.clips import SplitClips
 from vitx.errors import UserError
+from vitx.evaluation.calibration import scale_logits
 from vitx.evaluation.evaluate import Predictions
 from vitx.evaluation.examples import accuracy_intervals, example_metric, is_correct
 from vitx.evaluation.presentation import Presenter, presenter_for
@@ -31,6 +32,8 @@ class EvaluatedSplit:
         step: checkpoint of the predictions.
         predictions: predictions of every example.
         clips: the clips of the split.
+        temperatures: {label: temperature by which its logits are divided}, of a calibrated run.
+        version: what changes when the predictions or the calibration are written again.
     """
 
     experiment: Experiment
@@ -38,6 +41,8 @@ class EvaluatedSplit:
     step: int
     predictions: Predictions
     clips: SplitClips
+    temperatures: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    version: Hashable = None
 
     @property
     def task(self) -> Task:
@@ -169,7 +174,7 @@ class EvaluatedSplit:
 
     def _answer(self, row: int, top: int) -> Mapping[str, Mapping[str, float]]:
         outputs = {label: values[row] for label, values in self.predictions.outputs.items()}
-        return self.presenter.answer(outputs, self.names, top)
+        return self.presenter.answer(scale_logits(outputs, self.temperatures), self.names, top)
 
     def _by_confidence(self, label: str, rows: np.ndarray) -> np.ndarray:
         """Returns rows in the order of the probability of their predicted class, highest first."""

@@ -1,6 +1,8 @@
 """Explanations on demand: one at a time, the results kept in memory within a bound."""
 
 import base64
+from collections.abc import Hashable
+from pathlib import PurePath
 
 from vitx import strict_json
 from vitx.board.clips import BoundedCache
@@ -22,7 +24,7 @@ class Explainer:
         """Loads nothing yet."""
         # One at a time: compiling twice at once takes twice the memory.
         self._runs, self._cache = runs, BoundedCache(MAX_BYTES, max_workers=1)
-        self._loaded: tuple[tuple[int, int], Run] | None = None  # by place and evaluated checkpoint
+        self._loaded: tuple[tuple[int, Hashable], Run] | None = None  # by place and version of the predictions
 
     def explain(self, index: int, split: str, clip: int, label: int, class_number: int, method: str) -> bytes:
         """Returns title, method, importance over time and video of an explanation, as JSON.
@@ -57,16 +59,30 @@ class Explainer:
                 }
             ).encode()
 
-        # A run that trains on and is evaluated again has another model.
-        key = ("explanation", index, split, evaluated.step, clip, *chosen, method)
+        key = ("explanation", index, split, evaluated.version, clip, *chosen, method)
         return self._cache.get(key, create)
 
     def _explain(
         self, index: int, evaluated: EvaluatedSplit, clip: int, chosen: tuple[str, str], method: str | None
     ) -> Explanation:
-        frames, version = evaluated.clips.frames(clip), (index, evaluated.step)
+        frames, version = evaluated.clips.frames(clip), (index, evaluated.version)
         label, class_name = chosen
         if self._loaded is None or self._loaded[0] != version:
             self._loaded = None  # first, so that two runs never share the device
-            self._loaded = version, load_run(self._runs.folder(index).path)
+            self._loaded = version, _load_evaluated(self._runs.folder(index).path, evaluated.step)
         return self._loaded[1].explain(frames, method=method, label=label, class_name=class_name)
+
+
+def _load_evaluated(path: PurePath, step: int) -> Run:
+    """Returns a run at the checkpoint that was evaluated.
+
+    Raises:
+        UserError: the checkpoint is neither the best nor the last one any more.
+    """
+    run = load_run(path)
+    if run.step != step and (run := load_run(path, "last")).step != step:
+        raise UserError(
+            f"the predictions are those of step {step}, whose checkpoint {path} has no more; evaluate again: "
+            f"vitx evaluate {path}"
+        )
+    return run

@@ -116,7 +116,9 @@ class Board:
         """Returns a clip as a video."""
         evaluated = self._runs.split(run, split)
         evaluated.row(clip)
-        video = self._clips.get((run, split, clip), lambda: encode_clip(evaluated.clips.frames(clip)))
+        video = self._clips.get(
+            (run, split, clip, evaluated.version), lambda: encode_clip(evaluated.clips.frames(clip))
+        )
         return Answer(video, MP4)
 
     def explanation(self, run: int, split: str, clip: int, label: int, class_number: int, method: str) -> Answer:

@@ -16,6 +16,8 @@ from vitx.board.evaluated import EvaluatedSplit
 from vitx.board.folders import ListedRun, find_runs, same_folder
 from vitx.data.sources import SPLITS
 from vitx.errors import UserError
+from vitx.evaluation.calibration import FILE as CALIBRATION
+from vitx.evaluation.calibration import load_calibration
 from vitx.evaluation.examples import load_predictions, predictions_path
 from vitx.evaluation.presentation import presenter_for
 from vitx.evaluation.report import curve_points
@@ -120,7 +122,7 @@ class ShownRuns:
                 f"vitx evaluate {storage.absolute(folder.path)} --split {split} adds them"
             )
         with self._loading:  # the page asks for several parts of a split at once
-            return self._cached_split(folder.path, split, _version(path))
+            return self._cached_split(folder.path, split, (_version(path), _version(folder.path / CALIBRATION)))
 
     def _experiment(self, folder: ListedRun) -> Experiment:
         return self._latest.get(
@@ -177,7 +179,9 @@ def summarise(experiment: Experiment, rows: Sequence[Row], written: float | None
             continue
         if best is None or task.is_better(training.monitor, value, best[training.monitor]):
             best = row
-    if tested and tested[-1] > max(trained, default=-1):
+    step = max((row["step"] for row in rows), default=0)
+    ended = step >= training.steps or training.patience is not None
+    if tested and tested[-1] > max(trained, default=-1) and ended:
         state = "finished"
     elif not rows and written is None:
         state = "no rows yet"
@@ -187,7 +191,7 @@ def summarise(experiment: Experiment, rows: Sequence[Row], written: float | None
         state = "training" if written is not None and written < quiet else "stopped"
     return {
         "state": state,
-        "step": max((row["step"] for row in rows), default=0),
+        "step": step,
         "steps": training.steps,
         "model": type(experiment.model).__name__,
         "task": type(task).__name__,
@@ -239,7 +243,11 @@ def _load_split(folder: PurePath, split: str, version: Any) -> EvaluatedSplit:
         names = {label: tuple(map(str, range(x.shape[-1]))) for label, x in predictions.outputs.items()}
     learnt = (names if record else None) if isinstance(experiment.task, Supervised) else {}
     clips = SplitClips(experiment.data, split, predictions, learnt, str(folder))
-    return EvaluatedSplit(experiment, names, step, predictions, clips)
+    calibration = load_calibration(folder)
+    is_fitted = calibration is not None and calibration.step == step
+    return EvaluatedSplit(
+        experiment, names, step, predictions, clips, calibration.temperatures if is_fitted else {}, version
+    )
 
 
 def _pictures(folder: PurePath) -> list[str]:
