@@ -104,6 +104,8 @@ def _bench(options: argparse.Namespace, settings: list[str]) -> int:
         raise UserError("vitx bench needs the NAME of a model (`vitx models` lists them), or --compare FILE")
     if measurement.sweep and measurement.against:
         raise UserError("found --sweep and --against; the memory of an original cannot be predicted: leave out one")
+    if options.baseline is not None and options.json not in (None, True):
+        raise UserError("found --baseline and --json FILE; a record holds one version: leave out one of them")
     command = _command(measurement, settings)
     if options.baseline is not None:
         rows = records.measure_beside(options.baseline, command, options.rounds, lambda x: print_text(x, error=True))

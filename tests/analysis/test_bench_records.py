@@ -9,6 +9,7 @@ import vitx
 from vitx import cli, cli_bench
 from vitx.analysis import bench_records as records
 from vitx.analysis.bench import describe_machine
+from vitx.errors import UserError
 
 SMALL = ["cnn_small", "--batch", "1", "--repeats", "1", "--clip", "1", "16", "16", "--width", "4"]
 
@@ -108,6 +109,7 @@ def test_options_that_do_not_fit_are_refused(record, tmp_path, capsys):
         (["--compare", str(tmp_path / "missing.json")], "missing.json"),
         (["cnn_small", "--baseline", str(tmp_path)], "vitx/__init__.py"),
         (["cnn_small", "--baseline", str(tmp_path), "--rounds", "0"], "--rounds is 0"),
+        (["cnn_small", "--baseline", str(tmp_path), "--json", str(tmp_path / "new.json")], "--baseline and --json"),
         ([], "NAME"),
     ):
         assert cli.main(["bench", *words]) == 2
@@ -131,6 +133,14 @@ def test_a_baseline_is_measured_in_turns_with_this_version(tmp_path, monkeypatch
     assert (memory["ratio"], memory["loss"]) == (1.0, False)
     assert (time["before"], time["now"], time["loss"]) == (103.0, 150.0, True)
     assert time["ratio"] == pytest.approx(103 / 150)
+
+
+def test_a_baseline_that_measures_nothing_of_the_same_name_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "vitx").mkdir()
+    (tmp_path / "vitx" / "__init__.py").write_text("")
+    monkeypatch.setattr(records, "_measure", lambda checkout, _: [row(batch=1 if checkout == tmp_path else 2)])
+    with pytest.raises(UserError, match="nothing of the same name"):
+        records.measure_beside(tmp_path, SMALL, 1, str)
 
 
 @pytest.mark.slow  # four processes that compile

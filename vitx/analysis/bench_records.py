@@ -116,7 +116,7 @@ def measure_beside(
         Rows as of `compare`: "ratio" is the median of the rounds' ratios, "spread" their quartiles.
 
     Raises:
-        UserError: there is no vitx in the checkout.
+        UserError: there is no vitx in the checkout, or the two versions measured nothing of the same name.
         RunError: one of the two failed.
     """
     here = Path(vitx.__file__).parents[1]
@@ -129,6 +129,8 @@ def measure_beside(
         for case in before.keys() & now.keys():
             for name in filter(MEASURED.fullmatch, before[case].keys() & now[case].keys()):
                 measured.setdefault((*case, name), []).append((before[case][name], now[case][name]))
+    if not measured:
+        raise UserError(f"{baseline} and this version measured nothing of the same name; expected a newer checkout")
     found = []
     for (model, *_, batch, name), pairs in sorted(measured.items(), key=str):
         low, ratio, high = np.percentile([before / now for before, now in pairs], (25, 50, 75)).tolist()
