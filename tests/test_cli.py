@@ -319,3 +319,14 @@ def test_an_experiment_builds_on_another(tmp_path, pytestconfig):
         'experiment = load_experiment("../base.py").override({"optimizer.peak_lr": 0.05})\n'
     )
     assert load_experiment(tmp_path / "sub" / "next.py").optimizer.peak_lr == 0.05
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_error(monkeypatch, capsys):
+    """As in `vitx models | head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert main(["models"]) == 1
+        monkeypatch.undo()
+    assert capsys.readouterr().err == ""

@@ -5,6 +5,8 @@ import contextlib
 import functools
 import io
 import logging
+import os
+import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -52,14 +54,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         import numpy  # noqa: F401  where NumPy is broken, jaxlib and others would print tracebacks of their own
 
-        return options.command(options, settings) or 0
+        status = options.command(options, settings) or 0
+        sys.stdout.flush()
+        return status
     except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, BrokenPipeError) and _is_output_closed():
+            return 1
         message, status = describe_error(error, training=options.command in (_train, cli_ablations.run_ablation))
         if debug and isinstance(error, Exception) and not isinstance(error, Preempted):
             print_text(traceback.format_exc(), lines=True, error=True)
             return status
         print_text(f"vitx: {message}", lines=True, error=True)
         return status
+
+
+def _is_output_closed() -> bool:
+    """Returns whether nobody reads standard output any more, as after `| head`; the rest of it is then dropped."""
+    output, pipe = sys.stdout.fileno(), select.poll()
+    pipe.register(output, 0)  # errors, which are reported without being asked for
+    if not pipe.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # Python flushes once more when it ends
+    return True
 
 
 def _check_options(options: argparse.Namespace, unknown: Sequence[str]) -> None:
