@@ -9,9 +9,10 @@ from PIL import Image
 
 from tests.data.test_decoding import numbered_frames, read_numbers
 from vitx.cli import main
+from vitx.data import file_kinds
 from vitx.data.check import check
 from vitx.data.decoding import VideoError, decode_frames, open_video, probe
-from vitx.data.file_kinds import ENDINGS, UNREAD
+from vitx.data.file_kinds import ENDINGS, UNREAD, read_video
 from vitx.data.files import Folder, Table
 from vitx.data.pipeline import Data
 from vitx.data.preparation import Preparation, prepare
@@ -157,3 +158,11 @@ def test_a_class_whose_files_are_all_of_a_kind_that_is_not_read_is_named(ending,
 
 def test_no_ending_is_both_read_and_not_read():
     assert not set(ENDINGS) & set(UNREAD)
+
+
+def test_a_folder_of_videos_is_not_read_as_frames(tmp_path, monkeypatch):
+    """It may be as large as a dataset."""
+    (tmp_path / "a.mp4").touch()
+    monkeypatch.setattr(file_kinds, "read_bytes", None)
+    with pytest.raises(VideoError, match=r"found a folder with a\.mp4; expected a video"):
+        read_video(str(tmp_path))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vitx.data.find_files import find_files
+from vitx.data.find_files import find_files, name_outputs
 from vitx.errors import UserError
 
 
@@ -54,3 +54,14 @@ def test_lists_without_a_video_are_refused(home, text, found):
     (home / "list.csv").write_text(text)
     with pytest.raises(UserError, match=found):
         find_files([home / "list.csv"])
+
+
+def test_two_videos_never_get_one_file(tmp_path):
+    named = name_outputs(["x/clip.mp4", "x/clip.mkv", "x/sub/clip.mp4"], tmp_path, "_labels.mp4")
+    assert [str(path.relative_to(tmp_path)) for path in named.values()] == [
+        "clip.mp4_labels.mp4",
+        "clip.mkv_labels.mp4",
+        "sub/clip_labels.mp4",
+    ]
+    with pytest.raises(UserError, match=r"clip\.mp4_labels\.mp4 would be written for two"):
+        name_outputs(["x/clip.mp4", "x/clip.mkv", "x/clip.mp4.avi"], tmp_path, "_labels.mp4")

@@ -79,6 +79,11 @@ def read_video(path: str) -> str | bytes:
         return path
     try:
         names = sorted(_file_names(path), key=_natural_key)
+        # Before anything is read: a folder may hold a whole dataset.
+        if videos := [name for name in names if Path(name).suffix.lower() in ENDINGS]:
+            raise VideoError(
+                f"found a folder with {videos[0]}; expected a video, or a folder of PNG or JPEG frames alone"
+            )
         return mux_images([read_bytes(Path(path, name)) for name in names])
     except (OSError, UserError, VideoError) as error:
         raise VideoError(f"{path}: {getattr(error, 'strerror', None) or error}") from error

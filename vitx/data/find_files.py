@@ -75,7 +75,7 @@ def name_outputs(files: Sequence[str], folder: Path, ending: str) -> dict[str, P
         ending: what follows the name of the video, such as "_timeline.png".
 
     Raises:
-        UserError: a new file would replace one of the videos.
+        UserError: a new file would replace one of the videos, or be that of two videos.
     """
     if not files:
         return {}
@@ -88,6 +88,8 @@ def name_outputs(files: Sequence[str], folder: Path, ending: str) -> dict[str, P
     named = [folder / path.with_name(f"{stem}{ending}") for path, stem in zip(relative, stems, strict=True)]
     if replaced := {os.path.abspath(path) for path in named} & set(map(str, absolute)):
         raise UserError(f"{min(replaced)} is a video that would be replaced; expected another folder than {folder}")
+    if doubled := [path for path, count in Counter(named).items() if count > 1]:
+        raise UserError(f"{doubled[0]} would be written for two videos; expected videos whose names differ more")
     return dict(zip(files, named, strict=True))
 
 
