@@ -104,6 +104,11 @@ def _bench(options: argparse.Namespace, settings: list[str]) -> int:
         raise UserError("vitx bench needs the NAME of a model (`vitx models` lists them), or --compare FILE")
     if measurement.sweep and measurement.against:
         raise UserError("found --sweep and --against; the memory of an original cannot be predicted: leave out one")
+    if measurement.eager and (measurement.compiled or measurement.against != "huggingface"):
+        raise UserError(
+            "found --eager; expected it with --against huggingface and without --compiled: other originals are not "
+            "compiled unless --compiled asks for it"
+        )
     if options.baseline is not None and options.json not in (None, True):
         raise UserError("found --baseline and --json FILE; a record holds one version: leave out one of them")
     command = _command(measurement, settings)

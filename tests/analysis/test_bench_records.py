@@ -110,6 +110,8 @@ def test_options_that_do_not_fit_are_refused(record, tmp_path, capsys):
         (["cnn_small", "--baseline", str(tmp_path)], "vitx/__init__.py"),
         (["cnn_small", "--baseline", str(tmp_path), "--rounds", "0"], "--rounds is 0"),
         (["cnn_small", "--baseline", str(tmp_path), "--json", str(tmp_path / "new.json")], "--baseline and --json"),
+        (["cnn_small", "--eager"], "--against huggingface"),
+        (["cnn_small", "--against", "huggingface", "--eager", "--compiled"], "without --compiled"),
         ([], "NAME"),
     ):
         assert cli.main(["bench", *words]) == 2

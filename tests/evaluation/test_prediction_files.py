@@ -16,9 +16,11 @@ from vitx.data.windows import EvaluationReader, SlidingWindows
 from vitx.errors import UserError
 from vitx.evaluation import predictor as predictor_module
 from vitx.evaluation.prediction_file import open_predictions
+from vitx.evaluation.prediction_outputs import Outputs
 from vitx.evaluation.prediction_table import COLUMNS, PredictionTable, to_rows, write_rows
 from vitx.evaluation.predictor import Predictor, VideoPrediction, predict_videos, predict_views
 from vitx.evaluation.presentation import presenter_for
+from vitx.evaluation.segments import Thresholds
 from vitx.tasks.classification import Classification
 from vitx.tasks.regression import Regression
 
@@ -128,6 +130,15 @@ def test_values_of_a_regression_are_scores_without_a_class(predictor, files):
     values = Predictor(predictor.reader, predictor.compute, NAMES, presenter_for(Regression()))
     (row,) = PredictionTable(list(predict_videos(values, files[:1])), values)
     assert row["class"] is None and row["probability"] is None and list(row["scores"]) == list(NAMES["colour"])
+
+
+def test_all_labels_are_shown_on_the_terminal(predictor):
+    """A video has room for fewer."""
+    names = {f"label {i}": ("yes", "no") for i in range(6)}
+    many = Predictor(**{**vars(predictor), "names": names})
+    video = VideoPrediction("a.mp4", dict.fromkeys(names, np.array([[0.0, 9.0]], np.float32)), ((0.0, 1.0),), 25)
+    shown = Outputs.plan([], None, Thresholds(), None, None).write(video, many, None)["shown"]
+    assert shown == [f"{name}: no 100.0 %" for name in names]
 
 
 @pytest.fixture

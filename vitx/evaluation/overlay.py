@@ -37,7 +37,7 @@ def write_overlay(prediction: VideoPrediction, predictor: Predictor, path: PureP
     Raises:
         VideoError: the video cannot be read or encoded.
     """
-    texts = caption_windows(prediction, predictor)
+    texts = [lines[:MAX_LABELS] for lines in caption_windows(prediction, predictor)]
     changes = cell_bounds(prediction.windows)[1:-1].tolist()
 
     def draw(frame: UInt8[np.ndarray, "h w 3"], seconds: float) -> UInt8[np.ndarray, "h w 3"]:
@@ -55,7 +55,7 @@ def caption_windows(prediction: VideoPrediction, predictor: Predictor) -> list[t
         outputs = {label: values[number] for label, values in prediction.outputs.items()}
         answer = predictor.presenter.answer(outputs, predictor.names, 1)
         lines = (escape(f"{label}: {predictor.presenter.format_answer(best)}") for label, best in answer.items())
-        captions.append(tuple(lines)[:MAX_LABELS])
+        captions.append(tuple(lines))
     return captions
 
 
