@@ -259,3 +259,9 @@ def test_digests_name_every_array(state):
         "['optimizer']['step']",
         "['optimizer']['half']",
     }
+
+
+def test_reading_alone_warns_of_nothing(tmp_path, caplog):
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.steps() == []
+    assert not caplog.records

@@ -17,6 +17,7 @@ emulator is found through TENSORSTORE_GCS_HTTP_URL and STORAGE_EMULATOR_HOST. Ot
 import functools
 import hashlib
 import json
+import logging
 import os
 import shutil
 import uuid
@@ -38,6 +39,10 @@ from vitx.storage import COMMITTED, as_path, exists, move_folder, names_in, remo
 from vitx.stores import full_disk, is_bucket, report_io_errors
 
 REPLACED = "replaced_"  # begins the name of a checkpoint whose successor of the same step is not complete yet
+
+# Orbax 0.12.8 (2026-11) warns, whenever a run is loaded, that its folder is only read: as it was asked to.
+AS_ASKED = ("CheckpointManagerOptions.read_only=True", "Given directory is read only")
+logging.getLogger("absl").addFilter(lambda record: not str(record.msg).startswith(AS_ASKED))
 
 State = dict[str, Any]  # pytrees of arrays, by the name of the part that can be restored separately: variables, ...
 
