@@ -51,13 +51,16 @@ def test_a_custom_reducer_is_a_setting_like_any_other(model):
 
 def test_a_custom_reducer_shortens_the_sequence(model):
     video = jax.random.normal(jax.random.key(0), (1, 4, 16, 16, 3))
-    variables = model.init(jax.random.key(1), video)
-    tokens = model.apply(variables, video, method="tokens")
-    plain = model.copy(reducer=None)
-    assert model.apply(variables, tokens, method="encode").shape == (1, 17, 24)
-    first = override(model, {"reducer.after_layer": 0})
-    expected = plain.apply(variables, jnp.concatenate([tokens[:, :1], tokens[:, 1::2]], axis=1), method="encode")
-    np.testing.assert_array_equal(first.apply(variables, tokens, method="encode"), expected)
+    variables = jax.jit(model.init)(jax.random.key(1), video)
+    tokens = jax.jit(lambda variables: model.apply(variables, video, method="tokens"))(variables)
+    plain, first = model.copy(reducer=None), override(model, {"reducer.after_layer": 0})
+
+    def encode(model, tokens):
+        return jax.jit(lambda tokens: model.apply(variables, tokens, method="encode"))(tokens)
+
+    assert encode(model, tokens).shape == (1, 17, 24)
+    expected = encode(plain, jnp.concatenate([tokens[:, :1], tokens[:, 1::2]], axis=1))
+    np.testing.assert_array_equal(encode(first, tokens), expected)
     costs = [count_cost(m, m.input_shape).macs for m in (first, model, plain)]
     assert costs == sorted(costs) and costs[1] - costs[0] == costs[2] - costs[1] > 0
 

@@ -1,5 +1,7 @@
 """TokenLearner and TokenFuser: against plain NumPy, class tokens, gradients, and settings that they cannot have."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,7 +67,7 @@ def average_version_11(frame, p):
 @pytest.mark.parametrize(("version", "average"), [("1", average_version_1), ("1.1", average_version_11)])
 def test_learned_tokens_equal_averages_in_numpy(version, average):
     module = SelectTokens(3, version)
-    variables = perturbed(module.init(jax.random.key(0), jnp.asarray(FRAMES)))
+    variables = perturbed(jax.jit(module.init)(jax.random.key(0), jnp.asarray(FRAMES)))
     found = jax.jit(module.apply)(variables, jnp.asarray(FRAMES))
     assert found.shape == (2, 3, 3, 6)
     p = jax.tree.map(np.asarray, variables["params"])
@@ -76,10 +78,10 @@ def test_learned_tokens_equal_averages_in_numpy(version, average):
 def test_fused_tokens_equal_mixtures_in_numpy():
     original, learned = FRAMES.reshape(2, 3, 20, 6), FRAMES[:, :, :2, 0] + 1
     arrays = jnp.asarray(learned), jnp.asarray(original)
-    variables = FuseTokens().init(jax.random.key(0), *arrays)
-    np.testing.assert_array_equal(FuseTokens().apply(variables, *arrays), original)  # before training
+    variables, fuse = jax.jit(FuseTokens().init)(jax.random.key(0), *arrays), jax.jit(FuseTokens().apply)
+    np.testing.assert_array_equal(fuse(variables, *arrays), original)  # before training
     variables = perturbed(variables)
-    found = FuseTokens().apply(variables, *arrays)
+    found = fuse(variables, *arrays)
     p = jax.tree.map(np.asarray, variables["params"])
     for clip, time in np.ndindex(2, 3):
         mixed = norm(learned[clip, time], p["norm"]).T @ p["mix"]["kernel"] + p["mix"]["bias"]
@@ -92,15 +94,19 @@ def test_tokens_of_a_frame_come_from_that_frame_and_class_tokens_stay():
     encoder = Encoder(1, EncoderBlock(num_heads=2, mlp_dim=8), reducer=TokenLearner(2, 0))
     x = jax.random.normal(jax.random.key(0), (2, 1 + 3 * 4, 6))
     settings = {"grid": (3, 2, 2), "prefix": 1, "train": False}
-    variables = perturbed(encoder.init(jax.random.key(1), x, **settings))
+    variables = perturbed(jax.jit(lambda x: encoder.init(jax.random.key(1), x, **settings))(x))
     learner = {"params": variables["params"]["token_learner"]}
     learned = SelectTokens(2).apply(learner, x[:, 1:].reshape(2, 3, 2, 2, 6))
     tokens = jnp.concatenate([x[:, :1], learned.reshape(2, 6, 6)], axis=1)
     plain = Encoder(1, EncoderBlock(num_heads=2, mlp_dim=8))
-    expected = plain.apply(
-        {"params": {k: v for k, v in variables["params"].items() if k != "token_learner"}}, tokens, **settings
-    )
-    np.testing.assert_allclose(encoder.apply(variables, x, **settings), expected, rtol=1e-5, atol=1e-5)
+    other = {"params": {k: v for k, v in variables["params"].items() if k != "token_learner"}}
+
+    @jax.jit
+    def encode_both(x, tokens):
+        return encoder.apply(variables, x, **settings), plain.apply(other, tokens, **settings)
+
+    found, expected = encode_both(x, tokens)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["vivit_b_16x2", "videomae_b_16x2", "vivit_b_16x2_fe"])
@@ -122,8 +128,9 @@ def test_models_learn_tokens_at_any_depth(name):
     for fields in ({}, {"dtype": "bfloat16", "remat_policy": "dots_saveable", "reducer": TokenLearner(3, 2)}):
         changed = model.copy(**fields)
         variables = perturbed(jax.jit(changed.init)(jax.random.key(0), video))
-        tokens = changed.apply(variables, video, method="tokens")
-        encoded = changed.apply(variables, tokens, method="encode").shape
+        tokens = jax.eval_shape(lambda x, model=changed: model.apply(x, video, method="tokens"), variables)
+        encode = functools.partial(changed.apply, method="encode")
+        encoded = jax.eval_shape(encode, variables, tokens).shape
         times, prefix = 2, changed.prefix * (2 if name.endswith("fe") else 1)
         assert encoded == (2, prefix + times * (3 if fields else 16), 24)
         gradients = jax.jit(jax.grad(loss), static_argnums=1)(variables, changed)

@@ -1,5 +1,7 @@
 """Token merging: against slow loops and duplicated tokens, on trained models, and settings that it cannot have."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,23 +62,33 @@ def test_merging_equals_a_slow_loop(num_tokens, prefix, r):
     rng = np.random.default_rng(num_tokens)
     x, keys = rng.normal(size=(2, num_tokens, 5)).astype(np.float32)
     sizes = rng.integers(1, 9, num_tokens).astype(np.float32)
-    matching = match(jnp.asarray(keys), r, prefix)
-    tokens, new_sizes = merge(jnp.asarray(x), jnp.asarray(sizes), matching, prefix)
+
+    @jax.jit
+    def compute(x, sizes, keys):
+        matching = match(keys, r, prefix)
+        return *merge(x, sizes, matching, prefix), find_owners(matching, num_tokens, prefix)
+
+    tokens, new_sizes, found_owners = compute(x, sizes, keys)
     expected, expected_sizes, owners = merge_slowly(x, sizes, keys, r, prefix)
     np.testing.assert_allclose(tokens, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(new_sizes, expected_sizes)
-    np.testing.assert_array_equal(find_owners(matching, num_tokens, prefix), owners)
+    np.testing.assert_array_equal(found_owners, owners)
 
 
 def test_merging_then_unmerging_conserves_sizes_and_sums():
     x, sizes, owners = jax.random.normal(jax.random.key(0), (17, 4)), jnp.ones(17), jnp.arange(17)
+
+    @functools.partial(jax.jit, static_argnums=3)
+    def merge_some(x, sizes, owners, r):
+        matching = match(x, r, 1)
+        return *merge(x, sizes, matching, 1), find_owners(matching, len(x), 1)[owners]
+
+    unmerge_all = jax.jit(unmerge)
     first = x
     for r in (8, 4, 2):
-        matching = match(x, r, 1)
-        owners = find_owners(matching, len(x), 1)[owners]
-        x, sizes = merge(x, sizes, matching, 1)
+        x, sizes, owners = merge_some(x, sizes, owners, r)
         assert sizes.sum() == 17 and len(x) == len(sizes)
-        np.testing.assert_allclose(unmerge(x, owners).sum(axis=0), first.sum(axis=0), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(unmerge_all(x, owners).sum(axis=0), first.sum(axis=0), rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(np.bincount(owners), sizes)
     assert len(x) == 3
 
@@ -155,10 +167,15 @@ def test_trained_models_merge_without_new_parameters(trained, video, name):
     assert merging.reducer == TokenMerging(3)
     shapes = jax.tree.map(jnp.shape, jax.eval_shape(merging.init, jax.random.key(0), video))
     assert shapes == jax.tree.map(jnp.shape, variables)
-    tokens = model.apply(variables, video, method="tokens")
-    encoded = merging.apply(variables, tokens, method="encode")
+
+    @jax.jit
+    def compute(variables):
+        tokens = model.apply(variables, video, method="tokens")
+        encoded = merging.apply(variables, tokens, method="encode")
+        return tokens, encoded, merging.apply(variables, video), model.apply(variables, video)
+
+    tokens, encoded, features, plain = compute(variables)
     assert encoded.shape == tokens.shape  # every token has the value of its group
-    features, plain = merging.apply(variables, video), model.apply(variables, video)
     assert 1e-5 < abs(features - plain).max() < 2 * abs(plain).max()
 
     def loss(variables, model):
@@ -174,6 +191,7 @@ def test_model_2_merges_within_a_frame(trained, video):
     model, variables = trained["vivit_b_16x2_fe"]
     model = model.copy(reducer=TokenMerging(4))
 
+    @jax.jit
     def encode(video):
         frames = model.apply(variables, video, train=False, method="frame_tokens")
         return model.apply(variables, frames, train=False, method="encode_frames")
