@@ -15,6 +15,7 @@ from vitx.data.encoding import encode_video
 from vitx.data.file_kinds import read_video
 from vitx.data.pipeline import Data
 from vitx.errors import UserError
+from vitx.evaluation.examples import load_predictions
 from vitx.interop.preprocessing import Preprocessing
 from vitx.interop.tensors import read_tensors
 from vitx.interop.torch_files import _read_answer
@@ -62,6 +63,13 @@ def test_small_archives_that_claim_much_are_refused(kind, bounded, tmp_path):
     path = LARGE_ARCHIVES[kind](tmp_path / "weights.npz")
     with pytest.raises(UserError, match=r"weights\.npz"):
         read_tensors(path)
+
+
+@pytest.mark.parametrize("kind", ["a shape without bytes", "long texts", "objects", "no archive"])
+def test_predictions_of_somebody_else_are_refused_in_bounded_memory(tmp_path, kind):
+    path = LARGE_ARCHIVES[kind](tmp_path / "predictions_test.npz")
+    with pytest.raises(UserError, match=r"predictions_test\.npz(?s:.*)vitx evaluate .* --split test writes it again"):
+        load_predictions(path)
 
 
 def test_an_archive_of_weights_that_compress_well_is_read(tmp_path):

@@ -5,7 +5,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO
 
 from vitx.errors import UserError
@@ -40,14 +40,15 @@ def open_regular(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         yield file
 
 
-def check_unpacked(path: Path, needed: int) -> None:
+def check_unpacked(path: PurePath, needed: int, size: int | None = None) -> None:
     """Raises UserError where a file claims more bytes than its own size allows, or than this machine has.
 
     Args:
         path: path of the file.
         needed: bytes of all arrays that the file claims to hold.
+        size: bytes of the file; None asks the disk.
     """
-    size = os.path.getsize(path)
+    size = os.path.getsize(path) if size is None else size
     if needed > size + MAX_EXCESS:
         raise UserError(
             f"{path} has {size:,} bytes and claims arrays of {needed:,}; expected at most {MAX_EXCESS:,} more than its "

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from vitx.errors import UserError
 from vitx.evaluation.evaluate import Predictions
-from vitx.evaluation.examples import accuracy_interval, accuracy_intervals
+from vitx.evaluation.examples import accuracy_interval, accuracy_intervals, load_predictions, save_predictions
 from vitx.tasks.classification import Classification
 from vitx.tasks.regression import Regression
 
@@ -44,3 +45,18 @@ def test_errors_of_values_have_no_wilson_interval():
     values = {"size": np.zeros((2, 1), np.float32)}
     predictions = Predictions(values, {"size": np.ones((2, 1), np.float32)}, np.arange(2), (), "1x1")
     assert accuracy_intervals(Regression(), predictions, Regression().metrics(predictions)) == {}
+
+
+def test_predictions_come_back_and_those_that_do_not_fit_together_are_refused(tmp_path):
+    path, logits = tmp_path / "predictions_validation.npz", np.eye(3, dtype=np.float32)
+    saved = Predictions({"a": logits}, {"a": np.arange(3)}, np.arange(3), (7,), "1x1", ("7: damaged",))
+    save_predictions(path, 4, saved)
+    step, found = load_predictions(path)
+    assert (step, found.unreadable, found.views, found.errors) == (4, (7,), "1x1", ("7: damaged",))
+    np.testing.assert_array_equal(found.outputs["a"], logits)
+    with np.load(path) as file:
+        arrays = dict(file)
+    for wrong in ({"index": np.arange(2)}, {"index": np.int32(3)}, {"about": np.array("[]")}, {"about": np.array("{")}):
+        np.savez(path, **(arrays | wrong))
+        with pytest.raises(UserError, match="--split validation writes it again"):
+            load_predictions(path)

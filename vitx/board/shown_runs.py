@@ -1,10 +1,8 @@
 """The runs of a board: what their folders hold, as JSON data. Nothing is written into them."""
 
 import functools
-import json
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -228,13 +226,7 @@ def _differences(experiments: Mapping[int, Experiment]) -> list[dict[str, Any]]:
 
 
 def _load_split(folder: PurePath, split: str, version: Any) -> EvaluatedSplit:
-    path = predictions_path(folder, split)
-    try:
-        step, predictions = load_predictions(path)
-    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{path} cannot be read: {error}; vitx evaluate {storage.absolute(folder)} --split {split} writes it again"
-        ) from error
+    step, predictions = load_predictions(predictions_path(folder, split))
     experiment, record = load_config(folder), read_newest_record(folder)
     if record:
         check_record(folder, record)

@@ -12,7 +12,9 @@ from jaxtyping import Float
 from scipy.special import log_softmax
 
 from vitx import storage, strict_json
+from vitx.errors import UserError
 from vitx.evaluation.evaluate import Predictions
+from vitx.interop.tensors import read_npz
 from vitx.tasks.classification import Classification
 from vitx.tasks.frame_prediction import FramePrediction
 from vitx.tasks.masked_prediction import MaskedPrediction
@@ -48,9 +50,20 @@ def save_predictions(path: PurePath, step: int, predictions: Predictions) -> Non
 
 
 def load_predictions(path: PurePath) -> tuple[int, Predictions]:
-    """Returns (checkpoint, predictions) that `save_predictions` wrote."""
-    with np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False) as file:
-        arrays = dict(file)
+    """Returns (checkpoint, predictions) that `save_predictions` wrote.
+
+    Raises:
+        UserError: the file is damaged or hostile.
+    """
+    try:
+        return _parse_predictions(read_npz(path, storage.read_bytes(path)))
+    except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error) if isinstance(error, UserError) else f"{path} cannot be read: {error}"
+        command = f"vitx evaluate {storage.absolute(path.parent)} --split {path.stem.removeprefix('predictions_')}"
+        raise UserError(f"{reason}; {command} writes it again") from error
+
+
+def _parse_predictions(arrays: Mapping[str, np.ndarray]) -> tuple[int, Predictions]:
     about = json.loads(arrays["about"].item())
 
     def under(prefix: str) -> dict[str, np.ndarray]:
@@ -64,6 +77,9 @@ def load_predictions(path: PurePath) -> tuple[int, Predictions]:
         views=about["views"],
         errors=tuple(about["errors"]),
     )
+    lengths = {len(x) for x in (predictions.index, *predictions.outputs.values(), *predictions.labels.values())}
+    if len(lengths) > 1:
+        raise ValueError("its arrays are of different numbers of examples")
     return about["step"], predictions
 
 

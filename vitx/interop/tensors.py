@@ -1,9 +1,10 @@
 """Reading and writing files of named tensors. Files are not trusted: nothing is executed."""
 
+import io
 import math
 import zipfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import flax.serialization
 import numpy as np
@@ -49,17 +50,26 @@ def read_safetensors(path: Path) -> Tensors:
         raise UserError(f"{path} is no .safetensors file, or is damaged: {error}") from error
 
 
-def read_npz(path: Path) -> Tensors:
-    """Returns the arrays of an .npz file; one that would have to be unpickled is refused."""
+def read_npz(path: PurePath, content: bytes | None = None) -> Tensors:
+    """Returns the arrays of an .npz file; one that would have to be unpickled is refused.
+
+    Args:
+        path: path of the file.
+        content: its bytes where they were read already, as from a bucket.
+    """
+    source = Path(path) if content is None else io.BytesIO(content)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(source) as archive:
             members = archive.infolist()
-            check_unpacked(path, sum(member.file_size for member in members))
+            size = None if content is None else len(content)
+            check_unpacked(path, sum(member.file_size for member in members), size)
             if len({member.filename for member in members}) < len(members):
                 raise ValueError("two arrays have one name")
             for member in members:
                 _check_header(archive, member)
-        with np.load(path, allow_pickle=False) as file:
+        if isinstance(source, io.BytesIO):
+            source.seek(0)
+        with np.load(source, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, UserError):
         raise
