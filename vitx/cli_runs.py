@@ -1,6 +1,7 @@
 """`vitx evaluate` and `vitx predict`: what a trained run, or weights, make of videos."""
 
 import argparse
+import re
 from typing import Any
 
 from vitx import cli_predict
@@ -17,10 +18,18 @@ ABOUT_SETTINGS = (
 
 def add_commands(commands: Any) -> None:
     """Adds the commands to the parser of `vitx`."""
-    evaluate = _add(commands, "evaluate", "evaluate a run and write its report", "RUN [--split test] [--calibrate]")
+    evaluate = _add(
+        commands,
+        "evaluate",
+        "evaluate a run and write its report",
+        "RUN [--split test] [--calibrate] [--budgets 64,128]",
+    )
     evaluate.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: test")
     evaluate.add_argument(
         "--calibrate", action="store_true", help="fit temperatures of the probabilities on the validation split first"
+    )
+    evaluate.add_argument(
+        "--budgets", type=_numbers, metavar="N,N,...", help="evaluate with so many tokens of a clip: accuracy and GMACs"
     )
     evaluate.set_defaults(command=_evaluate)
 
@@ -39,15 +48,30 @@ def _add(commands: Any, name: str, text: str, words: str) -> argparse.ArgumentPa
     return command
 
 
+def _numbers(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected numbers with commas between them, such as 64,128")
+    return tuple(map(int, text.split(",")))
+
+
 def _evaluate(options: argparse.Namespace, settings: list[str]) -> None:
     from vitx.compiled_programs import keep_own_programs
+    from vitx.evaluation.presentation import presenter_for
     from vitx.run import load_run
+    from vitx.run_budgets import describe_budgets
 
     load_parts(options.experiment)
     run = load_run(options.run, options.checkpoint, parse_settings(settings))
     keep_own_programs(run.experiment.training.compilation_cache)
     if options.calibrate:
         run.calibrate()
+    if options.budgets:
+        rows = run.evaluate_budgets(options.budgets, options.split)
+        if options.json:
+            print_json({"step": run.step, "split": options.split, "budgets": rows})
+        else:
+            print_text("\n".join(describe_budgets(rows, presenter_for(run.experiment.task))), lines=True)
+        return
     metrics = run.evaluate(options.split)
     if options.json:
         print_json(metrics)

@@ -44,6 +44,7 @@ from vitx.interop.fill import check_layers
 from vitx.layers.partition import batch_sharding
 from vitx.models import resolve_implementation
 from vitx.pretrained import starting_weights
+from vitx.run_budgets import evaluate_budgets
 from vitx.run_evaluation import evaluate_and_report, predict_split
 from vitx.run_folder import (
     check_may_train,
@@ -111,6 +112,26 @@ class Run:
         """
         with lock_run(self.workdir):
             return evaluate_and_report(self, split, Stopwatch())
+
+    def evaluate_budgets(self, budgets: Sequence[int], split: str = "test") -> MetricsTable:
+        """Evaluates the run with fewer tokens: its metrics against GMACs; one checkpoint serves all budgets.
+
+        The model's reducer gets each budget; a model without one gets `DynamicTokens`. The rows are added to
+        metrics.jsonl beside the others, and budgets_SPLIT.md, .png and .svg in the run's folder show them together with
+        those of earlier calls.
+
+        Args:
+            budgets: tokens of a clip that the encoder reads, class tokens not counted.
+            split: "train", "validation" or "test".
+
+        Returns:
+            A row for each budget: "num_tokens", "gmacs" of one view, "clip", "views" and metrics by name.
+
+        Raises:
+            UserError: the model has no tokens or a reducer without a budget, or a budget does not fit its clips.
+        """
+        with lock_run(self.workdir):
+            return MetricsTable(evaluate_budgets(self, budgets, split))
 
     def calibrate(self) -> Calibration:
         """Fits a temperature for each label on the validation split, and writes them to calibration.json in the folder.

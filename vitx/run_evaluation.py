@@ -4,6 +4,7 @@ The argument `run` of these functions is a `vitx.run.Run`, whose module imports 
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import jax
@@ -68,18 +69,23 @@ def evaluate_and_report(run: Any, split: str, clock: Stopwatch) -> dict[str, Any
             if not changed:  # other commands read this file as predictions for the run's own data and settings
                 save_predictions(predictions_path(run.workdir, split), run.step, predictions)
         # The row is written last: where it exists, the report is complete.
-        if split != "train":
-            key = run.step, split, changed
-
-            def is_other(row: Mapping[str, Any]) -> bool:  # an earlier evaluation of the same is replaced
-                return (row["step"], row["split"], row.get("settings", {})) != key
-
-            with MetricsLog(run.workdir, is_other) as log:
-                log.write(run.step, split, row)
+        record_evaluation(run.workdir, {"step": run.step, "split": split, **row})
     tables = presenter.tables(predictions, run.output_names)
     if calibration:
         tables |= {"calibration": calibration_of_split(task, predictions, calibration)}
     return {"step": run.step, **row, "intervals": {name: list(bounds) for name, bounds in intervals.items()}, **tables}
+
+
+def record_evaluation(workdir: PurePath, row: Mapping[str, Any]) -> None:
+    """Adds a row to metrics.jsonl, in place of an earlier one of the same evaluation; training has rows of "train"."""
+
+    def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return row["step"], row["split"], row.get("settings", {})
+
+    if row["split"] != "train":
+        about = {name: value for name, value in row.items() if name not in ("step", "split")}
+        with MetricsLog(workdir, lambda other: key(other) != key(row)) as log:
+            log.write(row["step"], row["split"], about)
 
 
 def open_run_split(run: Any, split: str) -> Source:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vitx import configuration, storage, strict_json
-from vitx.ablations.pictures import learning_curves, save_figure
+from vitx.ablations.pictures import learning_curves
 from vitx.ablations.statistics import Difference, compare_clips, correct_for_rows, interval
 from vitx.ablations.tables import difference_rows, has_same_clips, pair_examples
 from vitx.console import escape
@@ -16,6 +16,7 @@ from vitx.data.sources import Source, check_split, example_name
 from vitx.errors import UserError
 from vitx.evaluation.evaluate import Predictions
 from vitx.evaluation.examples import accuracy_interval, example_metric, is_correct, load_predictions, predictions_path
+from vitx.evaluation.figures import save_figure
 from vitx.evaluation.presentation import presenter_for
 from vitx.evaluation.report import clip_strip, encode_png
 from vitx.evaluation.report import table as markdown_table

@@ -1,25 +1,18 @@
 """Pictures of an ablation and of runs that are compared: learning curves with bands, accuracy against cost."""
 
-import io
-import math
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
-from vitx import storage
 from vitx.ablations.plan import COSTS, Cell, Plan
 from vitx.ablations.tables import Table
+from vitx.evaluation.figures import COLOURS, add_legend, metric_title, save_figure, scale_costs
 from vitx.evaluation.presentation import presenter_for
 from vitx.training.logs import read_metrics
 
 Rows = Sequence[Mapping[str, Any]]
-_PAIRED = matplotlib.colormaps["tab20"].colors
-COLOURS = _PAIRED[::2] + _PAIRED[1::2]  # dark ones first: a light one is hard to see beside its dark twin
 
 
 def write_pictures(plan: Plan, table: Table) -> None:
@@ -64,9 +57,9 @@ def learning_curves(runs: Mapping[str, Sequence[Rows]], metrics: Sequence[str], 
             colour = COLOURS[number % len(COLOURS)]
             axes.plot(steps, mean, color=colour, marker="o" if len(steps) < 12 else "", markersize=3, label=name)
             axes.fill_between(steps, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
-        axes.set(xlabel="step", title=_title(metric, split, units))
+        axes.set(xlabel="step", title=metric_title(metric, split, units))
         axes.grid(alpha=0.25)
-    _add_legend(figure)
+    add_legend(figure)
     return figure
 
 
@@ -98,43 +91,10 @@ def pareto(
         front.append((max(costs), front[-1][1]))  # the best row stays the best at any higher cost
         style = {"color": "#8a8a8a", "linewidth": 1, "drawstyle": "steps-post"}
         axes.plot(*zip(*front, strict=True), label="Pareto front", zorder=0, **style)
-        axes.set(xlabel="GMACs per view", title=_title(metric, "test", units))
-        if max(costs) < 3 * min(costs):
-            axes.locator_params(axis="x", nbins=6)  # a logarithmic axis this short has one label or none
-        else:
-            axes.set_xscale("log")
-            has_few_powers = max(costs) < 100 * min(costs)
-            axes.xaxis.set_minor_formatter(_label_some if has_few_powers else NullFormatter())
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.grid(alpha=0.25, which="both")
-    _add_legend(figure)
+        axes.set(xlabel="GMACs per view", title=metric_title(metric, "test", units))
+        scale_costs(axes, costs)
+    add_legend(figure)
     return figure
-
-
-def _title(metric: str, split: str, units: Mapping[str, str]) -> str:
-    unit = units.get(metric.split("/")[-1], "")
-    return f"{metric}, {split}{unit and ' '}{unit}"
-
-
-def _label_some(value: float, _: int) -> str:
-    """Returns the label of a tick between powers of ten: all nine would run into one another."""
-    leading = round(value / 10 ** math.floor(math.log10(value)))
-    return f"{value:g}" if leading in (2, 3, 5) else ""
-
-
-def _add_legend(figure: Figure) -> None:
-    """Adds one legend for all axes below them, in as many columns as the width has room for."""
-    pairs = (axes.get_legend_handles_labels() for axes in figure.axes)
-    entries = {label: handle for pair in pairs for handle, label in zip(*pair, strict=True)}
-    if not entries:
-        return
-    # a character of this size takes about 0.062 inches, the line before it half an inch
-    columns = int(figure.get_figwidth() / (0.062 * max(map(len, entries)) + 0.5))
-    columns = min(max(columns, 1), len(entries), 4)
-    figure.set_figheight(figure.get_figheight() + 0.18 * math.ceil(len(entries) / columns))
-    figure.legend(
-        entries.values(), entries.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=8
-    )
 
 
 def pareto_front(points: Mapping[str, tuple[float, float]], *, is_higher: bool = True) -> list[str]:
@@ -150,13 +110,3 @@ def pareto_front(points: Mapping[str, tuple[float, float]], *, is_higher: bool =
         if sign * value < best:
             front, best = [*front, name], sign * value
     return front
-
-
-def save_figure(figure: Figure, path: PurePath) -> None:
-    """Writes a figure as PATH.png and PATH.svg."""
-    for suffix in ("png", "svg"):
-        file = io.BytesIO()
-        # Fixed identifiers and no date: the same results give the same file.
-        with matplotlib.rc_context({"svg.hashsalt": "vitx"}):
-            figure.savefig(file, format=suffix, dpi=110, metadata={"Date": None} if suffix == "svg" else None)
-        storage.write_bytes(path.with_name(f"{path.name}.{suffix}"), file.getvalue())

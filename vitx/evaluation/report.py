@@ -51,9 +51,10 @@ def curve_points(rows: Rows, curves: Mapping[str, str]) -> dict[str, dict[str, l
     """Returns {metric: {split: (step, value) pairs in the order of steps}} of training and of the evaluated splits.
 
     Args:
-        rows: rows of metrics.jsonl. Those of an evaluation have "views".
+        rows: rows of metrics.jsonl. Those of an evaluation have "views"; those with other settings are left out.
         curves: as for `learning_curves`.
     """
+    rows = [row for row in rows if "settings" not in row]
     drawn = {name for row in rows for name in row if name.split("/")[-1] in curves and not name.endswith("/loss")}
     splits = {"train", *(row["split"] for row in rows if "views" in row)}
     shown = sorted((row for row in rows if row["split"] in splits), key=lambda row: row["step"])

@@ -146,7 +146,7 @@ class Events:
             self._writer._py_recordio_writer.close()
 
 
-def _numbers(row: Row) -> dict[str, float]:
+def _numbers(row: Row) -> dict[str, int | float]:
     return {name: value for name, value in row.items() if name != "step" and isinstance(value, int | float)}
 
 
