@@ -154,7 +154,7 @@ def test_settings_of_an_evaluation_are_reported_beside_the_others(home, tmp_path
 
 @pytest.mark.parametrize(
     "word",
-    ["optimizer.peak_lr", "model.num_heads", "data.batch_size", "data.num_frames", "training.seed", "data.cilps"],
+    ["optimizer.peak_lr", "model.num_heads", "data.batch_size", "model.num_frames", "training.seed", "data.cilps"],
 )
 def test_settings_that_an_evaluation_cannot_change_are_refused(word, home, capsys):
     assert main(["evaluate", str(home / "run"), f"--{word}", "1"]) == 2

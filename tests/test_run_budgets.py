@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 import vitx
@@ -68,6 +69,22 @@ def test_a_budget_that_does_not_fit_is_refused_before_any_is_evaluated(workdir, 
     for word in ("many", "2,", "-1", ""):
         assert main(["evaluate", str(workdir), f"--budgets={word}"]) == 2
         assert "expected numbers with commas" in capsys.readouterr().err
+
+
+def test_a_run_is_evaluated_on_other_clips_with_its_positions_interpolated(workdir):
+    settings = {"data.num_frames": 2, "data.frame_stride": 2, "data.image_size": (36, 36)}
+    run, whole = load_run(workdir, settings=settings), load_run(workdir)
+    assert run.experiment.model == whole.experiment.model.with_input_shape(2, (36, 36))
+    tables = (x.variables["params"]["positions"]["positions"] for x in (run, whole))
+    found, table = (np.asarray(x).reshape(-1, x.shape[-1]) for x in tables)
+    assert found.shape[0] == 9 and table.shape[0] == 8
+    # the time in the middle, and of the places the mean, which interpolation of a 2 x 2 grid to 3 x 3 keeps there
+    np.testing.assert_allclose(found[4], table.mean(axis=0), rtol=1e-5, atol=1e-6)
+    rows = run.evaluate_budgets((4, 9), "validation")
+    assert [(row["clip"], row["num_tokens"]) for row in rows] == [("2x36x36", 4), ("2x36x36", 9)]
+    again = load_run(workdir, settings=settings).evaluate_budgets((9,), "validation")
+    validation = [row for row in read_metrics(workdir) if row["split"] == "validation" and "num_tokens" in row]
+    assert [row["num_tokens"] for row in validation] == [4, 9] and validation[1] == again[0]
 
 
 def test_models_without_tokens_or_without_a_budget_are_refused():

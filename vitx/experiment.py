@@ -20,7 +20,8 @@ from vitx.configuration import register
 from vitx.data.pipeline import Data
 from vitx.errors import UserError, as_user_error, closest
 from vitx.models import VARIANTS, create_model
-from vitx.models.base import VideoModel
+from vitx.models.base import VideoModel, resize_position_tables
+from vitx.models.budgets import check_budgets
 from vitx.storage import as_path, is_file, read_json, write_json
 from vitx.stores import is_bucket
 from vitx.tasks.classification import Classification
@@ -54,6 +55,11 @@ class Experiment:
     training: Training = Training()
 
     def __post_init__(self):
+        self._fit_clips()
+        check_budgets(self.training.budgets, self.model, self.data.num_frames, self.data.image_size)
+
+    def _fit_clips(self) -> None:
+        """Gives the data the model's clips where it has none of its own."""
         if not isinstance(self.model, VideoModel):
             if None in (self.data.num_frames, self.data.image_size):
                 raise ValueError(
@@ -143,7 +149,8 @@ class Experiment:
         of_model = {f"model.{name}" for name in configuration.names_marked(type(self.model), "mutable_in_evaluation")}
         without_effect = configuration.names_marked(Data, "training_only")
         allowed = [name for name in configuration.settings(self.data) if name not in without_effect]
-        if getattr(self.model, "needs_input_shape", False):
+        # learned positions are interpolated for other clips, fixed ones would name other places
+        if getattr(self.model, "needs_input_shape", False) and not self.model.position_tables():
             allowed = [name for name in allowed if name not in SHAPE]
         for path in changes:
             part, _, rest = path.partition(".")
@@ -161,7 +168,10 @@ class Experiment:
         return changed.with_absolute_paths()
 
     def _check_parameters(self, changed: "Experiment", paths: Sequence[str]) -> None:
-        trained, now = (jax.eval_shape(x.init, jax.random.key(0))["params"] for x in (self, changed))
+        def resized(key: Array) -> Mapping[str, Any]:
+            return resize_position_tables(self.init(key), self.model, changed.model)
+
+        trained, now = (jax.eval_shape(init, jax.random.key(0))["params"] for init in (resized, changed.init))
         if jax.tree.map(jnp.shape, trained) != jax.tree.map(jnp.shape, now):
             raise UserError(
                 f"{' and '.join(paths)} would need parameters that were not trained; expected a value with which the "

@@ -43,6 +43,7 @@ from vitx.explain.explanation import Explanation
 from vitx.interop.fill import check_layers
 from vitx.layers.partition import batch_sharding
 from vitx.models import resolve_implementation
+from vitx.models.base import resize_position_tables
 from vitx.pretrained import starting_weights
 from vitx.run_budgets import evaluate_budgets
 from vitx.run_evaluation import evaluate_and_report, predict_split
@@ -458,7 +459,9 @@ def load_run(workdir: str | PurePath, which: Which = "best", settings: Mapping[s
         check_layers(experiment.model, len(record["digests"]), str(workdir / "config.json"))
         best = (record["best"] or {}).get("step")
         step = best if which == "best" and best in steps else steps[-1]
-        variables = restore_variables(checkpoints, step, experiment, mesh)
+        variables = restore_variables(checkpoints, step, trained, mesh)
+    if experiment.model != trained.model:
+        variables = resize_position_tables(variables, trained.model, experiment.model)
     experiment, output_names = fit_to_record(experiment, record, workdir)
     return Run(experiment, workdir, step, variables, output_names, batch_sharding(mesh), changed)
 

@@ -269,7 +269,7 @@ class _Filling:
         # grids are compared, not shapes: 2x4 and 4x2 patches have tables of one shape
         if old is not None and new is not None and old != new and tensor.shape == _table(*old, shape[-1]):
             self.resized[path] = tensor.shape, shape
-            tensor = resize_positions(tensor, old[0], old[1], new[1])
+            tensor = np.asarray(resize_positions(tensor, old[0], old[1], new[1]))
         if self.source.inflation and len(shape) == 5 and tensor.shape == (1, *shape[1:]) != shape:
             self.inflated.append(path)
             tensor = inflate_kernel(tensor, shape[0], self.source.inflation)

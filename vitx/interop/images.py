@@ -202,7 +202,7 @@ def _positions(image: Mapping[str, np.ndarray], model: VideoTransformer, how: Fr
             f"the image model has {table.shape[1]} positions, and the video {h}x{w} patches; the grid of the image's "
             "patches cannot be inferred: set from_image=FromImage(grid=(rows, columns)), or --grid on the command line"
         )
-    space = resize_positions(table[:, prefix:], 0, (1, rows, columns), (1, h, w))
+    space = np.asarray(resize_positions(table[:, prefix:], 0, (1, rows, columns), (1, h, w)))
     if not isinstance(model, FactorisedEncoder | TimeSformer | TimeSformerSpace):
         space = np.tile(space, (1, t, 1))
     if not model.prefix:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from vitx.layers.layouts import Grid
 from vitx.layers.types import DType
@@ -162,7 +162,7 @@ def sinusoids(tokens: int, width: int) -> Float[np.ndarray, "n d"]:
     return np.where(np.arange(width) % 2, np.cos(angles), np.sin(angles)).astype(np.float32)
 
 
-def sample_uniformly(video: Float[Array, "b t h w c"], num_frames: int) -> Float[Array, "b frames h w c"]:
+def sample_uniformly(video: Num[Array, "b t h w c"], num_frames: int) -> Num[Array, "b frames h w c"]:
     """Returns the middle frames of `num_frames` equal spans of the clip (ViViT, section 3.2)."""
     if num_frames == video.shape[1]:
         return video
@@ -190,8 +190,8 @@ def gather_tokens(x: Float[Array, "b n d"], keep: Int[Array, "b visible"] | None
 
 
 def resize_positions(
-    table: Float[np.ndarray, "1 n d"], prefix: int, old: Grid, new: Grid
-) -> Float[np.ndarray, "1 m d"]:
+    table: Float[Array | np.ndarray, "1 n d"], prefix: int, old: Grid, new: Grid
+) -> Float[Array, "1 m d"]:
     """Interpolates a table of positions from one grid to another: linearly in time, then cubically in space.
 
     Args:
@@ -206,4 +206,4 @@ def resize_positions(
         grid = jax.image.resize(grid, (new[0], *old[1:], width), "linear")
     if new[1:] != old[1:]:
         grid = jax.image.resize(grid, (*new, width), "cubic")
-    return np.concatenate([table[:, :prefix], np.asarray(grid).reshape(1, -1, width)], axis=1)
+    return jnp.concatenate([table[:, :prefix], grid.reshape(1, -1, width)], axis=1)

@@ -10,9 +10,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int
 
 from vitx.configuration import override
+from vitx.layers.embeddings import resize_positions
 from vitx.layers.layouts import Grid
 from vitx.models.parameter_table import ShowsParameters
 from vitx.parameters import to_32_bits
@@ -108,6 +110,23 @@ class AnyShape(ShowsParameters):
     def position_tables(self) -> dict[str, tuple[int, Grid]]:
         """Returns {}: convolutions need no positions, and take other shapes as they are."""
         return {}
+
+
+def resize_position_tables(variables: Mapping[str, Any], old: nn.Module, new: nn.Module) -> Mapping[str, Any]:
+    """Returns the variables of one model with its learned positions interpolated for another shape of clips.
+
+    Args:
+        variables: variables of `old`.
+        old: the model.
+        new: the same model for other clips, as `with_input_shape` returns it.
+    """
+    before, after = (model.position_tables() if isinstance(model, VideoModel) else {} for model in (old, new))
+    if before == after:
+        return variables
+    params = flatten_dict(variables["params"], sep="/")
+    for path, (prefix, grid) in after.items():
+        params[path] = resize_positions(params[path], prefix, before[path][1], grid)
+    return {**variables, "params": unflatten_dict(params, sep="/")}
 
 
 def init_variables(model: nn.Module, key: Array, video: Float[Array, "b t h w c"]) -> dict[str, Any]:

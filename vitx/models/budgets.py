@@ -1,12 +1,76 @@
-"""Budgets: one trained model at several costs."""
+"""Budgets: one model at several costs, by fewer tokens, fewer frames or smaller ones (FluxViT, arXiv:2503.14237).
+
+In shapes: b batch, t h w c the video.
+"""
 
 import dataclasses
+from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, UInt8
 
-from vitx.configuration import override
-from vitx.errors import UserError
+from vitx.configuration import override, register
+from vitx.errors import UserError, as_user_error
 from vitx.layers.dynamic_tokens import DynamicTokens
+from vitx.layers.embeddings import Size, height_and_width, sample_uniformly
+from vitx.models.base import VideoModel
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What a model may spend on a clip; None leaves as much as it has.
+
+    Attributes:
+        num_tokens: tokens of a clip that the encoder reads; see `with_token_budget`.
+        num_frames: frames of a clip, evenly spaced, that are read.
+        image_size: size that frames are reduced to; an int, or (height, width).
+    """
+
+    num_tokens: int | None = None
+    num_frames: int | None = None
+    image_size: Size | None = None
+
+    def fit_model(self, model: nn.Module) -> nn.Module:
+        """Returns the model for clips and tokens of this budget; `resize_position_tables` fits its variables.
+
+        Raises:
+            UserError: the model cannot have this budget.
+        """
+        if self.num_frames is not None or self.image_size is not None:
+            if not isinstance(model, VideoModel) or (model.needs_input_shape and not model.position_tables()):
+                raise UserError(
+                    f"{type(model).__name__} has positions for one shape of clips, or none that can be resized; "
+                    "expected learned positions, or num_frames and image_size None"
+                )
+            size = None if self.image_size is None else height_and_width(self.image_size)
+            model = model.with_input_shape(self.num_frames, size)
+        return model if self.num_tokens is None else with_token_budget(model, self.num_tokens)
+
+    def fit_clip(self, num_frames: int, image_size: tuple[int, int]) -> tuple[int, int, int]:
+        """Returns (frames, height, width) of what is read of such a clip."""
+        return self.num_frames or num_frames, *height_and_width(self.image_size or image_size)
+
+    def fit_video(self, video: UInt8[Array, "b t h w c"]) -> UInt8[Array, "b frames height width c"]:
+        """Returns evenly spaced frames of clips, reduced in size."""
+        frames, *size = self.fit_clip(video.shape[1], video.shape[2:4])
+        video = sample_uniformly(video, frames)
+        shape = (*video.shape[:2], *size, video.shape[4])
+        if video.shape == shape:
+            return video
+        return jnp.round(jax.image.resize(video.astype(jnp.float32), shape, "linear")).astype(video.dtype)
+
+
+def check_budgets(budgets: Sequence[Budget], model: nn.Module, num_frames: int, image_size: tuple[int, int]) -> None:
+    """Raises UserError unless a model can be trained with these budgets, on clips of a shape."""
+    for number, budget in enumerate(budgets):
+        with as_user_error(of=f"training.budgets[{number}]"):
+            budget.fit_model(model)
+            clip, whole = budget.fit_clip(num_frames, image_size), (num_frames, *image_size)
+            if any(part > most for part, most in zip(clip, whole, strict=True)):
+                raise ValueError(f"found clips of {clip} (frames, height, width); expected at most the data's {whole}")
 
 
 def with_token_budget(model: nn.Module, num_tokens: int) -> nn.Module:

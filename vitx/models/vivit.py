@@ -38,6 +38,10 @@ class ViViT(VideoTransformer):
                 "to 'mean'"
             )
 
+    def position_tables(self) -> dict[str, tuple[int, Grid]]:
+        """See `VideoModel`."""
+        return super().position_tables() if self.position_kind == "learned" else {}
+
     def setup(self):
         super().setup()
         self.positions = Positions(self.prefix, self.position_kind)
@@ -83,6 +87,8 @@ class FactorisedEncoder(VideoTransformer):
 
     def position_tables(self) -> dict[str, tuple[int, Grid]]:
         """See `VideoModel`."""
+        if self.position_kind != "learned":
+            return {}
         t, h, w = self.grid
         tables = {"spatial_positions/positions": (self.prefix, (1, h, w))}
         return tables | ({"temporal_positions/positions": (self.prefix, (t, 1, 1))} if self.num_temporal_layers else {})

@@ -26,7 +26,8 @@ from vitx.layers.partition import entry_sharding
 from vitx.models.base import init_variables
 from vitx.tasks.mixing import Mixing, partner
 
-# Folded into a step's key for mixing and masking. `Task.apply` folds in 0 and 1 for dropout and stochastic depth.
+# Folded into a step's key for mixing and masking. `Task.apply` folds in 0 and 1 for dropout and stochastic depth,
+# `vitx.training.step` 4 for budgets.
 MIXING_KEY, MASK_KEY = 2, 3
 CLIP_SHAPE_HINT = "; clips have the shape of data.num_frames and data.image_size"
 COUNT_METRICS = ("examples", "unreadable")  # every evaluation has them, whatever the heads

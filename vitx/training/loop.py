@@ -15,6 +15,7 @@ from vitx.checkpoints import Checkpoints
 from vitx.configuration import mutable_on_resume, register, setting
 from vitx.data.sources import Source
 from vitx.locks import Hold
+from vitx.models.budgets import Budget
 from vitx.training.faults import PreemptionGuard
 from vitx.training.logs import log_info
 from vitx.training.overview import write_overview
@@ -41,6 +42,8 @@ class Training:
         accumulate: micro-batches that a batch is split into, one after the other, to save memory. The result equals
             that of the whole batch except for batch norm, and for mixup, cutmix, dropout and drop path, which each
             micro-batch draws independently (see `vitx.training.gradients.accumulate`).
+        budgets: budgets of which every step draws one, a function of seed and step: tokens, frames and sizes at which
+            one model is to serve (docs/fewer_tokens.md). Empty trains on whole clips.
         initialise_from: weights that the run starts from: a vitx run, a Hugging Face directory, or a file of weights,
             also of an image network (see `vitx.load_pretrained`); None draws them from the seed.
         precise_bn_batches: number of the next training batches over which the statistics of batch normalisation are
@@ -70,6 +73,7 @@ class Training:
     ema_decay: float | None = None
     ema_warmup: bool = False
     accumulate: int = 1
+    budgets: tuple[Budget, ...] = ()
     initialise_from: str | None = setting(None, is_path=True)
     precise_bn_batches: int = 0
     monitor: str = "loss"

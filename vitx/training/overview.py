@@ -1,5 +1,6 @@
 """What a run is about to do: parameters by module, mesh, cost of the model and of the whole run."""
 
+import dataclasses
 from pathlib import PurePath
 from typing import Any
 
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 
 from vitx.analysis.cost import macs_of, reference
 from vitx.console import escape
+from vitx.models.base import resize_position_tables
+from vitx.models.budgets import Budget
 from vitx.storage import write_text
 from vitx.training.logs import log_info
 from vitx.training.processes import is_first_process
@@ -43,17 +46,31 @@ def describe_run(experiment: Any, variables: Any, mesh: jax.sharding.Mesh, num_e
         f"data: {num_examples:,} training examples, batches of {data.batch_size} clips of {data.num_frames} x "
         f"{data.image_size[0]} x {data.image_size[1]}; {settings.steps:,} steps are {epochs:.1f} epochs"
     ]
-    macs = count_macs(experiment.model, experiment.task, variables, data)
-    if macs is not None:
+    macs = [
+        macs for budget in settings.budgets or (Budget(),) if (macs := _macs_of_budget(budget, experiment, variables))
+    ]
+    if macs:
         # The backward pass takes two products for each of the forward pass.
-        total = 3 * macs * data.batch_size * settings.steps
-        lines += [f"cost: {macs / 1e9:.3f} GMACs per clip; about {total / 1e15:.4g} PMACs for the whole run"]
+        mean = sum(macs) / len(macs)
+        total, several = 3 * mean * data.batch_size * settings.steps, f" on average over {len(macs)} budgets"
+        lines += [
+            f"cost: {mean / 1e9:.3f} GMACs per clip{several if len(macs) > 1 else ''}; about {total / 1e15:.4g} PMACs "
+            "for the whole run"
+        ]
     return "\n".join(lines)
 
 
 def count_parameters(params: Any) -> dict[str, int]:
     """Returns {top-level module: number of its parameters}."""
     return {name: sum(leaf.size for leaf in jax.tree.leaves(branch)) for name, branch in params.items()}
+
+
+def _macs_of_budget(budget: Budget, experiment: Any, variables: Any) -> int | None:
+    model, data = budget.fit_model(experiment.model), experiment.data
+    frames, *size = budget.fit_clip(data.num_frames, data.image_size)
+    data = dataclasses.replace(data, num_frames=frames, image_size=tuple(size))
+    fitted = jax.eval_shape(lambda x: resize_position_tables(x, experiment.model, model), variables)
+    return count_macs(model, experiment.task, fitted, data)
 
 
 def count_macs(model: Any, task: Any, variables: Any, data: Any) -> int | None:

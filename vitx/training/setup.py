@@ -100,6 +100,7 @@ def compile_step(setup: Setup) -> Callable[[TrainState, Any], tuple[TrainState, 
         ema_decay=settings.ema_decay,
         ema_warmup=settings.ema_warmup,
         gradients=experiment.optimizer.gradients(settings.accumulate),
+        budgets=settings.budgets,
     )
 
     def step(state: TrainState, batch: Any, seed: Any) -> tuple[TrainState, Any, Any]:

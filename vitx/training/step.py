@@ -4,6 +4,7 @@ import contextlib
 import functools
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -15,9 +16,13 @@ from jaxtyping import Array, Float, UInt32
 
 from vitx.data.sources import Source
 from vitx.models import resolve_implementation
+from vitx.models.base import resize_position_tables
+from vitx.models.budgets import Budget
 from vitx.parameters import to_32_bits
 from vitx.tasks.task import LossOutput, Task
-from vitx.training.gradients import Batch, Gradients, plain
+from vitx.training.gradients import Batch, Gradients, ValueAndGradient, plain
+
+BUDGET_KEY = 4  # folded into a step's key; `vitx.tasks.task` has the others
 
 
 @flax.struct.dataclass
@@ -85,24 +90,35 @@ def train_step(
     ema_decay: float | None,
     ema_warmup: bool = False,
     gradients: Gradients = plain,
+    budgets: Sequence[Budget] = (),
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """Returns (next state, metrics of this step).
 
-    The key of a step is fold_in(key(seed), step). Metrics are the task's weighted sums, "weight", the mean "loss", the
-    "gradient_norm" before clipping and the "parameter_norm" after the step. A step whose loss or gradient is not finite
-    is skipped: "skipped" is 1, the step is counted, and nothing else changes.
+    The key of a step is fold_in(key(seed), step); it draws one of the budgets, where there are some. Metrics are the
+    task's weighted sums, "weight", the mean "loss", the "gradient_norm" before clipping and the "parameter_norm" after
+    the step. A step whose loss or gradient is not finite is skipped: "skipped" is 1, the step is counted, and nothing
+    else changes.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     collections = {name: value for name, value in state.variables.items() if name != "params"}
     weight = jnp.maximum(batch["weight"].sum(), 1e-9)
 
-    def loss(params: Any, batch: Batch, key: Array) -> tuple[Float[Array, ""], LossOutput]:
-        variables = {"params": params, **collections}
-        losses, aux = task.loss(model, variables, batch, key=key, step=state.step, train=True)
-        return (losses * batch["weight"]).sum() / weight, aux
+    def differentiate(budget: Budget, params: Any, batch: Batch, key: Array) -> ValueAndGradient:
+        fitted = budget.fit_model(model)
+
+        def loss(params: Any, batch: Batch, key: Array) -> tuple[Float[Array, ""], LossOutput]:
+            variables = resize_position_tables({"params": params, **collections}, model, fitted)
+            clips = {**batch, "video": budget.fit_video(batch["video"])}
+            losses, aux = task.loss(fitted, variables, clips, key=key, step=state.step, train=True)
+            return (losses * batch["weight"]).sum() / weight, aux
+
+        return gradients(loss, params, batch, key)
 
     params = state.variables["params"]
-    (value, aux), gradient = gradients(loss, params, batch, key)
+    # The switch is around the gradient: around the loss, it would keep residuals for every budget.
+    branches = [functools.partial(differentiate, budget) for budget in budgets or (Budget(),)]
+    number = jax.random.randint(jax.random.fold_in(key, BUDGET_KEY), (), 0, len(branches))
+    (value, aux), gradient = jax.lax.switch(number, branches, params, batch, key)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, params)
     metrics = {**aux.metric_sums, "loss": value, "gradient_norm": optax.tree.norm(gradient)}
     variables = {"params": optax.apply_updates(params, updates), **collections, **aux.collections}
@@ -134,7 +150,8 @@ def measure_step_seconds(experiment: Any, source: Source, *, steps: int = 5) -> 
         batch = jax.device_put({name: x for name, x in next(batches).items() if name != "decode_seconds"})
     with_ema = settings.ema_decay is not None
     state = jax.jit(lambda: init_state(*parts.values(), batch, settings.seed, with_ema=with_ema))()
-    step = functools.partial(train_step, **parts, seed=settings.seed, ema_decay=settings.ema_decay)
+    options = {"seed": settings.seed, "ema_decay": settings.ema_decay, "budgets": settings.budgets}
+    step = functools.partial(train_step, **parts, **options)
     step, seconds = jax.jit(step, donate_argnums=0), []
     for _ in range(steps + 1):
         began = time.perf_counter()

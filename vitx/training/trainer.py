@@ -101,7 +101,9 @@ class Trainer:
         variables, devices = abstract_shapes(state.variables), [*sharding.mesh.devices.flat]
         learning_rates = experiment.optimizer.learning_rates
         self._learning_rates = functools.partial(learning_rates, variables["params"], settings.steps)
-        self._peak_steps = peak_steps_per_second(model, task, variables, setup.batch_shapes, devices)
+        # steps of several budgets have no one peak
+        peak = None if settings.budgets else peak_steps_per_second(model, task, variables, setup.batch_shapes, devices)
+        self._peak_steps = peak
         self._log = MetricsLog(workdir, lambda row: row["step"] <= self._start, settings.wandb)
         self._profiler = Profiler(workdir / "profile", settings.profile_steps)
         self.results = StepResults(
