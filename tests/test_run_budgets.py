@@ -11,7 +11,7 @@ from vitx.cli import main
 from vitx.errors import UserError
 from vitx.layers.run_length import RunLengthTokens
 from vitx.layers.token_merging import TokenMerging
-from vitx.models.budgets import with_token_budget
+from vitx.models.budgets import Budget
 from vitx.models.vivit import ViViT
 from vitx.run import load_run, train
 from vitx.training.logs import read_metrics
@@ -89,8 +89,8 @@ def test_a_run_is_evaluated_on_other_clips_with_its_positions_interpolated(workd
 
 def test_models_without_tokens_or_without_a_budget_are_refused():
     with pytest.raises(UserError, match="ResNet3D has no tokens"):
-        with_token_budget(vitx.create_model("r3d_18"), 8)
+        Budget(8).fit_model(vitx.create_model("r3d_18"))
     with pytest.raises(UserError, match=r"TokenMerging.*no budget.*DynamicTokens"):
-        with_token_budget(vitx.create_model("vivit_b_16x2", reducer=TokenMerging(4)), 8)
+        Budget(8).fit_model(vitx.create_model("vivit_b_16x2", reducer=TokenMerging(4)))
     run_length = vitx.create_model("vivit_b_16x2", reducer=RunLengthTokens(0.2, budget=1000))
-    assert with_token_budget(run_length, 200).reducer == RunLengthTokens(0.2, budget=200)
+    assert Budget(200).fit_model(run_length).reducer == RunLengthTokens(0.2, budget=200)

@@ -21,7 +21,6 @@ from vitx.data.pipeline import Data
 from vitx.errors import UserError, as_user_error, closest
 from vitx.models import VARIANTS, create_model
 from vitx.models.base import VideoModel, resize_position_tables
-from vitx.models.budgets import check_budgets
 from vitx.storage import as_path, is_file, read_json, write_json
 from vitx.stores import is_bucket
 from vitx.tasks.classification import Classification
@@ -55,11 +54,6 @@ class Experiment:
     training: Training = Training()
 
     def __post_init__(self):
-        self._fit_clips()
-        check_budgets(self.training.budgets, self.model, self.data.num_frames, self.data.image_size)
-
-    def _fit_clips(self) -> None:
-        """Gives the data the model's clips where it has none of its own."""
         if not isinstance(self.model, VideoModel):
             if None in (self.data.num_frames, self.data.image_size):
                 raise ValueError(

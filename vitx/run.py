@@ -44,6 +44,7 @@ from vitx.interop.fill import check_layers
 from vitx.layers.partition import batch_sharding
 from vitx.models import resolve_implementation
 from vitx.models.base import resize_position_tables
+from vitx.models.budgets import check_budgets
 from vitx.pretrained import starting_weights
 from vitx.run_budgets import evaluate_budgets
 from vitx.run_evaluation import evaluate_and_report, predict_split
@@ -401,6 +402,7 @@ def train(
         # Settings are checked before datasets are built, which can take minutes.
         check_same_settings(experiment, workdir)
         experiment.training.mesh.build(experiment.data.batch_size, experiment.model)
+        check_budgets(experiment)
         newest = check_may_train(workdir, experiment, extend=extend)
         learnt = learnt_classes(experiment, newest)
         with clock("build"), first_process_first("build"):

@@ -15,7 +15,7 @@ from vitx.evaluation.examples import accuracy_intervals
 from vitx.evaluation.figures import COLOURS, add_legend, metric_title, save_figure, scale_costs
 from vitx.evaluation.presentation import Presenter, presenter_for
 from vitx.evaluation.report import table
-from vitx.models.budgets import with_token_budget
+from vitx.models.budgets import Budget
 from vitx.run_evaluation import open_run_split, predict_split, record_evaluation
 from vitx.training.logs import log_info, read_metrics
 from vitx.training.overview import count_macs
@@ -106,7 +106,7 @@ def _metrics(rows: Rows, presenter: Presenter) -> list[str]:
 
 def _with_budget(run: Any, budget: int) -> Any:
     """Returns the run with another token budget, among its changed settings, too."""
-    model = with_token_budget(run.experiment.model, budget)
+    model = Budget(num_tokens=budget).fit_model(run.experiment.model)
     experiment = dataclasses.replace(run.experiment, model=model)
     changed = dict(run.changed)
     for path, (before, new) in configuration.differences(run.experiment, experiment).items():

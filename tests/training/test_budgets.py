@@ -13,7 +13,7 @@ from vitx.configuration import from_dict, to_dict
 from vitx.errors import UserError
 from vitx.layers.dynamic_tokens import DynamicTokens
 from vitx.models.base import resize_position_tables
-from vitx.models.budgets import Budget
+from vitx.models.budgets import Budget, check_budgets
 from vitx.tasks.classification import Classification
 from vitx.training.step import TrainState, train_step
 
@@ -70,6 +70,7 @@ def test_budgets_are_settings_like_any_other(joint):
     assert from_dict(to_dict(experiment)) == experiment
     few, small = (budget.fit_model(joint.model) for budget in experiment.training.budgets)
     assert few.reducer == DynamicTokens(3) and small.grid == (1, 1, 2) and small.reducer is None
+    assert Budget(num_tokens=1, num_frames=2).fit_model(few).reducer == DynamicTokens(1)  # instead of 3 of 2
 
 
 @pytest.mark.parametrize(
@@ -84,14 +85,14 @@ def test_budgets_are_settings_like_any_other(joint):
 )
 def test_a_budget_that_the_model_cannot_have_is_refused_with_the_settings(budget, words, joint):
     with pytest.raises(UserError, match=r"training\.budgets\[1\].*" + ".*".join(words)):
-        joint.override({"training.budgets": (Budget(), budget)})
+        check_budgets(joint.override({"training.budgets": (Budget(), budget)}))
 
 
 def test_other_clips_need_positions_that_can_be_interpolated(joint):
     fixed = joint.override({"model.position_kind": "sinusoidal"})
     with pytest.raises(UserError, match=r"training\.budgets\[0\].*ViViT has positions"):
-        fixed.override({"training.budgets": (Budget(num_frames=2),)})
-    assert fixed.override({"training.budgets": (Budget(num_tokens=2),)}).training.budgets
+        check_budgets(fixed.override({"training.budgets": (Budget(num_frames=2),)}))
+    check_budgets(fixed.override({"training.budgets": (Budget(num_tokens=2),)}))
     with pytest.raises(UserError, match=r"data\.num_frames cannot change"):
         fixed.for_evaluation({"data.num_frames": 2})
     assert joint.for_evaluation({"data.num_frames": 2}).model.num_frames == 2
@@ -99,6 +100,6 @@ def test_other_clips_need_positions_that_can_be_interpolated(joint):
 
 def test_a_network_without_tokens_has_budgets_of_frames_and_size(small):
     cnn = small.override({"model": "cnn_small"})
-    assert cnn.override({"training.budgets": (Budget(num_frames=2, image_size=12),)}).training.budgets
+    check_budgets(cnn.override({"training.budgets": (Budget(num_frames=2, image_size=12),)}))
     with pytest.raises(UserError, match=r"training\.budgets\[0\].*no tokens"):
-        cnn.override({"training.budgets": (Budget(num_tokens=2),)})
+        check_budgets(cnn.override({"training.budgets": (Budget(num_tokens=2),)}))

@@ -4,7 +4,7 @@ In shapes: b batch, t h w c the video.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from vitx.configuration import override, register
 from vitx.errors import UserError, as_user_error
 from vitx.layers.dynamic_tokens import DynamicTokens
 from vitx.layers.embeddings import Size, height_and_width, sample_uniformly
+from vitx.layers.reducers import Reducer
 from vitx.models.base import VideoModel
 
 
@@ -24,7 +25,8 @@ class Budget:
     """What a model may spend on a clip; None leaves as much as it has.
 
     Attributes:
-        num_tokens: tokens of a clip that the encoder reads; see `with_token_budget`.
+        num_tokens: tokens of a clip that the encoder reads, class tokens not counted: the budget of the model's
+            reducer; a model without one gets `DynamicTokens`.
         num_frames: frames of a clip, evenly spaced, that are read.
         image_size: size that frames are reduced to; an int, or (height, width).
     """
@@ -39,15 +41,16 @@ class Budget:
         Raises:
             UserError: the model cannot have this budget.
         """
-        if self.num_frames is not None or self.image_size is not None:
-            if not isinstance(model, VideoModel) or (model.needs_input_shape and not model.position_tables()):
-                raise UserError(
-                    f"{type(model).__name__} has positions for one shape of clips, or none that can be resized; "
-                    "expected learned positions, or num_frames and image_size None"
-                )
-            size = None if self.image_size is None else height_and_width(self.image_size)
-            model = model.with_input_shape(self.num_frames, size)
-        return model if self.num_tokens is None else with_token_budget(model, self.num_tokens)
+        fields = {} if self.num_tokens is None else {"reducer": _reducer_with_budget(model, self.num_tokens)}
+        if self.num_frames is None and self.image_size is None:
+            return override(model, fields) if fields else model
+        if not isinstance(model, VideoModel) or (model.needs_input_shape and not model.position_tables()):
+            raise UserError(
+                f"{type(model).__name__} has positions for one shape of clips, or none that can be resized; expected "
+                "learned positions, or num_frames and image_size None"
+            )
+        size = None if self.image_size is None else height_and_width(self.image_size)
+        return model.with_input_shape(self.num_frames, size, **fields)
 
     def fit_clip(self, num_frames: int, image_size: tuple[int, int]) -> tuple[int, int, int]:
         """Returns (frames, height, width) of what is read of such a clip."""
@@ -63,26 +66,18 @@ class Budget:
         return jnp.round(jax.image.resize(video.astype(jnp.float32), shape, "linear")).astype(video.dtype)
 
 
-def check_budgets(budgets: Sequence[Budget], model: nn.Module, num_frames: int, image_size: tuple[int, int]) -> None:
-    """Raises UserError unless a model can be trained with these budgets, on clips of a shape."""
-    for number, budget in enumerate(budgets):
+def check_budgets(experiment: Any) -> None:
+    """Raises UserError unless the model of an experiment can have each of `training.budgets`, on clips of its data."""
+    whole = experiment.data.num_frames, *experiment.data.image_size
+    for number, budget in enumerate(experiment.training.budgets):
         with as_user_error(of=f"training.budgets[{number}]"):
-            budget.fit_model(model)
-            clip, whole = budget.fit_clip(num_frames, image_size), (num_frames, *image_size)
+            budget.fit_model(experiment.model)
+            clip = budget.fit_clip(whole[0], whole[1:])
             if any(part > most for part, most in zip(clip, whole, strict=True)):
                 raise ValueError(f"found clips of {clip} (frames, height, width); expected at most the data's {whole}")
 
 
-def with_token_budget(model: nn.Module, num_tokens: int) -> nn.Module:
-    """Returns the model with another budget of its reducer; one without a reducer gets `DynamicTokens`.
-
-    Args:
-        model: a model of any family.
-        num_tokens: tokens of a clip that its encoder reads, class tokens not counted.
-
-    Raises:
-        UserError: the model has no tokens, a reducer without a budget, or fewer or more tokens than the budget.
-    """
+def _reducer_with_budget(model: nn.Module, num_tokens: int) -> Reducer:
     if not hasattr(model, "reducer"):
         raise UserError(
             f"{type(model).__name__} has no tokens, and a budget counts them; expected a Transformer, such as ViViT"
@@ -93,4 +88,4 @@ def with_token_budget(model: nn.Module, num_tokens: int) -> nn.Module:
             f"reducer is {reducer}, which has no budget; expected None or one that has, such as DynamicTokens: set "
             "model.reducer to None"
         )
-    return override(model, {"reducer": dataclasses.replace(reducer, budget=num_tokens)})
+    return dataclasses.replace(reducer, budget=num_tokens)
