@@ -1,7 +1,6 @@
 """Dynamic tokens: as many tokens as a budget allows, those that change most (Wang et al. 2025, arXiv:2503.14237).
 
-The clip's pixels decide, so that nothing is computed for what is left out, and weights that were trained on all tokens
-can be used with any budget.
+The clip's pixels decide, before the first block. Weights that were trained on all tokens can be used with any budget.
 
 In shapes: b batch, n tokens, k tokens that are kept, t times, p pixels of a tubelet, c colours, d width.
 """
