@@ -93,6 +93,7 @@ def draw_budgets(rows: Rows, presenter: Presenter) -> Figure:
         axes.set(
             xlabel="GMACs per view (points: tokens)", title=metric_title(metric, rows[0]["split"], presenter.curves)
         )
+        axes.margins(y=0.1)  # room for the numbers
         scale_costs(axes, [row["gmacs"] for row in rows])
     add_legend(figure)
     return figure

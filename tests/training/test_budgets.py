@@ -70,7 +70,7 @@ def test_budgets_are_settings_like_any_other(joint):
     assert from_dict(to_dict(experiment)) == experiment
     few, small = (budget.fit_model(joint.model) for budget in experiment.training.budgets)
     assert few.reducer == DynamicTokens(3) and small.grid == (1, 1, 2) and small.reducer is None
-    assert Budget(num_tokens=1, num_frames=2).fit_model(few).reducer == DynamicTokens(1)  # instead of 3 of 2
+    assert Budget(num_tokens=1, image_size=12).fit_model(few).reducer == DynamicTokens(1)  # in place of 3 of 2
 
 
 @pytest.mark.parametrize(
