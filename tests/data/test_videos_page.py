@@ -102,7 +102,7 @@ WORDS = {
 
 def row_of_file(container: str, encoder: str, pixel_format: str, options: dict[str, str]) -> str:
     """Returns the row of a kind of file, after reading it by any way there is."""
-    video = encode(numbered_frames(NUM_FRAMES, 64), encoder, container, pixel_format, options)
+    video = encode(numbered_frames(NUM_FRAMES, 128), encoder, container, pixel_format, options)
     words = " ".join(f"{name}={value}" for name, value in options.items() if "log" not in value)
     return f"| {container} | {CODECS.get(encoder, encoder)} | {pixel_format} | {words} | {how_it_is_read(video)} |"
 
