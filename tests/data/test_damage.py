@@ -22,8 +22,9 @@ from vitx.data.pipeline import Data, decode_error
 
 NUM_FRAMES = 40
 FORMATS = {  # (encoder, container, pixel format, its options), whose decoders notice most of what is overwritten
-    "H.264": ("libx264", "matroska", "yuv420p", {}),
-    "H.264 in AVI": ("libx264", "avi", "yuv420p", {}),
+    # FFmpeg marks some H.264 frames as corrupt only when it returns them, after B-frames that refer to them.
+    "H.264": ("libx264", "matroska", "yuv420p", {"bf": "0"}),
+    "H.264 in AVI": ("libx264", "avi", "yuv420p", {"bf": "0"}),
     "MPEG-4": ("mpeg4", "avi", "yuv420p", {"q": "3"}),
     "MPEG-4 with B-frames": ("mpeg4", "avi", "yuv420p", {"q": "3", "bf": "2"}),
     "MPEG-2": ("mpeg2video", "mpeg", "yuv420p", {"q": "3", "bf": "2"}),
@@ -40,11 +41,13 @@ def scene() -> np.ndarray:
     return np.stack([texture[20:116, 3 * t : 3 * t + 144] for t in range(NUM_FRAMES)])
 
 
-def overwrite(video: bytes, seed: int, length: int = 8) -> bytes:
-    """Bytes of the middle half of a file, changed."""
-    rng = np.random.default_rng(seed)
-    at = int(rng.integers(len(video) // 4, 3 * len(video) // 4))
-    return video[:at] + rng.bytes(length) + video[at + length :]
+def damage_packet(video: bytes, container_format: str, number: int, seed: int) -> bytes:
+    """A video with other bytes in the middle half of one packet's data; the container stays sound."""
+    rng, packets = np.random.default_rng(seed), coded(video)
+    data, *rest = packets[number]
+    at = int(rng.integers(len(data) // 4, 3 * len(data) // 4))
+    packets[number] = (data[:at] + rng.bytes(min(8, len(data) - at)) + data[at + 8 :], *rest)
+    return mux(packets, video, container_format)
 
 
 def count_problems(video: bytes) -> int:
@@ -62,7 +65,7 @@ def test_every_frame_that_is_off_after_the_decoder_complains_is_reported(name, s
     video = encode(scene, codec, container_format, pixel_format, options)
     sound, num_noticed = decode_frames(video, range(NUM_FRAMES)).astype(int), 0
     for seed in range(6):
-        damaged = overwrite(video, seed)
+        damaged = damage_packet(video, container_format, 3 + 6 * seed, seed)
         is_noticed = count_problems(damaged)
         num_noticed += bool(is_noticed)
         for index in range(0, NUM_FRAMES, 3):
@@ -70,8 +73,6 @@ def test_every_frame_that_is_off_after_the_decoder_complains_is_reported(name, s
                 (frame,) = decode_frames(damaged, [index])
             except VideoError as error:
                 assert is_noticed and str(index) in str(error)
-            except IndexError:  # the container lost some, and the decoder never saw them
-                continue
             else:
                 assert not is_noticed or np.abs(frame - sound[index]).max() <= 3, (seed, index)
     assert num_noticed >= 1
@@ -87,14 +88,13 @@ def test_sound_videos_are_never_reported(name, scene):
 
 @pytest.fixture(scope="module")
 def damaged(scene) -> tuple[bytes, int]:
-    """A video, and its first damaged frame, behind some that are sound."""
-    video = encode(scene, "libx264", "matroska", "yuv420p", {"g": "20"})
+    """A video with two keyframes, 0 and 20, and its first damaged frame."""
+    video = encode(scene, "libx264", "matroska", "yuv420p", {"g": "20", "bf": "0"})
     for seed in range(50):
-        damaged = overwrite(video, seed)
-        problems = [index for index in range(NUM_FRAMES) if _is_damaged(damaged, index)]
-        if len(problems) > 1 and 5 < problems[0] < 20 and problems[-1] < 20:
-            return damaged, problems[0]
-    raise AssertionError("no seed damages frames of the first half only")
+        damaged = damage_packet(video, "matroska", 10, seed)
+        if count_problems(damaged):
+            return damaged, 10
+    raise AssertionError("the decoder notices the damage of no seed")
 
 
 def _is_damaged(video: bytes, index: int) -> bool:
@@ -122,8 +122,7 @@ def test_frames_that_are_shown_before_a_keyframe_share_the_damage_of_those_befor
     leading = [packet[1] for packet in packets[key + 1 :] if packet[1] < packets[key][1]]
     assert leading
     for seed in range(20):
-        data, *rest = packets[key - 4]  # the frame that was shown last before them
-        damaged = mux([*packets[: key - 4], (overwrite(data, seed), *rest), *packets[key - 3 :]], video, "matroska")
+        damaged = damage_packet(video, "matroska", key - 4, seed)  # the frame that was shown last before them
         if count_problems(damaged):
             assert all(_is_damaged(damaged, index) for index in leading)
             assert not _is_damaged(damaged, packets[key][1])

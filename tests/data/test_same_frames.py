@@ -60,11 +60,12 @@ def coded(video: bytes) -> list[Packet]:
     with av.open(io.BytesIO(video)) as container:
         stream = container.streams.video[0]
         unit = Fraction(1, 25) / stream.time_base
+        # Rounded down: a program stream begins half a frame late, and `round` would give two frames the same number.
         return [
             (
                 bytes(packet),
-                None if packet.pts is None else round(packet.pts / unit),
-                None if packet.dts is None else round(packet.dts / unit),
+                None if packet.pts is None else packet.pts // unit,
+                None if packet.dts is None else packet.dts // unit,
                 packet.is_keyframe,
             )
             for packet in container.demux(stream)
