@@ -1,6 +1,7 @@
 """Checkpoints: exact, verified, the newest and the best kept."""
 
 import contextlib
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vitx import storage
-from vitx.checkpoints import Checkpoints, abstract_state, digest, digests
+from vitx.checkpoints import Checkpoints, abstract_state, digest, digests, log_errors_alone
 from vitx.errors import UserError
 
 
@@ -261,7 +262,19 @@ def test_digests_name_every_array(state):
     }
 
 
-def test_reading_alone_warns_of_nothing(tmp_path, caplog):
+def test_reading_alone_warns_of_nothing(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("absl"), "filters", [])  # commands that ran before leave one
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.steps() == []
     assert not caplog.records
+
+
+def test_errors_alone_are_logged_until_the_outermost_block_ends(caplog, monkeypatch):
+    logger = logging.getLogger("absl")
+    monkeypatch.setattr(logger, "filters", [])  # commands that ran before leave one
+    with log_errors_alone():
+        with log_errors_alone():
+            logger.error("an error")
+        logger.warning("inside")
+    logger.warning("after")
+    assert caplog.messages == ["an error", "after"]

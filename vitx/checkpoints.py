@@ -14,6 +14,7 @@ takes gcsfs; it asks google-cloud-storage for the bucket's kind, which needs the
 emulator is found through TENSORSTORE_GCS_HTTP_URL and STORAGE_EMULATOR_HOST. Other stores: see `vitx.mirror`.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -21,7 +22,7 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -39,10 +40,6 @@ from vitx.storage import COMMITTED, as_path, exists, move_folder, names_in, remo
 from vitx.stores import full_disk, is_bucket, report_io_errors
 
 REPLACED = "replaced_"  # begins the name of a checkpoint whose successor of the same step is not complete yet
-
-# Orbax 0.12.8 (2026-11) warns, whenever a run is loaded, that its folder is only read: as it was asked to.
-AS_ASKED = ("CheckpointManagerOptions.read_only=True", "Given directory is read only")
-logging.getLogger("absl").addFilter(lambda record: not str(record.msg).startswith(AS_ASKED))
 
 State = dict[str, Any]  # pytrees of arrays, by the name of the part that can be restored separately: variables, ...
 
@@ -85,6 +82,21 @@ def digests(state: State) -> dict[str, str]:
     return {path: f"{low:08x}{high:08x}" for path, (low, high) in found.items()}
 
 
+@contextlib.contextmanager
+def log_errors_alone() -> Iterator[None]:
+    """Drops what Orbax logs below an error: every folder that it opens, and options as they were set."""
+    logger = logging.getLogger("absl")
+
+    def is_error(record: logging.LogRecord) -> bool:  # one for each call, since calls are nested
+        return record.levelno >= logging.ERROR
+
+    logger.addFilter(is_error)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_error)
+
+
 class DamagedCheckpointError(UserError):
     """A checkpoint that cannot be read, or whose arrays differ from their digests."""
 
@@ -108,7 +120,7 @@ class Checkpoints:
         if not read_only:
             self._finish_replacements()
             self._remove_incomplete()
-        with report_io_errors(self.directory):
+        with report_io_errors(self.directory), log_errors_alone():
             self._manager = ocp.CheckpointManager(
                 os.fspath(self._mirror.local if self._mirror else self.directory),
                 options=ocp.CheckpointManagerOptions(

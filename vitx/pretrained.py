@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePath
@@ -14,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 
 from vitx import configuration, storage
-from vitx.checkpoints import abstract_state
+from vitx.checkpoints import abstract_state, log_errors_alone
 from vitx.errors import UserError, as_user_error
 from vitx.experiment import Experiment, load_config
 from vitx.interop.fill import Report, Variables, WeightsSource, check_layers, flatten_variables
@@ -232,18 +231,9 @@ def _load(
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps warnings and logs of other libraries, which a user can do nothing about, off the terminal."""
-    logger = logging.getLogger("absl")  # Orbax logs every folder that it opens
-    logger.addFilter(_is_error)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"(orbax|torch|safetensors|tensorstore)\b")
-            yield
-    finally:
-        logger.removeFilter(_is_error)
-
-
-def _is_error(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR
+    with log_errors_alone(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"(orbax|torch|safetensors|tensorstore)\b")
+        yield
 
 
 def report_to_dict(report: Report) -> dict[str, Any]:
