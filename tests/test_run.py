@@ -171,6 +171,8 @@ def test_a_single_video_gets_an_answer_of_its_own(run, tmp_path):
     clip.write_bytes(encode_video(np.zeros((9, 32, 32, 3), np.uint8)))
     assert run.predict(clip) == run.predict([clip])[str(clip)]
     assert np.array_equal(answer.frames, frames)
+    lines = [text.get_text() for text in answer.figure().axes[0].texts]
+    assert {f"motion: {name} {100 * number:.1f} %" for name, number in list(answer["motion"].items())[:4]} <= set(lines)
     assert answer._repr_png_().startswith(b"\x89PNG")
 
 

@@ -263,7 +263,7 @@ class Run:
         outputs = {label: np.asarray(row[0]) for label, row in task.outputs_by_label(logits, self.output_names).items()}
         presenter = presenter_for(task)
         answer = presenter.answer(self._scale(outputs), self.output_names, top)
-        return Prediction(answer, views[0], percent=presenter.predicts_probabilities)
+        return Prediction(answer, views[0], presenter.format_answer)
 
     def _scale(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns the outputs of each label, calibrated where the run is."""

@@ -1,6 +1,6 @@
 """Prediction: the answers about one clip, and the clip itself, which a notebook shows beside them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from jaxtyping import UInt8
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from vitx.evaluation.report import clip_strip, encode_png
 
-LINES = 4
+MAX_CLASSES = 4
 """Greatest number of classes of a label in the picture."""
 
 
@@ -17,21 +17,25 @@ class Prediction(dict[str, dict[str, float]]):
 
     Attributes:
         frames: the clip as the model reads it, before normalisation; the first view of several.
-        percent: whether the numbers are probabilities, which the picture shows in percent.
+        format_answer: function from one class or value and its number to the text in the picture.
     """
 
-    def __init__(self, answers: Mapping[str, dict[str, float]], frames: UInt8[np.ndarray, "t h w 3"], percent: bool):
+    def __init__(
+        self,
+        answers: Mapping[str, dict[str, float]],
+        frames: UInt8[np.ndarray, "t h w 3"],
+        format_answer: Callable[[Mapping[str, float]], str],
+    ):
         super().__init__(answers)
         self.frames = frames
-        self.percent = percent
+        self.format_answer = format_answer
 
     def figure(self) -> Figure:
         """Returns the clip and the answers beside it as one picture."""
-        form = "{:.1%}" if self.percent else "{:.4g}"
         lines = [
-            f"{label}: {name} {form.format(number)}"
+            f"{label}: {self.format_answer({name: number})}"
             for label, answer in self.items()
-            for name, number in list(answer.items())[:LINES]
+            for name, number in list(answer.items())[:MAX_CLASSES]
         ]
         return clip_strip(self.frames[None], [[(line, None) for line in lines]])
 
