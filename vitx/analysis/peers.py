@@ -21,6 +21,7 @@ from vitx.interop import cnn, huggingface
 from vitx.interop.fill import flatten_variables
 from vitx.interop.names import to_theirs
 from vitx.models.slowfast import SlowFast, slow_frames
+from vitx.models.timesformer import TimeSformerSpace
 from vitx.models.transformer import VideoTransformer
 from vitx.models.vivit import FactorisedEncoder
 
@@ -207,6 +208,8 @@ def _huggingface(name: str, model: nn.Module, variables: Mapping[str, Any], vide
 
     if not isinstance(model, VideoTransformer):
         raise UserError(f"huggingface has no {name}; name another library after --against, or leave it out")
+    if isinstance(model, TimeSformerSpace):
+        raise UserError(f"huggingface's {name} computes another function, logits for every frame; leave out --against")
     transformers.utils.logging.set_verbosity_error()
     if isinstance(model, FactorisedEncoder):
         return *compose(name, model, variables, video), _identity
