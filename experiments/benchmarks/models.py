@@ -38,7 +38,7 @@ HEADER = (
 )
 
 
-def records() -> dict[str, list[Mapping[str, Any]]]:
+def read_records() -> dict[str, list[Mapping[str, Any]]]:
     """Returns the records of these commands by kind of machine, in their order."""
     order = [normal_command(shlex.split(command)) for command in COMMANDS]
     read = [read_record(path) for path in sorted(FOLDER.glob("*.json"))]
@@ -51,24 +51,26 @@ def records() -> dict[str, list[Mapping[str, Any]]]:
 
 def measure() -> None:
     """Runs each command that this kind of machine has no record of, in a process of its own."""
-    done = [record["command"] for record in records().get(machine_kind(describe_machine()), [])]
+    done = [record["command"] for record in read_records().get(machine_kind(describe_machine()), [])]
     for command in COMMANDS:
         words = shlex.split(command)
         if normal_command(words) not in done:
             subprocess.run([sys.executable, "-m", "vitx", "bench", *words, "--json", str(FOLDER)], check=True)
 
 
-def tables() -> str:
-    """Returns a table for each kind of machine."""
+def format_tables() -> str:
+    """Returns a table for each kind of machine that has records."""
+    if not (by_kind := read_records()):
+        return "Nothing has been recorded yet.\n"
     lines = []
-    for found in records().values():
-        lines += [f"{describe(found)}:", "", *HEADER]
-        lines += [line(record["command"], row) for record in found for row in record["models"]]
+    for found in by_kind.values():
+        lines += [f"{describe_machines(found)}:", "", *HEADER]
+        lines += [format_line(record["command"], row) for record in found for row in record["models"]]
         lines.append("")
     return "\n".join(lines)
 
 
-def describe(found: Sequence[Mapping[str, Any]]) -> str:
+def describe_machines(found: Sequence[Mapping[str, Any]]) -> str:
     """Returns the conditions of the records of one kind of machine, in words."""
     machines = [record["machine"] for record in found]
     versions = {name: version for machine in machines for name, version in machine["versions"].items()}
@@ -78,30 +80,30 @@ def describe(found: Sequence[Mapping[str, Any]]) -> str:
     return f"{processor}; {named}; {' to '.join(dict.fromkeys((dates[0], dates[-1])))}"
 
 
-def line(command: Sequence[str], row: Mapping[str, Any]) -> str:
+def format_line(command: Sequence[str], row: Mapping[str, Any]) -> str:
     """Returns the line of one model: medians, their quartiles, and ratios with the spread that these allow."""
     cells = [f"`{shlex.join(command)}`"]
     for call in ("forward", "train_step"):
-        cells.append(time(row, call))
+        cells.append(format_time(row, call))
         if f"peer_{call}_ms" not in row:
             cells += ["", ""]
             continue
         (low, high), (peer_low, peer_high) = (row[f"{name}{call}_quartiles_ms"] for name in ("", "peer_"))
         spread = f"{peer_low / high:.2f} to {peer_high / low:.2f}"
-        cells += [time(row, f"peer_{call}"), f"{row[f'{call}_ratio']:.2f} ({spread})"]
+        cells += [format_time(row, f"peer_{call}"), f"{row[f'{call}_ratio']:.2f} ({spread})"]
     cells.append(f"{row['train_step_memory_bytes'] / 1e9:.2f} GB")
     return "| " + " | ".join(cells) + " |"
 
 
-def time(row: Mapping[str, Any], call: str) -> str:
+def format_time(row: Mapping[str, Any], call: str) -> str:
     """Returns a median and its quartiles."""
     return "{:.0f} ({:.0f} to {:.0f})".format(row[f"{call}_ms"], *row[f"{call}_quartiles_ms"])
 
 
-def page() -> str:
+def format_page() -> str:
     """Returns the text of docs/speed.md with the tables in their place."""
     before, rest = PAGE.read_text().split(MARKS[0])
-    return f"{before}{MARKS[0]}\n\n{tables()}\n{MARKS[1]}{rest.split(MARKS[1])[1]}"
+    return f"{before}{MARKS[0]}\n\n{format_tables()}\n{MARKS[1]}{rest.split(MARKS[1])[1]}"
 
 
 def main() -> None:
@@ -110,7 +112,7 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="measure nothing")
     if not parser.parse_args().tables:
         measure()
-    PAGE.write_text(page())
+    PAGE.write_text(format_page())
 
 
 if __name__ == "__main__":
