@@ -22,11 +22,11 @@ beside other jobs. Test split, 1x1 views, mean of three seeds in %; chance is 12
     4 frames, half of the clip             1     33.0         28.3     3.2
                                            4     87.4         10.1     1.1
 
-For motion it is the opposite of the paper's finding: longer tubelets are better and cheaper, since a tubelet of two
-frames or more shows a direction before any attention. For the digit it is the paper's: shorter tubelets are better. A
-longer span is worth more than a denser one: with tubelets of four, every second frame has 7.2 points more motion than
-half of the clip at the same cost, and 4.3 less than all frames at half of their cost. 800 steps are few: models that
-find the motion first have learnt little of the digits.
+For motion it is the opposite of the paper's finding: longer tubelets are better up to four frames, and cheaper. A
+tubelet of two frames or more shows a direction before any attention. For the digit it is the paper's: shorter tubelets
+are better. A longer span is worth more than a denser one: with tubelets of four, every second frame has 7.2 points more
+motion than half of the clip at the same cost, and 4.3 less than all frames at half of their cost. 800 steps are few:
+models that find the motion first have learnt little of the digits.
 """
 
 from vitx import Ablation, Row
