@@ -125,13 +125,13 @@ def test_frames_that_are_shown_before_a_keyframe_share_the_damage_of_those_befor
     key = [number for number, packet in enumerate(packets) if packet[3]][2]
     leading = [packet[1] for packet in packets[key + 1 :] if packet[1] < packets[key][1]]
     assert leading
-    for seed in range(20):
-        damaged = damage_packet(video, "matroska", key - 4, seed)  # the frame that was shown last before them
-        if is_logged(damaged):
-            assert all(_is_damaged(damaged, index) for index in leading)
-            assert not _is_damaged(damaged, packets[key][1])
-            return
-    raise AssertionError("no seed damages that frame")
+    # Of some damage the decoder tells while it decodes the packet, of other only when it returns the frame.
+    videos = [damage_packet(video, "matroska", key - 4, seed) for seed in range(30)]  # what was shown last before them
+    noticed = [damaged for damaged in videos if count_problems(damaged)]
+    assert {is_logged(damaged) for damaged in noticed} == {True, False}
+    for damaged in noticed:
+        assert all(_is_damaged(damaged, index) for index in leading)
+        assert not any(_is_damaged(damaged, index) for index in range(packets[key][1], NUM_FRAMES, 3))
 
 
 def test_damaged_frames_are_returned_where_they_are_accepted(damaged):

@@ -4,6 +4,7 @@ Damage is what a decoder marks as corrupt, or reports as an error, or refuses.
 """
 
 import logging
+from collections import deque
 from collections.abc import Iterable, Iterator, Set
 from typing import NamedTuple
 
@@ -14,6 +15,10 @@ from av.video.codeccontext import VideoCodecContext
 SKIPPING = ("h264", "hevc", "mpeg4", "mpeg2video")
 """Decoders whose `skip_frame` may change between packets, so that a frame that no other refers to can be left out."""
 
+MAX_DELAY = 32
+"""Packets that a decoder takes in before it returns the frame of the first: more than any codec reorders."""
+
+CORRUPT = "the decoder marks it as corrupt"
 
 HARMLESS = ("mmco: unref short failure",)
 """Errors that change no pixel: H.264 is to forget a frame that is not there, after a jump or a cut."""
@@ -50,6 +55,12 @@ def decode_packets(
     capture, may_skip, skipped = av.logging.Capture(), needed is not None and decoder.name in SKIPPING, None
     problem, problem_before, key_time = None, None, None
     problems: dict[int, str] = {}
+    recent: deque[int | None] = deque(maxlen=MAX_DELAY)  # times of packets, in decoding order
+
+    def precedes_keyframe(time: int | None) -> bool:
+        """A frame that is shown before the last keyframe refers to frames before it, though it is decoded after it."""
+        return None not in (time, key_time) and time < key_time
+
     for packet in packets:
         # Whether a frame may be skipped is set before each packet.
         skip = "NONREF" if may_skip and packet.pts not in needed and packet.size else "DEFAULT"
@@ -62,24 +73,30 @@ def decode_packets(
                 frames = packet.decode()
             except av.FFmpegError as error:
                 refusal = error.strerror
+        time = _time_of(packet)
+        recent.append(time)
         if packet.is_keyframe and packet.size:
-            problem, problem_before, key_time = None, problem, _time_of(packet)
+            problem, problem_before, key_time = None, problem, time
         if refusal or messages:
             texts = [text.strip() for _, name, text in messages if name == decoder.name]
             problem = problem or next((text for text in texts if text not in HARMLESS), refusal)
             messages.clear()
-        if problem or problem_before:
-            # Frames that are shown before a keyframe and decoded after it refer to frames before it.
-            time = _time_of(packet)
-            is_before = None not in (time, key_time) and time < key_time
-            if own := problem or (problem_before if is_before else None):
-                problems[time] = own
+        if own := problem or (problem_before if problem_before and precedes_keyframe(time) else None):
+            problems[time] = own
         for frame in frames:
+            time = _time_of(frame)
             if frame.is_corrupt:
-                problem = problem or "the decoder marks it as corrupt"
-                problems[_time_of(frame)] = problem
+                # It is known only now; what was decoded meanwhile may depend on it.
+                if is_before := precedes_keyframe(time):
+                    problem_before = problem_before or CORRUPT
+                else:
+                    problem = problem or CORRUPT
+                decoded_since = list(recent)[recent.index(time) + 1 :] if time in recent else []
+                for other in [time, *decoded_since]:
+                    if precedes_keyframe(other) or not is_before:
+                        problems.setdefault(other, CORRUPT)
             if needed is None or frame.pts in needed:
-                yield Decoded(frame, problems.pop(_time_of(frame), None) if problems else None)
+                yield Decoded(frame, problems.pop(time, None) if problems else None)
 
 
 def _time_of(item: av.Packet | av.VideoFrame) -> int | None:
@@ -92,5 +109,6 @@ def _listen() -> None:
     if av.logging.get_level() is None:
         # Only `Capture` is to have them: without it they would be logged, on many sound videos, too.
         logging.getLogger("libav").setLevel(logging.CRITICAL + 1)
-        av.logging.set_skip_repeated(False)
         av.logging.set_level(av.logging.ERROR)
+    if av.logging.get_skip_repeated():
+        av.logging.set_skip_repeated(False)  # the same damage may be met twice
