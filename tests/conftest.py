@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from importlib import metadata
 from pathlib import Path
 
 import filelock
@@ -53,8 +54,12 @@ SMALL_MODEL = {
 
 def pytest_configure():
     """Tests compile more than they compute: the CPU's compiler tries less hard, here and in what they start."""
-    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
+    # In one part: small programs gain nothing from 32, and with the older emitters I3D's gradient in float64 was wrong.
+    quick = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+    quick.append("--xla_cpu_parallel_codegen_split_count=1")
+    if metadata.version("jaxlib").startswith("0.10."):  # 0.12 (2026-11) has the newer emitters alone, twice as slow
+        quick.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *quick]).strip()
 
 
 @pytest.fixture(scope="session", autouse=True)
