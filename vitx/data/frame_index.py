@@ -74,22 +74,26 @@ def index_packets(container: InputContainer, stream: VideoStream, deadline: floa
         for packet in demux_packets(container, stream, deadline)
         if packet.size
     ]
-    times, kinds = [pts for pts, *_ in packets], {kind for *_, kind in packets}
-    if not times or None in times or len(set(times)) < len(times) or _UNCERTAIN in kinds:
+    if not packets:
+        return None
+    times, _, _, kinds = zip(*packets, strict=True)
+    if None in times or len(set(times)) < len(times) or _UNCERTAIN in kinds:
         return None
     # AVI and MXF store no presentation times. FFmpeg guesses them, for frames that it puts in order wrongly; so it did
     # for files that were copied into another container.
-    depth, is_sorted = stream.codec_context.reorder_depth, times == sorted(times)
+    shown, depth = sorted(times), stream.codec_context.reorder_depth
+    is_sorted = shown == list(times)
     if depth and (is_sorted or container.format.name not in STORING_TIMES):
         return None
     # A stream cut without re-encoding: the decoder drops some of what comes before its first keyframe.
-    if not packets[0][2] or min(times) < times[0]:
+    if not packets[0][2] or shown[0] < times[0]:
         return None
     # A decoder that holds no more packets back returns frames in another order; so it does where times begin again.
     if not is_sorted and (np.argsort(times) - np.arange(len(times))).max() > depth:
         return None
     # Packets that an edit list discards are decoded, because others refer to them, but no player shows them.
-    shown = sorted(times if kinds == {None} else [pts for pts, *_, kind in packets if kind != _HIDDEN])
+    if _HIDDEN in kinds:
+        shown = sorted(pts for pts, kind in zip(times, kinds, strict=True) if kind != _HIDDEN)
     keys = sorted((pts, pts if dts is None else dts) for pts, dts, is_keyframe, _ in packets if is_keyframe)
     return (
         FrameIndex(shown, [Keyframe(bisect.bisect_left(shown, pts), pts, dts) for pts, dts in keys]) if shown else None

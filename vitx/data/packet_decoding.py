@@ -62,8 +62,9 @@ def decode_packets(
         return None not in (time, key_time) and time < key_time
 
     for packet in packets:
-        # Whether a frame may be skipped is set before each packet.
-        skip = "NONREF" if may_skip and packet.pts not in needed and packet.size else "DEFAULT"
+        # Whether a frame may be skipped is set before each packet. Other threads wait while Python runs: few calls.
+        time = packet.pts
+        skip = "NONREF" if may_skip and time not in needed and packet.size else "DEFAULT"
         if skip != skipped:
             decoder.skip_frame = skipped = skip
         # The decoder writes into the memory of frames that nobody holds, which is still in the processor's cache.
@@ -73,7 +74,7 @@ def decode_packets(
                 frames = packet.decode()
             except av.FFmpegError as error:
                 refusal = error.strerror
-        time = _time_of(packet)
+        time = packet.dts if time is None else time
         recent.append(time)
         if packet.is_keyframe and packet.size:
             problem, problem_before, key_time = None, problem, time
@@ -84,8 +85,8 @@ def decode_packets(
         if own := problem or (problem_before if problem_before and precedes_keyframe(time) else None):
             problems[time] = own
         for frame in frames:
-            time = _time_of(frame)
             if frame.is_corrupt:
+                time = _time_of(frame)
                 # It is known only now; what was decoded meanwhile may depend on it.
                 if is_before := precedes_keyframe(time):
                     problem_before = problem_before or CORRUPT
@@ -96,12 +97,12 @@ def decode_packets(
                     if precedes_keyframe(other) or not is_before:
                         problems.setdefault(other, CORRUPT)
             if needed is None or frame.pts in needed:
-                yield Decoded(frame, problems.pop(time, None) if problems else None)
+                yield Decoded(frame, problems.pop(_time_of(frame), None) if problems else None)
 
 
-def _time_of(item: av.Packet | av.VideoFrame) -> int | None:
-    """Returns when a packet or a frame is shown, or decoded where that is not known."""
-    return item.dts if item.pts is None else item.pts
+def _time_of(frame: av.VideoFrame) -> int | None:
+    """Returns when a frame is shown, or decoded where that is not known."""
+    return frame.dts if frame.pts is None else frame.pts
 
 
 def _listen() -> None:
