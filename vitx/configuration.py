@@ -35,6 +35,7 @@ _PARTS: Registry[type] = Registry(
         "vitx.data.tfds_videos",
         "vitx.experiment",
         "vitx.interop.preprocessing",
+        "vitx.layers.codec_tokens",
         "vitx.layers.dynamic_tokens",
         "vitx.layers.run_length",
         "vitx.layers.token_learner",

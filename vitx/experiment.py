@@ -60,10 +60,15 @@ class Experiment:
                     f"{type(self.model).__name__} has no default clip; set data.num_frames and data.image_size"
                 )
             return
-        frames, *size = self.model.input_shape[:3]
-        data = dataclasses.replace(
-            self.data, num_frames=self.data.num_frames or frames, image_size=self.data.image_size or tuple(size)
-        )
+        frames, *size, channels = self.model.input_shape
+        needs_motion = channels == 4
+        if self.data.motion not in (None, needs_motion):
+            raise ValueError(
+                f"data.motion is {self.data.motion} and the model takes clips of {channels} channels; set data.motion "
+                "to None, which follows model.reducer"
+            )
+        shape = {"num_frames": self.data.num_frames or frames, "image_size": self.data.image_size or tuple(size)}
+        data = dataclasses.replace(self.data, **shape, motion=needs_motion)
         object.__setattr__(self, "data", data)  # the class is frozen
         clip, expected = (data.num_frames, *data.image_size), (frames, *size)
         if self.model.needs_input_shape and clip == expected and data.crop_size != data.image_size:
@@ -87,6 +92,8 @@ class Experiment:
         new_model = changes.get("model")
         variant = self._named_model(new_model)
         model = variant or (new_model if isinstance(new_model, nn.Module) else self.model)
+        if isinstance(model, VideoModel):
+            changes = {"data.motion": None} | dict(changes)
         if not isinstance(model, VideoModel) or not (model.needs_input_shape or variant):
             return configuration.override(self, changes)
         # The model follows the data where a setting is given for the data alone, or where a variant replaces the model.
@@ -103,7 +110,7 @@ class Experiment:
                 *(getattr(data, name) if name in leads else None for name in SHAPE), **fields
             )
         follows = [name for name in SHAPE if name not in leads and f"data.{name}" not in changes]
-        data = dataclasses.replace(data, **dict.fromkeys(follows))
+        data = dataclasses.replace(data, motion=None, **dict.fromkeys(follows))
         rest = {path: value for path, value in changes.items() if path not in model_changes}
         return configuration.override(dataclasses.replace(self, model=model, data=data), rest)
 
@@ -120,7 +127,7 @@ class Experiment:
 
     def init(self, key: Array) -> dict[str, Any]:
         """Returns the initial variables of the model; shapes alone under `jax.eval_shape`."""
-        video = jax.ShapeDtypeStruct((1, self.data.num_frames, *self.data.image_size, 3), jnp.uint8)
+        video = jax.ShapeDtypeStruct((1, self.data.num_frames, *self.data.image_size, self.data.channels), jnp.uint8)
         return dict(self.task.init(self.model, key, {"video": video}))
 
     def for_labels(self, label_names: Mapping[str, Sequence[str]]) -> "Experiment":

@@ -255,7 +255,7 @@ class Run:
             temperatures=self._temperatures,
         )
 
-    def _answer(self, views: UInt8[np.ndarray, "v t h w 3"], top: int) -> Prediction:
+    def _answer(self, views: UInt8[np.ndarray, "v t h w c"], top: int) -> Prediction:
         task = self.experiment.task
         model = self._model_outside_mesh()
         batch = jax.device_put((views[None], np.array([len(views)], np.int32)))
@@ -372,7 +372,7 @@ class Run:
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _features(variables: Any, video: Float[Array, "b t h w 3"], *, model: nn.Module) -> Float[Array, "b d"]:
+def _features(variables: Any, video: Float[Array, "b t h w c"], *, model: nn.Module) -> Float[Array, "b d"]:
     return model.apply(variables, video, train=False, method="features")
 
 

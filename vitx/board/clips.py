@@ -123,7 +123,7 @@ class SplitClips:
                 )
         return example
 
-    def frames(self, index: int) -> UInt8[np.ndarray, "t h w 3"]:
+    def frames(self, index: int) -> UInt8[np.ndarray, "t h w c"]:
         """Returns the first view of an example, as the model gets it.
 
         Raises:
@@ -136,9 +136,9 @@ class SplitClips:
             raise UserError(f"{self.name(index)}: {error}") from error
 
 
-def encode_clip(frames: UInt8[np.ndarray, "t h w 3"]) -> bytes:
-    """Returns a clip as an MP4 file: small ones enlarged pixel by pixel, with even sides."""
+def encode_clip(frames: UInt8[np.ndarray, "t h w c"]) -> bytes:
+    """Returns the RGB frames of a clip as an MP4 file: small ones enlarged pixel by pixel, with even sides."""
     factor = -(-MIN_SIDE // min(frames.shape[1:3]))
-    large = frames.repeat(factor, axis=1).repeat(factor, axis=2)
+    large = frames[..., :3].repeat(factor, axis=1).repeat(factor, axis=2)
     even = np.pad(large, [(0, 0), (0, large.shape[1] % 2), (0, large.shape[2] % 2), (0, 0)], mode="edge")
     return encode_video(even, fps=FRAMES_PER_SECOND, options=ENCODER)

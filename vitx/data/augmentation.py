@@ -131,7 +131,10 @@ class Augmentation:
         return np.array([rng.uniform(0, height - box_height), rng.uniform(0, width - box_width), box_height, box_width])
 
     def vary(self, rng: np.random.Generator, clip: Clip) -> Clip:
-        """Returns the clip with other colours, RandAugment's operations and erased boxes, all drawn at random."""
+        """Returns the clip with other colours, RandAugment's operations and erased boxes, all drawn at random.
+
+        A fourth channel, motion, moves and is erased with the pixels.
+        """
         if rng.uniform() < self.colour:
             for name in self.colour_order:
                 strength = getattr(self, name)
@@ -168,7 +171,7 @@ class Augmentation:
             return clip, dict(labels)
         labels = {label: self._mirror_label(value, label_names.get(label, ())) for label, value in labels.items()}
         # Channel by channel: NumPy 2.4 (2026-11) reverses single bytes several times faster than triples.
-        return np.stack([clip[:, :, ::-1, channel] for channel in range(3)], axis=-1), labels
+        return np.stack([clip[:, :, ::-1, channel] for channel in range(clip.shape[-1])], axis=-1), labels
 
     def _mirror_label(self, label: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
         for one, other in self.flip_labels:
@@ -225,5 +228,6 @@ def erase(
         top, left, box_height, box_width = map(int, random_box(rng, *clip.shape[1:3], area, (0.3, 3.3)))
         shape = {"noise": (box_height, box_width, 3), "colour": (3,), "grey": (0,)}[fill]
         pixels = rng.integers(0, 256, shape, np.uint8) if fill != "grey" else operations.FILL
-        clip[:, top : top + box_height, left : left + box_width] = pixels
+        box = clip[:, top : top + box_height, left : left + box_width]
+        box[..., :3], box[..., 3:] = pixels, 0  # what is filled does not move
     return clip

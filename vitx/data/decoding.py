@@ -50,6 +50,7 @@ def open_video(
     decoder: Decoder = "pyav",
     options: ReadOptions = DEFAULT_OPTIONS,
     seconds: float = MAX_SECONDS,
+    motion: bool = False,
 ) -> Iterator[PyAVVideo]:
     """Opens a video and reads the times of its frames.
 
@@ -58,13 +59,14 @@ def open_video(
         decoder: library that decodes.
         options: what is read of the file.
         seconds: time after which reading is given up.
+        motion: whether pixels have a fourth channel, the codec's motion (`vitx.data.motion`); PyAV alone has it.
 
     Raises:
-        VideoError: the video is unreadable. Errors inside the `with` block get the file's name, too.
+        VideoError: the video is unreadable, or has no motion. Errors inside the `with` block get the file's name, too.
     """
     with (
         open_container(source, seconds, options) as (container, stream),
-        contextlib.closing(DECODERS[decoder](source, container, stream, seconds, options)) as video,
+        contextlib.closing(DECODERS[decoder](source, container, stream, seconds, options, motion)) as video,
     ):
         yield video
 

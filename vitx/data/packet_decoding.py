@@ -5,7 +5,7 @@ Damage is what a decoder marks as corrupt, or reports as an error, or refuses.
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from typing import NamedTuple
 
 import av
@@ -38,7 +38,10 @@ class Decoded(NamedTuple):
 
 
 def decode_packets(
-    packets: Iterable[av.Packet], decoder: VideoCodecContext, needed: Set[int] | None = None
+    packets: Iterable[av.Packet],
+    decoder: VideoCodecContext,
+    needed: Set[int] | None = None,
+    observe: Callable[[av.VideoFrame], None] | None = None,
 ) -> Iterator[Decoded]:
     """Decodes packets, one when it is demanded, and passes over those that the decoder refuses.
 
@@ -49,6 +52,7 @@ def decode_packets(
         decoder: what decodes them.
         needed: presentation times of the frames to return; others are not even decoded where no frame refers to
             them. None returns all.
+        observe: called with every frame that is decoded, returned or not.
     """
     _listen()
     # With one decoder thread messages come from the thread that decodes, which is the one that is here.
@@ -85,6 +89,8 @@ def decode_packets(
         if own := problem or (problem_before if problem_before and precedes_keyframe(time) else None):
             problems[time] = own
         for frame in frames:
+            if observe is not None:
+                observe(frame)
             if frame.is_corrupt:
                 time = _time_of(frame)
                 # It is known only now; what was decoded meanwhile may depend on it.

@@ -3,7 +3,7 @@
 Global batch k of a run is a pure function of (seed, k), whatever the number of threads, workers and processes; the
 position in the data is the step, and resuming is slicing. A batch is
 
-    {"video": uint8[b, t, h, w, 3], "labels": {name: int32[b] | float32[b, k]}, "weight": float32[b],
+    {"video": uint8[b, t, h, w, c], "labels": {name: int32[b] | float32[b, k]}, "weight": float32[b],
      "index": int32[b], "replaced": bool[b], "failed": int32[b], "error": uint8[b, 256],
      "decode_seconds": float32[b]}
 
@@ -12,9 +12,10 @@ with weight 0 for padding. "failed" is the number of the example that could not 
 evaluation "video" has an axis of views after the first, "views": int32[b] counts the views that a video has, and the
 other views are zeros.
 
-Letters in shapes: b batch, v views, t frames of a clip, h height, w width.
+Letters in shapes: b batch, v views, t frames of a clip, h height, w width, c channels: RGB and, with `motion`, motion.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -29,10 +30,11 @@ from vitx.configuration import mutable_on_resume, register, setting
 from vitx.data import sampling
 from vitx.data.augmentation import Augmentation
 from vitx.data.batches import Batch, read_batches
-from vitx.data.container import DEFAULT_OPTIONS, ReadOptions
+from vitx.data.container import DEFAULT_OPTIONS, MAX_SECONDS, ReadOptions, VideoSource
 from vitx.data.decoding import Decoder, VideoError, open_video
 from vitx.data.labels import check_example
 from vitx.data.order import Order, class_weights
+from vitx.data.pyav_video import PyAVVideo
 from vitx.data.sources import Dataset, Source, example_name, label_arrays, label_columns
 from vitx.errors import UserError
 from vitx.limits import check_memory
@@ -80,6 +82,8 @@ class Data:
             scales frames to cover a crop, and so does a length that is less than its shorter side.
         reading: which stream of a file is read, whether its pixels become square, and whether damaged frames are
             accepted or make a video unreadable.
+        motion: whether clips have a fourth channel, the motion that the codec has measured
+            (docs/fewer_tokens.md#codec-tokens); None takes what the model needs.
         decoder: library that decodes; torchcodec is a package of its own (`pip install torchcodec`).
         num_threads: decoding threads of each process.
         num_workers: worker processes; 0 decodes in threads of this process.
@@ -107,6 +111,7 @@ class Data:
     eval_size: tuple[int, int] | None = None
     eval_short_side: int | None = None
     reading: ReadOptions = DEFAULT_OPTIONS
+    motion: bool | None = None
     decoder: Decoder = "pyav"
     num_threads: int = mutable_on_resume(2)
     num_workers: int = mutable_on_resume(0)
@@ -153,6 +158,17 @@ class Data:
                 f"image_size is {self.image_size} and num_workers {self.num_workers}; expected at least 1 pixel and 0 "
                 "workers"
             )
+
+        if self.motion and self.decoder != "pyav":
+            raise ValueError(
+                f"decoder is {self.decoder!r} with motion True, which only PyAV's decoders export; set data.decoder to "
+                "'pyav'"
+            )
+
+    @property
+    def channels(self) -> int:
+        """Channels of a clip."""
+        return 4 if self.motion else 3
 
     def for_devices(self, num_devices: int) -> "Data":
         """Returns these settings with an evaluation batch that divides over the devices; padding fills it.
@@ -214,7 +230,7 @@ class Data:
     @property
     def _bytes_per_video(self) -> int:
         """Size of all views of a video in bytes."""
-        return self.max_views * self.num_frames * math.prod(self.crop_size) * 3
+        return self.max_views * self.num_frames * math.prod(self.crop_size) * self.channels
 
     def _check_memory(self, rows: int, setting_path: str, views: int, size: tuple[int, int]) -> None:
         """Raises UserError where a batch would take more memory than is free.
@@ -226,19 +242,24 @@ class Data:
             size: (height, width) of a clip in pixels.
         """
         check_memory(
-            rows * views * self.num_frames * math.prod(size) * 3,
+            rows * views * self.num_frames * math.prod(size) * self.channels,
             f"a batch of {rows} ({setting_path}) of {views} clips of {self.num_frames} frames of {size[0]} x {size[1]}",
             "; lower data.batch_size, data.eval_batch_size, data.eval_clips or data.image_size",
         )
 
-    def read_views(self, example: Mapping[str, Any]) -> UInt8[np.ndarray, "v t h w 3"]:
+    def open(self, source: VideoSource, seconds: float = MAX_SECONDS) -> contextlib.AbstractContextManager[PyAVVideo]:
+        """Opens a video as these settings say; see `open_video`."""
+        options = {"decoder": self.decoder, "options": self.reading, "motion": bool(self.motion)}
+        return open_video(source, seconds=seconds, **options)
+
+    def read_views(self, example: Mapping[str, Any]) -> UInt8[np.ndarray, "v t h w c"]:
         """Returns the clips that evaluation averages over, the crops of a clip in a row; decodes the video once.
 
         Raises:
             VideoError: the video, or the segment of it that the example is, cannot be read.
         """
         self._check_memory(1, "data.eval_clips", self.max_views, self.crop_size)
-        with open_video(example["video"], decoder=self.decoder, options=self.reading) as video:
+        with self.open(example["video"]) as video:
             frames = self.plan_views(video.times, _segment_frames(video.times, example))
             crops = video.read(frames, self.eval_boxes(video.upright_size(frames)), self.crop_size)
         return self.order_views(crops)
@@ -249,7 +270,7 @@ class Data:
         size, short_side = self.crop_size, self.eval_short_side
         return np.stack([sampling.crop_box(*frame_size, size, position, short_side) for position in positions])
 
-    def order_views(self, crops: UInt8[np.ndarray, "crops clips_t h w 3"]) -> UInt8[np.ndarray, "v t h w 3"]:
+    def order_views(self, crops: UInt8[np.ndarray, "crops clips_t h w c"]) -> UInt8[np.ndarray, "v t h w c"]:
         """Cuts the crops, whose frames are those of all clips, into views; the crops of a clip come in a row."""
         # [crops, clips * t, ...] to [clips * crops, t, ...]
         clips = crops.reshape(len(crops), -1, self.num_frames, *crops.shape[2:])
@@ -257,7 +278,7 @@ class Data:
 
     def read_clip(
         self, example: Mapping[str, Any], start: float, rng: np.random.Generator | None = None
-    ) -> UInt8[np.ndarray, "t h w 3"]:
+    ) -> UInt8[np.ndarray, "t h w c"]:
         """Returns one clip of a video.
 
         Args:
@@ -268,7 +289,7 @@ class Data:
         Raises:
             VideoError: the video, or the segment of it that the example is, cannot be read.
         """
-        with open_video(example["video"], decoder=self.decoder, options=self.reading) as video:
+        with self.open(example["video"]) as video:
             frames = self._plan_clip(video.times, _segment_frames(video.times, example), start, rng)
             frame_size = video.upright_size(frames)
             if rng is None:
@@ -469,7 +490,7 @@ def _load(source: Source, index: int, read: Callable[[Mapping[str, Any]], np.nda
 def _padding(data: Data, source: Source, index: int) -> Batch:
     """Returns a row of an evaluation batch without an example."""
     return {
-        "video": np.zeros((data.max_views, data.num_frames, *data.crop_size, 3), np.uint8),
+        "video": np.zeros((data.max_views, data.num_frames, *data.crop_size, data.channels), np.uint8),
         "views": np.int32(1),
         "labels": {name: np.zeros_like(label) for name, label in label_arrays(source[0]).items()},
         "weight": np.float32(0),

@@ -25,6 +25,7 @@ from vitx.data.container import (
     open_container,
 )
 from vitx.data.frame_index import FrameIndex, Keyframe, index_packets, order_times
+from vitx.data.motion import MotionRecorder, export_motion
 from vitx.data.packet_decoding import Decoded, decode_packets
 from vitx.data.sampling import crop_box
 from vitx.data.upright import SQUARE, FrameScaler, pixel_aspect, upright_size
@@ -84,6 +85,7 @@ class PyAVVideo:
         stream: VideoStream,
         seconds: float,
         options: ReadOptions = DEFAULT_OPTIONS,
+        motion: bool = False,
     ):
         """Finds out which frames there are.
 
@@ -94,15 +96,19 @@ class PyAVVideo:
             seconds: time from now on after which reading is given up. Checked between packets: the decoding of one
                 packet, whose pixels are bounded, is not interrupted.
             options: what is read.
+            motion: whether pixels have a fourth channel, motion (`vitx.data.motion`).
 
         Raises:
-            VideoError: it has no frame that can be read, or is a still picture that is named as a video.
+            VideoError: it has no frame that can be read, is a still picture that is named as a video, or has no motion.
         """
         self.source, self.container, self.stream, self.options = source, container, stream, options
         # A damaged file can name packets for hours: one deadline holds for finding and for decoding the frames.
         self.deadline = time.monotonic() + seconds
         self.aspect = pixel_aspect(stream) if options.square_pixels else SQUARE
         self._kept: list[Decoded] = []
+        self._motion = MotionRecorder() if motion else None
+        if motion:
+            export_motion(stream)
         self.index: FrameIndex = index_packets(container, stream, self.deadline) or self._count_frames()
         self.times: Float[np.ndarray, " t"] = self.index.seconds(stream)
         if len(self.times) == 1:
@@ -129,7 +135,7 @@ class PyAVVideo:
         frames: Indices,
         boxes: Float[np.ndarray, "boxes 4"] | None = None,
         size: tuple[int, int] | None = None,
-    ) -> UInt8[np.ndarray, "boxes t h w 3"]:
+    ) -> UInt8[np.ndarray, "boxes t h w c"]:
         """Decodes boxes of frames, turned upright.
 
         Args:
@@ -139,7 +145,7 @@ class PyAVVideo:
             size: (height, width) in pixels that each box is scaled to (bilinear); None leaves whole frames as they are.
 
         Returns:
-            RGB, 0 to 255.
+            RGB, 0 to 255, and motion where the video was opened with it.
 
         Raises:
             VideoError: a frame cannot be decoded.
@@ -147,7 +153,7 @@ class PyAVVideo:
         """
         wanted = self._check(frames)
         boxes, size, scaled = self._scale(wanted, boxes, size)
-        crops = np.empty((len(boxes), len(wanted), *size, 3), np.uint8)
+        crops = np.empty((len(boxes), len(wanted), *size, 3 if self._motion is None else 4), np.uint8)
         for row, parts in enumerate(scaled):
             for crop, pixels in zip(crops, parts, strict=True):
                 crop[row] = pixels
@@ -160,7 +166,7 @@ class PyAVVideo:
         frames: Indices,
         boxes: Float[np.ndarray, "boxes 4"] | None = None,
         size: tuple[int, int] | None = None,
-    ) -> Iterator[UInt8[np.ndarray, "boxes h w 3"]]:
+    ) -> Iterator[UInt8[np.ndarray, "boxes h w c"]]:
         """Yields what `read` returns frame by frame, each once and in order, and holds one of them."""
         *_, scaled = self._scale(self._check(frames), boxes, size)
         for parts in scaled:
@@ -175,7 +181,9 @@ class PyAVVideo:
         size = size or frame_size
         boxes = crop_box(*frame_size, size, 0.5)[None] if boxes is None else boxes
         scaler = FrameScaler(self.aspect)
-        return boxes, size, (scaler(frame, size, boxes, frame_size) for frame in decoded)
+        motion = self._motion
+        frames = ((frame, None) for frame in decoded) if motion is None else motion.add_motion(wanted, decoded)
+        return boxes, size, (scaler(frame, size, boxes, frame_size, cells) for frame, cells in frames)
 
     def close(self) -> None:
         """Ends decoding that was started and not read."""
@@ -186,6 +194,8 @@ class PyAVVideo:
         if not wanted:
             return _Started(wanted, (self.stream.height, self.stream.width), iter(()))
         if self._started is None or self._started.wanted != wanted:
+            if self._motion is not None:
+                self._motion.plan(wanted)
             decoded = self.decode(wanted)
             first = next(decoded)
             self._started = _Started(wanted, upright_size(first, self.aspect), itertools.chain([first], decoded))
@@ -234,7 +244,9 @@ class PyAVVideo:
     def _decode_from(self, keyframes: Sequence[Keyframe], needed: Set[int]) -> Iterator[av.VideoFrame]:
         """Decodes from the last of these keyframes on, without frames that are not needed and no other refers to."""
         first, packets = self._seek(keyframes)
-        decoded = decode_packets(itertools.chain([first], packets), self.stream.codec_context, needed | {first.pts})
+        observe = None if self._motion is None else self._record_motion
+        needed, decoder = needed | {first.pts}, self.stream.codec_context
+        decoded = decode_packets(itertools.chain([first], packets), decoder, needed, observe)
         is_verified = False
         for frame, problem in decoded:
             if frame.pts < first.pts:
@@ -245,6 +257,11 @@ class PyAVVideo:
                 raise _SeekingFailedError
             is_verified = True
             yield frame
+
+    def _record_motion(self, frame: av.VideoFrame) -> None:
+        """Records the motion of a decoded frame, found by its time."""
+        if frame.pts is not None:
+            self._motion.record(bisect.bisect_left(self.index.pts, frame.pts), frame)
 
     def _seek(self, keyframes: Sequence[Keyframe]) -> tuple[av.Packet, Iterator[av.Packet]]:
         """Jumps to the last of these keyframes, or one before it; returns its packet, and those that follow."""
@@ -265,6 +282,8 @@ class PyAVVideo:
     def _decode_from_start(self, wanted: Sequence[int]) -> Iterator[av.VideoFrame]:
         """Yields frames of one plain pass of the decoder."""
         numbered = self._number_frames()
+        if self._motion is not None:
+            numbered = self._motion.record_each(numbered)
         for index in wanted:
             where = f"frame {index} of {len(self.times)} ({self.times[index]:.2f} s)"
             number, decoded = next((found for found in numbered if found[0] >= index), (None, None))
@@ -290,6 +309,8 @@ class PyAVVideo:
         """Yields all frames of the file, reopened, in the order in which the decoder returns them."""
         seconds = max(self.deadline - time.monotonic(), 1.0)
         with open_container(self.source, seconds, self.options) as (container, stream):
+            if self._motion is not None:
+                export_motion(stream)
             yield from decode_packets(demux_packets(container, stream, self.deadline), stream.codec_context)
 
     def _count_frames(self) -> FrameIndex:

@@ -1,6 +1,5 @@
 """Decoded frames as a player shows them: upright, of square pixels, boxes of them scaled to one size."""
 
-import contextlib
 import struct
 from collections.abc import Iterator
 from fractions import Fraction
@@ -8,12 +7,14 @@ from typing import NamedTuple
 
 import av
 import numpy as np
-from av.sidedata.sidedata import SideDataContainer, Type
+from av.sidedata.sidedata import Type
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import Float, UInt8
 
 from vitx.data.container import MAX_PIXELS, VideoError
+from vitx.data.motion import Cells, draw_motion
+from vitx.data.side_data import side_data_of
 
 SQUARE = Fraction(1)
 """Width of a square pixel in units of its height."""
@@ -30,7 +31,7 @@ class Orientation(NamedTuple):
     def of(cls, frame: av.VideoFrame) -> "Orientation":
         """Returns the one of the eight orientations that is nearest to what a frame's display matrix says."""
         # Looking for what is not there costs more than counting, and few frames have anything at their side.
-        side_data = _side_data(frame)
+        side_data = side_data_of(frame)
         matrix = side_data.get(Type.DISPLAYMATRIX) if len(side_data) else None
         if matrix is None or matrix.buffer_size < 36:
             return _AS_STORED
@@ -42,26 +43,13 @@ class Orientation(NamedTuple):
             return cls(True, b < 0, c < 0)
         return cls(False, d < 0, a < 0)
 
-    def __call__(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "..."]:
+    def __call__(self, pixels: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "..."]:
         """Returns a view of pixels, upright."""
         pixels = pixels.swapaxes(0, 1) if self.is_transposed else pixels
         return pixels[:: -1 if self.is_upside_down else 1, :: -1 if self.is_mirrored else 1]
 
 
 _AS_STORED = Orientation()
-
-
-def _side_data(frame: av.VideoFrame) -> SideDataContainer:
-    """Returns what a frame carries beside its pixels, up to the first kind that PyAV has no name for."""
-    # `frame.side_data` (PyAV 18.1, 2026-11) would be a cycle, which keeps the frame until garbage is collected.
-    try:
-        return SideDataContainer(frame)
-    except ValueError:
-        # PyAV 18.1 and 19.0 (2026-11) have no name for the EXIF data of pictures, which come behind the display matrix.
-        side_data = SideDataContainer.__new__(SideDataContainer)
-        with contextlib.suppress(ValueError):
-            side_data.__init__(frame)
-        return side_data
 
 
 def pixel_aspect(stream: VideoStream) -> Fraction:
@@ -118,7 +106,7 @@ def fit_boxes(
 
 
 class FrameScaler:
-    """Turns boxes of decoded frames into upright RGB pixels; keeps FFmpeg's scaling tables from frame to frame.
+    """Turns boxes of decoded frames into upright pixels; keeps FFmpeg's scaling tables from frame to frame.
 
     Attributes:
         aspect: width of a stored pixel in units of its height.
@@ -134,7 +122,8 @@ class FrameScaler:
         size: tuple[int, int],
         boxes: Float[np.ndarray, "boxes 4"],
         frame_size: tuple[int, int],
-    ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        motion: Cells | None = None,
+    ) -> Iterator[UInt8[np.ndarray, "h w c"]]:
         """Yields boxes of a frame, upright.
 
         Args:
@@ -143,6 +132,7 @@ class FrameScaler:
             boxes: (top, left, height, width) of each, all of one height and width.
             frame_size: (height, width) of the upright frames that the boxes were planned for. A broadcast or a call may
                 change the size of its frames in the middle.
+            motion: motion of the frame, as stored; it becomes a fourth channel, behind RGB.
         """
         orient = Orientation.of(frame)
         if (old := _size_of(frame, self.aspect, orient)) != frame_size:
@@ -153,12 +143,17 @@ class FrameScaler:
             raise VideoError(f"found frames of {old[0]} x {old[1]}, too long and narrow to cover {size[0]} x {size[1]}")
         # The whole frame is scaled once and every box is cut out of it: boxes of one frame overlap.
         height, width = (max(round(o * s), new) for o, s, new in zip(old, scales, size, strict=True))
+        stored_size = (frame.height, frame.width)
         stored = (height, width) if orient.is_transposed else (width, height)
         # One thread, because PyAV's default takes all cores for every frame.
         if frame.format.name == "yuv420p":  # half as many numbers to scale as in RGB
             frame = self.scale.reformat(frame, *stored, interpolation=Interpolation.BILINEAR, threads=1)
-        frame = self.convert.reformat(frame, *stored, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1)
-        whole = orient(frame.to_ndarray())
+        kind = "rgb24" if motion is None else "rgba"  # FFmpeg leaves room for a fourth channel faster than NumPy
+        frame = self.convert.reformat(frame, *stored, format=kind, interpolation=Interpolation.BILINEAR, threads=1)
+        whole = frame.to_ndarray()
+        if motion is not None:
+            whole[..., 3] = draw_motion(motion, stored_size, whole.shape[:2])
+        whole = orient(whole)
         for box in boxes.tolist():
             top, left = (
                 min(max(round(place * scale), 0), side - new)

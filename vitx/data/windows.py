@@ -1,6 +1,7 @@
 """Sliding windows over a video, and the clips of each window, read in one pass of the decoder.
 
-Letters in shapes: n frames of a video, s frames of a window, t frames of a clip, v views, h height, w width.
+Letters in shapes: n frames of a video, s frames of a window, t frames of a clip, v views, h height, w width,
+c channels.
 """
 
 import contextlib
@@ -14,7 +15,6 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from vitx.data.container import ReadOptions, VideoError, VideoSource
-from vitx.data.decoding import open_video
 from vitx.data.pipeline import Data
 from vitx.data.pyav_video import PyAVVideo
 from vitx.data.sampling import frames_between
@@ -136,10 +136,10 @@ class ClipReader(Protocol):
     def plan(self, times: Times, segment: Int[np.ndarray, " s"]) -> Int[np.ndarray, " clips_t"]:
         """Returns the frame numbers of all clips of a segment, one clip after the other."""
 
-    def read_each(self, video: PyAVVideo, frames: Sequence[int]) -> Iterator[UInt8[np.ndarray, "crops h w 3"]]:
+    def read_each(self, video: PyAVVideo, frames: Sequence[int]) -> Iterator[UInt8[np.ndarray, "crops h w c"]]:
         """Yields the crops of each of these frames, whose numbers are in order."""
 
-    def order_views(self, crops: UInt8[np.ndarray, "crops clips_t h w 3"]) -> UInt8[np.ndarray, "v t h w 3"]:
+    def order_views(self, crops: UInt8[np.ndarray, "crops clips_t h w c"]) -> UInt8[np.ndarray, "v t h w c"]:
         """Returns the crops of all clips' frames as views."""
 
 
@@ -165,24 +165,24 @@ class EvaluationReader:
 
     def open(self, source: VideoSource, seconds: float) -> contextlib.AbstractContextManager[PyAVVideo]:
         """Opens a video with the run's decoder."""
-        return open_video(source, decoder=self.data.decoder, options=self.data.reading, seconds=seconds)
+        return self.data.open(source, seconds)
 
     def plan(self, times: Times, segment: Int[np.ndarray, " s"]) -> Int[np.ndarray, " clips_t"]:
         """See `Data.plan_views`."""
         return self.data.plan_views(times, segment)
 
-    def read_each(self, video: PyAVVideo, frames: Sequence[int]) -> Iterator[UInt8[np.ndarray, "crops h w 3"]]:
+    def read_each(self, video: PyAVVideo, frames: Sequence[int]) -> Iterator[UInt8[np.ndarray, "crops h w c"]]:
         """Yields the crops of each of these frames."""
         return video.read_each(frames, self.data.eval_boxes(video.upright_size(frames)), self.data.crop_size)
 
-    def order_views(self, crops: UInt8[np.ndarray, "crops clips_t h w 3"]) -> UInt8[np.ndarray, "v t h w 3"]:
+    def order_views(self, crops: UInt8[np.ndarray, "crops clips_t h w c"]) -> UInt8[np.ndarray, "v t h w c"]:
         """See `Data.order_views`."""
         return self.data.order_views(crops)
 
 
 def read_windows(
     reader: ClipReader, video: PyAVVideo, windows: Sequence[Window]
-) -> Iterator[UInt8[np.ndarray, "v t h w 3"]]:
+) -> Iterator[UInt8[np.ndarray, "v t h w c"]]:
     """Yields the views of each window; decodes the video once, and holds the frames of one window.
 
     Args:

@@ -127,7 +127,7 @@ def _predict_batch(
 
 @functools.partial(jax.jit, static_argnames=("model", "task"))
 def predict(
-    variables: Any, video: UInt8[Array, "b v t h w 3"], views: Int[Array, "b"], *, model: nn.Module, task: Any
+    variables: Any, video: UInt8[Array, "b v t h w c"], views: Int[Array, "b"], *, model: nn.Module, task: Any
 ) -> dict[str, Float[Array, "b _"]] | Float[Array, "b _"]:
     """Returns the task's outputs for each video, averaged over its views.
 

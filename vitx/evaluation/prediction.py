@@ -23,7 +23,7 @@ class Prediction(dict[str, dict[str, float]]):
     def __init__(
         self,
         answers: Mapping[str, dict[str, float]],
-        frames: UInt8[np.ndarray, "t h w 3"],
+        frames: UInt8[np.ndarray, "t h w c"],
         format_answer: Callable[[Mapping[str, float]], str],
     ):
         super().__init__(answers)

@@ -43,7 +43,7 @@ from vitx.tasks.task import Names, Task
 
 BATCH_SIZE = 16  # videos or windows that are computed at once by default
 
-Views = UInt8[np.ndarray, "v t h w 3"]
+Views = UInt8[np.ndarray, "v t h w c"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Predictor:
     """
 
     reader: ClipReader
-    compute: Callable[[UInt8[np.ndarray, "b v t h w 3"], Int[np.ndarray, "b"]], Mapping[str, Float[np.ndarray, "b _"]]]
+    compute: Callable[[UInt8[np.ndarray, "b v t h w c"], Int[np.ndarray, "b"]], Mapping[str, Float[np.ndarray, "b _"]]]
     names: Names
     presenter: Presenter
     max_views: int = 1
@@ -174,7 +174,7 @@ def trained_predictor(
     resolved = resolve_implementation(model, mesh.devices.flat[0])
 
     def compute(
-        clips: UInt8[np.ndarray, "b v t h w 3"], views: Int[np.ndarray, "b"]
+        clips: UInt8[np.ndarray, "b v t h w c"], views: Int[np.ndarray, "b"]
     ) -> dict[str, Float[np.ndarray, "b _"]]:
         rows = to_devices({"video": clips, "views": views}, sharding)
         with jax.set_mesh(mesh):

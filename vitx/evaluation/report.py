@@ -91,11 +91,11 @@ def confusion_matrix(counts: Int[np.ndarray, "k k"], names: Sequence[str], title
 CAPTION_COLOURS = {True: GREEN, False: RED, None: "black"}
 
 
-def clip_strip(clips: UInt8[np.ndarray, "n t h w 3"], captions: Sequence[Sequence[tuple[str, bool | None]]]) -> Figure:
+def clip_strip(clips: UInt8[np.ndarray, "n t h w c"], captions: Sequence[Sequence[tuple[str, bool | None]]]) -> Figure:
     """Draws decoded clips, one a row with at most eight frames, and captions beside them.
 
     Args:
-        clips: decoded clips.
+        clips: decoded clips, RGB first.
         captions: (text, whether it is correct, None where that is not known) of each line beside each clip.
     """
     shown = np.linspace(0, clips.shape[1] - 1, min(clips.shape[1], 8)).round().astype(int)
@@ -114,7 +114,7 @@ def clip_strip(clips: UInt8[np.ndarray, "n t h w 3"], captions: Sequence[Sequenc
     for middle, clip, lines in zip(0.3 + row_height * (np.arange(len(clips)) + 0.5), clips, captions, strict=True):
         bottom, top = middle + frame_height / 2, middle - frame_height / 2
         for left, frame in zip(lefts, clip[shown], strict=True):
-            axes.imshow(frame, extent=(left, left + 1, bottom, top), aspect="auto")
+            axes.imshow(frame[..., :3], extent=(left, left + 1, bottom, top), aspect="auto")
         for i, (line, correct) in enumerate(lines):
             below = middle + 0.2 * (i - (len(lines) - 1) / 2)
             axes.text(lefts[-1] + 1.1, below, line, va="center", fontsize=9, color=CAPTION_COLOURS[correct])
@@ -196,7 +196,7 @@ class Results:
     split: str
     predictions: Predictions
     names: Mapping[str, tuple[str, ...]]
-    clips: UInt8[np.ndarray, "n t h w 3"]
+    clips: UInt8[np.ndarray, "n t h w c"]
     shown: Int[np.ndarray, "n"]
 
 

@@ -21,12 +21,13 @@ from vitx.interop.preprocessing import Preprocessing
 Answers = Mapping[str, Mapping[str, float]]
 
 
-def read_clip(video: str | Path | np.ndarray, data: Data) -> UInt8[np.ndarray, "t h w 3"]:
+def read_clip(video: str | Path | np.ndarray, data: Data) -> UInt8[np.ndarray, "t h w c"]:
     """Returns the clip of a video that a model sees: of a file the first view of evaluation.
 
     Args:
         video: path of a file, or RGB frames [n, height, width, 3], 0 to 255. An array of as many frames as a clip is
-            the clip; of a longer one the middle is taken, `data.frame_stride` apart.
+            the clip; of a longer one the middle is taken, `data.frame_stride` apart. With `data.motion` an array is a
+            clip that `data.read_views` has returned.
         data: settings of decoding and views.
 
     Raises:
@@ -37,6 +38,14 @@ def read_clip(video: str | Path | np.ndarray, data: Data) -> UInt8[np.ndarray, "
             return data.read_views({"video": read_video(str(video))})[0]
         except (VideoError, OSError) as error:
             raise UserError(f"{error}" if str(video) in str(error) else f"{video}: {error}") from error
+    if data.motion:
+        expected = (data.num_frames, *data.image_size, 4)
+        if video.shape != expected or video.dtype != np.uint8:
+            raise UserError(
+                f"found an array {list(video.shape)} of {video.dtype} and a model that needs the codec's motion; "
+                f"expected the path of a file, or a clip {list(expected)} of uint8 as `data.read_views` returns it"
+            )
+        return video
     if video.ndim != 4 or video.shape[-1] != 3 or video.dtype != np.uint8:
         raise UserError(
             f"found an array {list(video.shape)} of {video.dtype}; expected [frames, height, width, 3] of uint8"
@@ -54,7 +63,7 @@ def read_clip(video: str | Path | np.ndarray, data: Data) -> UInt8[np.ndarray, "
 def explain_clip(
     model: nn.Module,
     variables: Variables,
-    frames: UInt8[np.ndarray, "t h w 3"],
+    frames: UInt8[np.ndarray, "t h w c"],
     *,
     normalise: Callable[[Any], Any],
     names: Mapping[str, tuple[str, ...]],
@@ -95,4 +104,6 @@ def explain_clip(
         raise UserError(f"class is {class_name!r}; {label} has {known}{closest(class_name, names[label])}")
     target = Target(names[label].index(class_name), head)
     method, values = relevance(model, variables, video, target, method, **options)
-    return Explanation(frames, np.asarray(values, np.float32), method, label, class_name, answers.get(class_name))
+    return Explanation(
+        frames[..., :3], np.asarray(values, np.float32), method, label, class_name, answers.get(class_name)
+    )

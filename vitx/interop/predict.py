@@ -57,11 +57,16 @@ def check_head(pretrained: Pretrained) -> Preprocessing:
     """Returns the preprocessing of a model that predicts classes; where none came with the weights, it says which.
 
     Raises:
-        UserError: the model has no head.
+        UserError: the model has no head, or needs more than pixels.
     """
     model, _ = pretrained
     if not getattr(model, "num_classes", 0):
         raise UserError("the model has no head (num_classes is 0) and so nothing to predict")
+    if model.input_shape[3] == 4:
+        raise UserError(
+            f"found reducer {model.reducer}, which needs the codec's motion; expected a model of pixels alone, since "
+            "motion comes with `data.motion` of a run: choose another reducer, or evaluate a run"
+        )
     if pretrained.preprocessing is not None:
         return pretrained.preprocessing
     print_text(

@@ -35,8 +35,12 @@ def find_dynamic(
     """
     x = promote_to_float32(tubelets).reshape(len(tubelets), grid[0], grid[1] * grid[2], -1)
     change = jnp.abs(x[:, 1:] - x[:, :-1]).mean(axis=-1)
-    change = jnp.concatenate([change[:, :1], change], axis=1)
-    spans = change.reshape(len(x), num_groups, -1)
+    return select_highest(jnp.concatenate([change[:, :1], change], axis=1).reshape(len(x), -1), budget, num_groups)
+
+
+def select_highest(scores: Float[Array, "b n"], budget: int, num_groups: int) -> Int[Array, "b k"]:
+    """Returns the indices of the tokens with the highest scores, in ascending order; see `find_dynamic`."""
+    spans = scores.reshape(len(scores), num_groups, -1)
     parts = [budget * (i + 1) // num_groups - budget * i // num_groups for i in range(num_groups)]
     chosen = [jnp.sort(jax.lax.top_k(spans[:, i], part)[1]) + i * spans.shape[2] for i, part in enumerate(parts)]
     return jnp.concatenate(chosen, axis=1)
@@ -61,8 +65,8 @@ class DynamicTokens(Reducer):
         num_tokens = math.prod(grid)
         if grid[0] == 1:
             raise ValueError(
-                "reducer is DynamicTokens and the encoder reads every time index alone; expected several in one "
-                "sequence, as in the layout joint: set reducer to None"
+                f"reducer is {type(self).__name__} and the encoder reads every time index alone; expected several in "
+                "one sequence, as in the layout joint: set reducer to None"
             )
         if self.num_groups < 1 or grid[0] % self.num_groups:
             raise ValueError(
@@ -89,5 +93,6 @@ class DynamicTokens(Reducer):
             ValueError: the clip was not observed.
         """
         if carry is None:
-            raise ValueError("DynamicTokens has seen no clip; expected what `observe(video)` returns as `carry`")
+            name = type(self).__name__
+            raise ValueError(f"{name} has seen no clip; expected what `observe(video)` returns as `carry`")
         return (gather_tokens(x, carry, place.prefix) if place.layer == 0 else x), carry

@@ -40,9 +40,14 @@ def token_grid(num_frames: int, image_size: Size, tubelet_size: tuple[int, int, 
     return t, h, w
 
 
-def check_video(video: Array, num_frames: int, image_size: Size) -> None:
-    """Raises ValueError unless video is [batch, num_frames, height, width, 3]."""
-    expected = (num_frames, *height_and_width(image_size), 3)
+def check_video(video: Array, num_frames: int, image_size: Size, channels: int = 3) -> None:
+    """Raises ValueError unless video is [batch, num_frames, height, width, channels]."""
+    expected = (num_frames, *height_and_width(image_size), channels)
+    if channels > 3 and video.shape[1:] == (*expected[:3], 3):
+        raise ValueError(
+            "found clips of RGB alone with a reducer that needs the codec's motion as a fourth channel; expected clips "
+            "that are read with data.motion True: set it, or choose another model.reducer"
+        )
     if video.ndim != 5 or video.shape[1:] != expected:
         raise ValueError(
             f"video has shape {list(video.shape)}; this model expects [batch, frames, height, width, channels] = "

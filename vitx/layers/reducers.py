@@ -1,15 +1,15 @@
 """Reducers: what leaves an encoder with fewer tokens, from which block on, and how they are restored.
 
 A reducer is a frozen dataclass of settings; a model's field `reducer` holds one. To add a reducer, subclass `Reducer`,
-register it, and no other file needs to know its name: `vitx.layers.dynamic_tokens` is a short example, `token_learner`,
-`token_merging` and `run_length` are others. Its parameters, if it has any, are those of the Linen modules that it
-calls; they are created in the scope of the encoder.
+register it, and no other file needs to know its name: `vitx.layers.dynamic_tokens` is a short example, `codec_tokens`,
+`token_learner`, `token_merging` and `run_length` are others. Its parameters, if it has any, are those of the Linen
+modules that it calls; they are created in the scope of the encoder.
 
 In shapes: b batch (and times, where every time index is encoded alone), n tokens, m tokens that are left, d width.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Array, Float
 
@@ -46,6 +46,9 @@ class Reducer:
     between its attention and its MLP, and `restore` after the last block. Shapes must follow from shapes alone, so that
     a model compiles once.
     """
+
+    needs_motion: ClassVar[bool] = False
+    """Whether `observe` needs the codec's motion, a fourth channel of the clip, which no token is made of."""
 
     def count_tokens(self, grid: Grid, prefix: int, num_layers: int) -> tuple[int, ...]:
         """Returns the number of tokens, prefix tokens included, that enter each block, and that leave the last one.

@@ -136,8 +136,9 @@ class VideoEncoder(ShowsParameters, nn.Module):
 
     @property
     def input_shape(self) -> InputShape:
-        """The (frames, height, width, channels) of the videos that the model takes."""
-        return self.num_frames, *height_and_width(self.image_size), 3
+        """The (frames, height, width, channels) of the videos that the model takes: RGB, and motion if it needs it."""
+        needs_motion = self.reducer is not None and self.reducer.needs_motion
+        return self.num_frames, *height_and_width(self.image_size), 4 if needs_motion else 3
 
     @property
     def needs_input_shape(self) -> bool:
@@ -195,8 +196,8 @@ class VideoEncoder(ShowsParameters, nn.Module):
         Raises:
             ValueError: the video does not have the model's `input_shape`.
         """
-        check_video(video, self.num_frames, self.image_size)
-        return self.embedding(sample_uniformly(video, self.sampled_frames or self.num_frames))
+        check_video(video, self.num_frames, self.image_size, self.input_shape[3])
+        return self.embedding(sample_uniformly(video[..., :3], self.sampled_frames or self.num_frames))
 
     def tokens(
         self, video: Float[Array, "b t h w c"], *, train: bool = False, keep: Int[Array, "b visible"] | None = None

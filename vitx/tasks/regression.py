@@ -69,7 +69,7 @@ class Regression(Supervised):
         return loss.mean(axis=-1), {"mae": (error * self._moments(name)[1]).mean(axis=-1)}
 
     def predict(
-        self, model: nn.Module, variables: Variables, video: UInt8[Array, "b t h w 3"]
+        self, model: nn.Module, variables: Variables, video: UInt8[Array, "b t h w c"]
     ) -> dict[str, Float[Array, "b k"]]:
         """Returns values by label, in the units of the data, float32."""
         labels = {name: () for name, _, _ in self.moments}

@@ -98,7 +98,7 @@ class Task:
         def per_example(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((data.batch_size, *shape), dtype, sharding=sharding)
 
-        video = (data.batch_size, data.num_frames, *data.image_size, 3)
+        video = (data.batch_size, data.num_frames, *data.image_size, data.channels)
         return {
             "video": jax.ShapeDtypeStruct(video, jnp.uint8, sharding=entry_sharding("video", len(video), sharding)),
             "labels": {name: per_example(label.shape, label.dtype) for name, label in label_arrays(source[0]).items()},
@@ -130,7 +130,7 @@ class Task:
         changing = [name for name in variables if train and name != "params"]
         return model.apply(variables, video, train=train, rngs=rngs, mutable=changing, **inputs)
 
-    def predict(self, model: nn.Module, variables: Variables, video: UInt8[Array, "b t h w 3"]) -> Any:
+    def predict(self, model: nn.Module, variables: Variables, video: UInt8[Array, "b t h w c"]) -> Any:
         """Returns the model's outputs in evaluation mode, float32."""
         outputs = model.apply(variables, self.normalise(video), train=False)
         return jax.tree.map(lambda output: output.astype(jnp.float32), outputs)
@@ -168,9 +168,10 @@ class Task:
         """Returns whether a metric of this name is better at `value` than at `than`; see `lower_is_better`."""
         return value < than if name.split("/")[-1] in self.lower_is_better else value > than
 
-    def normalise(self, video: UInt8[Array | np.ndarray, "*b 3"]) -> Float[Array, "*b 3"]:
-        """Returns (video / 255 - mean) / std, float32."""
-        mean, std = (jnp.asarray(values, jnp.float32) for values in (self.mean, self.std))
+    def normalise(self, video: UInt8[Array | np.ndarray, "*b c"]) -> Float[Array, "*b c"]:
+        """Returns (video / 255 - mean) / std, float32; a fourth channel, motion, is divided by 255."""
+        extra = video.shape[-1] - 3
+        mean, std = (jnp.array((*x, *extra * (y,)), jnp.float32) for x, y in ((self.mean, 0.0), (self.std, 1.0)))
         return (video.astype(jnp.float32) / 255 - mean) / std
 
 

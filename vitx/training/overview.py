@@ -75,7 +75,7 @@ def _macs_of_budget(budget: Budget, experiment: Any, variables: Any) -> int | No
 
 def count_macs(model: Any, task: Any, variables: Any, data: Any) -> int | None:
     """Returns the multiply-accumulates of one prediction, or None where a loop has no known length."""
-    video = jax.ShapeDtypeStruct((1, data.num_frames, *data.image_size, 3), jnp.uint8)
+    video = jax.ShapeDtypeStruct((1, data.num_frames, *data.image_size, data.channels), jnp.uint8)
     plain = reference(model)
     try:
         predict = jax.make_jaxpr(lambda variables, video: task.predict(plain, variables, video))
