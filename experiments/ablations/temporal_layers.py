@@ -8,7 +8,20 @@ baseline. The base is that of factorisation.py. Eight rows, three seeds.
 Compare with ViViT (Arnab et al. 2021, table 3), top-1 on Kinetics-400: 75.8 % without temporal layers, 78.6 % with one,
 78.8 % with four and with eight, 78.9 % with twelve.
 
-Result: not measured yet.
+Result (table and pictures in results/temporal_layers): two cores of an AMD EPYC, JAX 0.10.2, 2026-11-27, 24 min beside
+other jobs. Test split, 1x1 views, mean of three seeds in %; chance is 12.5 for motion, 10 for appearance:
+
+    temporal layers     frames              tubelets
+                        motion   appear     motion   appear
+    0                     13.4     58.2       99.8     10.9
+    1                     38.2     50.3       99.9     17.5
+    2                     40.3     37.7       98.9     13.1
+    4                     31.4     21.5       99.7     10.6
+
+As in the paper's table one layer brings most of what there is to gain: on single frames motion rises by 25 points from
+chance, and neither two nor four layers differ from one by more than seeds do (deviations of 7 to 14 points). Here they
+cost something, too: with each further layer fewer digits are learnt in the same 800 steps. Over tubelets no temporal
+layer is needed: a tubelet holds the motion.
 """
 
 from vitx import Ablation, Row

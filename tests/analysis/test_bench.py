@@ -1,6 +1,7 @@
 """The benchmark: its results, the implementation it chooses, and that compared models agree; not speed itself."""
 
 import functools
+import itertools
 import json
 import sys
 from unittest import mock
@@ -127,6 +128,16 @@ def test_the_fraction_of_the_matrix_product_peak_counts_the_models_own_operation
     assert row["forward_peak_fraction"] == pytest.approx(2 * 2 * macs / (row["forward_ms"] / 1e3) / peak)
     assert row["train_step_peak_fraction"] == pytest.approx(3 * 2 * 2 * macs / (row["train_step_ms"] / 1e3) / peak)
     assert peak == bench_programs.matmul_peak(jax.devices()[0], "float32") > 1e8
+
+
+def test_three_calls_are_timed_where_more_would_take_too_long(monkeypatch):
+    calls = itertools.count()
+    results: dict = {}
+    benchmark._time({"forward": lambda: next(calls)}, 5, "", results)
+    assert results["forward_calls"] == 5 and next(calls) == benchmark.WARM_UP + 5
+    monkeypatch.setattr(benchmark, "MEASURING_SECONDS", 0.0)
+    benchmark._time({"forward": lambda: None, "peer_forward": lambda: None}, 5, "", results)
+    assert results["forward_calls"] == 3 and "peer_forward_calls" not in results
 
 
 def test_a_benchmark_that_does_not_fit_is_refused_before_it_starts(monkeypatch, capsys):

@@ -7,7 +7,7 @@ speed affects both.
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -34,6 +34,8 @@ from vitx.models.streaming import StreamingModel
 
 WARM_UP = 1  # untimed calls before the first timed one, beside the call that shows how long all will take
 AGREEMENT = {"float32": 1e-3, "bfloat16": 0.1}  # between ours and the peer's, relative to the peer's
+LEAST_REPEATS = 3
+MEASURING_SECONDS = 60.0  # of all forward passes, and of all training steps, where more than LEAST_REPEATS are timed
 SWEEP_SECONDS = 180.0  # of a sweep over batch sizes
 Call = Callable[[], Any]
 
@@ -57,7 +59,7 @@ def bench(
         name: name of the variant.
         model: the variant, with any fields.
         batch: clips of a forward pass and of a training step; a stream is one video.
-        repeats: number of timed calls, after two untimed ones.
+        repeats: number of timed calls, after two untimed ones; fewer, but at least three, where they take a minute.
         against: "huggingface", "torchvision" or "pytorchvideo": run the original with the same weights on the same
             clips, in turns with ours. Before that its logits, the losses of two training steps and the norm of the
             momentum after them must match ours.
@@ -108,7 +110,7 @@ def bench(
         ours = {"logits": forward["forward"](), "loss": trained, "gradient": gradient_norm}
         results |= {"peer_mode": peer.mode} | _check_agreement(peer, ours, dtype)
         forward["peer_forward"], steps["peer_train_step"] = peer.forward, peer.train_step
-    _announce(name, programs.seconds, forward | steps, repeats)
+    _announce(name, programs.seconds, (forward, steps), repeats)
     peak = matmul_peak(device, dtype)
     _time(forward, repeats, f"{name}: forward", results)
     _time(steps, repeats, f"{name}: training", results)
@@ -160,12 +162,15 @@ def sweep(name: str, model: nn.Module, *, batch: int = 1, repeats: int = 10) -> 
             return
 
 
-def _announce(name: str, compilation: float, calls: Mapping[str, Call], repeats: int) -> None:
+def _announce(name: str, compilation: float, kinds: Iterable[Mapping[str, Call]], repeats: int) -> None:
     """Calls each function once, and reports how long the timed calls will take."""
-    began = time.perf_counter()
-    for call in calls.values():
-        call()
-    seconds = (WARM_UP + repeats) * (time.perf_counter() - began)
+    seconds = 0.0
+    for calls in kinds:
+        began = time.perf_counter()
+        for call in calls.values():
+            call()
+        took = time.perf_counter() - began
+        seconds += min((WARM_UP + repeats) * took, max(MEASURING_SECONDS, (WARM_UP + LEAST_REPEATS) * took))
     print_message(f"{name}: compiled in {compilation:.0f} s; measuring takes about {seconds:.0f} s")
 
 
@@ -260,9 +265,13 @@ def _check_agreement(peer: Peer, ours: Mapping[str, Any], dtype: str) -> dict[st
 
 
 def _time(calls: dict[str, Callable[[], Any]], repeats: int, description: str, results: dict[str, Any]) -> None:
-    """Adds the median and the quartiles of each call's milliseconds to the results; calls take turns."""
+    """Adds the median and the quartiles of each call's milliseconds, and their number; calls take turns."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
+    started = time.perf_counter()
     for i in progress_bar(range(WARM_UP + repeats), desc=description, unit=" rounds", leave=False):
+        spent = time.perf_counter() - started
+        if i >= WARM_UP + LEAST_REPEATS and spent * (i + 1) / i > MEASURING_SECONDS:
+            break
         for name, call in calls.items():
             began = time.perf_counter()
             call()
@@ -271,6 +280,7 @@ def _time(calls: dict[str, Callable[[], Any]], repeats: int, description: str, r
     for name, times in seconds.items():
         low, median, high = np.percentile(1e3 * np.array(times), (25, 50, 75)).tolist()
         results |= {f"{name}_ms": median, f"{name}_quartiles_ms": [low, high]}
+    results[f"{next(iter(calls))}_calls"] = len(times)
 
 
 def _stream(model: StreamingModel, variables: Any, video: jax.Array) -> Callable[[], Any]:
