@@ -265,7 +265,7 @@ def _check_agreement(peer: Peer, ours: Mapping[str, Any], dtype: str) -> dict[st
 
 
 def _time(calls: dict[str, Callable[[], Any]], repeats: int, description: str, results: dict[str, Any]) -> None:
-    """Adds the median and the quartiles of each call's milliseconds, and their number; calls take turns."""
+    """Adds the median and the quartiles of each call's milliseconds, and how often it was timed; calls take turns."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     started = time.perf_counter()
     for i in progress_bar(range(WARM_UP + repeats), desc=description, unit=" rounds", leave=False):

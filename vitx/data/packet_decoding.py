@@ -62,11 +62,12 @@ def decode_packets(
     recent: deque[int | None] = deque(maxlen=MAX_DELAY)  # times of packets, in decoding order
 
     def precedes_keyframe(time: int | None) -> bool:
-        """A frame that is shown before the last keyframe refers to frames before it, though it is decoded after it."""
+        """Returns whether it is shown before the last keyframe: then it refers to frames before that one."""
         return None not in (time, key_time) and time < key_time
 
     for packet in packets:
-        # Whether a frame may be skipped is set before each packet. Other threads wait while Python runs: few calls.
+        # Whether a frame may be skipped is set before each packet. While this loop runs Python, other threads wait for
+        # the GIL: it makes few calls.
         time = packet.pts
         skip = "NONREF" if may_skip and time not in needed and packet.size else "DEFAULT"
         if skip != skipped:
@@ -93,7 +94,7 @@ def decode_packets(
                 observe(frame)
             if frame.is_corrupt:
                 time = _time_of(frame)
-                # It is known only now; what was decoded meanwhile may depend on it.
+                # Its damage is known only now, and packets that were decoded meanwhile may depend on it.
                 if is_before := precedes_keyframe(time):
                     problem_before = problem_before or CORRUPT
                 else:

@@ -247,7 +247,9 @@ class Data:
             "; lower data.batch_size, data.eval_batch_size, data.eval_clips or data.image_size",
         )
 
-    def open(self, source: VideoSource, seconds: float = MAX_SECONDS) -> contextlib.AbstractContextManager[PyAVVideo]:
+    def open_video(
+        self, source: VideoSource, seconds: float = MAX_SECONDS
+    ) -> contextlib.AbstractContextManager[PyAVVideo]:
         """Opens a video as these settings say; see `open_video`."""
         options = {"decoder": self.decoder, "options": self.reading, "motion": bool(self.motion)}
         return open_video(source, seconds=seconds, **options)
@@ -259,7 +261,7 @@ class Data:
             VideoError: the video, or the segment of it that the example is, cannot be read.
         """
         self._check_memory(1, "data.eval_clips", self.max_views, self.crop_size)
-        with self.open(example["video"]) as video:
+        with self.open_video(example["video"]) as video:
             frames = self.plan_views(video.times, _segment_frames(video.times, example))
             crops = video.read(frames, self.eval_boxes(video.upright_size(frames)), self.crop_size)
         return self.order_views(crops)
@@ -289,7 +291,7 @@ class Data:
         Raises:
             VideoError: the video, or the segment of it that the example is, cannot be read.
         """
-        with self.open(example["video"]) as video:
+        with self.open_video(example["video"]) as video:
             frames = self._plan_clip(video.times, _segment_frames(video.times, example), start, rng)
             frame_size = video.upright_size(frames)
             if rng is None:

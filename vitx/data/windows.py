@@ -165,7 +165,7 @@ class EvaluationReader:
 
     def open(self, source: VideoSource, seconds: float) -> contextlib.AbstractContextManager[PyAVVideo]:
         """Opens a video with the run's decoder."""
-        return self.data.open(source, seconds)
+        return self.data.open_video(source, seconds)
 
     def plan(self, times: Times, segment: Int[np.ndarray, " s"]) -> Int[np.ndarray, " clips_t"]:
         """See `Data.plan_views`."""
