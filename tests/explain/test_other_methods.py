@@ -1,5 +1,6 @@
 """Explanations that need no attention, against exact answers."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -67,6 +68,30 @@ def test_grad_cam_of_a_transformer_lies_on_its_tokens(name, transformer, video):
     model, variables = transformer(name)
     found = np.asarray(grad_cam(model, variables, video, TARGET))
     assert found.shape == model.grid and found.max() > 0
+
+
+def test_grad_cam_weighs_each_time_index_by_itself_where_each_is_encoded_alone(transformer, video):
+    model, variables = transformer("vivit_ti_16x2_fe")
+    last, kept = find_feature_map(model, video).path, {}
+
+    def logit(shift):  # of every channel, for each time index
+        def observe(call, args, kwargs, context):
+            if context.module.path != last or context.method_name != "__call__":
+                return call(*args, **kwargs)
+            kept["tokens"] = args[0]
+            is_place = jnp.arange(args[0].shape[2])[:, None] >= model.prefix
+            return call(args[0] + shift[:, None] * is_place, *args[1:], **kwargs)
+
+        with nn.intercept_methods(observe):
+            return model.apply(variables, video[None])[0, TARGET.index]
+
+    t, h, w = model.grid
+    zeros = np.zeros((t, model.hidden_size), np.float32)
+    weights = jax.jacfwd(logit)(zeros) / (h * w)
+    logit(zeros)
+    tokens = np.asarray(kept["tokens"]).reshape(t, -1, model.hidden_size)[:, model.prefix :]
+    expected = np.maximum(np.einsum("tc,tnc->tn", weights, tokens), 0).reshape(t, h, w)
+    np.testing.assert_allclose(grad_cam(model, variables, video, TARGET), expected, rtol=1e-3, atol=1e-7)
 
 
 def test_grad_cam_of_a_named_layer(cnn, video):

@@ -28,12 +28,15 @@ class FeatureMap:
         side: whether it is the "input" or the "output" of that module.
         grid: its (t, h, w).
         prefix: number of tokens of each sequence that come before the grid; 0 for a convolution.
+        sequences: number of equal parts of the grid, along time, that the module handles one by one, as the spatial
+            encoder of ViViT's model 2 does with time indices.
     """
 
     path: Path
     side: Literal["input", "output"]
     grid: tuple[int, int, int]
     prefix: int = 0
+    sequences: int = 1
 
 
 def find_feature_map(model: nn.Module, video: Clip, layer: str | None = None) -> FeatureMap | None:
@@ -50,7 +53,7 @@ def find_feature_map(model: nn.Module, video: Clip, layer: str | None = None) ->
         *_, last = calls
         prefix = max(call.prefix for call in calls if call.path[:-1] == last.path[:-1])
         t, h, w = last.grid
-        return FeatureMap(last.path[:-1], "input", (last.sequences * t, h, w), prefix)
+        return FeatureMap(last.path[:-1], "input", (last.sequences * t, h, w), prefix, last.sequences)
     maps = _trace_maps(model, tuple(video.shape))
     if layer is not None:
         named = [found for found in maps if "/".join(found.path) == layer]
@@ -85,6 +88,9 @@ def grad_cam(
     layer: str | None = None,
 ) -> Float[Array, "gt gh gw"]:
     """Returns Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2) on the grid of a feature map.
+
+    Each sequence of the map has channel weights of its own: what comes after may read a channel with one sign early and
+    with the other late, as it must to tell a motion from its reverse, and a mean over all times would cancel both.
 
     Args:
         model: a convolutional network or a video Transformer.
@@ -131,10 +137,10 @@ def _weigh(
     shape = jax.eval_shape(score, jax.ShapeDtypeStruct((), jnp.float32))[1].shape
     gradient, features = jax.grad(score, has_aux=True)(jnp.zeros(shape))
     gradient, features = _on_grid(gradient, found), _on_grid(features, found)
-    return jax.nn.relu(jnp.sum(gradient.mean(axis=(0, 1, 2)) * features.astype(jnp.float32), axis=-1))
+    weights = gradient.mean(axis=(1, 2, 3), keepdims=True)
+    return jax.nn.relu(jnp.sum(weights * features.astype(jnp.float32), axis=-1)).reshape(found.grid)
 
 
-def _on_grid(x: Float[Array, "..."], found: FeatureMap) -> Float[Array, "gt gh gw c"]:
-    if found.side == "output":
-        return x[0]
-    return x[..., found.prefix :, :].reshape(*found.grid, x.shape[-1])
+def _on_grid(x: Float[Array, "..."], found: FeatureMap) -> Float[Array, "sequences t gh gw c"]:
+    tokens = x if found.side == "output" else x[..., found.prefix :, :]
+    return tokens.reshape(found.sequences, -1, *found.grid[1:], x.shape[-1])
