@@ -91,8 +91,50 @@ def test_unused_slots_and_what_they_hold_change_nothing(trained, video):
     np.testing.assert_allclose(alone[0], beside[0], rtol=1e-5, atol=1e-6)
 
 
-def test_gradients_are_finite_and_reach_the_length_embedding(video):
-    model = vitx.create_model("vivit_b_16x2", **SMALL, reducer=RunLengthTokens(budget=6, length_embedding=True))
+@pytest.mark.parametrize("threshold", [0.0, 0.4])
+def test_packed_runs_are_those_of_each_clip_where_there_are_slots_for_all(threshold):
+    tubelets = jax.random.normal(jax.random.key(0), (4, SIZE, 5, 3)).at[1, 4:].set(0.0)
+    alone = find_runs(tubelets, GRID, threshold=threshold)
+    packed = find_runs(tubelets, GRID, threshold=threshold, clips_per_sequence=2)
+    for clip in range(4):
+        row, offset = clip // 2, clip % 2 * SIZE
+        first = np.asarray(packed.first[row])[np.asarray(packed.used[row])]
+        own = first[(first >= offset) & (first < offset + SIZE)] - offset
+        assert own.tolist() == alone.first[clip][alone.used[clip]].tolist()
+        begins = packed.first[row][packed.owners[row, offset : offset + SIZE]] - offset
+        assert begins.tolist() == alone.first[clip][alone.owners[clip]].tolist()
+    assert not packed.num_dropped.any()
+
+
+def test_a_still_clip_leaves_its_slots_to_the_one_it_is_packed_with():
+    moving = jax.random.normal(jax.random.key(0), (1, SIZE, 5, 3))
+    tubelets = jnp.concatenate([jnp.zeros_like(moving), moving])
+    alone = find_runs(tubelets, GRID, budget=8)
+    assert alone.num_dropped.tolist() == [0, 4]  # 12 runs of the moving clip in 8 slots
+    packed = find_runs(tubelets, GRID, budget=8, clips_per_sequence=2)
+    assert packed.num_dropped.tolist() == [0] and packed.used.all()
+
+
+@pytest.mark.parametrize("pooling", ["class", "mean"])
+def test_packed_clips_attend_to_themselves_alone(pooling):
+    model = vitx.create_model("vivit_b_16x2", **SMALL, pooling=pooling)
+    clips = jax.random.normal(jax.random.key(5), (6, 6, 8, 8, 3))
+    clips = clips.at[::2].set(clips[::2, :1])  # every other clip is still
+    variables = jax.jit(model.init)(jax.random.key(0), clips)
+    variables = jax.tree.map(lambda x: x + 0.2 * jnp.sin(jnp.arange(x.size)).reshape(x.shape), variables)
+    alone = logits(model, variables, clips, threshold=0.0)
+    for clips_per_sequence in (2, 3, 4):  # 4 is packed by 2
+        packed = logits(model, variables, clips, threshold=0.0, budget=12, clips_per_sequence=clips_per_sequence)
+        np.testing.assert_allclose(packed, alone, rtol=1e-5, atol=1e-6)
+    shared = logits(model, variables, clips, threshold=0.0, budget=8, clips_per_sequence=2)
+    np.testing.assert_allclose(shared, alone, rtol=1e-5, atol=1e-6)
+    assert np.abs(logits(model, variables, clips, threshold=0.0, budget=8) - alone).max() > 1e-4
+
+
+@pytest.mark.parametrize("clips", [1, 2])
+def test_gradients_are_finite_and_reach_the_length_embedding(video, clips):
+    reducer = RunLengthTokens(budget=6, length_embedding=True, clips_per_sequence=clips)
+    model = vitx.create_model("vivit_b_16x2", **SMALL, reducer=reducer)
     variables = jax.jit(model.init)(jax.random.key(0), video)
     table = variables["params"]["encoder"]["length_embedding"]["embedding"]
     assert table.shape == (4, 16) and not table.any()
@@ -123,6 +165,8 @@ def test_a_budget_below_one_time_or_above_the_clip_is_refused(budget):
         vitx.create_model("vivit_b_16x2", **SMALL, reducer=RunLengthTokens(budget=budget))
 
 
-def test_a_negative_threshold_is_refused():
+def test_a_negative_threshold_and_no_clip_in_a_sequence_are_refused():
     with pytest.raises(ValueError, match=r"threshold is -0\.1"):
         RunLengthTokens(threshold=-0.1)
+    with pytest.raises(ValueError, match="clips_per_sequence is 0"):
+        RunLengthTokens(clips_per_sequence=0)

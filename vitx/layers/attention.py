@@ -171,7 +171,7 @@ class SelfAttention(nn.Module):
             grid: (t, h, w) of the tokens, of one chunk if there are several.
             prefix: number of prefix tokens.
             chunks: number of chunks of time into which a mesh divides a clip (`vitx.layers.partition`).
-            bias: added to the scores, [*b, 1, 1, keys]; for layouts in which every token attends to every token.
+            bias: added to the scores, [*b, 1, 1 or queries, keys]; for layouts in which all tokens attend to all.
         """
         width, layout = x.shape[-1], LAYOUTS[self.layout]
         head_dim = width // self.num_heads

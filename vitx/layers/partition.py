@@ -147,7 +147,7 @@ def attend_locally(
     grid: Grid,
     prefix: int,
     parameters: Parameters,
-    bias: Float[Array, "*b 1 1 keys"] | None = None,
+    bias: Float[Array, "*b 1 _ keys"] | None = None,
 ) -> QKV:
     """Attends along a layout with all leading axes as one batch, as a single device does."""
     batches = (x.reshape(-1, *x.shape[-3:]) for x in qkv)
@@ -171,7 +171,7 @@ def attend(
     grid: Grid,
     prefix: int,
     parameters: Parameters,
-    bias: Float[Array, "*b 1 1 keys"] | None = None,
+    bias: Float[Array, "*b 1 _ keys"] | None = None,
     chunks: int = 1,
     check_vma: bool = True,
 ) -> QKV:

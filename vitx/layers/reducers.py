@@ -68,7 +68,7 @@ class Reducer:
         return None
 
     def attention_bias(self, carry: Carry) -> Bias:
-        """Returns what is added to the scores of the next attention, [*b, 1, 1, keys], or None."""
+        """Returns what is added to the scores of the next attention, [*b, 1, 1 or queries, keys], or None."""
         return None
 
     def before_block(self, x: Float[Array, "*b n d"], carry: Carry, place: Place) -> tuple[Array, Carry]:

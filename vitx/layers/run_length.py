@@ -3,7 +3,8 @@
 A token stands for itself and for the tubelets of its place that follow and do not differ: a run. The clip's pixels
 decide, so that nothing is computed for what is left out.
 
-In shapes: b batch, n tokens, s slots for tokens that are kept, t times, p pixels of a tubelet, c colours, d width.
+In shapes: b batch, n tokens, r sequences, l tokens of one, s its slots for tokens that are kept, m tokens that blocks
+read, t times, p pixels of a tubelet, c colours, d width.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from vitx.layers.types import promote_to_float32
 
 
 class Runs(NamedTuple):
-    """The runs of a batch of clips, prefix tokens not included.
+    """The runs of a batch of sequences, of one clip or several each, prefix tokens not included.
 
     Attributes:
         first: index of the first token of each run, in ascending order; unused slots repeat the last token's.
@@ -34,11 +35,11 @@ class Runs(NamedTuple):
         num_dropped: number of runs that the budget had no slot for, and that were added to the run before.
     """
 
-    first: Int[Array, "b s"]
-    used: Bool[Array, "b s"]
-    lengths: Int[Array, "b s"]
-    owners: Int[Array, "b n"]
-    num_dropped: Int[Array, "b"]
+    first: Int[Array, "r s"]
+    used: Bool[Array, "r s"]
+    lengths: Int[Array, "r s"]
+    owners: Int[Array, "r l"]
+    num_dropped: Int[Array, "r"]
 
 
 class Slots(NamedTuple):
@@ -46,15 +47,20 @@ class Slots(NamedTuple):
 
     Attributes:
         owners: slot of the run that each token belongs to.
-        bias: hides unused slots from attention; prefix tokens come first.
+        bias: hides unused slots, and other clips, from attention; prefix tokens come first.
     """
 
-    owners: Int[Array, "b n"]
-    bias: Float[Array, "b m"]
+    owners: Int[Array, "r l"]
+    bias: Float[Array, "r 1 _ m"]
 
 
 def find_runs(
-    tubelets: Float[Array, "b n p c"], grid: Grid, *, threshold: float = 0.0, budget: int | None = None
+    tubelets: Float[Array, "b n p c"],
+    grid: Grid,
+    *,
+    threshold: float = 0.0,
+    budget: int | None = None,
+    clips_per_sequence: int = 1,
 ) -> Runs:
     """Finds the runs of tubelets that differ from the one before by at most `threshold`.
 
@@ -63,13 +69,14 @@ def find_runs(
 
     Args:
         tubelets: pixels of each token.
-        grid: (t, h, w) of the tokens.
+        grid: (t, h, w) of the tokens of a clip.
         threshold: greatest difference within a run.
-        budget: number of slots; where there are more runs, those that begin with the greatest differences are kept,
-            and those of the first frame in any case. None has a slot for every token.
+        budget: number of slots for each clip; where there are more runs, those that begin with the greatest
+            differences are kept, and those of the first frame in any case. None has a slot for every token.
+        clips_per_sequence: number of consecutive clips that share a sequence and all of its slots.
     """
-    num_tokens = math.prod(grid)
-    places, slots = grid[1] * grid[2], num_tokens if budget is None else budget
+    places, num_tokens = grid[1] * grid[2], clips_per_sequence * math.prod(grid)
+    slots = num_tokens if budget is None else clips_per_sequence * budget
     x = promote_to_float32(tubelets).reshape(len(tubelets), grid[0], places, -1)
     change = jnp.abs(x[:, 1:] - x[:, :-1]).mean(axis=-1)
     change = jnp.pad(change, ((0, 0), (1, 0), (0, 0)), constant_values=jnp.inf).reshape(-1, num_tokens)
@@ -99,15 +106,21 @@ class RunLengthTokens(Reducer):
         threshold: greatest mean absolute difference within a run, in the units of the normalised video.
         budget: slots for the tokens of a clip; None has one for every token, which leaves out nothing to compute.
         length_embedding: whether a learned vector for the length of its run is added to each token; zero at first.
+        clips_per_sequence: consecutive clips of a batch that are packed into one sequence, in which each attends to
+            itself alone. They share their slots: one that changes much takes those that a still one leaves. A batch
+            that it does not divide is packed by the greatest number that divides both.
     """
 
     threshold: float = 0.1
     budget: int | None = None
     length_embedding: bool = False
+    clips_per_sequence: int = 1
 
     def __post_init__(self):
         if not self.threshold >= 0:
             raise ValueError(f"threshold is {self.threshold}; expected at least 0")
+        if self.clips_per_sequence < 1:
+            raise ValueError(f"clips_per_sequence is {self.clips_per_sequence}; expected at least 1")
 
     def count_tokens(self, grid: Grid, prefix: int, num_layers: int) -> tuple[int, ...]:
         """See `Reducer`."""
@@ -127,11 +140,12 @@ class RunLengthTokens(Reducer):
 
     def observe(self, tubelets: Float[Array, "b n p c"], grid: Grid) -> Runs:
         """See `Reducer`."""
-        return find_runs(tubelets, grid, threshold=self.threshold, budget=self.budget)
+        clips = math.gcd(len(tubelets), self.clips_per_sequence)
+        return find_runs(tubelets, grid, threshold=self.threshold, budget=self.budget, clips_per_sequence=clips)
 
     def attention_bias(self, carry: Slots) -> Bias:
-        """See `Reducer`: unused slots are not seen."""
-        return carry.bias[:, None, None, :]
+        """See `Reducer`: unused slots and other clips are not seen."""
+        return carry.bias
 
     def before_block(self, x: Float[Array, "b n d"], carry: Runs | Slots | None, place: Place) -> tuple[Array, Slots]:
         """See `Reducer`: before the first block, tokens move to their slots.
@@ -143,13 +157,34 @@ class RunLengthTokens(Reducer):
             return x, carry
         if carry is None:
             raise ValueError("RunLengthTokens has seen no clip; expected what `observe(video)` returns as `carry`")
-        x = gather_tokens(x, carry.first, place.prefix)
+        clips, num_tokens = len(x) // len(carry.first), x.shape[1] - place.prefix
+        x = gather_tokens(_pack(x, clips, place.prefix), carry.first, clips * place.prefix)
         if self.length_embedding:
             options = {"embedding_init": nn.initializers.zeros, "dtype": x.dtype, "name": "length_embedding"}
-            x = x.at[:, place.prefix :].add(nn.Embed(place.grid[0] + 1, x.shape[-1], **options)(carry.lengths))
-        bias = jnp.where(carry.used, 0.0, jnp.finfo(jnp.float32).min)
-        return x, Slots(carry.owners, jnp.pad(bias, ((0, 0), (place.prefix, 0))))
+            embedding = nn.Embed(place.grid[0] + 1, x.shape[-1], **options)
+            x = x.at[:, clips * place.prefix :].add(embedding(carry.lengths))
+        visible = jnp.pad(carry.used, ((0, 0), (clips * place.prefix, 0)), constant_values=True)[:, None, None]
+        if clips > 1:
+            of_prefix = jnp.broadcast_to(jnp.repeat(jnp.arange(clips), place.prefix), (len(x), clips * place.prefix))
+            segments = jnp.concatenate([of_prefix, carry.first // num_tokens], axis=1)
+            visible &= segments[:, None, :, None] == segments[:, None, None, :]
+        return x, Slots(carry.owners, jnp.where(visible, 0.0, jnp.finfo(jnp.float32).min))
 
-    def restore(self, x: Float[Array, "b m d"], carry: Slots, place: Place) -> Float[Array, "b n d"]:
+    def restore(self, x: Float[Array, "r m d"], carry: Slots, place: Place) -> Float[Array, "b n d"]:
         """See `Reducer`."""
-        return gather_tokens(x, carry.owners, place.prefix)
+        clips = carry.owners.shape[1] // math.prod(place.grid)
+        return _unpack(gather_tokens(x, carry.owners, clips * place.prefix), clips, place.prefix)
+
+
+def _pack(x: Float[Array, "b n d"], clips: int, prefix: int) -> Float[Array, "r l d"]:
+    """Returns the tokens of consecutive clips as one sequence, the prefix tokens of all of them first."""
+    parts = (x[:, :prefix], x[:, prefix:])
+    joined = [part.reshape(len(x) // clips, clips * part.shape[1], x.shape[-1]) for part in parts]
+    return jnp.concatenate(joined, axis=1)
+
+
+def _unpack(x: Float[Array, "r l d"], clips: int, prefix: int) -> Float[Array, "b n d"]:
+    """Inverts `_pack`."""
+    parts = (x[:, : clips * prefix], x[:, clips * prefix :])
+    apart = [part.reshape(len(x) * clips, part.shape[1] // clips, x.shape[-1]) for part in parts]
+    return jnp.concatenate(apart, axis=1)
