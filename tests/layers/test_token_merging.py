@@ -251,3 +251,19 @@ def test_a_number_of_tokens_below_zero_is_refused():
         override(vitx.create_model("vivit_b_16x2"), {"reducer": "TokenMerging", "reducer.r": -1})
     with pytest.raises(vitx.UserError, match=r"reducer\.r"):
         override(vitx.create_model("vivit_b_16x2"), {"reducer": "TokenMerging"})
+
+
+def test_many_blocks_compile_in_bounded_time_and_memory(bounded):
+    """Owners of tokens are indices of indices; copied into whatever reads them, they would double with every block."""
+    small = {
+        "num_frames": 4,
+        "image_size": 16,
+        "tubelet_size": (2, 2, 2),
+        "hidden_size": 8,
+        "num_heads": 1,
+        "mlp_dim": 8,
+    }
+    model = vitx.create_model("vivit_b_16x2", **small, num_layers=12, reducer=TokenMerging(r=8))
+    video = jax.ShapeDtypeStruct((1, 4, 16, 16, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), video)
+    assert jax.jit(model.apply).lower(variables, video).compile().memory_analysis().temp_size_in_bytes < 2**22

@@ -113,9 +113,11 @@ def find_owners(matching: Matching, num_tokens: int, prefix: int) -> Int[Array, 
     return jnp.zeros_like(places).at[jnp.concatenate([head, first, second])].set(owners)
 
 
-def unmerge(x: Float[Array, "*b m d"], owners: Int[Array, "*b n"]) -> Float[Array, "*b n d"]:
+def unmerge(x: Num[Array, "*b m d"], owners: Int[Array, "*b n"]) -> Num[Array, "*b n d"]:
     """Returns a token for every token that there was before merging: the one that stands for it."""
-    return jnp.take_along_axis(x, owners[..., None], axis=-2)
+    # Every other mode reads an index several times, to check it. XLA for CPUs (JAX 0.10) joins the chain of indices of
+    # all blocks and computes each as often as it is read: of twelve blocks, in 22 GB and no end of compilation.
+    return jnp.take_along_axis(x, owners[..., None], axis=-2, mode="promise_in_bounds")
 
 
 @register
@@ -178,7 +180,8 @@ class TokenMerging(Reducer):
         def merge_sequence(x: Array, keys: Array, merged: Merged) -> tuple[Array, Merged]:
             matching = match(keys, r, prefix)
             x, sizes = merge(x, merged.sizes, matching, prefix)
-            return x, Merged(sizes, find_owners(matching, num_tokens, prefix)[merged.owners])
+            owners = unmerge(find_owners(matching, num_tokens, prefix)[:, None], merged.owners)[:, 0]
+            return x, Merged(sizes, owners)
 
         if carry is None:
             places = jnp.broadcast_to(jnp.arange(num_tokens), x.shape[:-1])
