@@ -157,7 +157,9 @@ def test_a_record_without_names_of_classes_is_refused(names, tmp_path):
         check_record(tmp_path, record)
 
 
-@pytest.mark.parametrize("name", ["stale", "counters", "unreadable", "window", "losses", "began", "productive_seconds"])
+@pytest.mark.parametrize(
+    "name", ["stale", "counters", "unreadable", "window", "losses", "first_loss", "began", "productive_seconds"]
+)
 def test_progress_of_another_type_is_refused(name):
     Progress.from_record({}, None)
     with pytest.raises(UserError, match=name):

@@ -65,6 +65,15 @@ def test_flat_and_falling_losses_are_no_spikes():
     assert not any(off.update(float(i == 150)) for i in range(200))
 
 
+def test_hard_examples_of_a_run_that_has_learnt_are_no_spikes():
+    losses = [2.0] * 30 + [0.01] * 120 + [0.15, 0.3]
+    spikes = LossSpikeDetector(10.0)
+    found = [i for i, loss in enumerate(losses) if spikes.update(loss) is not None]
+    assert found == [151]
+    resumed = LossSpikeDetector(10.0, spikes.losses, spikes.first)
+    assert resumed.update(0.15) is None and resumed.update(0.3) == 0.01
+
+
 def test_hanging_step_ends_the_process_with_its_stack():
     code = "import time; from vitx.training.faults import exit_after\nwith exit_after(0.002): time.sleep(60)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)

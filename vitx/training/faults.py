@@ -81,26 +81,28 @@ class LossSpikeDetector:
     """Finds losses far above the recent ones.
 
     A spike is a loss above the median of the last `WINDOW` by more than `deviations` times their median absolute
-    deviation.
+    deviation, or a hundredth of the run's first loss where that is more.
 
     Attributes:
         losses: recent losses, spikes included.
+        first: the run's first loss; None before there is one.
     """
 
     WINDOW, MIN_HISTORY = 100, 20
 
-    def __init__(self, deviations: float | None, losses: Iterable[float] = ()) -> None:
-        self.losses = collections.deque(losses, self.WINDOW)
+    def __init__(self, deviations: float | None, losses: Iterable[float] = (), first: float | None = None) -> None:
+        self.losses, self.first = collections.deque(losses, self.WINDOW), first
         self._deviations = deviations
 
     def update(self, loss: float) -> float | None:
         """Adds a loss; returns the median that it exceeds as a spike, or None."""
-        median = None
+        median, self.first = None, loss if self.first is None else self.first
         if self._deviations is not None and len(self.losses) >= self.MIN_HISTORY:
             median = statistics.median(self.losses)
             deviation = statistics.median(abs(other - median) for other in self.losses)
-            # Losses that are nearly equal have a deviation near zero; without a floor every rounding would be a spike.
-            if loss <= median + self._deviations * max(deviation, 1e-3 * abs(median)):
+            # Losses that are nearly equal, or near zero since everything is learnt, have a deviation near zero: without
+            # a floor every rounding, and every hard example, would be a spike.
+            if loss <= median + self._deviations * max(deviation, 1e-2 * abs(self.first)):
                 median = None
         self.losses.append(loss)
         return median

@@ -26,6 +26,7 @@ RECORDED = {  # fields of a checkpoint's record, which may be missing in one of 
     "unreadable": list,
     "window": dict | None,
     "losses": list,
+    "first_loss": int | float | None,
     "began": int | float,
     "productive_seconds": int | float,
 }
@@ -144,7 +145,7 @@ class Progress:
             counters=collections.Counter(record.get("counters", {})),
             unreadable=set(record.get("unreadable", ())),
             meter=Meter(record.get("window")),
-            spikes=LossSpikeDetector(spike_deviations, record.get("losses", ())),
+            spikes=LossSpikeDetector(spike_deviations, record.get("losses", ()), record.get("first_loss")),
             began=record.get("began", time.time()),
             productive_seconds=record.get("productive_seconds", 0.0),
         )
@@ -159,6 +160,7 @@ class Progress:
             "unreadable": sorted(self.unreadable),
             "window": dict(self.meter.sums),
             "losses": list(self.spikes.losses),
+            "first_loss": self.spikes.first,
             "began": self.began,
             "productive_seconds": self.productive_seconds,
         }

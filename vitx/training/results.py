@@ -96,5 +96,4 @@ class StepResults:
             if (median := progress.spikes.update(metrics["loss"])) is not None:
                 spike = {"loss": metrics["loss"], "median": median, "examples": index.tolist()}
                 self._log.write(step, "spike", spike)
-                values = f"{metrics['loss']:.3f}, median {median:.3f}"
-                log_info(f"loss spike at step {step}: {values}, examples {spike['examples']}")
+                log_info(f"loss spike at step {step}: {metrics['loss']:.3f}, median {median:.3f}; see metrics.jsonl")
