@@ -15,6 +15,7 @@ import pytest
 
 from vitx.cli import main
 from vitx.configuration import from_dict, to_dict
+from vitx.data import preparation
 from vitx.data.decoding import VideoError, decode_frames, probe
 from vitx.data.encoding import encode_video
 from vitx.data.files import Folder, Table
@@ -194,6 +195,15 @@ def test_the_validation_split_may_stand_for_the_test_split(ready):
     assert test.names == validation.names and test.names != Prepared(str(ready)).open("test").names
     with pytest.raises(UserError, match=r"val.*validation"):
         Prepared(str(ready), test="val")
+
+
+def test_a_dataset_that_is_built_is_prepared_as_files_are(digits, tmp_path):
+    splits = {split: digits.open(split) for split in ("train", "validation", "test")}
+    manifest = preparation.prepare(splits, tmp_path / "ready", preparation.Preparation(short_side=16))
+    assert manifest["splits"]["test"]["names"][3] == "moving digits, test, clip 3"
+    ready = Prepared(str(tmp_path / "ready")).open("test")
+    assert len(ready) == len(splits["test"])
+    assert [ready[i]["labels"] for i in range(5)] == [splits["test"][i]["labels"] for i in range(5)]
 
 
 def test_prepared_videos_pickle_and_settings_survive_a_round_trip(ready):

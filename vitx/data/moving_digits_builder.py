@@ -138,6 +138,10 @@ class DigitClips:
     def __len__(self) -> int:
         return len(self._records)
 
+    def name(self, index: int) -> str:
+        """Returns the name of a clip."""
+        return f"moving digits, {self.split}, clip {index}"
+
     def __getitem__(self, index: int) -> dict[str, bytes | dict[str, int]]:
         record = self._records[index]
         return {

@@ -31,7 +31,7 @@ from vitx.data.container import DEFAULT_OPTIONS, ReadOptions, VideoError
 from vitx.data.encoding import encode_video, transcode
 from vitx.data.file_kinds import open_bytes
 from vitx.data.prepared import FORMAT, MANIFEST, PLAN, file_digest
-from vitx.data.sources import Source, label_columns
+from vitx.data.sources import Source, example_name, label_columns
 from vitx.errors import UserError, closest
 from vitx.locks import hold_folder
 from vitx.stores import report_io_errors
@@ -99,7 +99,7 @@ def prepare(
     """Fills a folder, or resumes filling it; returns its manifest.
 
     Args:
-        splits: videos of each split; their sources have `name(index)`.
+        splits: videos of each split.
         destination: the folder.
         settings: how the videos are encoded.
         workers: shards that are written at once.
@@ -131,15 +131,11 @@ def prepare(
 
 def _digest_videos(splits: Mapping[str, Source]) -> str:
     """Returns a digest of names, labels, segments and file sizes, which differs for other videos."""
+    names = {split: [example_name(source, i) for i in range(len(source))] for split, source in splits.items()}
     # Sizes in place of contents: hashing terabytes would take longer than to resume is worth.
-    sizes = [
-        os.path.getsize(name) if os.path.exists(name := source.name(index)) else -1
-        for source in splits.values()
-        for index in range(len(source))
-    ]
+    sizes = [os.path.getsize(name) if os.path.exists(name) else -1 for column in names.values() for name in column]
     listed = [
-        [split, [source.name(i) for i in range(len(source))], _label_lists(source), getattr(source, "segments", ())]
-        for split, source in splits.items()
+        [split, names[split], _label_lists(source), getattr(source, "segments", ())] for split, source in splits.items()
     ]
     return hashlib.sha256(json.dumps([listed, sizes]).encode()).hexdigest()
 
@@ -192,7 +188,7 @@ def _write_shard(
     with storage.atomic_path(path) as draft:
         with _open_writer(draft) as writer:
             for index in shard.indices:
-                name = source.name(index)
+                name = example_name(source, index)
                 try:
                     example = source[index]
                     record, digest = settings.encode(example), _digest_source(example["video"])
@@ -228,7 +224,7 @@ def _manifest(
         segments = getattr(source, "segments", ()) if plan["settings"]["codec"] == "copy" else ()
         manifest["splits"][split] = {
             "shards": [{name: part[name] for name in ("file", "records", "bytes", "sha256")} for part in parts],
-            "names": [source.name(i) + ("" if segments else _segment_suffix(source[i])) for i in indices],
+            "names": [example_name(source, i) + ("" if segments else _segment_suffix(source[i])) for i in indices],
             "sources": [record["source"] for record in records],
             "labels": {label: [column[i] for i in indices] for label, column in _label_lists(source).items()},
             "segments": [segments[i] for i in indices] if segments else [],
