@@ -75,6 +75,29 @@ def test_bias_and_mask_are_computed_as_by_the_reference(small_blocks, option):
     assert np.abs(core_cpu(*heads, **options) - core_cpu(*heads)).max() > 0.1
 
 
+@pytest.mark.parametrize("clips_of_bias", [1, 2])
+@pytest.mark.parametrize("hidden", [0.0, np.finfo(np.float32).min])
+@pytest.mark.parametrize("with_gradients", [False, True])
+def test_a_bias_of_keys_is_computed_in_blocks(small_blocks, monkeypatch, clips_of_bias, hidden, with_gradients):
+    """Sizes of merged tokens, and hidden slots, where gradients are computed in blocks and where they are not."""
+    heads = random_heads((2, 12, 20, 2, 4))
+    bias = jax.random.normal(jax.random.key(5), (clips_of_bias, 1, 1, 20)).at[..., 3:7].add(hidden)
+    out_gradient = jax.random.normal(jax.random.key(9), heads[0].shape)
+
+    def call(function, *heads_and_bias):
+        out, pull_back = jax.vjp(lambda q, k, v, bias: function(q, k, v, bias=bias), *heads_and_bias)
+        return out, *pull_back(out_gradient)
+
+    expected = call(core, *heads, bias)
+    if with_gradients:
+        monkeypatch.setattr("vitx.layers.attention.core", None)  # nothing but blocks
+    else:
+        monkeypatch.setattr(attention_cpu, "MIN_SCORES_WITH_GRADIENTS", 1000)
+    for found, reference in zip(call(core_cpu, *heads, bias), expected, strict=True):
+        atol = 3e-6 * float(jnp.abs(reference).max()) + 3e-6
+        np.testing.assert_allclose(found, reference, atol=atol)
+
+
 @pytest.mark.parametrize(
     ("tokens", "forward", "with_gradients"), [(64, False, False), (128, True, False), (384, True, True)]
 )

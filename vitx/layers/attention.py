@@ -1,6 +1,6 @@
 """The one attention call, and the module around it that projects tokens to queries, keys and values.
 
-In shapes: b batch, n tokens, q queries, k keys, d size of a token or of a head.
+In shapes: b batch, n tokens, q queries, k keys, d size of a token or of a head, e of a head's values.
 """
 
 import dataclasses
@@ -43,7 +43,9 @@ def attention_weights(q: Queries, k: Keys, *, bias: Bias = None, mask: Mask = No
     return jax.nn.softmax(scores)
 
 
-def core(q: Queries, k: Keys, v: Keys, *, bias: Bias = None, mask: Mask = None) -> Queries:
+def core(
+    q: Queries, k: Keys, v: Float[Array, "b k heads e"], *, bias: Bias = None, mask: Mask = None
+) -> Float[Array, "b q heads e"]:
     """Computes scaled dot-product attention: the one call inside every layout. See `attention_weights`."""
     return jnp.einsum("bhqk,bkhd->bqhd", attention_weights(q, k, bias=bias, mask=mask).astype(v.dtype), v)
 
@@ -51,11 +53,15 @@ def core(q: Queries, k: Keys, v: Keys, *, bias: Bias = None, mask: Mask = None) 
 def core_cpu(q: Queries, k: Keys, v: Keys, *, bias: Bias = None, mask: Mask = None) -> Queries:
     """Computes what `core` does, faster on CPUs.
 
-    Long sequences without bias and mask are computed in blocks (`attend_in_blocks`), all others by `core` itself.
+    Long sequences are computed in blocks (`attend_in_blocks`), unless they have a mask, or a bias that is not one
+    number for each key in float32; these are computed by `core` itself.
     """
     num_scores = q.shape[1] * k.shape[1]
-    if bias is not None or mask is not None or num_scores < attention_cpu.MIN_SCORES:
+    is_for_keys = bias is not None and bias.shape[1:] == (1, 1, k.shape[1]) and q.dtype == jnp.float32
+    if not (bias is None or is_for_keys) or mask is not None or num_scores < attention_cpu.MIN_SCORES:
         return core(q, k, v, bias=bias, mask=mask)
+    if bias is not None:
+        q, k = attention_cpu.append_bias(q, k, bias)
     if num_scores < attention_cpu.MIN_SCORES_WITH_GRADIENTS:
         return _attend_in_blocks_forward(q, k, v)
     return attend_in_blocks(q, k, v)

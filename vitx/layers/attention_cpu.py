@@ -5,7 +5,7 @@ several times. Here a block of scores stays in the cache, softmax divides after 
 narrower array), and the backward pass computes the scores again from their log-sum-exp (Dao et al. 2022, algorithm 4,
 without its tiles of keys).
 
-In shapes: r rows (a head of a clip), n queries, m keys, c queries of a block, d size of a head.
+In shapes: r rows (a head of a clip), n queries, m keys, c queries of a block, d size of a head, e of its values.
 """
 
 import jax
@@ -22,16 +22,28 @@ MIN_SCORES_WITH_GRADIENTS = 320 * 320
 
 @jax.custom_vjp
 def attend_in_blocks(
-    q: Float[Array, "b n heads d"], k: Float[Array, "b m heads d"], v: Float[Array, "b m heads d"]
-) -> Float[Array, "b n heads d"]:
+    q: Float[Array, "b n heads d"], k: Float[Array, "b m heads d"], v: Float[Array, "b m heads e"]
+) -> Float[Array, "b n heads e"]:
     """Computes softmax(q kᵀ / sqrt(d)) v with memory linear in the number of tokens."""
     return _forward(q, k, v)[0]
+
+
+def append_bias(
+    q: Float[Array, "b n heads d"], k: Float[Array, "b m heads d"], bias: Float[Array, "_ 1 1 m"]
+) -> tuple[Array, Array]:
+    """Returns queries and keys one larger, whose scores are those of `q` and `k` with a bias for each key added."""
+    size = q.shape[-1]
+    ones = jnp.ones((*q.shape[:-1], 1), q.dtype)
+    # The smallest float32, with which tokens are hidden, would overflow; its weights are zero with this number, too.
+    column = jnp.maximum(bias, -1e9)[:, 0, 0, :, None, None] * (size + 1) ** 0.5
+    column = jnp.broadcast_to(column, (*k.shape[:-1], 1)).astype(k.dtype)
+    return jnp.concatenate([q * (1 + 1 / size) ** 0.5, ones], axis=-1), jnp.concatenate([k, column], axis=-1)
 
 
 def _forward(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, ...]]:
     rows = [_to_rows(x) for x in (q, k, v)]
     out, log_sum = jax.lax.map(lambda row: _forward_row(*row), tuple(rows))
-    out = _from_rows(out, q.shape)
+    out = _from_rows(out, (*q.shape[:3], v.shape[3]))
     # The backward pass gets `out` in float32: it subtracts numbers of the same size, where rounding would show.
     return out.astype(v.dtype), (q, k, v, out, log_sum)
 
@@ -46,7 +58,7 @@ def _backward(saved: tuple[Array, ...], out_gradient: Array) -> tuple[Array, Arr
 attend_in_blocks.defvjp(_forward, _backward)
 
 
-def _forward_row(q: Float[Array, "n d"], k: Float[Array, "m d"], v: Float[Array, "m d"]) -> tuple[Array, Array]:
+def _forward_row(q: Float[Array, "n d"], k: Float[Array, "m d"], v: Float[Array, "m e"]) -> tuple[Array, Array]:
     """Returns the outputs of one head, and the log-sum-exp of each query's scores."""
 
     def attend_block(q: Float[Array, "c d"]) -> tuple[Array, Array]:
