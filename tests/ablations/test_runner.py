@@ -134,6 +134,11 @@ def test_the_dry_run_runs_nothing_and_knows_what_is_left(done, two_rows, tmp_pat
     assert not (workdir / "runs" / "base_seed5").exists()
 
 
+def test_the_estimate_of_a_new_ablation_is_measured(two_rows, tmp_path):
+    (found, _) = estimate.estimate(make_plan(two_rows, tmp_path, seeds=[0]))
+    assert found.seconds > estimate.START_UP_SECONDS and "measured here" in found.basis
+
+
 def test_the_estimate_has_the_clips_that_are_read_in_training_validation_and_test(two_rows, tmp_path, monkeypatch):
     monkeypatch.setattr(estimate, "_measure_step", lambda base: (0.5, 1.0))
     monkeypatch.setattr(estimate, "_measure_reading", lambda base: 10.0)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -13,10 +14,10 @@ import jax.numpy as jnp
 from vitx import storage
 from vitx.ablations.cells import CellResults
 from vitx.ablations.plan import Cell, Plan
-from vitx.analysis import bench
+from vitx.analysis.bench import random_variables
+from vitx.analysis.bench_programs import OPTIMIZER, train_step, without_dropout
 from vitx.console import escape
 from vitx.experiment import Experiment
-from vitx.models import resolve_implementation
 from vitx.training.overview import count_cost_of
 
 BACKWARD = 3  # forward and backward pass, in forward passes
@@ -172,14 +173,13 @@ def _measure(base: Experiment) -> _Speed:
 
 def _measure_step(base: Experiment) -> tuple[float, float]:
     """Returns (seconds of a training step, seconds of its compilation)."""
-    batch, model = base.data.batch_size, base.model
-    quiet = {name: 0.0 for name in ("dropout_rate", "drop_path_rate") if hasattr(model, name)}
-    model = resolve_implementation(model.copy(**quiet), jax.devices()[0])
-    video = jax.random.normal(jax.random.key(0), (batch, base.data.num_frames, *base.data.image_size, 3), jnp.float32)
-    variables = bench.random_variables(model, video[:1])
-    state = (variables, bench.OPTIMIZER.init(variables["params"]))
+    model = without_dropout(base.model, jax.devices()[0])
+    clip = (base.data.num_frames, *base.data.image_size, model.input_shape[-1])
+    video = jax.random.normal(jax.random.key(0), (base.data.batch_size, *clip), jnp.float32)
+    variables = random_variables(model, video[:1])
+    state = (variables, OPTIMIZER.init(variables["params"]))
     began = time.perf_counter()
-    step = jax.jit(lambda state, video: bench.train_step(model, state, video)).lower(state, video).compile()
+    step = jax.jit(functools.partial(train_step, model)).lower(state, video).compile()
     compile_seconds = time.perf_counter() - began
     return min(_time(lambda: step(state, video)) for _ in range(4)), compile_seconds
 
