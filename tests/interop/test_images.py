@@ -7,6 +7,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 import vitx
+from vitx.cli import main
 from vitx.errors import UserError
 from vitx.interop.images import FromImage
 from vitx.interop.tensors import write_safetensors
@@ -232,3 +233,18 @@ def test_an_image_model_without_embedding_or_positions_is_refused(tmp_path):
         np.savez(tmp_path / "image.npz", **{path: x for path, x in tensors.items() if path != name})
         with pytest.raises(UserError, match="holds no weights that are known here"):
             vitx.load_pretrained(tmp_path / "image.npz", "vivit_b_16x2_avg", **SMALL)
+
+
+def test_the_command_converts_an_image_model_as_its_options_say(tmp_path):
+    _, variables = image_vit()
+    tensors = as_augreg(variables["params"])
+    np.savez(tmp_path / "image.npz", extra=np.zeros(3), **{k: x for k, x in tensors.items() if k != "cls"})
+    settings = [f"--{name}={list(value) if isinstance(value, tuple) else value}" for name, value in SMALL.items()]
+    words = [str(tmp_path / "image.npz"), str(tmp_path / "own.safetensors"), "--model=vivit_b_16x2", *settings]
+    words += ["--inflation=average", "--grid", "2", "3"]
+    assert main(["convert", *words]) == 2  # a tensor too many, and one too few
+    words += ["--allow_unexpected=extra", "--allow_missing=positions/class_token"]
+    assert main(["convert", *words]) == 0
+    _, loaded = vitx.load_pretrained(tmp_path / "own.safetensors")
+    kernel = variables["params"]["embedding"]["kernel"]
+    np.testing.assert_allclose(loaded["params"]["embedding"]["kernel"], jnp.repeat(kernel, 2, axis=0) / 2)
