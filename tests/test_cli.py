@@ -67,6 +67,7 @@ def test_help_lists_every_setting_with_its_meaning(small_file, capsys, small):
         (["--training.steps", "0"], "steps is 0; expected at least 1"),
         (["--training.seed", "-1"], "seed is -1; expected 0 to 4294967295"),
         (["--training.ema_decay", "1.5"], "ema_decay is 1.5; expected 0 to below 1"),
+        (["--training.ema_warmup", "True"], "ema_warmup is True and ema_decay None"),
         (["--training.hang_minutes", "0"], "hang_minutes is 0.0"),
         (["--training.spike_deviations", "-1"], "spike_deviations is -1.0"),
         (["--optimizer.clip_norm", "0"], "clip_norm is 0.0"),

@@ -210,7 +210,7 @@ def _bench(options: argparse.Namespace, _: list[str]) -> None:
     from vitx.data.bench import bench, format_report
     from vitx.data.pipeline import Data
     from vitx.experiment import load_experiment
-    from vitx.training.step import measure_step_seconds
+    from vitx.training.setup import measure_step_seconds
 
     if min(options.clips, *options.threads) < 1 or min(options.workers) < 0:
         raise UserError(

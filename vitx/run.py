@@ -485,17 +485,19 @@ def fit_to_record(
     return experiment, experiment.task.output_names(experiment.model, label_names)
 
 
-def _best_run(experiment: Experiment, workdir: PurePath, output_names: Mapping[str, Any], trained: loop.Trained) -> Run:
+def _best_run(
+    experiment: Experiment, workdir: PurePath, output_names: Mapping[str, Any], trained: loop.TrainingResult
+) -> Run:
     """Returns the run at its best checkpoint; reads it from disk unless training ended with it."""
     step, variables, mesh = int(trained.state.step), trained.state.averaged, trained.sharding.mesh
     if trained.best_step not in (None, step):
         step = trained.best_step
         with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
             variables = restore_variables(checkpoints, step, experiment, mesh)
-    return Run(experiment, workdir, step, variables, output_names, trained.sharding)
+    return Run(experiment, workdir, step, variables, names, trained.sharding)
 
 
-def _is_tested(run: Run, trained: loop.Trained) -> bool:
+def _is_tested(run: Run, trained: loop.TrainingResult) -> bool:
     """Returns whether a run that took no step now was tested before; reports that it is finished."""
     done, steps = int(trained.state.step), run.experiment.training.steps
     if trained.resumed_at != done:

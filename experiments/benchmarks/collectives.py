@@ -48,7 +48,6 @@ def compiled_step(model: Any, shape: tuple[int, ...], batch_size: int, devices: 
         "video": ((batch_size, *model.input_shape), np.uint8),
         "weight": ((batch_size,), np.float32),
         "index": ((batch_size,), np.int32),
-        "replaced": ((batch_size,), np.bool_),
     }
     batch: dict[str, Any] = {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=entry_sharding(name, len(shape), rows))

@@ -72,7 +72,7 @@ def test_the_digit_is_where_its_coverage_says(name):
 
 @pytest.mark.slow
 def test_methods_find_the_digit_better_than_chance(tmp_path, pytestconfig):
-    """Last run: 2026-11-26, CPU, three minutes: passed."""
+    """Trains for three minutes on a CPU."""
     config = ClipConfig(num_clips=(2000, 200, 200))
     experiment = vitx.load_experiment(pytestconfig.rootpath / "experiments" / "quickstart.py").override(
         {"data.dataset": MovingDigits(config, str(tmp_path / "digits")), "training.steps": 300}

@@ -27,13 +27,13 @@ def variables():
     random = np.random.default_rng(1)
     shapes = jax.eval_shape(IMAGE.init, jax.random.key(0), jnp.zeros((1, 1, 32, 32, 3)))
 
-    def some(path, leaf):
+    def random_leaf(path, leaf):
         if path[-1].key == "kernel":
             return random.standard_normal(leaf.shape, np.float32) * np.float32((2 / np.prod(leaf.shape[:-1])) ** 0.5)
         low, high = (0.5, 1.5) if path[-1].key in ("var", "scale") else (-0.5, 0.5)
         return random.uniform(low, high, leaf.shape).astype(np.float32)
 
-    return jax.tree_util.tree_map_with_path(some, shapes)
+    return jax.tree_util.tree_map_with_path(random_leaf, shapes)
 
 
 @pytest.fixture
@@ -44,12 +44,12 @@ def state_dict():
 
 @pytest.fixture
 def load(tmp_path, state_dict):
-    def loaded(name, inflation="central", tensors=state_dict, **fields):
+    def load_inflated(name, inflation="central", tensors=state_dict, **fields):
         write_safetensors(tensors, tmp_path / "resnet50.safetensors", {})
         how = FromImage(inflation=inflation)
         return vitx.load_pretrained(tmp_path / "resnet50.safetensors", name, from_image=how, **fields)
 
-    return loaded
+    return load_inflated
 
 
 def frames(number):
@@ -63,11 +63,11 @@ def image_features(number):
     return np.asarray(jax.jit(IMAGE.copy(num_classes=0).apply)(variables(), images))
 
 
-def moments(loaded, clip):
+def features_over_time(loaded, clip):
     """The average of the last maps at each moment that they have."""
     model, variables = loaded
-    every = jax.jit(functools.partial(model.copy(window=(1, 1, 2)).apply, train=False, method="windows"))
-    return np.asarray(every(variables, clip))[0, :, 0, 0]
+    apply_windows = jax.jit(functools.partial(model.copy(window=(1, 1, 2)).apply, train=False, method="windows"))
+    return np.asarray(apply_windows(variables, clip))[0, :, 0, 0]
 
 
 close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
@@ -76,13 +76,13 @@ close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
 @pytest.mark.parametrize("name", ["c2d_r50", "i3d_r50", "slow_r50"])
 def test_inflation_at_the_centre_of_a_still_clip_equals_the_image(name, load):
     still = jnp.repeat(frames(1), 4, axis=1)
-    found = moments(load(name, **NARROW), still)
+    found = features_over_time(load(name, **NARROW), still)
     close(found, np.repeat(image_features(1), len(found), axis=0))
 
 
 def test_inflation_at_the_centre_without_pooling_keeps_frames_independent(load):
-    close(moments(load("slow_r50", **NARROW), frames(3)), image_features(3))
-    close(moments(load("i3d_r50", pooled_frames=1, **NARROW), frames(3)), image_features(3))
+    close(features_over_time(load("slow_r50", **NARROW), frames(3)), image_features(3))
+    close(features_over_time(load("i3d_r50", pooled_frames=1, **NARROW), frames(3)), image_features(3))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_inflation_at_the_centre_without_pooling_keeps_frames_independent(load):
     ],
 )
 def test_even_inflation_of_a_still_clip_equals_the_image_away_from_padding(name, clip, reach, load):
-    found = moments(load(name, "average", **NARROW), jnp.repeat(frames(1), clip, axis=1))
+    found = features_over_time(load(name, "average", **NARROW), jnp.repeat(frames(1), clip, axis=1))
     inside = found[reach : len(found) - reach]
     close(inside, np.repeat(image_features(1), len(inside), axis=0))
     for features in (*found[:reach], *found[len(found) - reach :]):

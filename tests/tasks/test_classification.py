@@ -88,6 +88,11 @@ def test_model_without_classes_is_an_error_that_names_model_and_task():
         Classification().output_names(nn.Dense(3), NAMES)
 
 
+def test_data_without_labels_is_an_error():
+    with pytest.raises(vitx.UserError, match=r"data without labels; Classification"):
+        Classification().output_names(PixelLogits(3), {})
+
+
 def test_pixels_are_normalised_by_channel():
     task = Classification(mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
     np.testing.assert_allclose(task.normalise(jnp.full((1, 3), 255, jnp.uint8)), [[1, 1, 0]], atol=1e-6)

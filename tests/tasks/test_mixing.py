@@ -12,6 +12,7 @@ from scipy.special import expit, log_softmax
 from vitx.tasks.classification import Classification
 from vitx.tasks.mixing import Mixing
 from vitx.tasks.multilabel import MultiLabel
+from vitx.tasks.task import MIXING_KEY
 
 VIDEO = np.random.default_rng(0).normal(size=(6, 2, 12, 10, 3)).astype(np.float32)
 PARTNER = VIDEO[::-1]
@@ -95,7 +96,7 @@ def mixed_outputs(task, may_mix, seed=0):
     @jax.jit
     def run(key):
         pixels = task.normalise(jnp.asarray(PIXELS))
-        video, own = task.mixing(jax.random.fold_in(key, 2), pixels, jnp.asarray(may_mix))
+        video, own = task.mixing(jax.random.fold_in(key, MIXING_KEY), pixels, jnp.asarray(may_mix))
         return Pixels()(video, train=True), own
 
     return jax.device_get(run(jax.random.key(seed)))

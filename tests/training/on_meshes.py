@@ -63,7 +63,6 @@ def batch(number: int) -> dict[str, Any]:
         "labels": {"action": rng.integers(0, 4, 8).astype(np.int32)},
         "weight": np.ones(8, np.float32),
         "index": np.arange(8, dtype=np.int32),
-        "replaced": np.zeros(8, bool),
     }
 
 

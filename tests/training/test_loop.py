@@ -24,6 +24,7 @@ from vitx.training import trainer
 from vitx.training.faults import LossSpikeDetector
 from vitx.training.logs import read_metrics
 from vitx.training.setup import compile_step, set_up
+from vitx.training.validation import ValidationSet
 
 
 @register
@@ -68,15 +69,16 @@ def test_runs_that_differ_in_their_seeds_alone_share_one_compiled_program(small,
 
 
 def test_validation_without_videos_or_monitored_metric_stops_the_run(small, digits, tmp_path):
+    settings = {"training.monitor": "motion/top1"}
     for how, error, message in (
         ("all", RunError, r"21 .*validation.*Invalid data"),
         ("unlabelled", UserError, r"training.monitor is 'motion/top1'.*examples, unreadable"),
     ):
-        settings = {"data.dataset": Spoiled(digits, how), "training.monitor": "motion/top1"}
         with pytest.raises(error, match=message):
-            train(small.override(settings), tmp_path / how)
+            train(small.override(settings | {"data.dataset": Spoiled(digits, how)}), tmp_path / how)
+    unlabelled = small.override({"data.dataset": Spoiled(digits, "unlabelled"), "training.monitor": "loss"})
     with pytest.raises(UserError, match=r"training\.monitor is 'loss'"):  # no loss at all, rather than a loss of 0
-        train(small.override(settings | {"training.monitor": "loss"}), tmp_path / "loss")
+        train(unlabelled, tmp_path / "loss")
 
 
 def test_validation_reports_its_number_of_videos_and_each_unreadable_one_once(small, digits, tmp_path, capsys):
@@ -110,7 +112,10 @@ def test_run_folder_holds_the_promised_files(undisturbed):
 
 
 def test_patience_ends_a_run_and_survives_a_restart(small, tmp_path, monkeypatch, capsys):
-    """With a learning rate of zero the first evaluation stays the best; a restart keeps the count of the others."""
+    """With a learning rate of zero the first evaluation stays the best; a restart keeps the count of the others.
+
+    A set that is evaluated when training ends is evaluated then, too.
+    """
     to_devices, num_batches = trainer.to_devices, 0
 
     def fail_at_sixth_batch(batch, sharding):
@@ -121,12 +126,14 @@ def test_patience_ends_a_run_and_survives_a_restart(small, tmp_path, monkeypatch
         return to_devices(batch, sharding)
 
     settings = {"optimizer.peak_lr": 0.0, "training.patience": 2, "training.evaluate_every": 2}
+    settings["training.validation_sets"] = (ValidationSet("held_out"),)
     patient = small.override(settings)
     monkeypatch.setattr(trainer, "to_devices", fail_at_sixth_batch)
     with pytest.raises(RuntimeError):
         train(patient, tmp_path)
     train(patient, tmp_path)
     assert [row["step"] for row in read_metrics(tmp_path) if row["split"] == "validation"] == [2, 4, 6]
+    assert [row["step"] for row in read_metrics(tmp_path) if row["split"] == "held_out"] == [6]
     assert load_run(tmp_path).step == 2 and load_run(tmp_path, "last").step == 6
     assert re.search("2 evaluations .* step 2", capsys.readouterr().err)
     train(patient, tmp_path)

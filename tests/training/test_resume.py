@@ -105,7 +105,7 @@ def test_sigterm_saves_exits_with_75_and_resumes_bit_identically(
 def test_run_stopped_during_evaluation_evaluates_when_it_resumes(
     small, undisturbed, tmp_path, monkeypatch, interruptible, final_digests, metrics_without_times
 ):
-    """Ctrl-C in step 5, then SIGTERM in the evaluations after steps 8 and 12, of which nothing is known yet."""
+    """Ctrl-C in step 5, then SIGTERM and Ctrl-C in evaluations after steps 8 and 12, of which nothing is known yet."""
     place, look = trainer.to_devices, validation.evaluate
     experiment = small.override({"training.ema_decay": 0.9, "training.checkpoint_every": 100})
 
@@ -128,7 +128,7 @@ def test_run_stopped_during_evaluation_evaluates_when_it_resumes(
     stops("to_devices", 5, signal.SIGINT)
     stops("evaluate", 1, signal.SIGTERM)
     assert [row["step"] for row in read_metrics(tmp_path) if row["split"] == "validation"] == [4]
-    stops("evaluate", 2, signal.SIGTERM)
+    stops("evaluate", 2, signal.SIGINT)
     with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.steps()[-1] == 12
     train(experiment, tmp_path)

@@ -131,13 +131,13 @@ def test_dropout_differs_from_block_to_block_and_from_key_to_key(scan):
         p[f"block_{i}"]["mlp"]["out"]["bias"] = jnp.ones(8)
     outputs = []
 
-    def out(seed):
-        rngs = {"dropout": jax.random.key(seed)}
-        return encoder.apply(
-            {"params": p}, x, grid=(1, 1, 3), train=True, rngs=rngs, before_norm=lambda x: (outputs.append(x), x)[1]
-        )
+    def record(x):
+        outputs.append(x)
+        return x
 
-    out(0), out(1)
+    for seed in range(2):
+        rngs = {"dropout": jax.random.key(seed)}
+        encoder.apply({"params": p}, x, grid=(1, 1, 3), train=True, rngs=rngs, before_norm=record)
     for output in outputs:
         values, counts = np.unique(output, return_counts=True)
         np.testing.assert_array_equal(values, [0, 2, 4])

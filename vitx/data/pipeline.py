@@ -4,13 +4,12 @@ Global batch k of a run is a pure function of (seed, k), whatever the number of 
 position in the data is the step, and resuming is slicing. A batch is
 
     {"video": uint8[b, t, h, w, c], "labels": {name: int32[b] | float32[b, k]}, "weight": float32[b],
-     "index": int32[b], "replaced": bool[b], "failed": int32[b], "error": uint8[b, 256],
-     "decode_seconds": float32[b]}
+     "index": int32[b], "failed": int32[b], "error": uint8[b, 256], "decode_seconds": float32[b]}
 
-with weight 0 for padding. "failed" is the number of the example that could not be read and was replaced (-1: none), and
-"error" has the reason (`decode_error`). "decode_seconds", the processor time of an example, stays on the host. In
-evaluation "video" has an axis of views after the first, "views": int32[b] counts the views that a video has, and the
-other views are zeros.
+with weight 0 for padding. "failed" is the index of the example that could not be read (-1: none), and "error" has the
+reason (`decode_error`). In training another example replaces it; in evaluation the row has weight 0. "decode_seconds",
+the processor time of an example, stays on the host. In evaluation "video" has an axis of views after the first, and
+"views": int32[b] counts those that a video has; the others are zeros.
 
 Letters in shapes: b batch, v views, t frames of a clip, h height, w width, c channels: RGB and, with `motion`, motion.
 """
@@ -43,6 +42,7 @@ Times = Float[np.ndarray, " frames"]  # the time of every frame of a video in se
 FrameNumbers = Int[np.ndarray, " s"]  # numbers of the frames that an example may use
 MAX_BUFFER = 2**30  # bytes of an evaluation batch, and of the batches prefetched, unless one video has more
 MAX_ATTEMPTS = 20  # neighbours that are tried in place of a clip that cannot be read
+HOST_ENTRIES = ("decode_seconds",)  # entries of a batch that never reach the devices
 ERROR_BYTES = 256  # length of the message that travels with an example: arrays of a batch have one shape
 
 
@@ -69,8 +69,8 @@ class Data:
             2020). An epoch always has as many draws as the source has examples.
         class_label: label whose classes are resampled, where the data has several labels.
         batch_size: clips of a training batch, over all devices and processes.
-        eval_batch_size: greatest number of videos of an evaluation batch, over all devices and processes; results do
-            not depend on it.
+        eval_batch_size: videos of an evaluation batch, over all devices and processes, rounded up to a multiple of the
+            devices; fewer if their views exceed MAX_BUFFER. Results do not depend on it.
         max_unreadable: greatest fraction of the training videos that may be unreadable, and are replaced; above it the
             run stops.
         eval_clips: evenly spaced clips of each video in evaluation; "all" takes as many as cover the video.
@@ -118,18 +118,12 @@ class Data:
     prefetch_batches: int = mutable_on_resume(4)
 
     def __post_init__(self):
-        counts = (
-            "num_frames",
-            "frame_stride",
-            "batch_size",
-            "eval_batch_size",
-            "max_eval_clips",
-            "repeats",
-            "num_threads",
-        )
-        for name in counts + (() if self.eval_clips == "all" else ("eval_clips",)):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        bounds = {"num_frames": 1, "frame_stride": 1, "batch_size": 1, "eval_batch_size": 1, "max_eval_clips": 1}
+        bounds |= {"repeats": 1, "num_threads": 1, "num_workers": 0, "eval_short_side": 1}
+        bounds |= {} if self.eval_clips == "all" else {"eval_clips": 1}
+        for name, bound in bounds.items():
+            if getattr(self, name) is not None and getattr(self, name) < bound:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {bound}")
         if self.eval_clips != 1 and self.temporal == "uniform":
             raise ValueError(
                 f"eval_clips is {self.eval_clips} with temporal 'uniform', whose one clip spans the video; expected 1"
@@ -148,17 +142,9 @@ class Data:
             raise ValueError(f"max_unreadable is {self.max_unreadable}; expected a fraction, 0 to 1")
         if self.frame_rate is not None and not self.frame_rate > 0:
             raise ValueError(f"frame_rate is {self.frame_rate}; expected frames per second, above 0, or None")
-        if min(self.eval_size or (1,)) < 1 or (self.eval_short_side is not None and self.eval_short_side < 1):
-            raise ValueError(
-                f"eval_size is {self.eval_size} and eval_short_side {self.eval_short_side}; expected at least 1 pixel, "
-                "or None"
-            )
-        if min(self.image_size or (1,)) < 1 or self.num_workers < 0:
-            raise ValueError(
-                f"image_size is {self.image_size} and num_workers {self.num_workers}; expected at least 1 pixel and 0 "
-                "workers"
-            )
-
+        for name in ("image_size", "eval_size"):
+            if min(getattr(self, name) or (1,)) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1 pixel, or None")
         if self.motion and self.decoder != "pyav":
             raise ValueError(
                 f"decoder is {self.decoder!r} with motion True, which only PyAV's decoders export; set data.decoder to "
@@ -198,7 +184,7 @@ class Data:
         """Yields this process's rows of every example once, in order; the last batch is padded with weight 0."""
         rows = self.eval_batch_size // processes
         self._check_memory(rows, "data.eval_batch_size", self.max_views, self.crop_size)
-        read_row = _EvalRows(self, source, self.eval_batch_size, process * rows, rows)
+        read_row = _EvalRows(self, source, process * rows, rows)
         prefetch = max(min(self.prefetch_batches, MAX_BUFFER // (rows * self._bytes_per_video)), 1)
         numbers = range(self.num_eval_batches(source) * rows)
         return read_batches(read_row, numbers, rows, prefetch=prefetch, **self._worker_counts)
@@ -237,7 +223,7 @@ class Data:
 
         Args:
             rows: videos of the batch.
-            setting_path: dotted path of the setting that determines `rows`.
+            setting_path: dotted path of the setting to name in the message.
             views: clips of a video.
             size: (height, width) of a clip in pixels.
         """
@@ -319,7 +305,8 @@ class Data:
         Args:
             times: time of each frame of the video in seconds.
             segment: frame numbers that the clip may have.
-            start: position of the clip among those possible, in [0, 1].
+            start: in [0, 1]: position of the clip among those possible; with temporal "segments" that of each frame in
+                its part, with "uniform" unused.
             rng: generator of the random choices in training; None takes none.
         """
         if self.temporal == "uniform":
@@ -343,7 +330,7 @@ class Data:
             source: examples of the split.
             seed: seed of the run.
             epoch: number of the pass through the data.
-            index: number of the example.
+            index: index of the example.
             repeat: occurrence index of the example in that epoch, from 0; above 0 where examples are repeated or
                 resampled.
 
@@ -364,7 +351,7 @@ class Data:
         """Returns the sampling weight of each example, or None where every example comes once an epoch."""
         if self.class_power == 1:
             return None
-        label = self.class_label or next(iter(source.label_names))
+        label = self.class_label or next(iter(source.label_names), None)
         if label not in source.label_names or (self.class_label is None and len(source.label_names) > 1):
             known = ", ".join(source.label_names)
             raise UserError(f"data.class_label is {self.class_label!r}; expected the label to resample by: {known}")
@@ -379,26 +366,24 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class _EvalRows:
-    """Maps a process's row number to an evaluation example: all its views, and nothing replaced."""
+    """Maps a process's row number to an evaluation example: all its views."""
 
     data: Data
     source: Source
-    batch_size: int
     first_row: int
     rows: int
 
     def __call__(self, row: int) -> Batch:
         batch, offset = divmod(int(row), self.rows)
-        index = batch * self.batch_size + self.first_row + offset
+        index = batch * self.data.eval_batch_size + self.first_row + offset
         # Padding fills the last batch: every process runs the same number of steps of one shape.
         if index >= len(self.source):
             return _padding(self.data, self.source, index)
         try:
             example = _load(self.source, index, self.data.read_views)
         except VideoError as error:
-            return _padding(self.data, self.source, index) | {
-                "error": encode_error(_with_name(self.source, index, error))
-            }
+            failure = {"failed": np.int32(index), "error": encode_error(_with_name(self.source, index, error))}
+            return _padding(self.data, self.source, index) | failure
         views, max_views = len(example["video"]), self.data.max_views
         # All videos of a batch have as many views as the longest may have; the step skips the empty ones.
         if views < max_views:
@@ -428,7 +413,6 @@ class _TrainRows:
             except VideoError as error:
                 # the first failure is the one that is reported: later ones have their own turn in the order
                 failure = failure or {
-                    "replaced": np.bool_(True),
                     "failed": np.int32(index),
                     "error": encode_error(_with_name(self.source, index, error)),
                 }
@@ -438,6 +422,11 @@ class _TrainRows:
             f"{MAX_ATTEMPTS} clips in a row cannot be read, from number {index} of {size}; the data is damaged or not "
             f"video: {decode_error(failure['error'])}"
         )
+
+
+def device_entries(batch: Batch) -> Batch:
+    """Returns the entries of a batch that go to the devices."""
+    return {name: rows for name, rows in batch.items() if name not in HOST_ENTRIES}
 
 
 def encode_error(message: str) -> UInt8[np.ndarray, "256"]:
@@ -471,7 +460,7 @@ def _segment_frames(times: Times, example: Mapping[str, Any]) -> FrameNumbers:
 
 
 def _load(source: Source, index: int, read: Callable[[Mapping[str, Any]], np.ndarray]) -> Batch:
-    """Returns one row of a batch: an example read by `read`, with its labels, number and decoding time."""
+    """Returns one row of a batch: an example read by `read`, with its labels, index and decoding time."""
     # This thread's processor time: wall time would count the other threads, too.
     began = time.thread_time()
     example = source[index]
@@ -482,7 +471,6 @@ def _load(source: Source, index: int, read: Callable[[Mapping[str, Any]], np.nda
         "labels": label_arrays(example),
         "weight": np.float32(1),
         "index": np.int32(index),
-        "replaced": np.bool_(False),
         "failed": np.int32(-1),
         "error": encode_error(""),
         "decode_seconds": np.float32(time.thread_time() - began),
@@ -497,8 +485,7 @@ def _padding(data: Data, source: Source, index: int) -> Batch:
         "labels": {name: np.zeros_like(label) for name, label in label_arrays(source[0]).items()},
         "weight": np.float32(0),
         "index": np.int32(index),
-        "replaced": np.bool_(True),
-        "failed": np.int32(index),
+        "failed": np.int32(-1),
         "error": encode_error(""),
         "decode_seconds": np.float32(0),
     }

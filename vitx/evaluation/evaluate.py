@@ -16,7 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 from vitx.console import progress_bar
-from vitx.data.pipeline import Data, decode_error
+from vitx.data.pipeline import Data, decode_error, device_entries
 from vitx.data.sources import Source
 from vitx.errors import RunError
 from vitx.layers.partition import process_shard, to_devices
@@ -116,7 +116,7 @@ def _predict_batch(
     model: nn.Module, task: Any, variables: Any, batch: Mapping[str, Any], sharding: jax.sharding.NamedSharding
 ) -> dict[str, Any]:
     """Returns the rows of a global batch without its videos, with "outputs" added, on every host."""
-    rows = to_devices({name: batch[name] for name in batch if name not in ("decode_seconds", "failed")}, sharding)
+    rows = to_devices(device_entries(batch), sharding)
     video, views = rows.pop("video"), rows.pop("views")
     with jax.set_mesh(sharding.mesh):
         outputs = task.outputs_by_label(predict(variables, video, views, model=model, task=task), rows["labels"])

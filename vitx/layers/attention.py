@@ -1,4 +1,4 @@
-"""The one attention call, and the module around it that projects tokens to queries, keys and values.
+"""Scaled dot-product attention, its implementations by platform, and the module that projects tokens for it.
 
 In shapes: b batch, n tokens, q queries, k keys, d size of a token or of a head, e of a head's values.
 """
@@ -46,19 +46,20 @@ def attention_weights(q: Queries, k: Keys, *, bias: Bias = None, mask: Mask = No
 def core(
     q: Queries, k: Keys, v: Float[Array, "b k heads e"], *, bias: Bias = None, mask: Mask = None
 ) -> Float[Array, "b q heads e"]:
-    """Computes scaled dot-product attention: the one call inside every layout. See `attention_weights`."""
+    """Computes scaled dot-product attention, as every layout does inside. See `attention_weights` for the arguments."""
     return jnp.einsum("bhqk,bkhd->bqhd", attention_weights(q, k, bias=bias, mask=mask).astype(v.dtype), v)
 
 
 def core_cpu(q: Queries, k: Keys, v: Keys, *, bias: Bias = None, mask: Mask = None) -> Queries:
     """Computes what `core` does, faster on CPUs.
 
-    Long sequences are computed in blocks (`attend_in_blocks`), unless they have a mask, or a bias that is not one
-    number for each key in float32; these are computed by `core` itself.
+    Long sequences are computed in blocks (`attend_in_blocks`). `core` itself computes short ones, those with a mask,
+    and those with a bias unless it is one number for each key and the queries are float32.
     """
     num_scores = q.shape[1] * k.shape[1]
-    is_for_keys = bias is not None and bias.shape[1:] == (1, 1, k.shape[1]) and q.dtype == jnp.float32
-    if not (bias is None or is_for_keys) or mask is not None or num_scores < attention_cpu.MIN_SCORES:
+    is_key_bias = bias is not None and bias.shape[1:] == (1, 1, k.shape[1]) and q.dtype == jnp.float32
+    can_use_blocks = mask is None and (bias is None or is_key_bias)
+    if not can_use_blocks or num_scores < attention_cpu.MIN_SCORES:
         return core(q, k, v, bias=bias, mask=mask)
     if bias is not None:
         q, k = attention_cpu.append_bias(q, k, bias)
@@ -184,8 +185,8 @@ class SelfAttention(nn.Module):
         dense = functools.partial(nn.Dense, width, dtype=self.dtype)
         project = functools.partial(dense, kernel_init=nn.initializers.xavier_uniform())
         heads = (*x.shape[:-1], self.num_heads, head_dim)
-        biases = {"query": self.qkv_bias, "key": self.qkv_bias and self.key_bias, "value": self.qkv_bias}
-        qkv = [project(use_bias=bias, name=name)(x).reshape(heads) for name, bias in biases.items()]
+        use_bias = {"query": self.qkv_bias, "key": self.qkv_bias and self.key_bias, "value": self.qkv_bias}
+        qkv = [project(use_bias=flag, name=name)(x).reshape(heads) for name, flag in use_bias.items()]
         # The grid of the whole clip: parameters are the same however a mesh divides time.
         clip_grid = (grid[0] * chunks, *grid[1:])
         declared = layout.parameters(grid=clip_grid, prefix=prefix, num_heads=self.num_heads, head_dim=head_dim)

@@ -74,13 +74,13 @@ def process_shard(sharding: NamedSharding) -> dict[str, int]:
     mesh = sharding.mesh
     devices = mesh.devices.reshape(mesh.shape["data"] * mesh.shape["fsdp"], -1)
     mine = [i for i, row in enumerate(devices) if any(d.process_index == jax.process_index() for d in row)]
-    number, first = len(mine), mine[0]
-    if mine != [*range(first, first + number)] or first % number or len(devices) % number:
+    num_mine, first = len(mine), mine[0]
+    if mine != [*range(first, first + num_mine)] or first % num_mine or len(devices) % num_mine:
         raise ValueError(
             f"the devices of this process hold shards {mine} of {len(devices)} of the batch; expected neighbours, as "
             "many as in every other process"
         )
-    return {"process": first // number, "processes": len(devices) // number}
+    return {"process": first // num_mine, "processes": len(devices) // num_mine}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,12 +90,12 @@ class Divisible:
     Attributes:
         widths: {name: size} of what `tensor` divides.
         times: number of time indices that `frames` may divide; 1 if a clip must stay whole.
-        whole_clip: (setting, value) that keeps a clip whole; None if time may be divided.
+        time_obstacle: (setting, value) for which time cannot be divided; None if it can.
     """
 
     widths: Mapping[str, int]
     times: int = 1
-    whole_clip: tuple[str, Any] | None = None
+    time_obstacle: tuple[str, Any] | None = None
 
     def largest(self, axis: str) -> int:
         """Returns the number that the size of a mesh's axis must divide; 0 if any size is supported."""

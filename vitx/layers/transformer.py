@@ -114,10 +114,11 @@ class EncoderBlock(nn.Module):
         self, x: Tokens, *, grid: Grid, prefix: int = 0, chunks: int = 1, train: bool, drop_path_rate: Rate = 0.0
     ) -> Tokens:
         """Returns the tokens after the block."""
-        return self.reduce(x, grid=grid, prefix=prefix, chunks=chunks, train=train, drop_path_rate=drop_path_rate)[0]
+        options = {"grid": grid, "prefix": prefix, "chunks": chunks, "train": train, "drop_path_rate": drop_path_rate}
+        return self.forward_with_carry(x, **options)[0]
 
     @nn.compact
-    def reduce(
+    def forward_with_carry(
         self,
         x: Tokens,
         carry: Carry = None,
@@ -130,7 +131,19 @@ class EncoderBlock(nn.Module):
         reducer: Reducer | None = None,
         place: Place | None = None,
     ) -> tuple[Float[Array, "*b _ d"], Carry]:
-        """Returns (tokens after the block, fewer if a reducer leaves out some; what the reducer remembers)."""
+        """Returns (tokens after the block, carry); a reducer may leave fewer tokens.
+
+        Args:
+            x: the tokens; several chunks of time are an axis after the batch's.
+            carry: what the reducer remembers from earlier blocks.
+            grid: (t, h, w) of the tokens, of one chunk if there are several.
+            prefix: number of prefix tokens.
+            chunks: number of chunks of time into which a mesh divides a clip.
+            train: whether dropout and stochastic depth apply.
+            drop_path_rate: probability of dropping a branch.
+            reducer: acts between the last attention and the MLP; None keeps all tokens.
+            place: block and encoder that the reducer acts in.
+        """
         norm = functools.partial(nn.LayerNorm, epsilon=self.layer_norm_eps, dtype=self.dtype)
 
         def drop_path(branch: Float[Array, "*b _ d"]) -> Float[Array, "*b _ d"]:
@@ -160,6 +173,7 @@ class EncoderBlock(nn.Module):
             branch, keys = attention.attend_with_keys(normalised, grid=grid, chunks=chunks, **options)
             branch = drop_path(nn.Dropout(self.dropout_rate, deterministic=not train)(branch))
             if self.projected and not is_last:
+                # After stochastic depth, as in the authors' code: a dropped branch leaves the projection's bias.
                 kernel_init = nn.initializers.zeros if self.zero_init else nn.initializers.xavier_uniform()
                 project = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=kernel_init, name=f"{layout}_dense")
                 branch = project(branch)
@@ -220,14 +234,14 @@ class Encoder(nn.Module):
         """
         recording = self.is_mutable_collection("intermediates")
         rates = [self.drop_path_rate * i / max(self.num_layers - 1, 1) for i in range(self.num_layers)]
-        whole_clip = recording or self.reducer is not None
-        chunks = 1 if whole_clip else num_time_chunks([LAYOUTS[name] for name in self.block.layouts], x)
+        needs_whole_clip = recording or self.reducer is not None
+        chunks = 1 if needs_whole_clip else num_time_chunks([LAYOUTS[name] for name in self.block.layouts], x)
         if chunks > 1:
             x, grid = split_time(x, chunks, prefix), (grid[0] // chunks, *grid[1:])
         x = constrain_activations(x)
         arguments = {"grid": grid, "prefix": prefix, "chunks": chunks, "train": train}
         if self.reducer is not None:
-            x = self._reduce(x, carry, rates, arguments)
+            x = self._run_blocks_with_reducer(x, carry, rates, arguments)
         # A scan neither creates the parameters of single blocks nor sows their attention.
         elif self.scan_layers and not self.is_initializing() and not recording:
             x = self._scan_blocks(x, rates, arguments)
@@ -248,13 +262,13 @@ class Encoder(nn.Module):
         return nn.remat(run, policy=getattr(jax.checkpoint_policies, self.remat_policy))
 
     @nn.nowrap  # the reducer's modules are created here, in the scope of `__call__`
-    def _reduce(self, x: Array, carry: Carry, rates: list[float], arguments: dict[str, Any]) -> Array:
+    def _run_blocks_with_reducer(self, x: Array, carry: Carry, rates: list[float], arguments: dict[str, Any]) -> Array:
         reducer, shape = self.reducer, {name: arguments[name] for name in ("grid", "prefix", "train")}
         for i, rate in enumerate(rates):
             place = Place(i, self.num_layers, **shape)
             x, carry = reducer.before_block(x, carry, place)
             settings = arguments | {"drop_path_rate": rate, "reducer": reducer, "place": place}
-            run = self._remat(functools.partial(EncoderBlock.reduce, **settings))
+            run = self._remat(functools.partial(EncoderBlock.forward_with_carry, **settings))
             x, carry = run(self.block.copy(name=f"block_{i}"), x, carry)
         return reducer.restore(x, carry, Place(self.num_layers, self.num_layers, **shape))
 

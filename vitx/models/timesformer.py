@@ -75,7 +75,7 @@ class TimeSformerSpace(VideoTransformer):
         """The grid of one time index."""
         return 1, *self.grid[1:]
 
-    def _whole_clip(self) -> None:
+    def _time_obstacle(self) -> None:
         return None  # every time index is encoded alone and has a class token of its own
 
     def position_tables(self) -> dict[str, tuple[int, Grid]]:

@@ -173,12 +173,13 @@ class VideoEncoder(ShowsParameters, nn.Module):
         """What a mesh may divide: heads and the MLP's hidden layer, and time if the layouts permit it."""
         parts = math.lcm(*(LAYOUTS[name].num_parts for name in self.layouts))
         heads = {"num_heads" if parts == 1 else f"num_heads / {parts}": self.num_heads // parts}
-        whole_clip = self._whole_clip()
-        times = 1 if whole_clip else math.gcd(self.grid[0], self.num_frames)
-        return Divisible(heads | {"mlp_dim": self.mlp_dim}, times, whole_clip)
+        time_obstacle = self._time_obstacle()
+        # The mesh axis `frames` divides the video's frames, too (`entry_sharding`), so it must divide both.
+        times = 1 if time_obstacle else math.gcd(self.grid[0], self.num_frames)
+        return Divisible(heads | {"mlp_dim": self.mlp_dim}, times, time_obstacle)
 
-    def _whole_clip(self) -> tuple[str, Any] | None:
-        """The (setting, value) that keeps clips whole on a mesh; None if time may be divided."""
+    def _time_obstacle(self) -> tuple[str, Any] | None:
+        """The (setting, value) for which a mesh cannot divide time; None if it can."""
         return None if all(LAYOUTS[name].can_shard_time for name in self.layouts) else ("layouts", self.layouts)
 
     @property
@@ -278,11 +279,11 @@ class VideoTransformer(VideoEncoder):
         check_classes(self.num_classes)
         super().__post_init__()
 
-    def _whole_clip(self) -> tuple[str, Any] | None:
+    def _time_obstacle(self) -> tuple[str, Any] | None:
         # the class token takes part in the last attention only, and has no time index of its own
         if self.prefix and LAYOUTS[self.layouts[-1]].attends_along_time:
-            return super()._whole_clip() or ("pooling", self.pooling)
-        return super()._whole_clip()
+            return super()._time_obstacle() or ("pooling", self.pooling)
+        return super()._time_obstacle()
 
     @property
     def prefix(self) -> int:

@@ -26,9 +26,8 @@ from vitx.layers.partition import entry_sharding
 from vitx.models.base import init_variables
 from vitx.tasks.mixing import Mixing, partner
 
-# Folded into a step's key for mixing and masking. `Task.apply` folds in 0 and 1 for dropout and stochastic depth,
-# `vitx.training.step` 4 for budgets.
-MIXING_KEY, MASK_KEY = 2, 3
+# Folded into a step's key, one number for each use: no two may draw the same random numbers.
+DROPOUT_KEY, DROP_PATH_KEY, MIXING_KEY, MASK_KEY, BUDGET_KEY = range(5)
 CLIP_SHAPE_HINT = "; clips have the shape of data.num_frames and data.image_size"
 COUNT_METRICS = ("examples", "unreadable")  # every evaluation has them, whatever the heads
 
@@ -104,7 +103,6 @@ class Task:
             "labels": {name: per_example(label.shape, label.dtype) for name, label in label_arrays(source[0]).items()},
             "weight": per_example((), jnp.float32),
             "index": per_example((), jnp.int32),
-            "replaced": per_example((), jnp.bool_),
             "failed": per_example((), jnp.int32),
             "error": per_example((ERROR_BYTES,), jnp.uint8),
         }
@@ -125,10 +123,13 @@ class Task:
         train: bool,
         **inputs: Any,
     ) -> tuple[Any, dict[str, Any]]:
-        """Returns (outputs of the model, collections that training changes); `inputs` are the model's own."""
-        rngs = {name: jax.random.fold_in(key, i) for i, name in enumerate(("dropout", "drop_path"))}
-        changing = [name for name in variables if train and name != "params"]
-        return model.apply(variables, video, train=train, rngs=rngs, mutable=changing, **inputs)
+        """Returns (outputs of the model, collections that training changes).
+
+        `inputs` are further arguments of the model, such as `keep`.
+        """
+        rngs = {"dropout": jax.random.fold_in(key, DROPOUT_KEY), "drop_path": jax.random.fold_in(key, DROP_PATH_KEY)}
+        mutable = [name for name in variables if train and name != "params"]
+        return model.apply(variables, video, train=train, rngs=rngs, mutable=mutable, **inputs)
 
     def predict(self, model: nn.Module, variables: Variables, video: UInt8[Array, "b t h w c"]) -> Any:
         """Returns the model's outputs in evaluation mode, float32."""
@@ -170,8 +171,9 @@ class Task:
 
     def normalise(self, video: UInt8[Array | np.ndarray, "*b c"]) -> Float[Array, "*b c"]:
         """Returns (video / 255 - mean) / std, float32; a fourth channel, motion, is divided by 255."""
-        extra = video.shape[-1] - 3
-        mean, std = (jnp.array((*x, *extra * (y,)), jnp.float32) for x, y in ((self.mean, 0.0), (self.std, 1.0)))
+        num_extra = video.shape[-1] - 3
+        mean = jnp.array((*self.mean, *[0.0] * num_extra), jnp.float32)
+        std = jnp.array((*self.std, *[1.0] * num_extra), jnp.float32)
         return (video.astype(jnp.float32) / 255 - mean) / std
 
 
@@ -203,8 +205,13 @@ class Supervised(Task):
         if not hasattr(model, "num_classes"):
             raise UserError(
                 f"{type(model).__name__} has no num_classes; {type(self).__name__} needs a model that predicts labels. "
-                "Choose another model, or the task of this one (of a forecaster of frames FramePrediction, of a masked "
-                "autoencoder MaskedPrediction)"
+                "Choose another model, or the task of this one: FramePrediction for a forecaster of frames, "
+                "MaskedPrediction for a masked autoencoder"
+            )
+        if not label_names:
+            raise UserError(
+                f"found data without labels; {type(self).__name__} needs one: choose another data.dataset, or a task "
+                "that needs none (FramePrediction, MaskedPrediction)"
             )
         if isinstance(model.num_classes, tuple):
             return model.num_classes

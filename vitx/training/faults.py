@@ -21,12 +21,12 @@ class PreemptionGuard:
     """Turns SIGTERM and Ctrl-C into requests to stop.
 
     Inside the guard SIGTERM raises `Preempted` at once. Inside `defer` the request is remembered instead, and so is the
-    first Ctrl-C: the loop asks `requested` after every step, and saves before it stops. A second Ctrl-C interrupts as
-    usual.
+    first Ctrl-C: the loop asks `requested` after every step, and saves before it stops. Inside `allow` both raise
+    `Preempted`, which the loop answers in the same way. A second Ctrl-C interrupts as usual.
     """
 
     def __init__(self) -> None:
-        self._requested = self._deferring = False
+        self._requested = self._in_training = self._deferring = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "PreemptionGuard":
@@ -48,8 +48,12 @@ class PreemptionGuard:
     @contextlib.contextmanager
     def defer(self) -> Iterator[None]:
         """Remembers requests inside the `with`, and raises `Preempted` at its end if there was one."""
-        with self._set_deferring(True):
-            yield
+        self._in_training = True
+        try:
+            with self._set_deferring(True):
+                yield
+        finally:
+            self._in_training = False
         if self._requested:
             raise Preempted
 
@@ -71,7 +75,7 @@ class PreemptionGuard:
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         repeated, self._requested = self._requested, True
-        if number == signal.SIGINT and (repeated or not self._deferring):
+        if number == signal.SIGINT and (repeated or not self._in_training):
             raise KeyboardInterrupt
         if not self._deferring:
             raise Preempted

@@ -30,7 +30,7 @@ def accumulate(gradients: Gradients, parts: int) -> Gradients:
     """Sums the gradients of micro-batches, one after the other, to save the memory of their activations.
 
     The sum equals the gradient of the whole batch, except for what is drawn at random and for what a model computes
-    over a batch. Each micro-batch draws its own dropout, drop path, mixup and cutmix, from fold_in(key, its number).
+    over a batch. Each micro-batch draws its own dropout, drop path, mixup and cutmix, from fold_in(key, index).
     Batch norm normalises by the statistics of the micro-batch; its running statistics move once in a step, towards the
     mean of those of the micro-batches. For means that is the whole batch's; variances lack that of the means.
 
@@ -44,8 +44,8 @@ def accumulate(gradients: Gradients, parts: int) -> Gradients:
         micro_batches = jax.tree.map(lambda rows: rows.reshape(-1, parts, *rows.shape[1:]).swapaxes(0, 1), batch)
 
         def add(total: Any, part: tuple[Array, Batch]) -> tuple[Any, Any]:
-            number, rows = part
-            (value, aux), gradient = gradients(loss, params, rows, jax.random.fold_in(key, number))
+            index, rows = part
+            (value, aux), gradient = gradients(loss, params, rows, jax.random.fold_in(key, index))
             return jax.tree.map(jnp.add, total, gradient), ((value, aux.metric_sums), aux.collections)
 
         zeros = jax.tree.map(jnp.zeros_like, params)

@@ -42,8 +42,8 @@ class Training:
         accumulate: micro-batches that a batch is split into, one after the other, to save memory. The result equals
             that of the whole batch except for batch norm, and for mixup, cutmix, dropout and drop path, which each
             micro-batch draws independently (see `vitx.training.gradients.accumulate`).
-        budgets: budgets of which every step draws one, a function of seed and step: tokens, frames and sizes at which
-            one model is to serve (docs/fewer_tokens.md). Empty trains on whole clips.
+        budgets: tokens, frames and sizes at which one model is to serve (docs/fewer_tokens.md): every step draws one
+            of them from seed and step. Empty trains on whole clips.
         initialise_from: weights that the run starts from: a vitx run, a Hugging Face directory, or a file of weights,
             also of an image network (see `vitx.load_pretrained`); None draws them from the seed.
         precise_bn_batches: number of the next training batches over which the statistics of batch normalisation are
@@ -93,13 +93,16 @@ class Training:
 
     def __post_init__(self):
         bounds = {"steps": 1, "log_every": 1, "checkpoint_every": 1, "accumulate": 1, "patience": 1}
-        for name, bound in (bounds | {"evaluate_every": 0, "max_skipped": 0, "precise_bn_batches": 0}).items():
+        bounds |= {"evaluate_every": 0, "max_skipped": 0, "precise_bn_batches": 0}
+        for name, bound in bounds.items():
             if getattr(self, name) is not None and getattr(self, name) < bound:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {bound}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; expected 0 to {2**32 - 1}")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}; expected 0 to below 1, such as 0.999, or None")
+        if self.ema_warmup and self.ema_decay is None:
+            raise ValueError("ema_warmup is True and ema_decay None; expected a decay, such as 0.999, or no warm-up")
         if self.hang_minutes is not None and not self.hang_minutes > 0:
             raise ValueError(f"hang_minutes is {self.hang_minutes}; expected a time above 0, or None to wait forever")
         if self.spike_deviations is not None and not self.spike_deviations >= 0:
@@ -117,7 +120,7 @@ class Training:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """Where a run stands when training ends.
 
     Attributes:
@@ -125,8 +128,8 @@ class Trained:
         sharding: sharding of a batch on those devices.
         resumed_at: step that this process resumed from; None for a new run.
         best_step: step of the checkpoint that is best by the monitored metric.
-        time_percentages: "input_wait_percent" and "decode_core_percent" without the first steps; empty if this process
-            took no step.
+        time_percentages: "input_wait_percent" and "decode_core_percent" of the steps after the first WARM_UP_STEPS;
+            empty if there were none.
     """
 
     state: TrainState
@@ -146,14 +149,14 @@ def train(
     hold: Hold | None = None,
     record: Mapping[str, Any] | None = None,
     initialise: Callable[[Any], Any] | None = None,
-) -> Trained:
-    """Trains in a run's folder, or resumes there, until all steps are done.
+) -> TrainingResult:
+    """Trains in a run's folder, or resumes there, until all steps are done or patience ends.
 
     Args:
         experiment: `vitx.experiment.Experiment`; its task is fitted to the training split.
         sources: {"train": ..., "validation": ...}, and one source for each of `training.validation_sets`.
         workdir: the run's folder; training resumes from its newest whole checkpoint.
-        guard: requests to stop; entered.
+        guard: requests to stop, as an entered context manager.
         clock: gets the time of "restore", "initialise", "compile", "input", "train", "evaluate" and "checkpoint".
         hold: this process's lock of the folder; nothing is saved after it is lost.
         record: JSON data that travels with every checkpoint: settings, names of classes.
@@ -194,17 +197,17 @@ def train(
             guard=guard,
             clock=clock,
         )
-        del state  # the trainer's, which donates it to the first step
+        del state  # the trainer owns it now: its first step donates the buffers
         with trainer, guard.defer(), trainer.explain_divergence():
             run_steps(trainer, start, settings)
         with clock("checkpoint"):
             checkpoints.wait()
-    return Trained(
+    return TrainingResult(
         state=trainer.state,
         sharding=setup.batch_sharding,
         resumed_at=None if saved is None else start,
         best_step=progress.best.step,
-        time_percentages={} if finished else trainer.overall.time_percentages(),
+        time_percentages=trainer.overall.time_percentages() if trainer.overall.steps else {},
     )
 
 
@@ -234,10 +237,14 @@ def run_steps(trainer: Trainer, start: int, settings: Training) -> None:
                 trainer.log_metrics(step)
         if evaluations:
             improved = trainer.evaluate(step, evaluations)
+        is_over = last or best.exhausts(settings.patience)
+        if is_over and (others := tuple(name for name in evaluator.due(step, last=True) if name not in evaluations)):
+            trainer.evaluate(step, others)  # patience ends the run: the other sets get their last evaluation
         if stopping:
-            trainer.stop(step)  # saves and raises `Preempted`
-        # If the last step was skipped, the parameters may have diverged: they must not replace a good checkpoint.
-        if (save_due and trainer.results.last_was_finite) or improved or last or best.exhausts(settings.patience):
+            trainer.save_and_stop(step)
+        # After a skipped step the parameters may have diverged: a save at the usual interval would replace a good
+        # checkpoint. Other saves follow an evaluation, which raises `DivergedError` where outputs are not numbers.
+        if improved or is_over or (save_due and trainer.results.last_was_finite):
             trainer.save(step)
 
 

@@ -1,7 +1,10 @@
 """What stays the same while a run trains: devices, data, model and optimiser, shardings and the compiled step."""
 
+import contextlib
 import dataclasses
 import functools
+import statistics
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +14,7 @@ import numpy as np
 import optax
 
 from vitx.checkpoints import abstract_state
+from vitx.data.pipeline import device_entries
 from vitx.data.sources import Source
 from vitx.errors import UserError
 from vitx.layers.partition import batch_sharding
@@ -89,19 +93,24 @@ def create_state(setup: Setup, initialise: Callable[[Any], Any] | None) -> Train
     return state.replace(variables=variables, ema=jax.tree.map(jnp.copy, variables) if state.ema else {})
 
 
-def compile_step(setup: Setup) -> Callable[[TrainState, Any], tuple[TrainState, Any, Any]]:
-    """Returns the compiled training step: from (state, batch) to (state, metrics, examples)."""
-    experiment, settings = setup.experiment, setup.experiment.training
-    one_step = functools.partial(
+def bind_step(experiment: Any, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+    """Returns `train_step` with the parts and settings of an experiment, called as step(state, batch, seed=seed)."""
+    settings = experiment.training
+    return functools.partial(
         train_step,
         model=experiment.model,
         task=experiment.task,
-        optimizer=setup.optimizer,
+        optimizer=optimizer,
         ema_decay=settings.ema_decay,
         ema_warmup=settings.ema_warmup,
         gradients=experiment.optimizer.gradients(settings.accumulate),
         budgets=settings.budgets,
     )
+
+
+def compile_step(setup: Setup) -> Callable[[TrainState, Any], tuple[TrainState, Any, Any]]:
+    """Returns the compiled training step: from (state, batch) to (state, metrics, examples)."""
+    one_step = bind_step(setup.experiment, setup.optimizer)
 
     def step(state: TrainState, batch: Any, seed: Any) -> tuple[TrainState, Any, Any]:
         return *one_step(state, batch, seed=seed), {name: batch[name] for name in EXAMPLE_COLUMNS}
@@ -112,9 +121,35 @@ def compile_step(setup: Setup) -> Callable[[TrainState, Any], tuple[TrainState, 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere, everywhere))
     with jax.set_mesh(mesh):
-        seed = jax.jit(lambda: jnp.uint32(settings.seed), out_shardings=everywhere)()
+        seed = jax.jit(lambda: jnp.uint32(setup.experiment.training.seed), out_shardings=everywhere)()
         compiled = jitted.lower(setup.abstract, setup.batch_shapes, seed=seed).compile()
     return functools.partial(compiled, seed=seed)
+
+
+def measure_step_seconds(experiment: Any, source: Source, *, steps: int = 5) -> float:
+    """Returns the median seconds of a compiled training step on one device, with the batch already on the device.
+
+    Args:
+        experiment: `vitx.experiment.Experiment`.
+        source: training split.
+        steps: steps to measure.
+    """
+    experiment = experiment.for_labels(source.label_names)
+    settings, model = experiment.training, resolve_implementation(experiment.model, jax.devices()[0])
+    experiment = dataclasses.replace(experiment, model=model, task=experiment.task.fit(source))
+    optimizer = experiment.optimizer.build(settings.steps)
+    with contextlib.closing(experiment.data.train_batches(source, settings.seed, range(1))) as batches:
+        batch = jax.device_put(device_entries(next(batches)))
+    with_ema = settings.ema_decay is not None
+    init = functools.partial(init_state, model, experiment.task, optimizer, with_ema=with_ema)
+    state = jax.jit(lambda: init(batch, settings.seed))()
+    step = jax.jit(functools.partial(bind_step(experiment, optimizer), seed=settings.seed), donate_argnums=0)
+    seconds = []
+    for _ in range(steps + 1):
+        began = time.perf_counter()
+        state, _ = jax.block_until_ready(step(state, batch))
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])  # the first one compiles
 
 
 def check_batch_divides(

@@ -91,8 +91,8 @@ def _limit(axis: str, divisible: Divisible) -> str:
     """Returns what a model permits of an axis of the mesh, for a message."""
     if axis == HEADS:
         return f"{HEADS} must divide " + " and ".join(f"{name} ({n})" for name, n in divisible.widths.items())
-    if divisible.whole_clip:
-        setting, value = divisible.whole_clip
+    if divisible.time_obstacle:
+        setting, value = divisible.time_obstacle
         return f"its {setting} {value!r} attends along time and needs whole clips"
     if divisible.times > 1:
         return f"{TIME} must divide the {divisible.times} time indices of a clip"

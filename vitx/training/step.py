@@ -1,9 +1,6 @@
 """One step of training, and the state that it changes."""
 
-import contextlib
 import functools
-import statistics
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,15 +11,13 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, UInt32
 
-from vitx.data.sources import Source
-from vitx.models import resolve_implementation
 from vitx.models.base import resize_position_tables
 from vitx.models.budgets import Budget
 from vitx.parameters import to_32_bits
-from vitx.tasks.task import LossOutput, Task
+from vitx.tasks.task import BUDGET_KEY, LossOutput, Task
 from vitx.training.gradients import Batch, Gradients, ValueAndGradient, plain
 
-BUDGET_KEY = 4  # folded into a step's key; `vitx.tasks.task` has the others
+INIT_KEY = 2**32 - 1  # folded into the seed's key in place of a step; no run has so many
 
 
 @flax.struct.dataclass
@@ -73,7 +68,7 @@ def init_state(
     with_ema: bool,
 ) -> TrainState:
     """Returns the state before the first step: a pure function of the seed."""
-    variables = dict(task.init(model, jax.random.fold_in(jax.random.key(seed), 0xFFFFFFFF), batch))
+    variables = dict(task.init(model, jax.random.fold_in(jax.random.key(seed), INIT_KEY), batch))
     # The step donates the state's buffers, and XLA rejects one that is donated twice: the average gets copies.
     ema = jax.tree.map(jnp.copy, variables) if with_ema else {}
     return TrainState(jnp.zeros((), jnp.int32), variables, to_32_bits(optimizer.init(variables["params"])), ema)
@@ -94,14 +89,14 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """Returns (next state, metrics of this step).
 
-    The key of a step is fold_in(key(seed), step); it draws one of the budgets, where there are some. Metrics are the
-    task's weighted sums, "weight", the mean "loss", the "gradient_norm" before clipping and the "parameter_norm" after
-    the step. A step whose loss or gradient is not finite is skipped: "skipped" is 1, the step is counted, and nothing
-    else changes.
+    The key of a step is fold_in(key(seed), step). One of the budgets, if there are any, is drawn with that key.
+    Metrics are the task's weighted sums, "weight", the mean "loss", the "gradient_norm" before clipping and the
+    "parameter_norm" after the step. A step whose loss or gradient is not finite is skipped: "skipped" is 1, the step is
+    counted, and nothing else changes.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     collections = {name: value for name, value in state.variables.items() if name != "params"}
-    weight = jnp.maximum(batch["weight"].sum(), 1e-9)
+    total_weight = jnp.maximum(batch["weight"].sum(), 1e-9)
 
     def differentiate(budget: Budget, params: Any, batch: Batch, key: Array) -> ValueAndGradient:
         fitted = budget.fit_model(model)
@@ -110,51 +105,26 @@ def train_step(
             variables = resize_position_tables({"params": params, **collections}, model, fitted)
             clips = {**batch, "video": budget.fit_video(batch["video"])}
             losses, aux = task.loss(fitted, variables, clips, key=key, step=state.step, train=True)
-            return (losses * batch["weight"]).sum() / weight, aux
+            return (losses * batch["weight"]).sum() / total_weight, aux
 
         return gradients(loss, params, batch, key)
 
     params = state.variables["params"]
     # The switch is around the gradient: around the loss, it would keep residuals for every budget.
     branches = [functools.partial(differentiate, budget) for budget in budgets or (Budget(),)]
-    number = jax.random.randint(jax.random.fold_in(key, BUDGET_KEY), (), 0, len(branches))
-    (value, aux), gradient = jax.lax.switch(number, branches, params, batch, key)
+    budget_index = jax.random.randint(jax.random.fold_in(key, BUDGET_KEY), (), 0, len(branches))
+    (loss_value, aux), gradient = jax.lax.switch(budget_index, branches, params, batch, key)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, params)
-    metrics = {**aux.metric_sums, "loss": value, "gradient_norm": optax.tree.norm(gradient)}
+    metrics = {**aux.metric_sums, "loss": loss_value, "gradient_norm": optax.tree.norm(gradient)}
     variables = {"params": optax.apply_updates(params, updates), **collections, **aux.collections}
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step)) if ema_warmup else ema_decay
     ema = optax.incremental_update(variables, state.ema, 1 - decay) if state.ema else state.ema
-    finite = jnp.isfinite(value) & jnp.isfinite(metrics["gradient_norm"])
+    finite = jnp.isfinite(loss_value) & jnp.isfinite(metrics["gradient_norm"])
     variables, optimizer_state, ema = jax.tree.map(
-        lambda new, old: jnp.where(finite, new.astype(old.dtype), old),  # 64 bits, where JAX has them enabled
+        # With JAX_ENABLE_X64 updates are promoted to 64 bits; the state keeps its types.
+        lambda new, old: jnp.where(finite, new.astype(old.dtype), old),
         (variables, optimizer_state, ema),
         (state.variables, state.optimizer, state.ema),
     )
     metrics |= {"parameter_norm": optax.tree.norm(variables["params"]), "skipped": 1.0 - finite}
     return TrainState(state.step + 1, variables, optimizer_state, ema), metrics
-
-
-def measure_step_seconds(experiment: Any, source: Source, *, steps: int = 5) -> float:
-    """Returns the median time of a compiled training step on one device, its batch already there.
-
-    Args:
-        experiment: `vitx.experiment.Experiment`.
-        source: training split.
-        steps: steps to measure.
-    """
-    experiment = experiment.for_labels(source.label_names)
-    settings, task = experiment.training, experiment.task.fit(source)
-    model = resolve_implementation(experiment.model, jax.devices()[0])
-    parts = {"model": model, "task": task, "optimizer": experiment.optimizer.build(settings.steps)}
-    with contextlib.closing(experiment.data.train_batches(source, settings.seed, range(1))) as batches:
-        batch = jax.device_put({name: x for name, x in next(batches).items() if name != "decode_seconds"})
-    with_ema = settings.ema_decay is not None
-    state = jax.jit(lambda: init_state(*parts.values(), batch, settings.seed, with_ema=with_ema))()
-    options = {"seed": settings.seed, "ema_decay": settings.ema_decay, "budgets": settings.budgets}
-    step = functools.partial(train_step, **parts, **options)
-    step, seconds = jax.jit(step, donate_argnums=0), []
-    for _ in range(steps + 1):
-        began = time.perf_counter()
-        state, _ = jax.block_until_ready(step(state, batch))
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[1:])  # the first one compiles

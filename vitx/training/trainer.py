@@ -7,12 +7,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
 from vitx.checkpoints import Checkpoints
 from vitx.console import progress_bar
+from vitx.data.pipeline import device_entries
 from vitx.data.sources import Source
 from vitx.errors import DivergedError, Preempted
 from vitx.layers.partition import process_shard, to_devices
@@ -27,7 +28,7 @@ from vitx.training.step import TrainState
 from vitx.training.stopwatch import Stopwatch
 from vitx.training.validation import Evaluator
 
-MAX_IN_FLIGHT = 2  # steps handed to the devices before the metrics of the first are waited for
+MAX_IN_FLIGHT = 2  # steps left unfinished on the devices after a step is handed over
 WARM_UP_STEPS = 20  # left out of a run's overall fraction of time spent waiting for input
 MESSAGE_SECONDS = 30.0  # between lines of progress where there is no progress bar
 
@@ -54,7 +55,7 @@ class Saver:
 
 
 class Trainer:
-    """Trains, evaluates, logs and saves one run; a context manager that opens its data and its log.
+    """Trains, evaluates, logs and saves one run; a context manager that closes its data, its log and its profiler.
 
     Attributes:
         state: parameters, optimiser state and step, on the devices.
@@ -94,11 +95,11 @@ class Trainer:
         self._setup, self._experiment, self._sharding = setup, setup.experiment, setup.batch_sharding
         self._sources, self._compiled_step = sources, compiled_step
         self._saver, self._guard, self._clock = saver, guard, clock
-        self._start, self._stack = int(state.step), contextlib.ExitStack()
+        self._start = int(state.step)
         self._messages = Throttle(MESSAGE_SECONDS)
         experiment, sharding = setup.experiment, setup.batch_sharding
         model, task, data, settings = experiment.model, experiment.task, experiment.data, experiment.training
-        variables, devices = abstract_shapes(state.variables), [*sharding.mesh.devices.flat]
+        variables, devices = setup.abstract.variables, [*sharding.mesh.devices.flat]
         learning_rates = experiment.optimizer.learning_rates
         self._learning_rates = functools.partial(learning_rates, variables["params"], settings.steps)
         # steps of several budgets have no one peak
@@ -121,12 +122,14 @@ class Trainer:
     def __enter__(self) -> "Trainer":
         data, settings = self._experiment.data, self._experiment.training
         steps = range(self._start, settings.steps)
-        batches = data.train_batches(self._sources["train"], settings.seed, steps, **process_shard(self._sharding))
-        self._batches = self._stack.enter_context(contextlib.closing(batches))
-        self._stack.enter_context(self._log)
-        self._stack.enter_context(self._profiler)
-        bar = progress_bar(desc="training", total=settings.steps, initial=self._start, unit=" steps")
-        self._bar = self._stack.enter_context(bar)
+        with contextlib.ExitStack() as stack:  # closes what is open if a later one cannot be opened
+            stack.enter_context(self._log)
+            stack.enter_context(self._profiler)
+            batches = data.train_batches(self._sources["train"], settings.seed, steps, **process_shard(self._sharding))
+            self._batches = stack.enter_context(contextlib.closing(batches))
+            bar = progress_bar(desc="training", total=settings.steps, initial=self._start, unit=" steps")
+            self._bar = stack.enter_context(bar)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -136,7 +139,7 @@ class Trainer:
         """Hands one step to the devices; returns whether the run was asked to stop after it.
 
         Args:
-            step: number of the step, from 1.
+            step: the step, from 1.
             wait: whether to collect all steps in flight, because something is due after this one.
         """
         progress = self.progress
@@ -144,8 +147,8 @@ class Trainer:
             began = time.perf_counter()
             with self._clock("input"):
                 batch = next(self._batches)
-            waited, decoded = time.perf_counter() - began, float(batch.pop("decode_seconds").sum())
-            on_devices = to_devices(batch, self._sharding)
+            waited, decoded = time.perf_counter() - began, float(batch["decode_seconds"].sum())
+            on_devices = to_devices(device_entries(batch), self._sharding)
             with jax.transfer_guard("disallow"):  # an implicit transfer would stall every step
                 self.state, metrics, examples = self._compiled_step(self.state, on_devices)
             self.results.add(step, metrics, examples)
@@ -156,20 +159,22 @@ class Trainer:
             seconds = time.perf_counter() - began
         progress.productive_seconds += seconds
         progress.meter.add_time(seconds, waited, decoded)
-        self.overall.add_time(seconds, waited, decoded)
-        if step == self._start + WARM_UP_STEPS:  # what was measured until here is left out
-            self.overall = Meter()
+        if step > self._start + WARM_UP_STEPS:
+            self.overall.add_time(seconds, waited, decoded)
         self._bar.update()
         return stopping
 
     def log_metrics(self, step: int) -> None:
-        """Writes a row of training metrics."""
+        """Writes a row of training metrics since the last row, and shows it in the terminal."""
         data = self._experiment.data
         row = self.progress.next_row(data.batch_size, self._peak_steps)
         row["epoch"] = step * data.batch_size / (data.repeats * max(len(self._sources["train"]), 1))
         # A skipped step leaves the optimiser's own count of updates behind the number of the step.
         row |= self._learning_rates(step - 1 - self.progress.counters["skipped"])
         self._log.write(step, "train", row)
+        self._show_progress(step, row)
+
+    def _show_progress(self, step: int, row: Mapping[str, float]) -> None:
         summary = f"loss {row.get('loss', math.nan):.3f}, {row['clips_per_second']:.0f} clips/s"
         self._bar.set_postfix_str(summary)
         if self._bar.disable and self._messages.ready():
@@ -199,7 +204,7 @@ class Trainer:
                 if "validation" in evaluations:
                     check_monitor(settings.monitor, evaluations["validation"].metrics)
         except Preempted:
-            self.stop(step)
+            self.save_and_stop(step)
         self.progress.evaluated = True
         for evaluation in evaluations.values():
             self.evaluator.record(evaluation)
@@ -215,9 +220,7 @@ class Trainer:
         batches = data.train_batches(self._sources["train"], settings.seed, steps, **process_shard(self._sharding))
         state = self.state
         with contextlib.closing(batches), jax.set_mesh(self._sharding.mesh):
-            on_devices = (
-                to_devices({name: b[name] for name in self._setup.batch_shapes}, self._sharding) for b in batches
-            )
+            on_devices = (to_devices(device_entries(batch), self._sharding) for batch in batches)
             parts = {"model": self._experiment.model, "task": self._experiment.task, "seed": settings.seed}
             found = precise_statistics(state.averaged, on_devices, step=state.step, **parts)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state.averaged)
@@ -229,7 +232,7 @@ class Trainer:
             self._log.sync()  # first, because a checkpoint must never be newer than the log
             self._saver.save(step, self.state, self.progress)
 
-    def stop(self, step: int) -> None:
+    def save_and_stop(self, step: int) -> NoReturn:
         """Saves, waits until everything is on disk, and raises `Preempted`."""
         self.save(step)
         self._saver.checkpoints.wait()
@@ -258,11 +261,6 @@ class Throttle:
             return False
         self._last = now
         return True
-
-
-def abstract_shapes(tree: Any) -> Any:
-    """Returns shapes and types in place of arrays."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
 def format_seconds(seconds: float) -> str:

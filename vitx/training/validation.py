@@ -25,10 +25,10 @@ class ValidationSet:
     """Another set that a run is evaluated on while it trains.
 
     Attributes:
-        name: name of the set in metrics.jsonl; none of train, validation and test.
+        name: name of the set in metrics.jsonl; none of train, validation, test and spike.
         dataset: dataset of the set; None takes the experiment's.
         split: split of the dataset.
-        every: steps between evaluations; 0 evaluates after the last step only.
+        every: steps between evaluations; 0 evaluates once, when training ends.
     """
 
     name: str
