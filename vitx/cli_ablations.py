@@ -1,10 +1,13 @@
 """`vitx ablate` and `compare`: tables of many runs, and runs side by side."""
 
 import argparse
+import json
+from fnmatch import fnmatch
 from typing import Any
 
 from vitx.cli_settings import load_parts
 from vitx.console import print_json, print_text
+from vitx.errors import RunError
 from vitx.storage import as_path, local_path
 from vitx.worker_processes import stop_with_parent
 
@@ -24,7 +27,7 @@ def add_commands(commands: Any) -> None:
     ablate.add_argument("--jobs", type=int, default=1, help="processes that share the cells (default: 1)")
     ablate.add_argument("--dry_run", action="store_true", help="print the estimated time and cost of each cell alone")
     ablate.add_argument("--json", action="store_true", help="print one JSON object on standard output")
-    ablate.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # one of --jobs
+    ablate.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)  # one of --jobs: the cells it may take
     ablate.set_defaults(command=run_ablation)
 
     compare = commands.add_parser(
@@ -49,11 +52,11 @@ def run_ablation(options: argparse.Namespace, _: list[str]) -> None:
     from vitx.compiled_programs import keep_programs
 
     keep_programs()
-    selected = {"rows": options.rows, "seeds": options.seeds}
     if options.worker:
         stop_with_parent()
-        runner.run_cells(runner.make_plan(runner.load_ablation(options.file), options.workdir, **selected))
+        runner.run_cells(runner.make_plan(runner.load_ablation(options.file), options.workdir, **options.worker))
         return
+    selected = {"rows": options.rows, "seeds": options.seeds}
     done = runner.ablate(options.file, options.workdir, **selected, jobs=options.jobs, dry_run=options.dry_run)
     if options.dry_run:
         cells = [dataclasses.asdict(cell) for cell in done]
@@ -61,6 +64,9 @@ def run_ablation(options: argparse.Namespace, _: list[str]) -> None:
         return
     print_text((tables.to_json if options.json else tables.to_markdown)(done).rstrip("\n"), lines=True)
     print_text(f"see {options.workdir / 'table.md'}", error=True)
+    selected = [row for row in done.rows if any(fnmatch(row.name, pattern) for pattern in options.rows or "*")]
+    if failed := [row.name for row in selected if row.failures]:
+        raise RunError(f"cells of {len(failed)} rows failed ({', '.join(failed)}); the same command tries them again")
 
 
 def _compare(options: argparse.Namespace, _: list[str]) -> None:

@@ -494,7 +494,7 @@ def _best_run(
         step = trained.best_step
         with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
             variables = restore_variables(checkpoints, step, experiment, mesh)
-    return Run(experiment, workdir, step, variables, names, trained.sharding)
+    return Run(experiment, workdir, step, variables, output_names, trained.sharding)
 
 
 def _is_tested(run: Run, trained: loop.TrainingResult) -> bool:

@@ -63,7 +63,7 @@ def _check_settings(workdir: PurePath, experiment: Experiment, *, extend: bool) 
                 "another --workdir"
             )
         return
-    changed = _differences(load_config(workdir).with_absolute_paths(), experiment)
+    changed = different_settings(load_config(workdir).with_absolute_paths(), experiment)
     refused = {
         path: values for path, values in changed.items() if not configuration.is_mutable_on_resume(experiment, path)
     }
@@ -79,7 +79,7 @@ def _check_settings(workdir: PurePath, experiment: Experiment, *, extend: bool) 
         )
 
 
-def _differences(stored: Experiment, experiment: Experiment) -> dict[str, tuple[object, object]]:
+def different_settings(stored: Experiment, experiment: Experiment) -> dict[str, tuple[object, object]]:
     """Returns the settings in which an experiment differs from a run, without what the data determines.
 
     Nor those that name its data, which may have moved: `check_same_data` compares that when it is opened.
@@ -148,7 +148,7 @@ def check_record(workdir: PurePath, record: Mapping[str, Any]) -> None:
     if "config" not in record:
         return
     there = load_config(workdir).with_absolute_paths()
-    changed = _differences(configuration.from_dict(record["config"], f"{workdir}/checkpoints"), there)
+    changed = different_settings(configuration.from_dict(record["config"], f"{workdir}/checkpoints"), there)
     lines = [
         f"{path}: {trained!r} in the checkpoint, {here!r} in config.json"
         for path, (trained, here) in changed.items()

@@ -294,8 +294,17 @@ def create_file(path: PurePath, data: bytes) -> bool:
         if is_bucket(path):
             _write_object(path, data, mode="create")
         else:
-            with os.fdopen(_open_new(path), "wb") as file:
-                file.write(data)
+            draft = _create_beside(path)
+            try:
+                draft.write_bytes(data)
+                os.link(draft, path)  # in one piece, and unlike a renamed file never over another
+            except FileExistsError:
+                raise
+            except OSError:  # file systems without hard links
+                with os.fdopen(_open_new(path), "wb") as file:
+                    file.write(data)
+            finally:
+                draft.unlink()
     except FileExistsError:
         # A retried request can find the file that its first attempt has created.
         return is_bucket(path) and read_bytes(path) == data

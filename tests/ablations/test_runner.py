@@ -19,15 +19,17 @@ import numpy as np
 import pytest
 
 import vitx
-from vitx import storage
-from vitx.ablations import estimate, runner
+from vitx import configuration, storage
+from vitx.ablations import cells, estimate, runner
 from vitx.ablations.cells import CellResults, find_test
 from vitx.ablations.description import Row
 from vitx.ablations.pictures import pareto, pareto_front
 from vitx.ablations.plan import Plan, make_plan
+from vitx.ablations.tables import make_table
 from vitx.cli import main
-from vitx.errors import Preempted
+from vitx.errors import Preempted, RunError
 from vitx.evaluation.examples import load_predictions
+from vitx.locks import Lease
 from vitx.run import load_run
 
 
@@ -152,7 +154,7 @@ def test_a_failed_cell_shows_its_reason_and_the_others_run(done, two_rows, tmp_p
     rows = (Row("base"), Row("diverges", {"optimizer.peak_lr": 1e30, "training.max_skipped": 0}))
     ablation = dataclasses.replace(two_rows, rows=rows, seeds=(0,))
     table = vitx.ablate(ablation, tmp_path / "out")
-    assert table.rows[0].seeds == (0,) and table.rows[1].seeds == ()
+    assert table.rows[0].seeds == (0, 1) and table.rows[1].seeds == ()  # of earlier calls, too
     (reason,) = table.rows[1].failures.values()
     assert "max_skipped" in reason
     assert "failed" in (tmp_path / "out" / "table.md").read_text() and reason[:40] in str(table)
@@ -199,6 +201,81 @@ def test_compiled_programs_are_kept_as_long_as_the_ablation_runs(two_rows, tmp_p
         jax.config.update("jax_compilation_cache_dir", chosen)
 
 
+def test_a_cell_that_another_process_writes_does_not_hold_up_the_others(two_rows, tmp_path, monkeypatch):
+    ran = []
+
+    def run_cell(cell, lease, results):
+        ran.append(cell.name)
+        if ran == ["base_seed0"]:
+            return False  # another process holds its run
+        results.record(cell, {"row": cell.row})
+        return True
+
+    monkeypatch.setattr(runner, "run_cell", run_cell)
+    runner.run_cells(make_plan(dataclasses.replace(two_rows, seeds=(0,)), tmp_path))
+    assert ran == ["base_seed0", "no_temporal_layer_seed0", "base_seed0"]
+
+
+def test_a_lost_lease_leaves_the_cell_to_its_new_owner(two_rows, tmp_path, monkeypatch):
+    class Lost(Lease):
+        def __init__(self):
+            """Holds nothing."""
+
+        def check(self):
+            raise RunError("the lease is another's")
+
+    (cell, _) = make_plan(dataclasses.replace(two_rows, seeds=(0,)), tmp_path).cells
+    for outcome in (lambda *_: None, lambda *_: 1 / 0):
+        monkeypatch.setattr(cells, "train", outcome)
+        results = CellResults(tmp_path)
+        assert not cells.run_cell(cell, Lost(), results) and not results.names()
+
+
+def test_names_of_rows_reach_the_processes_as_they_are(two_rows, small_file, tmp_path, monkeypatch):
+    rows = (Row("-mixup"), Row("x*"), Row("xy"))
+    monkeypatch.setattr(runner, "load_ablation", lambda file: dataclasses.replace(two_rows, rows=rows))
+    commands = []
+
+    class Worker:
+        def __init__(self, command, env):
+            commands.append(command)
+
+        def wait(self):
+            return 1
+
+    monkeypatch.setattr(subprocess, "Popen", Worker)
+    with pytest.raises(RunError, match="2 of 2 cells are not settled"):
+        vitx.ablate("file.py", tmp_path, rows=["-mixup", "x[*]"], seeds=[0], jobs=2)
+    taken = []
+    monkeypatch.setattr(runner, "run_cells", lambda plan: taken.extend(cell.row for cell in plan.cells))
+    assert main(commands[0][3:]) == 0 and taken == ["-mixup", "x*"]
+
+
+def test_an_ablation_with_relative_paths_resumes(two_rows, done, tmp_path, monkeypatch):
+    """A run's config.json has absolute paths."""
+    monkeypatch.chdir(done[0])
+    weights = "runs/base_seed0"
+    base = two_rows.base.override({"training.initialise_from": weights, "training.steps": 1})
+    ablation = dataclasses.replace(two_rows, base=base, rows=two_rows.rows[:1], seeds=(0,))
+    vitx.ablate(ablation, tmp_path)
+    assert make_plan(ablation, tmp_path).cells[0].experiment.training.initialise_from == weights
+
+
+def test_seeds_that_earlier_calls_have_finished_are_in_the_table(two_rows, tmp_path):
+    CellResults(tmp_path).record(make_plan(two_rows, tmp_path, seeds=[7]).cells[0], {"row": "base", "seed": 7})
+    (tmp_path / "ablation.json").write_text(json.dumps({"format": 1, "base": configuration.to_dict(two_rows.base)}))
+    names = {cell.name for cell in make_plan(two_rows, tmp_path).all_cells()}
+    assert {"base_seed7", "base_seed0", "no_temporal_layer_seed1"} <= names
+
+
+def test_predictions_of_another_checkpoint_than_the_metrics_are_not_paired(done, two_rows, tmp_path):
+    shutil.copytree(done[0], tmp_path / "out")
+    path = tmp_path / "out" / "results" / "base_seed0.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"step": 99}))
+    table = make_table(make_plan(two_rows, tmp_path / "out"))
+    assert all("clips" not in difference.basis for difference in table.differences)
+
+
 def test_a_request_to_stop_ends_the_ablation_and_releases_the_cell(two_rows, tmp_path, fake_runs):
     ran, instead = fake_runs
     plan = make_plan(dataclasses.replace(two_rows, seeds=(0,)), tmp_path)
@@ -224,6 +301,12 @@ def test_the_pareto_front_has_the_rows_that_none_beats_at_lower_or_equal_cost():
     points = {"cheap": (1.0, 50.0), "same cost, worse": (1.0, 40.0), "dear": (3.0, 70.0), "beaten": (2.0, 45.0)}
     assert pareto_front(points) == ["cheap", "dear"]
     assert pareto_front(points, is_higher=False) == ["same cost, worse"]
+
+
+def test_a_metric_that_no_row_has_is_not_drawn():
+    points = {"a": {"gmacs": (1.0, None), "top1": (50.0, None)}}
+    assert len(pareto(points, {"top1": True, "loss": False}, {}).axes) == 1
+    assert not pareto(points, {"loss": False}, {}).axes
 
 
 def test_long_names_of_many_rows_stay_inside_the_picture():

@@ -66,13 +66,14 @@ def run_cell(cell: Cell, lease: Lease, results: CellResults) -> bool:
     """Trains a cell that this process has leased, and records its result or why it failed.
 
     Returns:
-        Whether the cell is settled; False where another process turns out to write its run.
+        Whether the cell is settled; False where another process turns out to write its run, or has taken the lease.
 
     Raises:
         Preempted: a stop was requested; the run is saved.
     """
-    began = time.monotonic()
+    began, is_new = time.monotonic(), not storage.exists(cell.folder / "config.json")
     reset_peak_memory()
+    run, reason = None, ""
     try:
         run = train(cell.experiment, cell.folder)
     except Preempted:
@@ -82,13 +83,17 @@ def run_cell(cell: Cell, lease: Lease, results: CellResults) -> bool:
         log_info(str(error))
         return False
     except Exception as error:
-        lease.check()
         known = isinstance(error, UserError | RunError)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
+    try:
+        lease.check()
+    except RunError as error:
+        log_info(str(error))
+        return False
+    if run is None:
         results.record_failure(cell, reason)
         log_info(f"row {cell.row!r}, seed {cell.seed} failed: {reason}")
         return True
-    lease.check()
     rows = run.metrics()
     tested = find_test(rows, run.step)
     speeds = [row["clips_per_second"] for row in rows if row["split"] == "train" and "clips_per_second" in row]
@@ -102,7 +107,7 @@ def run_cell(cell: Cell, lease: Lease, results: CellResults) -> bool:
         # The first row has the steps that fill caches and queues.
         "clips_per_second": float(np.median(speeds[1:] or speeds)) if speeds else None,
         "peak_memory_mib": peak_memory_mib(),
-        "seconds": time.monotonic() - began,
+        "seconds": time.monotonic() - began if is_new else None,  # of a resumed run no one has the whole
         "hardware": f"{machine['processor']}, {machine['threads']} threads, {jax.device_count()} x {machine['device']}",
         "versions": machine["versions"],
         "commit": git_commit(),

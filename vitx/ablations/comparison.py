@@ -12,6 +12,7 @@ from vitx.ablations.pictures import learning_curves
 from vitx.ablations.statistics import Difference, compare_clips, correct_for_rows, interval
 from vitx.ablations.tables import difference_rows, has_same_clips, pair_examples
 from vitx.console import escape
+from vitx.data.aligned import open_split
 from vitx.data.sources import Source, check_split, example_name
 from vitx.errors import UserError
 from vitx.evaluation.evaluate import Predictions
@@ -22,6 +23,8 @@ from vitx.evaluation.report import clip_strip, encode_png
 from vitx.evaluation.report import table as markdown_table
 from vitx.experiment import Experiment, load_config
 from vitx.run import Run, load_run, predict_split
+from vitx.run_folder import read_newest_record
+from vitx.run_parts import learnt_classes
 from vitx.tasks.task import COUNT_METRICS
 from vitx.training.logs import read_metrics
 
@@ -107,7 +110,7 @@ def compare(
     """
     check_split(split)
     folders = [run.workdir if isinstance(run, Run) else storage.as_path(run) for run in runs]
-    if len(folders) < 2 or len(set(map(str, folders))) < len(folders):
+    if len(folders) < 2 or len(set(map(storage.absolute, folders))) < len(folders):
         raise UserError(f"found {len(folders)} runs ({', '.join(map(str, folders))}); expected two or more, each once")
     short = [storage.absolute(folder).name for folder in folders]
     names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
@@ -116,7 +119,9 @@ def compare(
         read_metrics(folder)
     tested = [_test(*parts, split) for parts in zip(names, folders, configs, strict=True)]
     differences, disagreements = [], []
-    source = configs[0].data.dataset.open(split)
+    # Predictions are numbered as the run has learnt its classes, whatever their order in the data is now.
+    learnt = learnt_classes(configs[0], read_newest_record(folders[0]))
+    source = open_split(configs[0].data.dataset, split, learnt, str(folders[0]))
     for other in tested[1:]:
         if has_same_clips(other.predictions, tested[0].predictions):
             differences += _differences(other, tested[0])
@@ -141,8 +146,8 @@ def different_settings(experiments: Mapping[str, Experiment]) -> dict[str, dict[
     changes = {name: configuration.differences(reference, experiment) for name, experiment in others}
     found: dict[str, dict[str, Any]] = {}
     for path, value in ((path, pair[0]) for changed in changes.values() for path, pair in changed.items()):
-        ours = {name: changed[path][1] if path in changed else value for name, changed in changes.items()}
-        found[path] = {first: value, **ours}
+        values = {name: changed[path][1] if path in changed else value for name, changed in changes.items()}
+        found[path] = {first: value, **values}
     return found
 
 
@@ -159,7 +164,7 @@ def to_markdown(comparison: Comparison) -> str:
         head = ("run", "metric", "difference", "interval", "p", "verdict")
         lines += [
             "",
-            f"Differences from {names[0]!r} (paired bootstrap over clips, p-values with Holm's correction):",
+            f"Differences from {names[0]!r} (t-tests paired by clip, p-values with Holm's correction):",
             "",
         ]
         lines += markdown_table(head, difference_rows(comparison.differences))
@@ -230,9 +235,10 @@ def _disagreements(first: _Tested, other: _Tested, source: Source) -> list[Disag
         if any(values is None for values in correct):
             continue
         places = [np.searchsorted(run.predictions.index, common) for run in (first, other)]
-        ours, theirs = (values[rows] for values, rows in zip(correct, places, strict=True))
+        first_correct, other_correct = (values[rows] for values, rows in zip(correct, places, strict=True))
         has_label = first.experiment.task.has_label(first.predictions.labels[label][places[0]])
-        for better, wrong, mask in ((first, other, ours & ~theirs), (other, first, theirs & ~ours)):
+        masks = first_correct & ~other_correct, other_correct & ~first_correct
+        for better, wrong, mask in ((first, other, masks[0]), (other, first, masks[1])):
             indices = common[mask & has_label]
             captions = tuple(_caption(wrong.predictions, source, label, int(index)) for index in indices)
             clips = tuple(example_name(source, int(index)) for index in indices)

@@ -102,7 +102,7 @@ def estimate(plan: Plan) -> Estimates:
     times: dict[str, list[float]] = {}
     rates = []
     for cell in plan.all_cells():
-        if cell.name in finished:
+        if cell.name in finished and finished[cell.name]["seconds"] is not None:
             seconds, gmacs = finished[cell.name]["seconds"], _gmacs(plan, cell)
             times.setdefault(cell.row, []).append(seconds)
             if gmacs:

@@ -75,7 +75,10 @@ def pareto(
         higher: {metric: whether it is best when high} of the metrics to draw.
         units: as for `learning_curves`.
     """
-    figure = Figure(figsize=(5.0 * len(higher), 3.6), layout="constrained")
+    higher = {metric: best for metric, best in higher.items() if any(metric in values for values in points.values())}
+    figure = Figure(figsize=(5.0 * max(len(higher), 1), 3.6), layout="constrained")
+    if not higher:  # no finished row has any of the metrics
+        return figure
     for axes, (metric, is_higher) in zip(
         figure.subplots(1, len(higher), squeeze=False)[0], higher.items(), strict=True
     ):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import fnmatch
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
@@ -14,11 +15,13 @@ from vitx.errors import UserError, closest
 from vitx.evaluation.presentation import presenter_for
 from vitx.experiment import Experiment, load_config
 from vitx.interop.load import require_source
+from vitx.run_folder import different_settings
 from vitx.training.overview import count_cost_of
 
 FORMAT = 1
 COSTS = ("params", "gmacs", "clips_per_second", "peak_memory_mib", "seconds")
 DEFAULT_COSTS = COSTS[:-1]
+MAX_SLUG = 120  # characters of a row's name in the names of its files, which may have 255 with their endings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +67,10 @@ class Plan:
         return self.ablation.reference or self.ablation.rows[0].name
 
     def all_cells(self) -> list[Cell]:
-        """Returns the cells of all rows, selected or not, with the ablation's seeds and the selected ones, too."""
-        seeds = dict.fromkeys([*self.ablation.seeds, *(cell.seed for cell in self.cells)])
+        """Returns the cells of all rows, selected or not: with the ablation's seeds, the selected and the finished."""
+        finished = (re.fullmatch(r".*_seed(\d+)\.json", name) for name in storage.names_in(self.workdir / "results"))
+        others = sorted(int(match[1]) for match in finished if match)
+        seeds = dict.fromkeys([*self.ablation.seeds, *(cell.seed for cell in self.cells), *others])
         return [_cell(self.ablation, row, seed, self.workdir) for row in self.ablation.rows for seed in seeds]
 
 
@@ -176,7 +181,7 @@ def _check_names(ablation: Ablation, seeds: Sequence[int] | None) -> Iterator[st
         if other != name:
             yield f"row {name!r}: its files would have the name of those of row {other!r}; choose another name"
         if not _slug(name):
-            yield f"row {name!r}: expected a name with a letter or a digit"
+            yield f"row {name!r}: expected a name with a letter a to z or a digit"
     if ablation.reference is not None and ablation.reference not in names:
         yield f"the reference {ablation.reference!r} is not a row{closest(ablation.reference, names)}"
     if not (ablation.seeds if seeds is None else seeds):
@@ -201,11 +206,11 @@ def _check_folder(base: Experiment, workdir: PurePath) -> Iterator[str]:
         yield f"{workdir} is a file; --workdir takes a folder"
         return
     path = workdir / "ablation.json"
-    if not storage.exists(path):
-        foreign = [name for name in storage.names_in(workdir) if not name.startswith(".")]
-        if foreign:
+    names = [name for name in storage.names_in(workdir) if not name.startswith(".")]  # one look: others may write there
+    if path.name not in names:
+        if names:
             yield (
-                f"{workdir} holds {', '.join(foreign[:5])} and no ablation.json, so it is not an ablation's folder; "
+                f"{workdir} holds {', '.join(names[:5])} and no ablation.json, so it is not an ablation's folder; "
                 "choose another --workdir"
             )
         return
@@ -223,11 +228,11 @@ def _check_cell(cell: Cell) -> None:
     """Raises UserError where the cell's folder holds a run with other settings."""
     if not storage.exists(cell.folder / "config.json"):
         return
-    changed = configuration.differences(load_config(cell.folder), cell.experiment)
+    stored, experiment = (part.with_absolute_paths() for part in (load_config(cell.folder), cell.experiment))
     refused = [
         f"{path} is {old!r} there, {new!r} here"
-        for path, (old, new) in changed.items()
-        if not configuration.is_mutable_on_resume(cell.experiment, path)
+        for path, (old, new) in different_settings(stored, experiment).items()
+        if not configuration.is_mutable_on_resume(experiment, path)
     ]
     if refused:
         raise UserError(f"{cell.folder} holds a run with other settings ({'; '.join(refused)}); rename the row")
@@ -266,4 +271,7 @@ def _cell(ablation: Ablation, row: Row, seed: int, workdir: PurePath) -> Cell:
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9.=]+", "_", name.lower()).strip("_.")
+    slug = re.sub(r"[^a-z0-9.=]+", "_", name.lower()).strip("_.")
+    if len(slug) <= MAX_SLUG:
+        return slug
+    return f"{slug[:MAX_SLUG]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -1,6 +1,8 @@
 """Runs an ablation: every process takes one free cell after another, until all are settled."""
 
 import contextlib
+import glob
+import json
 import os
 import subprocess
 import sys
@@ -116,10 +118,11 @@ def run_cells(plan: Plan) -> None:
                 if is_open(cell, results.names()):
                     done = len(plan.cells) - len(pending)
                     log_info(f"{done} of {len(plan.cells)} cells are settled; row {cell.row!r}, seed {cell.seed}")
-                    progress |= run_cell(cell, lease, results)
-                    break
+                    progress = run_cell(cell, lease, results)
             finally:
                 lease.release()
+            if progress:
+                break
         if not progress and len(_open_cells(plan, results, is_open)) == len(pending):
             if not waited:
                 log_info(f"{len(pending)} cells are with other processes; waiting for them")
@@ -147,10 +150,12 @@ def _run_in_processes(plan: Plan, file: Path, jobs: int) -> None:
         Preempted: they were asked to stop, and saved.
         RunError: all of them ended before every cell was settled.
     """
-    names = list(dict.fromkeys(cell.row for cell in plan.cells))
-    seeds = [str(seed) for seed in dict.fromkeys(cell.seed for cell in plan.cells)]
-    command = [sys.executable, "-m", "vitx", "ablate", str(file), "--workdir", str(plan.workdir), "--worker"]
-    command += ["--rows", *names, "--seeds", *seeds]
+    rows = [glob.escape(row) for row in dict.fromkeys(cell.row for cell in plan.cells)]  # a name is no pattern
+    selected = json.dumps({"rows": rows, "seeds": list(dict.fromkeys(cell.seed for cell in plan.cells))})
+    command = [sys.executable, "-m", "vitx", "ablate", str(file), "--workdir", str(plan.workdir)]
+    command.append(f"--worker={selected}")  # one word: names may begin with a dash
+    before = CellResults(plan.workdir)
+    failures = {cell.name: before.failure(cell) for cell in plan.cells}
     programs = jax.config.jax_compilation_cache_dir
     environment = os.environ | ({"JAX_COMPILATION_CACHE_DIR": programs} if programs else {})
     workers = [subprocess.Popen(command, env=environment) for _ in range(jobs)]
@@ -165,8 +170,9 @@ def _run_in_processes(plan: Plan, file: Path, jobs: int) -> None:
     if 75 in statuses:
         raise Preempted("stopped; the same command resumes")
     results = CellResults(plan.workdir)
-    names_there = results.names()
-    missing = [c for c in plan.cells if not {f"{c.name}.json", c.name + FAILED} & names_there]
+    finished = results.names()
+    left = [cell for cell in plan.cells if f"{cell.name}.json" not in finished]
+    missing = [cell for cell in left if results.failure(cell) == failures[cell.name]]
     if missing:
         raise RunError(
             f"{len(missing)} of {len(plan.cells)} cells are not settled, and the processes ended with "

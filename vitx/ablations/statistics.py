@@ -27,7 +27,7 @@ class Difference:
         low: lower bound of the 95 % interval; None where nothing can be tested.
         high: upper bound of the interval.
         p: p-value, two-sided, with Holm's correction for the rows that are compared.
-        basis: what was resampled or paired.
+        basis: the test, and what was paired.
     """
 
     row: str
@@ -61,69 +61,72 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
 def bootstrap_mean(
     values: Float[np.ndarray, "s n"], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Float[np.ndarray, "r"]:
-    """Returns bootstrap resamples of the mean over seeds and clips.
+    """Returns bootstrap resamples of the mean over seeds and clips, in which clips are drawn with replacement.
 
-    Seeds and clips are both drawn with replacement: a clip keeps its values of all seeds, since these share its
-    difficulty. With one seed only clips are drawn.
+    A clip keeps its values of all seeds, since these share its difficulty.
 
     Args:
         values: metric of each clip with each seed, NaN where a clip has none.
         resamples: number of resamples.
         seed: seed of the draws.
     """
-    generator = np.random.default_rng(seed)
-    num_seeds, num_clips = values.shape
-    valid = ~np.isnan(values)
-    filled, means = np.where(valid, values, 0.0), []
+    generator, num_clips = np.random.default_rng(seed), values.shape[1]
+    sums, weights, means = np.nansum(values, axis=0), (~np.isnan(values)).sum(axis=0), []
     for first in range(0, resamples, chunk := max(MAX_DRAWS // num_clips, 1)):
         count = min(chunk, resamples - first)
-        seeds = generator.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), count)
-        clips = generator.multinomial(num_clips, np.full(num_clips, 1 / num_clips), count)
-        sums = ((clips @ filled.T) * seeds).sum(axis=1)
-        weights = ((clips @ valid.T.astype(np.float64)) * seeds).sum(axis=1)
-        means.append(sums / np.maximum(weights, 1e-9))
+        draws = generator.multinomial(num_clips, np.full(num_clips, 1 / num_clips), count)
+        means.append((draws @ sums) / np.maximum(draws @ weights, 1e-9))
     return np.concatenate(means)
 
 
 def interval(values: Float[np.ndarray, "s n"]) -> tuple[float, float]:
-    """Returns the 95 % bootstrap interval of a mean over seeds and clips."""
+    """Returns the 95 % bootstrap interval of a mean over clips."""
     low, high = np.percentile(bootstrap_mean(values), (100 * LEVEL / 2, 100 - 100 * LEVEL / 2))
     return float(low), float(high)
 
 
 def compare_clips(
-    row: str, reference: str, column: str, values: Float[np.ndarray, "s n"], theirs: Float[np.ndarray, "s n"]
+    row: str,
+    reference: str,
+    column: str,
+    values: Float[np.ndarray, "s n"],
+    reference_values: Float[np.ndarray, "s n"],
 ) -> Difference:
-    """Tests a difference by the paired bootstrap over seeds and clips.
+    """Tests a difference that is paired by seed and by clip.
+
+    A t-test whose variance is the sum of two: that of the mean over seeds, and that over clips, from a bootstrap; its
+    degrees of freedom are Satterthwaite's (the min F' of Clark 1973). Clips alone would call chance in training
+    significant, and a bootstrap over three seeds knows far too little of their spread. Where rows do not differ, it
+    finds a difference in at most 6 of 100 cases from three seeds on, and in 2 to 14 with two (simulated: seeds that
+    spread by 0 to 20 points, 80 clips).
 
     Args:
         row: name of the row.
         reference: name of the other row.
         column: name of the metric.
         values: metric of each clip with each seed.
-        theirs: those of the reference, with the same seeds and clips.
+        reference_values: those of the reference, with the same seeds and clips.
     """
-    pairs = values - theirs
-    resampled = bootstrap_mean(pairs)
-    low, high = np.percentile(resampled, (100 * LEVEL / 2, 100 - 100 * LEVEL / 2))
-    # Each tail counts one more than was seen, so that no p-value is zero (Davison and Hinkley 1997, section 4.2).
-    tails = [(1 + (resampled <= 0).sum()) / (1 + RESAMPLES), (1 + (resampled >= 0).sum()) / (1 + RESAMPLES)]
-    seeds = f"{len(pairs)} seeds" if len(pairs) > 1 else "1 seed"
-    basis = f"paired bootstrap over {pairs.shape[1]} clips and {seeds}"
-    return Difference(
-        row,
-        reference,
-        column,
-        float(np.nanmean(pairs)),
-        float(low),
-        float(high),
-        min(2 * float(min(tails)), 1.0),
-        basis,
-    )
+    pairs = values - reference_values
+    num_seeds, num_clips = pairs.shape
+    mean = float(np.nanmean(pairs))
+    variances, degrees = [bootstrap_mean(pairs).var(ddof=1)], [max(num_clips - 1, 1)]
+    if num_seeds > 1:
+        variances.append(np.nanmean(pairs, axis=1).var(ddof=1) / num_seeds)
+        degrees.append(num_seeds - 1)
+    variance = float(sum(variances))
+    basis = f"t-test over {num_clips} clips and {num_seeds} seed{'s' * (num_seeds > 1)}, paired by both"
+    if variance == 0:  # all pairs are equal
+        return Difference(row, reference, column, mean, mean, mean, float(mean == 0), basis)
+    freedom = variance**2 / sum(part**2 / degree for part, degree in zip(variances, degrees, strict=True))
+    error = variance**0.5
+    half = error * float(stats.t.ppf(1 - LEVEL / 2, freedom))
+    p = 2 * float(stats.t.sf(abs(mean) / error, freedom))
+    return Difference(row, reference, column, mean, mean - half, mean + half, p, basis)
 
 
 def compare_seeds(
-    row: str, reference: str, column: str, values: Sequence[float], theirs: Sequence[float]
+    row: str, reference: str, column: str, values: Sequence[float], reference_values: Sequence[float]
 ) -> Difference:
     """Tests a difference of a metric that is no mean over clips by the paired t-test over seeds.
 
@@ -132,9 +135,9 @@ def compare_seeds(
         reference: name of the other row.
         column: name of the metric.
         values: the metric with each seed.
-        theirs: those of the reference, with the same seeds.
+        reference_values: those of the reference, with the same seeds.
     """
-    pairs = np.asarray(values, np.float64) - np.asarray(theirs, np.float64)
+    pairs = np.asarray(values, np.float64) - np.asarray(reference_values, np.float64)
     mean = float(pairs.mean())
     if len(pairs) < 2 or np.ptp(pairs) == 0:
         return Difference(row, reference, column, mean, None, None, None, f"{len(pairs)} seeds")

@@ -205,7 +205,7 @@ def stack_examples(
 
 
 def has_same_clips(one: Predictions, other: Predictions) -> bool:
-    """Returns whether two sets of predictions are of the same clips, as far as their indices and labels tell."""
+    """Returns whether two sets of predictions have equal numbers of clips, and equal labels where they share clips."""
     common, rows, others = np.intersect1d(one.index, other.index, return_indices=True)
     labels = [name for name in one.labels if name in other.labels]
     total = [len(found.index) + len(found.unreadable) for found in (one, other)]
@@ -257,19 +257,20 @@ def _differences(plan: Plan, cells: Sequence[Cell], records: Mapping[str, Any]) 
     for cell in cells:
         by_row.setdefault(cell.row, {})[cell.seed] = cell
     reference = by_row.pop(plan.reference, {})
-    theirs = {seed: _predictions(cell) for seed, cell in reference.items()}
+    reference_found = {seed: _predictions(cell, records[cell.name]) for seed, cell in reference.items()}
     differences = []
     for row, own in by_row.items():
         seeds = [seed for seed in own if seed in reference]
         if not seeds:
             continue
-        ours = {seed: _predictions(own[seed]) for seed in seeds}
-        known = [found[seed] for seed in seeds for found in (ours, theirs) if found[seed] is not None]
+        row_found = {seed: _predictions(own[seed], records[own[seed].name]) for seed in seeds}
+        both = row_found, reference_found
+        known = [found[seed] for seed in seeds for found in both if found[seed] is not None]
         can_pair = len(known) == 2 * len(seeds) and all(has_same_clips(known[0], found) for found in known)
         for column in metrics:
             tasks = own[seeds[0]].experiment.task, reference[seeds[0]].experiment.task
             if can_pair:
-                predictions = [[found[seed] for seed in seeds] for found in (ours, theirs)]
+                predictions = [[found[seed] for seed in seeds] for found in both]
                 pair = pair_examples(tasks, predictions, column)
                 if pair is not None:
                     differences.append(compare_clips(row, plan.reference, column, *pair))
@@ -280,9 +281,13 @@ def _differences(plan: Plan, cells: Sequence[Cell], records: Mapping[str, Any]) 
     return correct_for_rows(differences)
 
 
-def _predictions(cell: Cell) -> Predictions | None:
+def _predictions(cell: Cell, record: Mapping[str, Any]) -> Predictions | None:
+    """Returns the predictions that the metrics of a record come from, None where they are gone."""
     path = predictions_path(cell.folder, "test")
-    return load_predictions(path)[1] if storage.exists(path) else None
+    if not storage.exists(path):
+        return None
+    step, found = load_predictions(path)  # `vitx evaluate CELL` may have replaced them by those of another checkpoint
+    return found if (step, found.views) == (record["step"], record["views"]) else None
 
 
 def _header(plan: Plan, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -328,11 +333,11 @@ def _cells(table: Table, row: TableRow, between: str) -> list[str]:
 
 
 def format_value(column: str, mean: float | int, deviation: float | None, *, between: str = " ± ") -> str:
-    """Returns a value as text: parameters in full, costs with four digits, metrics with two decimals."""
+    """Returns a value as text: parameters in full, costs with three digits, losses with three decimals, others one."""
     if column == "params":
         return f"{mean:,.0f}"
     if column in COSTS:
-        form = "{:,.0f}" if abs(mean) >= 1000 else "{:.3g}"
+        form = "{:,.0f}" if abs(mean) >= 100 else "{:.3g}"
     else:
         form = "{:.3f}" if column.split("/")[-1] == "loss" else "{:.1f}"
     return form.format(mean) + ("" if deviation is None else between + form.format(deviation))
@@ -344,7 +349,7 @@ def difference_rows(differences: Sequence[Difference]) -> list[tuple[str, ...]]:
     for d in differences:
         form = "{:+.4f}" if d.column.split("/")[-1] == "loss" else "{:+.2f}"
         bounds = "-" if d.low is None else f"{form.format(d.low)} to {form.format(d.high)}"
-        p = "-" if d.p is None else f"{d.p:.3g}"
+        p = "-" if d.p is None else f"{d.p:.2g}" if d.p >= 1e-4 else "<0.0001"
         rows.append((d.row, d.column, form.format(d.mean), bounds, p, d.verdict))
     return rows
 
