@@ -22,11 +22,10 @@ in %; chance is 12.5 for motion, 10 for appearance:
     tubelets, central frame          13.5          80.2
     tubelets, average                21.7          74.9
 
-Digits agree with the paper: images help most of all, and the central frame is better than the average. Unlike there,
-uniform frames are ahead of both. Of motion, which images do not teach, the paper's table says nothing: the better a
-start knows digits, the less motion is learnt in 800 steps. Uniform frames lose it altogether, and the average, whose
-kernel spreads over both frames, loses a little less than the central frame. Whether it comes back after longer training
-is open.
+Digits agree with the paper: images help most of all, and the central frame is ahead of the average. Unlike there,
+uniform frames are ahead of both. Of motion, which images do not teach, the paper's table says nothing: the more digits
+a row ends with, the less motion. Uniform frames from images are at chance, and the average, whose kernel spreads over
+both frames, keeps a little more than the central frame. Whether motion comes back after longer training is open.
 """
 
 from pathlib import Path
