@@ -18,9 +18,10 @@ jobs. Test split, 1x1 views, mean of three seeds in %; chance is 12.5 for motion
     sinusoidal        32.5     46.2       95.6     10.9
     none              33.4     45.5       97.8     10.0
 
-On single frames the kinds of positions differ by less than their seeds deviate, other than on Something-Something: joint attention tells a third of the motions, which the set of tokens without any order allows as
-well, and has not begun to use their order after 800 steps. Tubelets carry the order themselves; among them the seeds
-differ more (deviations up to 6 points) than the kinds. Whether positions matter after longer training is open.
+On single frames the kinds of positions differ by less than their seeds deviate, other than on Something-Something:
+joint attention tells a third of the motions, which the set of tokens without any order allows as well, and has not
+begun to use their order after 800 steps. Tubelets carry the order themselves; among them the seeds differ more
+(deviations up to 6 points) than the kinds. Whether positions matter after longer training is open.
 """
 
 from collections.abc import Callable

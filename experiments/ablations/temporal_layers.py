@@ -20,8 +20,8 @@ other jobs. Test split, 1x1 views, mean of three seeds in %; chance is 12.5 for 
 
 As in the paper's table one layer brings most of what there is to gain: on single frames motion rises by 25 points from
 chance, and neither two nor four layers differ from one by more than seeds do (deviations of 7 to 14 points). Here they
-cost something, too: with each further layer fewer digits are learnt from single frames in the same 800 steps. Over tubelets no temporal
-layer is needed: a tubelet holds the motion.
+cost something, too: with each further layer fewer digits are learnt from single frames in the same 800 steps. Over
+tubelets no temporal layer is needed: a tubelet holds the motion.
 """
 
 from vitx import Ablation, Row

@@ -15,17 +15,15 @@ Hardware: 8 GPUs; the paper states no time.
 
 from vitx import load_experiment
 
-PEAK_LR = 1e-3 * 128 / 256
-
 experiment = load_experiment("../ucf101/videomae_b_16x2.py").override(
     {
         "model.num_classes": 51,
         "data.dataset.path": "data/hmdb51",
         "data.frame_stride": 2,
         "data.eval_clips": 10,
-        "optimizer.peak_lr": PEAK_LR,
+        "optimizer.peak_lr": 1e-3 * 128 / 256,
         "optimizer.schedule.warmup": 5 / 50,
-        "optimizer.schedule.end_factor": 1e-5 / PEAK_LR,
+        "optimizer.schedule.end_factor": 1e-5 / 1e-3,
         "training.steps": 50 * 3_570 // 128,
         "training.initialise_from": "runs/hmdb51_videomae_b_16x2_pretrain",
     }

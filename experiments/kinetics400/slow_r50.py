@@ -17,6 +17,6 @@ experiment = load_experiment("slowfast_r50_8x8.py").override(
     {
         "model": create_model("slow_r50", num_classes=400, norm_groups=8),
         "data.num_frames": 8,
-        "data.frame_stride": 8,
+        "data.frame_rate": 30 / 8,
     }
 )

@@ -56,7 +56,7 @@ experiment = Experiment(
     ),
     optimizer=AdamW(
         peak_lr=PEAK_LR,
-        schedule=Cosine(warmup=5 / 75, end_factor=1e-6 / PEAK_LR),
+        schedule=Cosine(warmup=5 / 75, end_factor=1e-6 / 5e-4),
         weight_decay=0.05,
         layer_decay=0.75,
         clip_norm=None,

@@ -6,7 +6,8 @@
 Expected: top-1 79.0 %, 5x3 views (arXiv:2203.12602, table 7). Not run here.
 
 Start: the run of videomae_s_16x2_pretrain.py.
-Follows: the paper: 150 epochs, stochastic depth of 0.1, layer decay of 0.7. Everything else is as in
+Follows: the authors' script: 150 epochs, batches of 384 videos and a rate of 5e-4 for 256 of them, where the paper has
+512 and 1e-3; but the paper's layer decay of 0.7, where the script has 0.75. Everything else is as in
 videomae_b_16x2.py.
 Hardware: not stated.
 """

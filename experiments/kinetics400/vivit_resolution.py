@@ -3,8 +3,8 @@
     vitx ablate experiments/kinetics400/vivit_resolution.py --workdir runs/vivit_resolution
 
 ViViT-L/16x2, model 1, with crops of 224, 288 and 320 pixels, one seed; the recipe of vivit_b_16x2.py with the image
-model of vivit_l_16x2_fe.py. Short sides grow in proportion. 320 pixels need `--model.remat_policy nothing_saveable`, or
-a mesh with `fsdp`.
+model of vivit_l_16x2_fe.py. Short sides grow in proportion, to 365 pixels: prepare the videos with `--short_side 365`
+into a folder of their own. 320 pixels need `--model.remat_policy nothing_saveable`, or a mesh with `fsdp`.
 
 Compare with arXiv:2103.15691v2, table 5, 4x1 views: 80.3 % (1,446 GFLOPs), 80.7 % (2,919), 81.0 % (3,992).
 
@@ -17,6 +17,7 @@ from vitx.models import create_model
 base = load_experiment("vivit_b_16x2.py").override(
     {
         "model": create_model("vivit_l_16x2", num_classes=400),
+        "data.dataset.path": "data/kinetics400_365",
         "training.initialise_from": "weights/ViT-L_16.npz",
     }
 )

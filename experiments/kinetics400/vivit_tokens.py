@@ -2,8 +2,8 @@
 
     vitx ablate experiments/kinetics400/vivit_tokens.py --workdir runs/vivit_tokens
 
-Model 1 and the factorised encoder, base and large, with tubelets of 2, 4 and 8 frames, one seed: the token sweep of
-section 4.2. Longer tubelets give fewer tokens and fewer GMACs.
+Model 1, base, and the factorised encoder, base and large, with tubelets of 2, 4 and 8 frames, one seed: the token sweep
+of section 4.2. Longer tubelets give fewer tokens and fewer GMACs.
 
 Compare with arXiv:2103.15691v2, figure 8, which prints no numbers: more tokens are better at every size, and cost most
 in model 1.

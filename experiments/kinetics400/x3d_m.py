@@ -18,7 +18,7 @@ experiment = load_experiment("slowfast_r50_8x8.py").override(
     {
         "model": create_model("x3d_m", num_classes=400, norm_groups=8),
         "data.num_frames": 16,
-        "data.frame_stride": 5,
+        "data.frame_rate": 30 / 5,
         "data.batch_size": 128,
         "optimizer.schedule.warmup": 35 / 300,
         "optimizer.weight_decay": 5e-5,

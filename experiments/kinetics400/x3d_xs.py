@@ -16,7 +16,7 @@ experiment = load_experiment("x3d_m.py").override(
     {
         "model": create_model("x3d_xs", num_classes=400, norm_groups=8),
         "data.num_frames": 4,
-        "data.frame_stride": 12,
+        "data.frame_rate": 30 / 12,
         "data.image_size": (160, 160),
         "data.augmentation.short_side": (182, 228),
         "data.eval_size": (182, 182),

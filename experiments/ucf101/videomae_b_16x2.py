@@ -15,8 +15,6 @@ Hardware: 8 GPUs; the paper states no time.
 
 from vitx import load_experiment
 
-PEAK_LR = 5e-4 * 128 / 256
-
 experiment = load_experiment("../kinetics400/videomae_b_16x2.py").override(
     {
         "model.num_classes": 101,
@@ -26,10 +24,10 @@ experiment = load_experiment("../kinetics400/videomae_b_16x2.py").override(
         "data.frame_stride": 4,
         "data.batch_size": 2 * 128,
         "data.eval_clips": 5,
-        "optimizer.peak_lr": PEAK_LR,
+        "optimizer.peak_lr": 5e-4 * 128 / 256,
         "optimizer.layer_decay": 0.7,
         "optimizer.schedule.warmup": 5 / 100,
-        "optimizer.schedule.end_factor": 1e-5 / PEAK_LR,
+        "optimizer.schedule.end_factor": 1e-5 / 5e-4,
         "training.steps": 100 * 9_537 // 128,
         "training.initialise_from": "runs/ucf101_videomae_b_16x2_pretrain",
     }
