@@ -9,7 +9,22 @@ change the motion. Seven rows, three seeds.
 Compare with ViViT (Arnab et al. 2021, table 4), top-1 on Epic-Kitchens' actions: from 38.4 % with crops, flips and
 colour jitter to 43.7 % with everything, initialisation from Kinetics-400 included.
 
-Result: not measured yet.
+Result (table and curves in results/regularisation): two cores of an Intel Xeon, JAX 0.10.2, 2026-11-28, 18 min, beside
+small jobs. Test split, 1x1 views, mean of three seeds in %; chance is 12.5 for motion, 10 for appearance:
+
+                               motion   appearance
+    none                         85.8         23.0
+    + weight decay               85.5         22.4
+    + colour jitter              87.1         19.2
+    + stochastic depth           87.2         17.3
+    + random augmentation        88.2         11.9
+    + label smoothing            87.5         11.7
+    + mixup                      87.8         11.2
+
+Motion agrees with the paper in direction and not in size: everything together brings 2 points, which is significant;
+no single step is. Digits disagree: in 800 steps the plain recipe has learnt a few, and every part that makes training
+harder leaves fewer, down to chance with random augmentation. The training loss says why: it is 0.8 without and 1.6 with
+everything, so a run that is this short underfits rather than overfits. Longer training was not tried.
 """
 
 import dataclasses

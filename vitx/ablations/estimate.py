@@ -143,7 +143,10 @@ def format_estimates(estimates: list[Estimate]) -> str:
     left = [e for e in estimates if e.state != "finished"]
     known = sum(e.seconds for e in left if e.seconds is not None)
     macs = sum(e.gmacs for e in left if e.gmacs is not None)
-    lines.append(f"{len(left)} of {len(estimates)} cells are left: {macs:,.0f} GMACs, about {known / 60:.0f} minutes")
+    unknown = sum(e.seconds is None for e in left)
+    also = f", and {unknown} without an estimate" if unknown else ""
+    found = f"{macs:,.0f} GMACs, about {known / 60:.0f} minutes"
+    lines.append(f"{len(left)} of {len(estimates)} cells are left: {found}{also}")
     return "\n".join(map(escape, lines))
 
 
