@@ -4,6 +4,7 @@ import pytest
 
 from vitx.ablations.description import Row, cumulative, grid, load_ablation, random_search
 from vitx.errors import UserError
+from vitx.models import VARIANTS
 from vitx.training.overview import count_cost_of
 
 SPACE = {"model.num_layers": (1, 2), "model.hidden_size": (16, 24), "model.tubelet_size": ((1, 12, 12), (2, 8, 8))}
@@ -13,6 +14,13 @@ def test_a_grid_has_a_row_for_every_combination():
     rows = grid({"model.num_layers": (2, 4), "model.tubelet_size": ((1, 8, 8), (2, 8, 8))})
     assert [row.name for row in rows][:2] == ["num_layers=2, tubelet_size=1x8x8", "num_layers=2, tubelet_size=2x8x8"]
     assert len(rows) == 4 and rows[3].changes == {"model.num_layers": 4, "model.tubelet_size": (2, 8, 8)}
+
+
+def test_whole_parts_of_one_type_are_told_apart_by_their_place():
+    models = (VARIANTS["vivit_b_16x2"], VARIANTS["vivit_l_16x2"], VARIANTS["cnn_small"])
+    kinds = [type(model).__name__ for model in models]
+    expected = [f"model={kinds[0]} 1", f"model={kinds[1]} 2", f"model={kinds[2]}"]
+    assert [row.name for row in grid({"model": models})] == expected
 
 
 def test_a_random_search_keeps_its_budget_and_is_the_same_for_the_same_seed(small):

@@ -70,7 +70,9 @@ def grid(choices: Mapping[str, Sequence[Any]]) -> tuple[Row, ...]:
     Example:
         grid({"model.num_layers": (2, 4), "model.hidden_size": (48, 96)})  # "num_layers=2, hidden_size=48", ...
     """
-    return tuple(_row(dict(zip(choices, values, strict=True))) for values in itertools.product(*choices.values()))
+    return tuple(
+        _row(choices, dict(zip(choices, values, strict=True))) for values in itertools.product(*choices.values())
+    )
 
 
 def cumulative(additions: Mapping[str, Mapping[str, Any]]) -> tuple[Row, ...]:
@@ -118,10 +120,10 @@ def random_search(
             refused = str(error)  # such as a width that the heads do not divide
             continue
         if macs is None:
-            refused = f"the multiply-accumulates of {_row(changes).name} cannot be counted"
+            refused = f"the multiply-accumulates of {_row(choices, changes).name} cannot be counted"
             continue
         if macs <= 1e9 * max_gmacs and params <= max_params:
-            rows.append(_row(changes))
+            rows.append(_row(choices, changes))
             if len(rows) == num_rows:
                 break
         costs.append((params, macs))
@@ -147,8 +149,14 @@ def _shuffle(choices: Mapping[str, Sequence[Any]], seed: int) -> Iterator[dict[s
             yield {path: values[place] for (path, values), place in zip(choices.items(), places, strict=True)}
 
 
-def _row(changes: Mapping[str, Any]) -> Row:
-    return Row(", ".join(f"{path.split('.')[-1]}={_short(value)}" for path, value in changes.items()), changes)
+def _row(choices: Mapping[str, Sequence[Any]], changes: Mapping[str, Any]) -> Row:
+    """Returns a row that is named by its changes; values that look the same get their place among the choices."""
+    words = []
+    for path, value in changes.items():
+        texts, text = [_short(choice) for choice in choices[path]], _short(value)
+        place = f" {list(choices[path]).index(value) + 1}" if texts.count(text) > 1 else ""
+        words.append(f"{path.split('.')[-1]}={text}{place}")
+    return Row(", ".join(words), changes)
 
 
 def _short(value: Any) -> str:
