@@ -125,6 +125,11 @@ def test_explain_on_the_command_line_writes_pictures(run, tmp_path, capsys):
     (answer,) = json.loads(capsys.readouterr().out).values()
     assert answer["motion"] in run.output_names["motion"] and sum(answer["importance_over_time"]) == pytest.approx(1)
     assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".npz", ".png"]
+    written = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert main([*arguments, "--formats", "png"]) == 2 and "--overwrite" in capsys.readouterr().err
+    assert written == {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert main([*arguments, "--formats", "png", "--overwrite", "--class", answer["motion"]]) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 3  # the class is part of the name
     assert main([*arguments, "--formats", "bmp"]) == 2 and main([*arguments, "--method", "saliency"]) == 2
     capsys.readouterr()
     assert main(["explain", str(tmp_path), str(clip)]) == 2  # no run

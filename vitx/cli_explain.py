@@ -1,6 +1,7 @@
 """`vitx explain`: which parts of a video speak for a class."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def add_commands(commands: Any) -> None:
     explain.add_argument("--label", help="to explain, of several; default: the first")
     explain.add_argument("--class", dest="class_name", metavar="NAME", help="to explain; default: the most probable")
     explain.add_argument("--output", type=local_path, default=Path("explanations"), help="folder of the pictures")
+    explain.add_argument("--overwrite", action="store_true", help="replace pictures that exist")
     explain.add_argument("--formats", nargs="+", default=["png", "gif"], metavar="FORMAT", help="png, gif, mp4, npz")
     explain.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which one (default: best)")
     explain.add_argument("--experiment", type=local_path, help="file that defines your own parts; it is executed")
@@ -46,8 +48,8 @@ def add_commands(commands: Any) -> None:
 
 
 def _explain(options: argparse.Namespace, _: list[str]) -> None:
-    if missing := [str(file) for file in options.files if not file.is_file()]:
-        raise UserError(f"there is no video file {', '.join(missing)}")
+    if missing := [str(file) for file in options.files if not file.exists()]:
+        raise UserError(f"there is no video {', '.join(missing)}")
     _check_names(options.files)
     from vitx.compiled_programs import keep_own_programs
     from vitx.explain.explanation import WRITERS
@@ -63,7 +65,11 @@ def _explain(options: argparse.Namespace, _: list[str]) -> None:
     for file in options.files:
         explanation = run.explain(file, **settings, **of_method)
         options.output.mkdir(parents=True, exist_ok=True)
-        paths = [options.output / f"{file.stem}_{explanation.method}.{name}" for name in options.formats]
+        words = [file.stem, explanation.method, *([explanation.class_name] if options.class_name else [])]
+        name = re.sub(r"[^\w.-]+", "-", "_".join(words))  # names of classes may have any characters
+        paths = [options.output / f"{name}.{ending}" for ending in options.formats]
+        if not options.overwrite and (taken := [path for path in paths if path.exists()]):
+            raise UserError(f"{taken[0]} exists; expected a new file: choose another --output, or --overwrite")
         for path in paths:
             explanation.save(path)
         over_time = explanation.over_time

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vitx.cli_settings import load_parts, parse_settings
@@ -63,6 +64,15 @@ def _check_options(options: argparse.Namespace) -> None:
         raise UserError(f"--out and --segments are both {options.out}; expected two files")
     if not exists(options.run):
         raise UserError(f"there is no {options.run}")
+    for name in PICTURES:
+        _check_outside(name, getattr(options, name), options.files)
+
+
+def _check_outside(name: str, folder: Path | None, sources: Sequence[Any]) -> None:
+    """Raises UserError where pictures would be written among the videos: a command that resumes would predict them."""
+    for source in sources if folder is not None else ():
+        if isinstance(source, Path) and source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
+            raise UserError(f"--{name} is {folder}, inside {source}, whose videos are predicted; choose another folder")
 
 
 def _predict_to_terminal(options: argparse.Namespace, settings: list[str], found: Any) -> int:
@@ -108,12 +118,13 @@ def _predict_in_batches(options: argparse.Namespace, settings: list[str], found:
     outputs.check_task(predictor, options.segments)
     dependencies |= {"windows": None if outputs.windows is None else str(outputs.windows)}
     dependencies |= {"thresholds": [outputs.thresholds.low, outputs.thresholds.high]}
-    # Videos that are done get no pictures later.
-    dependencies |= {name: None if (path := getattr(options, name)) is None else str(path) for name in PICTURES}
+    # Videos that are done get no pictures later, and other segments might replace a file.
+    chosen = {name: getattr(options, name) for name in (*PICTURES, "segments")}
+    dependencies |= {name: None if path is None else str(path) for name, path in chosen.items()}
     with open_predictions(options.out, videos, dependencies, overwrite=options.overwrite) as target:
         if target.done:
             print_text(f"{len(target.done)} of {len(videos)} videos are done already; resuming", error=True)
-        if not (target.done or options.overwrite):
+        if target.is_new and not options.overwrite:
             outputs.check_free(options.segments)
         unreadable = [VideoPrediction(path, error=error) for path, error in found.errors.items()]
         waiting = [file for file in found.files if file not in target.done]

@@ -324,7 +324,7 @@ class Run:
             raise UserError(f"{type(task).__name__} predicts no classes; expected a run that classifies")
         presenter, frames = presenter_for(task), read_clip(video, self.experiment.data)
         most = max(map(len, self.output_names.values()))
-        return explain_clip(
+        found = explain_clip(
             model,
             self.variables,
             frames,
@@ -336,6 +336,7 @@ class Run:
             class_name=class_name,
             **options,
         )
+        return found if presenter.predicts_probabilities else dataclasses.replace(found, probability=None)
 
     def forecast(self, video: Video) -> Forecast:
         """Predicts the last frames of a clip from those before them; a notebook shows the frames beside the truth.

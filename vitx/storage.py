@@ -409,7 +409,8 @@ def _in_parallel(function: Callable[[Any], None], items: Sequence[Any]) -> None:
 
 def _create_beside(path: Path) -> Path:
     """Creates an empty file in the folder of `path`, of a name that nobody can guess and prepare a link at."""
-    draft = path.with_name(f".tmp-{secrets.token_hex(8)}-{path.name[-150:]}")
+    ending = os.fsencode(path.name)[-150:].decode("utf-8", "ignore")  # names have at most 255 bytes
+    draft = path.with_name(f".tmp-{secrets.token_hex(8)}-{ending}")
     try:
         os.close(_open_new(draft))
     except (FileNotFoundError, NotADirectoryError) as error:

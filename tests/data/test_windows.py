@@ -30,6 +30,15 @@ def test_windows_in_seconds_and_in_frames_cover_the_video():
     assert bounds(SlidingWindows.parse("9s").plan(TIMES)) == [(0, 4)] == bounds(whole_video(TIMES))
 
 
+@pytest.mark.parametrize(("rate", "length", "count"), [(10, "1.6s", 16), (30, "0.533333s", 16), (20, "1.6s", 32)])
+def test_windows_lose_no_frame_to_rounding(rate, length, count):
+    times = (np.arange(300) / rate).round(3)  # Matroska's milliseconds
+    for windows in (SlidingWindows.parse(length), SlidingWindows.parse(length, "0.2")):
+        assert min(len(window.frames) for window in windows.plan(times)[:-1]) >= count - (rate == 30)
+    (first, *_) = SlidingWindows.parse("1.6s", "0.8s").plan(np.arange(300) / 10)
+    assert first.frames.tolist() == list(range(16))
+
+
 @pytest.mark.parametrize(
     ("words", "found"),
     [(("0s",), "0s"), (("four",), "four"), (("2.5f",), "2.5f"), (("2s", "8f"), "8f"), (("2s", "3s"), "3s")],
@@ -55,7 +64,7 @@ def test_one_pass_reads_the_views_that_each_window_alone_has(clip):
         found = list(read_windows(reader, video, windows))
     assert len(found) == len(windows) == 6
     for window, views in zip(windows, found, strict=True):
-        alone = data.read_views({"video": clip, "segment": (window.start, window.end)})
+        alone = data.read_views({"video": clip, "segment": (round(window.start, 6), round(window.end, 6))})
         np.testing.assert_array_equal(views, alone)
     with reader.open(clip, 60.0) as video:
         (whole,) = read_windows(reader, video, whole_video(video.times))

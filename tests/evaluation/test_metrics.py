@@ -31,6 +31,13 @@ def test_macro_averages_leave_out_classes_without_an_example():
     assert metrics["macro_precision"] == 100 and metrics["macro_f1"] == pytest.approx(100 * 2 / 3)
 
 
+def test_no_examples_give_no_numbers():
+    logits, labels = np.zeros((0, 3)), np.zeros(0, int)
+    found = per_class(logits, labels)
+    assert found["support"].tolist() == [0, 0, 0] and np.isnan(found["precision"]).all()
+    np.testing.assert_array_equal(confusion(logits, labels), np.zeros((3, 3)))
+
+
 def test_top5_needs_more_than_five_classes():
     logits = np.tile(np.arange(8.0), (8, 1))
     metrics = classification_metrics(logits, np.arange(8))

@@ -229,7 +229,10 @@ def test_a_file_is_neither_replaced_nor_mixed_with_other_settings(tmp_path):
     path = tmp_path / "rows.jsonl"
     with pytest.raises(KeyboardInterrupt), open_predictions(path, ["a"], {"top": 3}):
         raise KeyboardInterrupt
-    assert not list(tmp_path.iterdir())  # nothing is done that could be resumed
+    assert (tmp_path / "rows.jsonl.partial").exists()  # pictures of the first video may be there
+    with pytest.raises(KeyboardInterrupt), open_predictions(path, ["a"], {"top": 3}) as target:
+        assert not target.is_new
+        raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt), open_predictions(path, ["a"], {"top": 3}) as target:
         target.add("a", [])
         raise KeyboardInterrupt
@@ -238,8 +241,13 @@ def test_a_file_is_neither_replaced_nor_mixed_with_other_settings(tmp_path):
         open_predictions(path, [], {"top": 5}),
     ):
         pass
-    with open_predictions(path, [], {"top": 5}, overwrite=True):
-        pass
+    with open_predictions(path, ["a"], {"top": 3}, overwrite=True) as target:
+        assert set(target.done) == {"a"}  # the same command resumes, also with this option
+    with pytest.raises(UserError, match="refused"), open_predictions(path, ["a"], {"top": 4}, overwrite=True) as target:
+        assert target.is_new and not target.done
+        raise UserError("refused")
+    with open_predictions(path, [], {"top": 5}, overwrite=True) as target:
+        assert target.is_new
     with pytest.raises(UserError, match=r"rows\.jsonl exists.*--overwrite"), open_predictions(path, [], {"top": 5}):
         pass
     with pytest.raises(UserError, match="there is no folder"), open_predictions(tmp_path / "no" / "x.csv", [], {}):

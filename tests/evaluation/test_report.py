@@ -9,7 +9,16 @@ from matplotlib.figure import Figure
 
 from vitx.errors import UserError
 from vitx.evaluation.evaluate import Predictions
-from vitx.evaluation.report import Picture, Results, Section, clip_strip, learning_curves, table, write_report
+from vitx.evaluation.report import (
+    Picture,
+    Results,
+    Section,
+    clip_strip,
+    confusion_matrix,
+    learning_curves,
+    table,
+    write_report,
+)
 
 ROWS = [
     {"step": 1, "split": "train", "loss": 2.0, "motion/top1": 10.0, "motion/loss": 1.0},
@@ -77,6 +86,14 @@ def test_curves_are_drawn_for_training_and_every_evaluated_split():
     for axes in (loss, top1):
         assert [line.get_label() for line in axes.lines] == ["train", "other_camera"]
     np.testing.assert_array_equal(loss.lines[0].get_xydata(), [[1, 2], [2, 1]])
+
+
+def test_names_of_classes_are_drawn_as_they_are():
+    names = ["$_$", "__background__", "a$b$c"]
+    figure = confusion_matrix(np.eye(3, dtype=int), names, "$\\frac$")
+    figure.draw_without_rendering()
+    shown = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert shown == [r"\$_\$", "\u200b__background__", r"a\$b\$c"]
 
 
 def test_long_captions_stay_inside_the_picture_of_clips():

@@ -65,10 +65,16 @@ def _runs_in(folder: PurePath, depth: int) -> Iterator[PurePath]:
         is_one = is_run(folder)
     except UserError:  # a damaged config.json: the board shows the message
         is_one = True
+    except OSError:  # a folder that this user may not read
+        return
     if is_one:
         yield folder
         return
-    for name in storage.names_in(folder) if depth else ():
+    try:
+        names = storage.names_in(folder) if depth else []
+    except (UserError, OSError):
+        return
+    for name in names:
         if not name.startswith(".") and name not in SKIPPED and storage.is_folder(folder / name):
             yield from _runs_in(folder / name, depth - 1)
 

@@ -75,7 +75,7 @@ class ShownRuns:
                 experiment = self._experiment(folder)
                 runs.append(about | summarise(experiment, self._rows(folder), _last_written(folder.path)))
                 experiments[index] = experiment
-            except UserError as error:
+            except (UserError, OSError) as error:
                 runs.append(about | {"state": "unreadable", "error": str(error)})
         # Comparing takes a millisecond a run, and experiments are the same objects while their files stay as they are.
         settings = self._latest.get("settings", list(map(id, experiments.values())), lambda: _differences(experiments))

@@ -10,12 +10,13 @@ from vitx.data.pyav_video import PyAVVideo
 from vitx.data.upright import Orientation
 from vitx.errors import UserError
 
+CHUNK = 64  # frames in memory at full size
+
 
 class TorchcodecVideo(PyAVVideo):
     """A video whose times are PyAV's and whose pixels are torchcodec's.
 
-    torchcodec returns frames upright, in one decoder thread, all wanted frames at once, and is not interrupted at a
-    deadline.
+    torchcodec returns frames upright, in one decoder thread, `CHUNK` at once, and is not interrupted at a deadline.
     """
 
     def decode(self, wanted: list[int]) -> Iterator[av.VideoFrame]:
@@ -23,11 +24,12 @@ class TorchcodecVideo(PyAVVideo):
             yield from super().decode(wanted)
             return
         try:
-            frames = self._open().get_frames_at(wanted).data.numpy()
+            decoder = self._open()
+            for first in range(0, len(wanted), CHUNK):
+                for pixels in decoder.get_frames_at(wanted[first : first + CHUNK]).data.numpy():
+                    yield av.VideoFrame.from_ndarray(pixels, format="rgb24")
         except (RuntimeError, ValueError, IndexError) as error:
             raise VideoError(f"torchcodec: {str(error).strip().splitlines()[0]}") from error
-        for pixels in frames:
-            yield av.VideoFrame.from_ndarray(pixels, format="rgb24")
 
     def _is_read_alike(self) -> bool:
         """Returns whether torchcodec finds the same frames by number, and shows them the same way up."""

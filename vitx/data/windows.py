@@ -28,6 +28,7 @@ Times = Float[np.ndarray, " n"]  # the time of every frame of a video in seconds
 MAX_SECONDS = 24 * 3600.0
 """Time after which a long video is given up: its windows are read while the model computes, so both count."""
 
+ROUNDING = 1e-6  # seconds; frames are at least a hundred times further apart
 _DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(s|f|)")
 
 
@@ -104,7 +105,8 @@ class SlidingWindows:
                 for first in firsts
             ]
         bounds = [(start, min(start + self.length, end)) for start in _starts(end, self.length, self.stride).tolist()]
-        return [Window(start, stop, frames_between(times, start, stop)) for start, stop in bounds]
+        # Multiples of a stride are rounded: a frame that appears at the start of a window belongs to it.
+        return [Window(start, stop, frames_between(times, start - ROUNDING, stop - ROUNDING)) for start, stop in bounds]
 
 
 def whole_video(times: Times) -> list[Window]:
@@ -223,7 +225,7 @@ def _starts(
         return np.zeros(1)
     # Frames do not appear at exact multiples of a second: what is left of a window must be more than rounding.
     starts = stride * np.arange(math.floor(room / stride + 1e-6) + 1)
-    return starts if room - starts[-1] < 1e-3 * stride else np.append(starts, room)
+    return starts if room - starts[-1] < 1e-3 * min(stride, 1.0) else np.append(starts, room)
 
 
 def _parse_duration(word: Duration, name: str) -> tuple[float, Unit]:

@@ -23,6 +23,7 @@ from scipy.special import expit, logsumexp, softmax
 from vitx import storage
 from vitx.errors import UserError
 from vitx.evaluation.evaluate import Predictions
+from vitx.evaluation.figures import plain_text
 from vitx.evaluation.report import BLUE, GREY, ORANGE, Picture, Results, Section, table
 from vitx.tasks.classification import Classification
 from vitx.tasks.multilabel import MultiLabel
@@ -244,14 +245,14 @@ def reliability_diagram(
         title: heading.
     """
     figure = Figure(figsize=(4.2 * len(predictions), 5.2), layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(plain_text(title), fontsize=11)
     grid = figure.subplots(2, len(predictions), squeeze=False, sharex=True, height_ratios=[3, 1])
     for column, (name, (confidence, correct)) in enumerate(predictions.items()):
         error = expected_calibration_error(confidence, correct)
         mean, right, counts = reliability(confidence, correct)
         above, below = grid[:, column]
         _draw_accuracies(above, mean, right)
-        above.set_title(f"{name}: error {error:.1f} %", fontsize=10)
+        above.set_title(plain_text(f"{name}: error {error:.1f} %"), fontsize=10)
         lefts = 100 * np.arange(len(counts)) / len(counts)
         below.bar(lefts, counts, width=100 / len(counts), align="edge", color=GREY, edgecolor="white", linewidth=0.8)
         below.set_xlabel("confidence, %")

@@ -11,9 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from vitx import storage
+from vitx.console import escape
 
 _PAIRED = matplotlib.colormaps["tab20"].colors
 COLOURS = _PAIRED[::2] + _PAIRED[1::2]  # dark ones first: a light one is hard to see beside its dark twin
+
+
+def plain_text(text: str) -> str:
+    """Returns a text that matplotlib draws as it is: $ begins no formula, _ at the start hides no legend."""
+    text = escape(text).replace("$", r"\$")
+    return f"\u200b{text}" if text.startswith("_") else text  # a space without width
 
 
 def metric_title(metric: str, split: str, units: Mapping[str, str]) -> str:

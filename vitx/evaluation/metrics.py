@@ -45,6 +45,10 @@ def classification_metric_names(num_classes: int) -> tuple[str, ...]:
 
 def per_class(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"]) -> Mapping[str, np.ndarray]:
     """Returns {precision, recall, f1 (percent), support: array over classes}; NaN for a class without an example."""
+    num_classes = logits.shape[1]
+    if not len(labels):  # scikit-learn 1.9 (2026-11) refuses empty arrays
+        unknown = np.full(num_classes, np.nan)
+        return {"precision": unknown, "recall": unknown, "f1": unknown, "support": np.zeros(num_classes, int)}
     sk = _sklearn_metrics()
     columns = sk.precision_recall_fscore_support(
         labels, logits.argmax(axis=1), labels=np.arange(logits.shape[1]), zero_division=0
@@ -58,6 +62,8 @@ def per_class(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"]) ->
 
 def confusion(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"]) -> Any:
     """Returns counts [true class, predicted class]."""
+    if not len(labels):
+        return np.zeros((logits.shape[1],) * 2, int)
     sk = _sklearn_metrics()
     return sk.confusion_matrix(labels, logits.argmax(axis=1), labels=np.arange(logits.shape[1]))
 

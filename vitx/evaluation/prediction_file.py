@@ -13,7 +13,7 @@ from vitx import storage
 from vitx.errors import UserError
 from vitx.evaluation.prediction_table import COLUMNS, Row, check_format, write_rows
 from vitx.locks import hold_folder
-from vitx.rows import RowsWriter
+from vitx.rows import RowsWriter, read_rows
 from vitx.stores import is_bucket
 
 
@@ -22,10 +22,11 @@ class PredictionFile:
 
     Attributes:
         done: {path of a video: its line in the journal}, of videos that need not be predicted again.
+        is_new: whether no earlier command has begun it.
     """
 
-    def __init__(self, done: dict[str, Mapping[str, Any]], journal: RowsWriter | None):
-        self.done, self._journal = done, journal
+    def __init__(self, done: dict[str, Mapping[str, Any]], journal: RowsWriter | None, *, is_new: bool = True):
+        self.done, self.is_new, self._journal = done, is_new, journal
 
     def add(self, video: str, rows: Sequence[Row], **more: Any) -> None:
         """Adds a video that is done.
@@ -51,7 +52,7 @@ def open_predictions(
         path: path of the file; None keeps the predictions in memory alone.
         videos: paths of the videos that it will have, in order.
         settings: what the predictions depend on; a command that resumes must have the same.
-        overwrite: replace a file that exists, and begin anew.
+        overwrite: replace a file that exists; one that was begun with other settings is begun anew.
 
     Raises:
         UserError: the file exists, its ending is unknown, it cannot be written, or was begun with other settings.
@@ -61,21 +62,24 @@ def open_predictions(
         return
     check_target(path, overwrite=overwrite)
     folder = path.with_name(f"{path.name}.partial")
-    if overwrite:
-        storage.remove_folder(folder)
     wanted, done, keep_journal = set(videos), {}, True
     try:
         with hold_folder(folder, busy=f"{path} is being written by another vitx process; wait until it ends"):
-            with contextlib.closing(RowsWriter(folder / "journal.jsonl")) as journal:
+            begun = read_rows(folder / "journal.jsonl")
+            changed = _changed(begun[0].get("settings"), settings) if begun else []
+            if changed and not overwrite:
+                raise UserError(
+                    f"{path} was begun with other settings; repeat them to resume it, or begin anew with --overwrite",
+                    changed,
+                )
+            with contextlib.closing(RowsWriter(folder / "journal.jsonl", lambda row: not changed)) as journal:
                 is_new = not journal.rows
                 if is_new:
                     journal.write({"settings": dict(settings)})
-                else:
-                    _check_settings(path, journal.rows[0].get("settings"), settings)
                 done |= {line["path"]: line for line in journal.rows[1:] if line["path"] in wanted}
                 try:
-                    yield PredictionFile(done, journal)
-                except BaseException:
+                    yield PredictionFile(done, journal, is_new=is_new)
+                except UserError:  # refused before anything was done
                     keep_journal = bool(done) or not is_new
                     raise
             write_rows(path, COLUMNS, (row for video in dict.fromkeys(videos) for row in done[video]["rows"]))
@@ -104,11 +108,8 @@ def check_target(path: PurePath, *, overwrite: bool) -> None:
         raise UserError(f"{path} cannot be written: there is no folder {path.parent}; create it first")
 
 
-def _check_settings(path: PurePath, begun: Any, settings: Mapping[str, Any]) -> None:
+def _changed(begun: Any, settings: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each setting that differs from those that a file was begun with."""
     begun = begun if isinstance(begun, Mapping) else {}
-    names = [name for name in (*settings, *begun) if begun.get(name) != settings.get(name)]
-    if names:
-        raise UserError(
-            f"{path} was begun with other settings; repeat them to resume it, or begin anew with --overwrite",
-            [f"{name}: {begun.get(name)!r} there, {settings.get(name)!r} here" for name in dict.fromkeys(names)],
-        )
+    names = dict.fromkeys(name for name in (*settings, *begun) if begun.get(name) != settings.get(name))
+    return [f"{name}: {begun.get(name)!r} there, {settings.get(name)!r} here" for name in names]

@@ -134,9 +134,9 @@ def predict_videos(
         for unit in itertools.chain(read, [None]):
             if unit is not None:
                 units.append(unit)
-            if unit is None or sum(u.views is not None for u in units) == batch_size:
+            if unit is None or len(units) == batch_size:
                 for done, outputs in _compute(predictor, units, batch_size):
-                    rows.append((done, outputs))
+                    rows.append((dataclasses.replace(done, views=None), outputs))  # pixels of all windows are many
                     if done.is_last:
                         yield _join(rows, windows is not None)
                         rows = []

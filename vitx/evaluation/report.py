@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from vitx import storage
 from vitx.console import escape
 from vitx.evaluation.evaluate import Predictions
+from vitx.evaluation.figures import plain_text
 
 Rows = Sequence[Mapping[str, Any]]
 BLUE, ORANGE, GREY, GREEN, RED = "#2f6db3", "#d9822b", "#8a8a8a", "#1c6b2a", "#b3261e"
@@ -75,9 +76,10 @@ def confusion_matrix(counts: Int[np.ndarray, "k k"], names: Sequence[str], title
     axes = figure.subplots()
     image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
     ticks = range(len(names))
-    axes.set_xticks(ticks, names, rotation=45, ha="right")
-    axes.set_yticks(ticks, names)
-    axes.set(xlabel="predicted", ylabel="true", title=title)
+    shown = list(map(plain_text, names))
+    axes.set_xticks(ticks, shown, rotation=45, ha="right")
+    axes.set_yticks(ticks, shown)
+    axes.set(xlabel="predicted", ylabel="true", title=plain_text(title))
     if len(names) <= 25:
         for row, column in np.ndindex(percent.shape):
             if counts[row, column]:
@@ -117,7 +119,7 @@ def clip_strip(clips: UInt8[np.ndarray, "n t h w c"], captions: Sequence[Sequenc
             axes.imshow(frame[..., :3], extent=(left, left + 1, bottom, top), aspect="auto")
         for i, (line, correct) in enumerate(lines):
             below = middle + 0.2 * (i - (len(lines) - 1) / 2)
-            axes.text(lefts[-1] + 1.1, below, line, va="center", fontsize=9, color=CAPTION_COLOURS[correct])
+            axes.text(lefts[-1] + 1.1, below, plain_text(line), va="center", fontsize=9, color=CAPTION_COLOURS[correct])
     axes.set(xlim=(0, width), ylim=(height, 0))  # imshow has moved them
     return figure
 
@@ -127,12 +129,12 @@ def scatter(
 ) -> Figure:
     """Draws predicted against true values, one panel for each name; correct predictions are on the diagonal."""
     figure = Figure(figsize=(4.2 * len(names), 4.2), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(plain_text(title))
     for i, (axes, name) in enumerate(zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True)):
         both = np.concatenate([values[:, i], labels[:, i]])
         axes.plot([both.min(), both.max()], [both.min(), both.max()], color=GREY, linewidth=1)
         axes.scatter(labels[:, i], values[:, i], s=12, alpha=0.5, color=BLUE, linewidths=0)
-        axes.set(xlabel=f"true {name}", ylabel=f"predicted {name}", aspect="equal")
+        axes.set(xlabel=plain_text(f"true {name}"), ylabel=plain_text(f"predicted {name}"), aspect="equal")
         axes.grid(alpha=0.25)
     return figure
 
@@ -142,8 +144,8 @@ def bars(heights: Mapping[str, float | None], unit: str, title: str) -> Figure:
     known = sorted((height, name) for name, height in heights.items() if height is not None)
     figure = Figure(figsize=(6.0, min(1.2 + 0.22 * max(len(known), 1), 40)), layout="constrained")
     axes = figure.subplots()
-    axes.barh([name for _, name in known], [height for height, _ in known], color=BLUE)
-    axes.set(xlabel=unit, title=title, xlim=(0, 100))
+    axes.barh([plain_text(name) for _, name in known], [height for height, _ in known], color=BLUE)
+    axes.set(xlabel=unit, title=plain_text(title), xlim=(0, 100))
     axes.margins(y=0.01)
     axes.grid(alpha=0.25, axis="x")
     return figure

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from vitx.errors import UserError, closest
 from vitx.evaluation.calibration import scale_logits
+from vitx.evaluation.figures import plain_text
 from vitx.evaluation.presentation import Answer, presenter_for
 from vitx.evaluation.report import encode_png
 from vitx.interop.preprocessing import Preprocessing
@@ -147,8 +148,10 @@ class Stream:
         grid = figure.add_gridspec(2, 1, height_ratios=[1, 3.2])
         axes = figure.add_subplot(grid[1])
         for name in sorted(shown, key=self._names[label].index):
-            axes.plot(numbers, values[name], marker="o" if len(numbers) < 50 else "", markersize=3, label=name)
-        axes.set(xlabel="frame", ylabel=f"{label}, %", ylim=(-3, 103), xlim=ends, xticks=numbers[picked])
+            axes.plot(
+                numbers, values[name], marker="o" if len(numbers) < 50 else "", markersize=3, label=plain_text(name)
+            )
+        axes.set(xlabel="frame", ylabel=plain_text(f"{label}, %"), ylim=(-3, 103), xlim=ends, xticks=numbers[picked])
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from vitx.console import escape
+from vitx.evaluation.figures import plain_text
 from vitx.evaluation.predictor import Predictor, VideoPrediction
 from vitx.evaluation.segments import Segment, Thresholds, cell_bounds
 
@@ -123,9 +124,9 @@ def _draw_segments(axes: Axes, rows: Sequence[Sequence[Segment]], shown: Mapping
 
 
 def _shorten(text: str, length: int) -> str:
-    """Returns a text of at most so many characters, its middle left out; signs of matplotlib's formulas are escaped."""
+    """Returns a text of at most so many characters, its middle left out, as matplotlib draws it."""
     text = escape(text)
     if len(text) > length:
         half = max((length - 1) // 2, 1)
         text = f"{text[:half]}…{text[-half:]}"
-    return text.replace("$", r"\$")
+    return plain_text(text)

@@ -39,7 +39,7 @@ def read_clip(video: str | Path | np.ndarray, data: Data) -> UInt8[np.ndarray, "
         except (VideoError, OSError) as error:
             raise UserError(f"{error}" if str(video) in str(error) else f"{video}: {error}") from error
     if data.motion:
-        expected = (data.num_frames, *data.image_size, 4)
+        expected = (data.num_frames, *data.crop_size, 4)
         if video.shape != expected or video.dtype != np.uint8:
             raise UserError(
                 f"found an array {list(video.shape)} of {video.dtype} and a model that needs the codec's motion; "
@@ -56,7 +56,7 @@ def read_clip(video: str | Path | np.ndarray, data: Data) -> UInt8[np.ndarray, "
             "longer clip, or repeat its last frame"
         )
     stride = min(data.frame_stride, max((len(video) - 1) // max(data.num_frames - 1, 1), 1))
-    shape = Preprocessing((0.5,) * 3, (0.5,) * 3, data.image_size, None, data.num_frames, stride)
+    shape = Preprocessing((0.5,) * 3, (0.5,) * 3, data.crop_size, None, data.num_frames, stride)
     return shape.fit(video[shape.indices(len(video))])
 
 

@@ -9,6 +9,8 @@ from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from PIL import Image
 
+from vitx.evaluation.figures import plain_text
+
 MAX_COLUMNS = 8  # frames of a strip
 MIN_SIDE = 224  # pixels that animations are enlarged to at least
 ORANGE, GREY = "#d9641a", "#666666"
@@ -50,7 +52,7 @@ def strip(
     side = 1.3
     height = side * frames.shape[1] / frames.shape[2]
     figure = Figure(figsize=(side * len(shown) + 0.7, 2 * height + 1.6), layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(plain_text(title), fontsize=11)
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.02, wspace=0.01, hspace=0.02)
     grid = figure.add_gridspec(3, len(shown), height_ratios=[height, height, 0.8])
     for row, clip in enumerate((frames, overlaid)):
@@ -123,7 +125,7 @@ def heads(frames: UInt8[np.ndarray, "t h w 3"], maps: Float[np.ndarray, "heads g
     height = 1.3 * frames.shape[1] / frames.shape[2]
     size = (1.3 * len(shown) + 0.7, height * (len(maps) + 1) + 0.5)
     figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(plain_text(title), fontsize=11)
     grid = figure.subplots(len(maps) + 1, len(shown), squeeze=False)
     for column, (index, frame) in enumerate(zip(shown, at.astype(int), strict=True)):
         grid[0, column].imshow(frames[frame], interpolation="nearest")

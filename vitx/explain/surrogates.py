@@ -199,7 +199,8 @@ def draw_lime_coalitions(count: int, samples: int, seed: int, kernel_width: floa
     else:
         coalitions = np.random.default_rng(seed).random((samples, count)) < 0.5
     distances = 1 - np.sqrt(coalitions.mean(axis=1))  # cosine distance to ones
-    return coalitions, np.exp(-((distances / kernel_width) ** 2))
+    exponents = -((distances / kernel_width) ** 2)
+    return coalitions, np.exp(exponents - exponents.max())  # only ratios matter, and small ones may underflow
 
 
 def fit_ridge(
