@@ -55,7 +55,7 @@ def test_every_budget_has_a_row_and_a_point_beside_the_other_evaluations(workdir
     assert f"{whole['motion/top1']:.2f} |" in printed.splitlines()[-1] and printed.count("DynamicTokens") == 2
     assert [row["num_tokens"] for row in read_metrics(workdir)[len(before) :]] == [2, 5, 8]
     table = (workdir / "budgets_test.md").read_text()
-    assert [line.split("|")[3].strip() for line in table.splitlines()[2:]] == ["2", "5", "8"]
+    assert [line.split("|")[3:5] for line in table.splitlines()[2:]] == [[" 1x1 ", f" {n} "] for n in (2, 5, 8)]
     assert (workdir / "budgets_test.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (workdir / "budgets_test.svg").read_text()
 

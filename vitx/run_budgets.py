@@ -29,7 +29,7 @@ def evaluate_budgets(run: Any, budgets: Sequence[int], split: str) -> list[dict[
     with as_user_error(of="budgets"):
         runs = [_with_budget(run, budget) for budget in budgets]  # all are checked before one is compiled
     task, rows, presenter = run.experiment.task, [], presenter_for(run.experiment.task)
-    known = read_metrics(run.workdir) if is_first_process() else []  # a row that is none is reported before the work
+    known = read_metrics(run.workdir) if is_first_process() else []  # damage is reported before the work
     source = open_run_split(run, split)
     for budget, budgeted in zip(budgets, runs, strict=True):
         data = budgeted.experiment.data
@@ -39,7 +39,7 @@ def evaluate_budgets(run: Any, budgets: Sequence[int], split: str) -> list[dict[
         about = {
             "views": predictions.views,
             **({"settings": changed} if changed else {}),
-            "reducer": type(budgeted.experiment.model.reducer).__name__,
+            "reducer": _describe_reducer(budgeted.experiment.model.reducer),
             "clip": "x".join(map(str, (data.num_frames, *data.image_size))),
             "num_tokens": budget,
             "gmacs": count_macs(budgeted.experiment.model, task, run.variables, data) / 1e9,
@@ -67,6 +67,7 @@ def describe_budgets(rows: Rows, presenter: Presenter) -> list[str]:
         (
             row["reducer"],
             row["clip"],
+            row["views"],
             row["num_tokens"],
             f"{row['gmacs']:.4g}",
             *(f"{row[name]:.2f}" for name in metrics),
@@ -74,20 +75,20 @@ def describe_budgets(rows: Rows, presenter: Presenter) -> list[str]:
         for row in sorted(rows, key=lambda row: row["gmacs"])
     ]
     titles = [f"{name} {presenter.curves[name.rpartition('/')[2]]}".rstrip() for name in metrics]
-    return table(("reducer", "clip", "tokens", "GMACs per view", *titles), cells)
+    return table(("reducer", "clip", "views", "tokens", "GMACs per view", *titles), cells)
 
 
 def draw_budgets(rows: Rows, presenter: Presenter) -> Figure:
-    """Draws each metric of such rows against GMACs of one view, a line for each reducer and shape of clips."""
-    metrics, curves = _metrics(rows, presenter), dict.fromkeys((row["reducer"], row["clip"]) for row in rows)
+    """Draws each metric of such rows against GMACs of one view, a line for each reducer, shape of clips and views."""
+    metrics, curves = _metrics(rows, presenter), dict.fromkeys(map(_curve, rows))
     figure = Figure(figsize=(5.0 * len(metrics), 3.6), layout="constrained")
     for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
         for number, curve in enumerate(curves):
-            own = [row for row in rows if (row["reducer"], row["clip"]) == curve]
+            own = [row for row in rows if _curve(row) == curve]
             points = sorted((row["gmacs"], row[metric], row["num_tokens"]) for row in own)
             costs, values, budgets = zip(*points, strict=True)
             colour = COLOURS[number % len(COLOURS)]
-            axes.plot(costs, values, color=colour, marker="o", label=f"{curve[0]}, {curve[1]}")
+            axes.plot(costs, values, color=colour, marker="o", label=", ".join(curve))
             for point in zip(costs, values, budgets, strict=True):
                 axes.annotate(point[2], point[:2], textcoords="offset points", xytext=(0, 5), fontsize=7, ha="center")
         axes.set(
@@ -97,6 +98,22 @@ def draw_budgets(rows: Rows, presenter: Presenter) -> Figure:
         scale_costs(axes, [row["gmacs"] for row in rows])
     add_legend(figure)
     return figure
+
+
+def _curve(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns what the points of a line share."""
+    return row["reducer"], row["clip"], f"{row['views']} views"
+
+
+def _describe_reducer(reducer: Any) -> str:
+    """Returns the type of a reducer, and its settings that are not the defaults; without its budget."""
+    changed = {
+        field.name: value
+        for field in dataclasses.fields(reducer)
+        if field.name != "budget" and (value := getattr(reducer, field.name)) != field.default
+    }
+    name = type(reducer).__name__
+    return f"{name}({', '.join(f'{field}={value}' for field, value in changed.items())})" if changed else name
 
 
 def _metrics(rows: Rows, presenter: Presenter) -> list[str]:

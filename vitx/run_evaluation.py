@@ -80,7 +80,8 @@ def record_evaluation(workdir: PurePath, row: Mapping[str, Any]) -> None:
     """Adds a row to metrics.jsonl, in place of an earlier one of the same evaluation; training has rows of "train"."""
 
     def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-        return row["step"], row["split"], row.get("settings", {})
+        # a budget may be the model's own, without a changed setting
+        return row["step"], row["split"], row.get("settings", {}), row.get("num_tokens")
 
     if row["split"] != "train":
         about = {name: value for name, value in row.items() if name not in ("step", "split")}

@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 import vitx
 from vitx.interop import architectures, names
 from vitx.interop.preprocessing import Preprocessing
+from vitx.layers.token_merging import TokenMerging
 
 GOLDEN = Path(__file__).parent / "golden"
 COMMON = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40, "num_labels": 5}
@@ -155,3 +156,10 @@ def test_a_round_trip_through_files_changes_nothing(name, tmp_path):
     assert loaded.preprocessing.frame_stride == 4 and loaded.preprocessing.short_side == 20
     np.testing.assert_allclose(loaded.preprocessing.mean, preprocessing.mean)
     np.testing.assert_allclose(loaded.preprocessing.std, preprocessing.std)
+
+
+def test_a_model_with_a_reducer_is_no_model_of_transformers(tmp_path):
+    model, variables = vitx.load_pretrained(GOLDEN / "vivit", reducer=TokenMerging(1))
+    with pytest.raises(vitx.UserError, match="found reducer TokenMerging"):
+        vitx.save_huggingface(model, variables, tmp_path / "new")
+    assert not (tmp_path / "new").exists()

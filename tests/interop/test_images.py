@@ -212,6 +212,15 @@ def test_an_unused_class_token_is_reported_as_left_over(tmp_path):
     assert set(loaded.report.left_over) == {"head/kernel", "head/bias", "cls"}
 
 
+def test_a_layer_before_the_logits_is_left_over(tmp_path):
+    """The original ViTs of ImageNet-21k have one."""
+    _, variables = image_vit()
+    tensors = as_augreg(variables["params"])
+    np.savez(tmp_path / "image.npz", **tensors, **{"pre_logits/kernel": np.ones((D, D)), "pre_logits/bias": np.ones(D)})
+    loaded = vitx.load_pretrained(tmp_path / "image.npz", "vivit_b_16x2", from_image=FromImage(grid=GRID), **SMALL)
+    assert {"pre_logits/kernel", "pre_logits/bias"} <= set(loaded.report.left_over)
+
+
 def test_a_grid_is_never_guessed_and_is_interpolated(tmp_path):
     _, variables = image_vit()
     path = saved(tmp_path, variables["params"], "augreg")

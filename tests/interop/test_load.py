@@ -11,9 +11,11 @@ from flax.traverse_util import flatten_dict
 
 import vitx
 from vitx.errors import UserError
+from vitx.interop.names import NameRule, to_ours
 from vitx.interop.own import save_own
 from vitx.interop.tensors import read_tensors, write_safetensors
 from vitx.layers.embeddings import resize_positions
+from vitx.layers.token_learner import TokenLearner
 from vitx.pretrained import start_from
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -219,6 +221,27 @@ def test_missing_and_unexpected_tensors_may_be_named(vivit):
     loaded = vitx.load_pretrained(vivit, allow_missing=["encoder/norm/*"], allow_unexpected=["pooler*"])
     assert loaded.report.fresh == ("encoder/norm/scale",) and loaded.report.left_over == ("pooler.dense.weight",)
     np.testing.assert_array_equal(loaded[1]["params"]["encoder"]["norm"]["scale"], 1)
+
+
+def test_a_reducer_with_parameters_starts_from_a_model_without(vivit):
+    learner = TokenLearner(num_tokens=1, after_layer=1)
+    loaded = vitx.load_pretrained(vivit, reducer=learner)
+    assert {path.split("/")[1] for path in loaded.report.fresh} == {"token_learner"}
+
+
+def test_a_tensor_that_is_there_twice_is_refused(vivit):
+    rules = [NameRule("head", "head/logits"), NameRule("classifier", "head/logits")]
+    tensors = {f"{name}.weight": np.ones((3, 2), np.float32) for name in ("head", "classifier")}
+    with pytest.raises(UserError, match=r"head\.weight and classifier\.weight are both head/logits/kernel"):
+        to_ours(tensors, rules)
+
+
+def test_fixed_positions_of_another_grid_are_noted(capsys):
+    path = Path(__file__).parent / "golden" / "videomae"
+    model, _ = vitx.load_pretrained(path)
+    loaded = vitx.load_pretrained(path, num_frames=2 * model.num_frames)
+    assert any("fixed positions" in note for note in loaded.report.notes)
+    assert not any("fixed positions" in note for note in vitx.load_pretrained(path).report.notes)
 
 
 def test_shards_are_read_by_their_index(vivit, tmp_path):

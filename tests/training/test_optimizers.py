@@ -317,6 +317,7 @@ def test_any_optax_optimizer_can_be_named(ours, theirs):
         ({"name": "adabelif"}, "adabelif.*did you mean adabelief"),
         ({"name": "adam", "arguments": (("betas", 1),)}, "adam has no argument 'betas'"),
         ({"name": "adam", "arguments": (("learning_rate", 1.0),)}, "peak_lr"),
+        ({"name": "adam", "state_dtype": "bfloat16"}, "state_dtype is bfloat16.*mu_dtype"),
     ],
 )
 def test_unknown_optax_names_and_arguments_are_refused(settings, message):

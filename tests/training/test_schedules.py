@@ -55,3 +55,8 @@ def test_schedules_scale_with_the_peak_and_serve_a_run_of_one_step(schedule):
 def test_invalid_fractions_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Milestones(**settings)
+
+
+def test_a_timescale_of_no_steps_is_refused():
+    with pytest.raises(ValueError, match="timescale is 0"):
+        InverseSquareRoot(timescale=0)

@@ -48,7 +48,9 @@ def learning_curves(runs: Mapping[str, Sequence[Rows]], metrics: Sequence[str], 
     figure = Figure(figsize=(4.6 * len(panels), 3.4), layout="constrained")
     for axes, (split, metric) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for number, (name, seeds) in enumerate(runs.items()):
-            curves = [{r["step"]: r[metric] for r in rows if r["split"] == split and metric in r} for rows in seeds]
+            # An evaluation with other settings has a row of the same split, and is no point of the curve.
+            drawn = [[r for r in rows if r["split"] == split and metric in r and "settings" not in r] for rows in seeds]
+            curves = [{row["step"]: row[metric] for row in rows} for rows in drawn]
             steps = sorted(set.intersection(*map(set, curves))) if curves else []
             if not steps:
                 continue

@@ -2,7 +2,6 @@
 
 import contextlib
 import glob
-import json
 import os
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path, PurePath
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from vitx import strict_json
 from vitx.ablations.cells import FAILED, CellResults, run_cell
 from vitx.ablations.description import Ablation, load_ablation
 from vitx.ablations.estimate import Estimates, estimate
@@ -151,7 +151,7 @@ def _run_in_processes(plan: Plan, file: Path, jobs: int) -> None:
         RunError: all of them ended before every cell was settled.
     """
     rows = [glob.escape(row) for row in dict.fromkeys(cell.row for cell in plan.cells)]  # a name is no pattern
-    selected = json.dumps({"rows": rows, "seeds": list(dict.fromkeys(cell.seed for cell in plan.cells))})
+    selected = strict_json.dumps({"rows": rows, "seeds": list(dict.fromkeys(cell.seed for cell in plan.cells))})
     command = [sys.executable, "-m", "vitx", "ablate", str(file), "--workdir", str(plan.workdir)]
     command.append(f"--worker={selected}")  # one word: names may begin with a dash
     before = CellResults(plan.workdir)

@@ -183,7 +183,8 @@ def fill(
     for path, tensor in source.tensors.items():
         filling.place(path, tensor, swap_head, columns.get(path.rpartition("/")[0]))
     fresh = [path for path in filling.wanted if path not in filling.filled]
-    may_miss = (*source.may_miss, *allow_missing, *(["head/*"] if swap_head else []))
+    own = [f"*encoder/{pattern}" for pattern in getattr(getattr(target, "reducer", None), "parameters", ())]
+    may_miss = (*source.may_miss, *allow_missing, *own, *(["head/*"] if swap_head else []))
     absent = [path for path in fresh if not _matches(path, may_miss)]
     strange = [name for name in filling.unexpected if not _matches(name, allow_unexpected)]
     if filling.wrong or absent or strange:
@@ -202,11 +203,26 @@ def fill(
         classes=filling.classes,
         fresh=tuple(fresh),
         left_over=(*filling.left_over, *filling.unexpected),
-        notes=(*source.notes, *class_notes(source.model, source.labels, target, class_names, filling.loaded)),
+        notes=(
+            *source.notes,
+            *class_notes(source.model, source.labels, target, class_names, filling.loaded),
+            *_position_notes(source.model, target),
+        ),
     )
     paths = {name: flatten_dict(part, sep="/") for name, part in shapes.items()}
     variables = {name: unflatten_dict({path: filled[path] for path in part}, sep="/") for name, part in paths.items()}
     return variables, report
+
+
+def _position_notes(source: nn.Module, target: nn.Module) -> list[str]:
+    """Returns a note where fixed positions of another grid stand for other places than in the source."""
+    old, new = getattr(source, "grid", None), getattr(target, "grid", None)
+    if old in (None, new) or new is None or _position_tables(target):
+        return []
+    return [
+        f"found fixed positions of a grid of {old}; the model has {new}, where a token's number is another place: "
+        "fine-tune it, or keep num_frames and image_size"
+    ]
 
 
 class _Filling:

@@ -138,6 +138,11 @@ def save_huggingface(
     """
     directory = Path(directory)
     architecture = architecture_for(model)
+    if getattr(model, "reducer", None) is not None:
+        raise UserError(
+            f"found reducer {model.reducer}, which transformers lacks; expected None: write one .safetensors "
+            "file, which keeps it, or load the weights with reducer=None first"
+        )
     label_settings = _label_settings(model, labels) if isinstance(model, VideoTransformer) else {}
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} is not empty; choose a new directory")

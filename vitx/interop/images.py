@@ -66,7 +66,9 @@ def _from_tree(tensors: Mapping[str, np.ndarray]) -> tuple[Tensors, dict[str, st
     found, names, _ = trees.to_ours(tensors)
     if trees.kernel_axes(tensors) == 4:
         found["embedding/kernel"] = found["embedding/kernel"][None]  # [1, h, w, c, d]: of one frame
-    return found, names, ()
+    known = [path for path in found if path.startswith(("encoder/", "positions/", "head/", "embedding/"))]
+    unknown = tuple(names[path] for path in found if path not in known)
+    return {path: found[path] for path in known}, {path: names[path] for path in known}, unknown
 
 
 FORMATS = {

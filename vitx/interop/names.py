@@ -82,6 +82,10 @@ def to_ours(
         for pattern, ours, convert in patterns:
             if match := pattern.fullmatch(name):
                 path = ours.format(**match.groupdict())
+                if path in sources:
+                    raise UserError(
+                        f"{sources[path]} and {name} are both {path}; expected one of them: remove the other"
+                    )
                 try:
                     found[path], sources[path] = convert(tensor), name
                 except (ValueError, IndexError) as error:

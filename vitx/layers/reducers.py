@@ -49,6 +49,8 @@ class Reducer:
 
     needs_motion: ClassVar[bool] = False
     """Whether `observe` needs the codec's motion, a fourth channel of the clip, which no token is made of."""
+    parameters: ClassVar[tuple[str, ...]] = ()
+    """Patterns of the paths of its parameters in an encoder; weights of a model without a reducer lack them."""
 
     def count_tokens(self, grid: Grid, prefix: int, num_layers: int) -> tuple[int, ...]:
         """Returns the number of tokens, prefix tokens included, that enter each block, and that leave the last one.

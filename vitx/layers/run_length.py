@@ -9,7 +9,7 @@ read, t times, p pixels of a tubelet, c colours, d width.
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -110,6 +110,8 @@ class RunLengthTokens(Reducer):
             itself alone. They share their slots: one that changes much takes those that a still one leaves. A batch
             that it does not divide is packed by the greatest number that divides both.
     """
+
+    parameters: ClassVar[tuple[str, ...]] = ("length_embedding*",)
 
     threshold: float = 0.1
     budget: int | None = None

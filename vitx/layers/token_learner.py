@@ -7,7 +7,7 @@ s learned tokens of a frame, d width.
 import dataclasses
 import functools
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -107,6 +107,8 @@ class TokenLearner(Reducer):
         version: "1" or "1.1".
         fuse_after_layer: number of blocks after which a TokenFuser restores the tokens of the grid; None never does.
     """
+
+    parameters: ClassVar[tuple[str, ...]] = ("token_learner/*", "token_fuser/*")
 
     num_tokens: int
     after_layer: int

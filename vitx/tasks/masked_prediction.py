@@ -5,6 +5,7 @@ n tokens, p pixels of a cube.
 """
 
 import dataclasses
+import math
 
 import flax.struct
 import jax
@@ -65,6 +66,11 @@ class MaskedPrediction(Task):
             raise UserError(
                 f"found {type(model).__name__}; masked prediction needs a masked autoencoder, such as those listed by "
                 "`vitx models '*_pretrain'`"
+            )
+        if self.normalise_cubes and math.prod(model.tubelet_size) == 1:
+            raise UserError(
+                "task.normalise_cubes is True with cubes of one pixel, which have no deviation; set it to False, or "
+                "model.tubelet_size to larger cubes"
             )
         return {name: ("mean",) for name in MASKED_METRICS}
 

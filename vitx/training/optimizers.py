@@ -150,6 +150,10 @@ class Optax(Optimizer):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.state_dtype != "float32":
+            raise ValueError(
+                f"state_dtype is {self.state_dtype}; optax.{self.name} takes its own, such as mu_dtype, in arguments"
+            )
         factory = self._factory()
         known = inspect.signature(factory).parameters
         if self.weight_decay and "learning_rate" in known:

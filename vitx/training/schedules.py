@@ -130,6 +130,11 @@ class InverseSquareRoot(Schedule):
 
     timescale: int | None = None
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.timescale is not None and self.timescale < 1:
+            raise ValueError(f"timescale is {self.timescale}; expected at least 1 step, or None")
+
     def decay(self, peak: float, warmup: int, steps: int) -> optax.Schedule:
         timescale = max(warmup, 1) if self.timescale is None else self.timescale
         return lambda step: peak * jnp.sqrt(timescale / (timescale + jnp.maximum(step, 0)))
