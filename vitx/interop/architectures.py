@@ -367,7 +367,7 @@ def architecture_for(model: nn.Module) -> Architecture:
     if architecture is None:
         pooling, positions = (getattr(model, name, None) for name in ("pooling", "position_kind"))
         raise UserError(
-            f"Hugging Face has no model like this {type(model).__name__} (layouts {model.layouts}, pooling {pooling!r}, "
+            f"Hugging Face has no such {type(model).__name__} (layouts {model.layouts}, pooling {pooling!r}, "
             f"positions {positions!r}); it has ViViT 1 with a class token and, for squares, TimeSformer divided, joint "
             "and space and VideoMAE with a mean. Write one .safetensors file instead"
         )
