@@ -335,7 +335,7 @@ def test_an_axis_of_costs_has_at_least_two_labels(costs):
 
 @pytest.mark.slow
 def test_two_processes_share_the_cells_and_one_takes_over_when_the_other_is_killed(folder, small_file, tmp_path):
-    """Last run: 2026-11-26: a local folder and both stores, 4 min on a machine shared with other jobs."""
+    """Last run: 2026-11-28: a local folder and both stores."""
     workdir, file = folder / "ablation", tmp_path / "file.py"
     changes = {"training.steps": 300, "training.evaluate_every": 0, "training.checkpoint_every": 50}
     file.write_text(
@@ -372,7 +372,7 @@ def test_jobs_are_at_least_one_and_several_need_a_file(jobs, two_rows, tmp_path)
 
 @pytest.mark.slow
 def test_jobs_are_processes_that_share_the_cells(small_file, tmp_path):
-    """Last run: 2026-11-26."""
+    """Last run: 2026-11-28."""
     file = tmp_path / "file.py"
     file.write_text(
         "from vitx import Ablation, Row, load_experiment\n"
