@@ -23,9 +23,9 @@ from vitx import configuration, storage
 from vitx.ablations import cells, estimate, runner
 from vitx.ablations.cells import CellResults, find_test
 from vitx.ablations.description import Row
-from vitx.ablations.pictures import pareto, pareto_front
+from vitx.ablations.pictures import learning_curves, pareto, pareto_front
 from vitx.ablations.plan import Plan, make_plan
-from vitx.ablations.tables import make_table
+from vitx.ablations.tables import Table, TableRow, make_table, to_latex
 from vitx.cli import main
 from vitx.errors import Preempted, RunError
 from vitx.evaluation.examples import load_predictions
@@ -307,6 +307,22 @@ def test_a_metric_that_no_row_has_is_not_drawn():
     points = {"a": {"gmacs": (1.0, None), "top1": (50.0, None)}}
     assert len(pareto(points, {"top1": True, "loss": False}, {}).axes) == 1
     assert not pareto(points, {"loss": False}, {}).axes
+
+
+def test_names_of_rows_are_drawn_and_typeset_as_they_are():
+    name = "[2pt] lr $\\frac{1$ <b>"
+    points = {name: {"gmacs": (1.0, None), "top1": (50.0, None)}}
+    figure = pareto(points, {"top1": True}, {})
+    figure.draw_without_rendering()
+    assert name.replace("$", r"\$") in {text.get_text() for text in figure.legends[0].get_texts()}
+    curves = learning_curves({name: [[{"step": 1, "split": "train", "loss": 1.0}]]}, [], {})
+    curves.draw_without_rendering()
+    table = Table({}, ("top1",), (TableRow(name, (0,), {"top1": (50.0, None)}, {}),), ())
+    assert r"{}[2pt] lr \$\textbackslash{}frac\{1\$ \textless{}b\textgreater{} & 50.0 \\" in to_latex(table)
+
+
+def test_equal_means_that_differ_by_rounding_are_no_front():
+    assert pareto_front({"cheap": (1.0, 12.777777777777777), "dear": (2.0, 12.777777777777779)}) == ["cheap"]
 
 
 def test_long_names_of_many_rows_stay_inside_the_picture():

@@ -168,6 +168,10 @@ def to_markdown(comparison: Comparison) -> str:
             "",
         ]
         lines += markdown_table(head, difference_rows(comparison.differences))
+        lines += [
+            "",
+            "The tests cover the choice of clips, not chance in training: two seeds of one experiment differ, too.",
+        ]
     lines += ["", "Settings that differ:", ""]
     settings = [(path, *(str(values[name]) for name in names)) for path, values in comparison.settings.items()]
     lines += markdown_table(("setting", *names), settings) if settings else ["none"]

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from vitx.ablations.plan import COSTS, Cell, Plan
 from vitx.ablations.tables import Table
-from vitx.evaluation.figures import COLOURS, add_legend, metric_title, save_figure, scale_costs
+from vitx.evaluation.figures import COLOURS, add_legend, metric_title, plain_text, save_figure, scale_costs
 from vitx.evaluation.presentation import presenter_for
 from vitx.training.logs import read_metrics
 
@@ -57,7 +57,9 @@ def learning_curves(runs: Mapping[str, Sequence[Rows]], metrics: Sequence[str], 
             values = np.array([[curve[step] for step in steps] for curve in curves], np.float64)
             mean, deviation = values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else 0.0
             colour = COLOURS[number % len(COLOURS)]
-            axes.plot(steps, mean, color=colour, marker="o" if len(steps) < 12 else "", markersize=3, label=name)
+            axes.plot(
+                steps, mean, color=colour, marker="o" if len(steps) < 12 else "", markersize=3, label=plain_text(name)
+            )
             axes.fill_between(steps, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel="step", title=metric_title(metric, split, units))
         axes.grid(alpha=0.25)
@@ -89,7 +91,9 @@ def pareto(
                 continue
             mean, deviation = values[metric]
             colour = COLOURS[number % len(COLOURS)]
-            axes.errorbar(values["gmacs"][0], mean, yerr=deviation, color=colour, marker="o", label=name, capsize=2)
+            axes.errorbar(
+                values["gmacs"][0], mean, yerr=deviation, color=colour, marker="o", label=plain_text(name), capsize=2
+            )
         known = {name: (v["gmacs"][0], v[metric][0]) for name, v in points.items() if metric in v}
         front = [known[name] for name in pareto_front(known, is_higher=is_higher)]
         costs = [cost for cost, _ in known.values()]
@@ -112,6 +116,7 @@ def pareto_front(points: Mapping[str, tuple[float, float]], *, is_higher: bool =
     sign = -1 if is_higher else 1
     front, best = [], np.inf
     for name, (_, value) in sorted(points.items(), key=lambda item: (item[1][0], sign * item[1][1])):
-        if sign * value < best:
+        # Means of equal accuracies over seeds differ by rounding: a dearer one is not better.
+        if sign * value < best and not np.isclose(sign * value, best, rtol=1e-9):
             front, best = [*front, name], sign * value
     return front

@@ -36,6 +36,7 @@ HEADS = {
 _LATEX = str.maketrans(
     {character: "\\" + character for character in "&%$#_{}"}
     | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+    | {"|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}"}
 )
 DIFFERENCE_HEADS = ("row", "metric", "difference", "interval", "p", "verdict")
 EXACT = ("params", "gmacs")  # columns that the settings determine
@@ -355,4 +356,6 @@ def difference_rows(differences: Sequence[Difference]) -> list[tuple[str, ...]]:
 
 
 def _escape(text: str) -> str:
-    return escape(text).translate(_LATEX)
+    text = escape(text).translate(_LATEX)
+    # After the \\ of a row before, LaTeX takes these for its own.
+    return f"{{}}{text}" if text.startswith(("[", "*")) else text
