@@ -80,7 +80,7 @@ def test_every_sweep_states_its_question_and_the_published_answer(table, pytestc
 
 @pytest.mark.slow
 def test_every_row_of_every_sweep_builds_at_full_size(table):
-    """Last run: 2026-11-26: ten files."""
+    """Last run: 2026-11-28: ten files."""
     for file, _ in table.find_sweeps():
         ablation = load_ablation(file)
         for row in ablation.rows:
@@ -143,7 +143,7 @@ def test_a_recipe_of_every_kind_of_model_builds_at_full_size(recipes):
 
 @pytest.mark.slow
 def test_every_recipe_builds_at_full_size(recipes):
-    """Last run: 2026-11-26: all of them."""
+    """Last run: 2026-11-28: all of them."""
     for recipe in recipes:
         check_full_size(recipe)
 

@@ -9,7 +9,7 @@ from typing import Any
 from vitx.cli_settings import load_parts
 from vitx.console import print_json, print_text
 from vitx.errors import UserError, closest
-from vitx.storage import as_path, local_path
+from vitx.storage import as_path, local_path, make_folder
 
 MOST_FRAMES = 5  # frames that the terminal lists as the most important ones
 
@@ -64,7 +64,7 @@ def _explain(options: argparse.Namespace, _: list[str]) -> None:
     settings = {name: getattr(options, name) for name in ("method", "label", "class_name")}
     for file in options.files:
         explanation = run.explain(file, **settings, **of_method)
-        options.output.mkdir(parents=True, exist_ok=True)
+        make_folder(options.output)
         words = [file.stem, explanation.method, *([explanation.class_name] if options.class_name else [])]
         name = re.sub(r"[^\w.-]+", "-", "_".join(words))  # names of classes may have any characters
         paths = [options.output / f"{name}.{ending}" for ending in options.formats]

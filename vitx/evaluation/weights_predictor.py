@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from vitx.data.container import DEFAULT_OPTIONS, ReadOptions, VideoSource
+from vitx.data.container import DEFAULT_OPTIONS, ReadOptions, VideoError, VideoSource
 from vitx.data.decoding import open_video
 from vitx.data.pyav_video import PyAVVideo
+from vitx.errors import UserError
 from vitx.evaluation.predictor import Predictor
 from vitx.evaluation.presentation import presenter_for
 from vitx.interop.load import Pretrained
@@ -49,8 +50,16 @@ class PreprocessedReader:
         return segment[self.preprocessing.indices(len(segment))]
 
     def read_each(self, video: PyAVVideo, frames: Sequence[int]) -> Iterator[UInt8[np.ndarray, "1 h w 3"]]:
-        """Yields each of these frames, scaled and cropped."""
-        return map(self.preprocessing.fit, video.read_each(frames))
+        """Yields each of these frames, scaled and cropped.
+
+        Raises:
+            VideoError: a frame would be too large when scaled.
+        """
+        for frame in video.read_each(frames):
+            try:
+                yield self.preprocessing.fit(frame)
+            except UserError as error:  # of this file alone, which stops no other
+                raise VideoError(str(error)) from error
 
     def order_views(self, crops: UInt8[np.ndarray, "1 t h w 3"]) -> UInt8[np.ndarray, "1 t h w 3"]:
         """Returns the clip as the only view."""
