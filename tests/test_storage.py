@@ -106,6 +106,15 @@ def test_a_file_is_created_by_one_of_many(folder):
     assert storage.read_bytes(folder / "one") == b"%d" % created.index(True)
 
 
+def test_a_file_is_created_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert storage.create_file(tmp_path / "one", b"1") and not storage.create_file(tmp_path / "one", b"2")
+    assert storage.read_bytes(tmp_path / "one") == b"1" and storage.names_in(tmp_path) == ["one"]
+
+
 def test_a_block_that_raises_leaves_the_old_file(folder):
     storage.write_text(folder / "report.md", "old")
     with pytest.raises(KeyError), storage.atomic_path(folder / "report.md") as draft:

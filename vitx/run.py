@@ -55,7 +55,7 @@ from vitx.run_folder import (
     lock_run,
     open_checkpoints,
 )
-from vitx.run_parts import fitting_mesh, learnt_classes, open_sources, restore_variables
+from vitx.run_parts import fit_to_record, fitting_mesh, learnt_classes, open_sources, restore_variables
 from vitx.tasks.frame_prediction import FramePrediction
 from vitx.tasks.task import Supervised
 from vitx.training import loop
@@ -467,23 +467,6 @@ def load_run(workdir: str | PurePath, which: Which = "best", settings: Mapping[s
         variables = resize_position_tables(variables, trained.model, experiment.model)
     experiment, output_names = fit_to_record(experiment, record, workdir)
     return Run(experiment, workdir, step, variables, output_names, batch_sharding(mesh), changed)
-
-
-def fit_to_record(
-    experiment: Experiment, record: Mapping[str, Any], workdir: PurePath
-) -> tuple[Experiment, dict[str, tuple[str, ...]]]:
-    """Returns (experiment with its fitted task, names of its outputs), from the record of a checkpoint.
-
-    Args:
-        experiment: settings in the run's config.json.
-        record: record of a checkpoint that `check_record` has accepted.
-        workdir: the run's folder, for messages.
-    """
-    if "task" in record:
-        task = configuration.from_dict(record["task"], str(workdir))
-        experiment = dataclasses.replace(experiment, task=task)
-    label_names = {label: tuple(names) for label, names in record["label_names"].items()}
-    return experiment, experiment.task.output_names(experiment.model, label_names)
 
 
 def _best_run(

@@ -1,10 +1,13 @@
 """What a run consists of when it starts or is loaded: the examples of its splits, its variables, its mesh."""
 
+import dataclasses
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 import jax
 
+from vitx import configuration
 from vitx.checkpoints import Checkpoints, abstract_state
 from vitx.data.aligned import align_classes, open_split
 from vitx.data.labels import check_labels
@@ -54,6 +57,23 @@ def _predicted(experiment: Experiment, label_names: Mapping[str, tuple[str, ...]
     """Returns those names of classes that the experiment's model predicts; a forecaster predicts none."""
     output_names = experiment.task.output_names(experiment.for_labels(label_names).model, label_names)
     return {label: names for label, names in output_names.items() if label in label_names}
+
+
+def fit_to_record(
+    experiment: Experiment, record: Mapping[str, Any], workdir: PurePath
+) -> tuple[Experiment, dict[str, tuple[str, ...]]]:
+    """Returns (experiment with its fitted task, names of its outputs), from the record of a checkpoint.
+
+    Args:
+        experiment: settings in the run's config.json.
+        record: record of a checkpoint that `check_record` has accepted.
+        workdir: the run's folder, for messages.
+    """
+    if "task" in record:
+        task = configuration.from_dict(record["task"], str(workdir))
+        experiment = dataclasses.replace(experiment, task=task)
+    label_names = {label: tuple(names) for label, names in record["label_names"].items()}
+    return experiment, experiment.task.output_names(experiment.model, label_names)
 
 
 def restore_variables(

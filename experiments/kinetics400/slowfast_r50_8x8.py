@@ -8,9 +8,9 @@ Expected: top-1 76.9 %, 10x3 views (facebookresearch/pytorchvideo, docs/source/m
 Data: docs/recipes.md has the commands; about 240,000 training videos. Accuracy is that of the validation split, which
 stands for the test split here; nothing is chosen by it. Crops have 224 pixels in training and 256 in evaluation.
 Follows: configs/Kinetics/pytorchvideo/SLOWFAST_8x8_R50.yaml of facebookresearch/SlowFast, on one machine of eight GPUs,
-each with batch statistics of its own; statistics are averaged over 200 batches before evaluation. Frames are every
-second of 30 a second, whatever the video's rate. The same file for the repository's own network has 77.0 %; the paper
-(arXiv:1812.03982) trains 196 epochs on 128 GPUs.
+each with batch statistics of its own; statistics are averaged over 200 batches before evaluation. Videos are read at 30
+frames a second, of which every second one is taken. The same file for the repository's own network has 77.0 %; the
+paper (arXiv:1812.03982) trains 196 epochs on 128 GPUs.
 Differs: its warm-up starts at a tenth of the rate and ends on the cosine of the whole run; here it starts at zero, and
 the cosine follows it. Only kernels decay.
 Hardware: 6,336 hours of a V100 in all, as TimeSformer's authors measured (arXiv:2102.05095, table 2).

@@ -11,7 +11,7 @@ Start: ViT-B/16 of ImageNet-21k in timm's names, https://huggingface.co/timm/vit
 in time copies it, and the layer behind it starts at zero.
 Follows: the authors' repository (facebookresearch/TimeSformer): batches of 64, where the paper has 16; stochastic depth
 of 0.1, which the paper does not mention. The head's DROPOUT_RATE of its configurations is left out, since its models do
-not read it. Frames are every 32nd of 30 a second, whatever the video's rate. Its released weights reach 77.9 %.
+not read it. Videos are read at 30 frames a second, of which every 32nd is taken. Its released weights reach 77.9 %.
 Differs: only kernels decay, not biases and norms.
 Hardware: 416 hours of a V100 in all (table 2).
 """

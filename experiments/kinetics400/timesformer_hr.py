@@ -6,7 +6,7 @@
 Expected: top-1 79.7 %, 1x3 views (arXiv:2102.05095, table 5). Not run here.
 
 Data: frames are scaled to 448 to 512 pixels, so prepare the videos with `--short_side 512` into a folder of their own.
-Follows: the repository's configuration, 16 frames, every 16th of 30 a second; its released weights reach 79.6 %.
+Follows: the repository's configuration, 16 frames, every 16th at 30 a second; its released weights reach 79.6 %.
 Everything else is as in timesformer_b_16_divided.py. `--model.remat_policy nothing_saveable` saves memory.
 Hardware: not stated; inference on the validation split takes 1.06 hours of eight V100 (section 4.5).
 """

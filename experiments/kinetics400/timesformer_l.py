@@ -5,7 +5,7 @@
 
 Expected: top-1 80.7 %, 1x3 views (arXiv:2102.05095, table 5). Not run here.
 
-Follows: the repository's configuration, 96 frames, every 4th of 30 a second; its released weights reach 80.6 %.
+Follows: the repository's configuration, 96 frames, every 4th at 30 a second; its released weights reach 80.6 %.
 Everything else is as in timesformer_b_16_divided.py. `--model.remat_policy nothing_saveable` saves memory.
 Hardware: not stated; inference on the validation split takes 2.6 hours of eight V100 (section 4.5).
 """

@@ -107,7 +107,7 @@ def run_cell(cell: Cell, lease: Lease, results: CellResults) -> bool:
         # The first row has the steps that fill caches and queues.
         "clips_per_second": float(np.median(speeds[1:] or speeds)) if speeds else None,
         "peak_memory_mib": peak_memory_mib(),
-        "seconds": time.monotonic() - began if is_new else None,  # of a resumed run no one has the whole
+        "seconds": time.monotonic() - began if is_new else None,  # a resumed run took longer than this process knows
         "hardware": f"{machine['processor']}, {machine['threads']} threads, {jax.device_count()} x {machine['device']}",
         "versions": machine["versions"],
         "commit": git_commit(),

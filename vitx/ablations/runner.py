@@ -154,8 +154,8 @@ def _run_in_processes(plan: Plan, file: Path, jobs: int) -> None:
     selected = strict_json.dumps({"rows": rows, "seeds": list(dict.fromkeys(cell.seed for cell in plan.cells))})
     command = [sys.executable, "-m", "vitx", "ablate", str(file), "--workdir", str(plan.workdir)]
     command.append(f"--worker={selected}")  # one word: names may begin with a dash
-    before = CellResults(plan.workdir)
-    failures = {cell.name: before.failure(cell) for cell in plan.cells}
+    results = CellResults(plan.workdir)
+    failures = {cell.name: results.failure(cell) for cell in plan.cells}  # of earlier calls, which are tried again
     programs = jax.config.jax_compilation_cache_dir
     environment = os.environ | ({"JAX_COMPILATION_CACHE_DIR": programs} if programs else {})
     workers = [subprocess.Popen(command, env=environment) for _ in range(jobs)]
@@ -169,7 +169,6 @@ def _run_in_processes(plan: Plan, file: Path, jobs: int) -> None:
         raise
     if 75 in statuses:
         raise Preempted("stopped; the same command resumes")
-    results = CellResults(plan.workdir)
     finished = results.names()
     left = [cell for cell in plan.cells if f"{cell.name}.json" not in finished]
     missing = [cell for cell in left if results.failure(cell) == failures[cell.name]]

@@ -96,9 +96,9 @@ def compare_clips(
 
     A t-test whose variance is the sum of two: that of the mean over seeds, and that over clips, from a bootstrap; its
     degrees of freedom are Satterthwaite's (the min F' of Clark 1973). Clips alone would call chance in training
-    significant, and a bootstrap over three seeds knows far too little of their spread. Where rows do not differ, it
-    finds a difference in at most 6 of 100 cases from three seeds on, and in 2 to 14 with two (simulated: seeds that
-    spread by 0 to 20 points, 80 clips).
+    significant, and a bootstrap of three seeds underestimates their spread. Where rows do not differ, the test finds a
+    difference in at most 6 of 100 cases from three seeds on, and in 2 to 14 with two (simulated with seeds that deviate
+    by 0 to 20 points and 80 clips).
 
     Args:
         row: name of the row.

@@ -20,8 +20,8 @@ from vitx.evaluation.examples import load_predictions, predictions_path
 from vitx.evaluation.presentation import presenter_for
 from vitx.evaluation.report import curve_points
 from vitx.experiment import Experiment, load_config
-from vitx.run import fit_to_record
 from vitx.run_folder import check_record, read_newest_record
+from vitx.run_parts import fit_to_record
 from vitx.stores import is_bucket
 from vitx.tasks.task import COUNT_METRICS, Supervised
 from vitx.training.logs import read_metrics

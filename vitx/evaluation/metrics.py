@@ -62,7 +62,7 @@ def per_class(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"]) ->
 
 def confusion(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"]) -> Any:
     """Returns counts [true class, predicted class]."""
-    if not len(labels):
+    if not len(labels):  # as above
         return np.zeros((logits.shape[1],) * 2, int)
     sk = _sklearn_metrics()
     return sk.confusion_matrix(labels, logits.argmax(axis=1), labels=np.arange(logits.shape[1]))

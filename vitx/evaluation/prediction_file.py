@@ -66,7 +66,7 @@ def open_predictions(
     try:
         with hold_folder(folder, busy=f"{path} is being written by another vitx process; wait until it ends"):
             begun = read_rows(folder / "journal.jsonl")
-            changed = _changed(begun[0].get("settings"), settings) if begun else []
+            changed = _list_changes(begun[0].get("settings"), settings) if begun else []
             if changed and not overwrite:
                 raise UserError(
                     f"{path} was begun with other settings; repeat them to resume it, or begin anew with --overwrite",
@@ -108,7 +108,7 @@ def check_target(path: PurePath, *, overwrite: bool) -> None:
         raise UserError(f"{path} cannot be written: there is no folder {path.parent}; create it first")
 
 
-def _changed(begun: Any, settings: Mapping[str, Any]) -> list[str]:
+def _list_changes(begun: Any, settings: Mapping[str, Any]) -> list[str]:
     """Returns a line for each setting that differs from those that a file was begun with."""
     begun = begun if isinstance(begun, Mapping) else {}
     names = dict.fromkeys(name for name in (*settings, *begun) if begun.get(name) != settings.get(name))

@@ -136,7 +136,8 @@ def predict_videos(
                 units.append(unit)
             if unit is None or len(units) == batch_size:
                 for done, outputs in _compute(predictor, units, batch_size):
-                    rows.append((dataclasses.replace(done, views=None), outputs))  # pixels of all windows are many
+                    # Without its pixels: those of all windows of a long video do not fit into memory.
+                    rows.append((dataclasses.replace(done, views=None), outputs))
                     if done.is_last:
                         yield _join(rows, windows is not None)
                         rows = []
