@@ -454,7 +454,7 @@ def test_saving_refuses_models_that_hugging_face_lacks_and_overwrites_nothing(vi
     with pytest.raises(UserError, match="for squares, TimeSformer"):
         vitx.save_huggingface(wide, variables, tmp_path / "new")
     other = vitx.create_model("vivit_b_16x2_fsa", **BARE)
-    with pytest.raises(UserError, match="Hugging Face has no such ViViT"):
+    with pytest.raises(UserError, match="Hugging Face has no model like this ViViT"):
         vitx.save_huggingface(other, variables, tmp_path / "new")
     assert not (tmp_path / "new").exists() and (tmp_path / "new.tmp").read_text() == "mine"
     vitx.save_huggingface(model, variables, tmp_path / "new")

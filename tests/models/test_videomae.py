@@ -6,12 +6,9 @@ import numpy as np
 import pytest
 
 import vitx
-from vitx.interop.own import save_own
-from vitx.layers.embeddings import grid_sinusoids
 from vitx.layers.masking import complement, draw_tube_mask, num_visible_places
 from vitx.models.transformer import SIZES
 from vitx.parameters import layer_numbers
-from vitx.pretrained import start_from
 
 SMALL = {"num_frames": 4, "image_size": 16, "tubelet_size": (2, 4, 4), "num_layers": 1}
 SMALL |= {"hidden_size": 24, "num_heads": 2, "mlp_dim": 24}
@@ -162,32 +159,3 @@ def test_an_autoencoder_that_cannot_be_is_refused_when_it_is_created(fields, mes
 def test_a_classifier_has_no_class_token():
     with pytest.raises(vitx.UserError, match="pooling"):
         vitx.create_model("videomae_b_16x2", pooling="class")
-
-
-def test_positions_on_a_grid_are_as_near_in_a_column_and_in_time_as_in_a_row():
-    positions = grid_sinusoids((3, 4, 5), 32)
-    assert positions.shape == (60, 32) and (positions[:, 30:] == 0).all() and len(np.unique(positions, axis=0)) == 60
-    at = positions.reshape(3, 4, 5, 32)
-    products = [np.sum(at[1, 1, 1] * other) for other in (at[1, 1, 2], at[1, 2, 1], at[2, 1, 1])]
-    np.testing.assert_allclose(products, products[0], rtol=1e-5)
-    assert products[0] > np.sum(at[1, 1, 1] * at[1, 3, 4])
-
-
-def test_an_encoder_with_positions_on_a_grid_is_fine_tuned_with_them(video, tmp_path):
-    model = small(position_kind="grid")
-    variables = jax.jit(model.init)(jax.random.key(0), video)
-    assert not np.allclose(model.apply(variables, video), small().apply(variables, video))
-    save_own(model, variables, tmp_path / "own.safetensors", preprocessing=None, labels=None)
-    fields = SMALL | {"num_classes": 3}
-    with pytest.raises(vitx.UserError, match="position_kind"):
-        start_from(tmp_path / "own.safetensors", vitx.create_model("videomae_b_16x2", **fields))
-    classifier = vitx.create_model("videomae_b_16x2", position_kind="grid", **fields)
-    started, _ = start_from(tmp_path / "own.safetensors", classifier)
-    block = "block_0"
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        started["params"]["encoder"][block],
-        variables["params"]["encoder"][block],
-    )
-    with pytest.raises(vitx.UserError, match="positions 'grid'"):
-        vitx.save_huggingface(classifier, started, tmp_path / "directory")

@@ -187,7 +187,7 @@ DECODER_SETTINGS = {
 def _fits_videomae(model: VideoEncoder, like: VideoEncoder) -> bool:
     square = model.tubelet_size[1] == model.tubelet_size[2]
     same = type(model) is type(like) and model.layouts == ("joint",) and square
-    return same and getattr(model, "pooling", "mean") == "mean" and model.position_kind == "sinusoidal"
+    return same and getattr(model, "pooling", "mean") == "mean"
 
 
 def _videomae_fields(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -365,10 +365,9 @@ def architecture_for(model: nn.Module) -> Architecture:
         raise UserError(f"Hugging Face has no {type(model).__name__}; write one .safetensors file instead")
     architecture = find_architecture(model)
     if architecture is None:
-        pooling, positions = (getattr(model, name, None) for name in ("pooling", "position_kind"))
         raise UserError(
-            f"Hugging Face has no such {type(model).__name__} (layouts {model.layouts}, pooling {pooling!r}, "
-            f"positions {positions!r}); it has ViViT 1 with a class token and, for squares, TimeSformer divided, joint "
-            "and space and VideoMAE with a mean. Write one .safetensors file instead"
+            f"Hugging Face has no model like this {type(model).__name__} (layouts {model.layouts}, pooling "
+            f"{getattr(model, 'pooling', None)!r}); it has ViViT 1 with a class token and, for squares, TimeSformer "
+            "divided, joint and space and VideoMAE with a mean. Write one .safetensors file instead"
         )
     return architecture

@@ -102,7 +102,6 @@ def from_tubelets(
 
 
 PositionKind = Literal["learned", "sinusoidal"]
-FixedPositionKind = Literal["sinusoidal", "grid"]
 
 
 class Positions(nn.Module):
@@ -110,20 +109,17 @@ class Positions(nn.Module):
 
     Attributes:
         prefix: number of class tokens, 0 or 1.
-        kind: "learned", one vector for each token; or fixed, zero for the class token: "sinusoidal" by the number of a
-            token, "grid" by its time, row and column (`grid_sinusoids`).
-        grid: (t, h, w) of the tokens; only "grid" needs it.
+        kind: "learned", one vector for each token; or "sinusoidal", fixed, zero for the class token.
     """
 
     prefix: int = 1
-    kind: PositionKind | FixedPositionKind = "learned"
-    grid: Grid | None = None
+    kind: PositionKind = "learned"
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b n d"]) -> Float[Array, "*b m d"]:
         tokens, width = x.shape[-2:]
-        if self.kind != "learned":
-            x = x + jnp.asarray(fixed_positions(self.kind, self.grid or (1, 1, tokens), width), x.dtype)
+        if self.kind == "sinusoidal":
+            x = x + jnp.asarray(sinusoids(tokens, width), x.dtype)
         if self.prefix:
             x = prepend(x, self.param("class_token", nn.initializers.zeros, (1, self.prefix, width), jnp.float32))
         if self.kind == "learned":
@@ -163,23 +159,6 @@ def prepend(x: Float[Array, "*b n d"], prefix: Float[Array, "1 prefix d"]) -> Fl
     """Returns the same prefix tokens followed by the tokens of every clip."""
     prefix = jnp.broadcast_to(prefix.astype(x.dtype), (*x.shape[:-2], *prefix.shape[1:]))
     return jnp.concatenate([prefix, x], axis=-2)
-
-
-def fixed_positions(kind: FixedPositionKind, grid: Grid, width: int) -> Float[np.ndarray, "n d"]:
-    """Returns the positions of the tokens of a grid that are not learned."""
-    return grid_sinusoids(grid, width) if kind == "grid" else sinusoids(math.prod(grid), width)
-
-
-def grid_sinusoids(grid: Grid, width: int) -> Float[np.ndarray, "n d"]:
-    """Returns `sinusoids` of the time, the row and the column of each token of a grid, side by side.
-
-    Each axis has an equal, even part of the width, and what is left over is zero. Neighbours in a column or in time are
-    then as similar as those in a row; by the number of a token they would be far apart.
-    """
-    part = width // 6 * 2
-    places = np.indices(grid).reshape(3, -1)
-    parts = [sinusoids(size, part)[place] for size, place in zip(grid, places, strict=True)]
-    return np.pad(np.concatenate(parts, axis=1), ((0, 0), (0, width - 3 * part)))
 
 
 def sinusoids(tokens: int, width: int) -> Float[np.ndarray, "n d"]:

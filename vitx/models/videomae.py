@@ -6,7 +6,6 @@ In shapes: b batch, t h w c the video, n tokens, d width, p values of a token's 
 """
 
 import dataclasses
-import math
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -15,7 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from vitx.configuration import register, setting
-from vitx.layers.embeddings import FixedPositionKind, Positions, fixed_positions
+from vitx.layers.embeddings import Positions, sinusoids
 from vitx.layers.layouts import LAYOUTS, Grid
 from vitx.layers.masking import complement, draw_tube_mask, num_visible_places
 from vitx.layers.partition import Divisible
@@ -34,8 +33,6 @@ class VideoMAE(VideoTransformer):
         layer_norm_eps: added to the variance in the norms of blocks.
         pooling: "mean" averages all tokens; "attention" reads them by a learned query, for probes of a frozen encoder.
         final_norm_eps: added to the variance in the norm after pooling.
-        position_kind: fixed positions: "sinusoidal" by the number of a token, the original's, or "grid" by its time,
-            row and column, which small models learn much faster from.
         See `VideoTransformer` for inherited fields.
     """
 
@@ -45,11 +42,10 @@ class VideoMAE(VideoTransformer):
     layer_norm_eps: float = setting(1e-6, changes_function=True, chosen_by_user=True)
     pooling: Literal["mean", "attention"] = setting("mean", changes_function=True)
     final_norm_eps: float = setting(1e-6, changes_function=True)
-    position_kind: FixedPositionKind = setting("sinusoidal", changes_function=True)
 
     def setup(self):
         super().setup()
-        self.positions = Positions(0, self.position_kind, self.grid)
+        self.positions = Positions(0, "sinusoidal")
         self.encoder = self.new_encoder(self.num_layers, self.layouts, final_norm=False, key_bias=False)
         if self.pooling == "attention":
             self.pooler = AttentionPooling(
@@ -85,7 +81,6 @@ class VideoMAEPretraining(VideoEncoder):
         decoder_num_heads: attention heads of the decoder.
         decoder_mlp_dim: width of the hidden layer of the decoder's MLPs.
         decoder_norm_eps: added to the variance in the norm after the decoder.
-        position_kind: fixed positions of encoder and decoder; see `VideoMAE`.
         See `VideoEncoder` for inherited fields.
     """
 
@@ -99,7 +94,6 @@ class VideoMAEPretraining(VideoEncoder):
     decoder_num_heads: int = setting(6, changes_function=True)
     decoder_mlp_dim: int = 1536
     decoder_norm_eps: float = setting(1e-6, changes_function=True)
-    position_kind: FixedPositionKind = setting("sinusoidal", changes_function=True)
 
     finetuned: ClassVar[type[VideoTransformer]] = VideoMAE
     """The classifier that takes over the encoder."""
@@ -134,7 +128,7 @@ class VideoMAEPretraining(VideoEncoder):
 
     def setup(self):
         super().setup()
-        self.positions = Positions(0, self.position_kind, self.grid)
+        self.positions = Positions(0, "sinusoidal")
         self.encoder = self.new_encoder(self.num_layers, self.layouts, final_norm=self.encoder_norm, key_bias=False)
         self.to_decoder = nn.Dense(self.decoder_hidden_size, use_bias=False, dtype=self.dtype)
         shape = (1, 1, self.decoder_hidden_size)
@@ -182,8 +176,9 @@ class VideoMAEPretraining(VideoEncoder):
             visible = self.draw_mask(jax.random.key(0))
             keep = jnp.broadcast_to(visible, (len(video), len(visible)))
         x = self.to_decoder(self.encode(self.tokens(video, train=train, keep=keep), train=train))
-        masked = complement(keep, math.prod(self.grid))
-        positions = jnp.asarray(fixed_positions(self.position_kind, self.grid, self.decoder_hidden_size), x.dtype)
+        t, h, w = self.grid
+        masked = complement(keep, t * h * w)
+        positions = jnp.asarray(sinusoids(t * h * w, self.decoder_hidden_size), x.dtype)
         # Tokens keep their positions, so their order is free: visible ones first, as in the authors' code.
         x = jnp.concatenate([x + positions[keep], self.mask_token.astype(x.dtype) + positions[masked]], axis=1)
         x = self.decoder(x, grid=self.grid, train=train)[:, keep.shape[1] :]
