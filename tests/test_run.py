@@ -137,6 +137,16 @@ def test_explain_on_the_command_line_writes_pictures(run, tmp_path, capsys):
     assert main(["explain", str(tmp_path), str(clip)]) == 2 and "no checkpoints" in capsys.readouterr().err
 
 
+def test_a_broken_video_does_not_keep_the_others_from_being_explained(run, tmp_path, capsys):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    (tmp_path / "clip.mp4").write_bytes(encode_video(np.zeros((9, 32, 32, 3), np.uint8)))
+    words = ["explain", str(run.workdir), *(str(tmp_path / f"{name}.mp4") for name in ("broken", "clip"))]
+    assert main([*words, "--output", str(tmp_path / "out"), "--formats", "npz", "--json"]) == 1
+    answers = json.loads(capsys.readouterr().out)
+    broken, clip = (answers[file] for file in words[2:4])
+    assert list(broken) == ["error"] and clip["files"] == [str(path) for path in (tmp_path / "out").iterdir()]
+
+
 def test_options_of_a_method_are_words_on_the_command_line(run, tmp_path, capsys):
     for name in ("short", "other/short"):  # 2 frames, of which the model needs 4: they repeat, as in training
         (tmp_path / name).parent.mkdir(exist_ok=True)

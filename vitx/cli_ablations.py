@@ -54,7 +54,8 @@ def run_ablation(options: argparse.Namespace, _: list[str]) -> None:
     keep_programs()
     if options.worker:
         stop_with_parent()
-        runner.run_cells(runner.make_plan(runner.load_ablation(options.file), options.workdir, **options.worker))
+        plan = runner.make_plan(runner.load_ablation(options.file), options.workdir, **options.worker)
+        runner.run_cells(plan, name_lines=True)
         return
     selected = {"rows": options.rows, "seeds": options.seeds}
     done = runner.ablate(options.file, options.workdir, **selected, jobs=options.jobs, dry_run=options.dry_run)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vitx.cli_settings import load_parts
-from vitx.console import print_json, print_text
+from vitx.console import print_json, print_text, report_unreadable
 from vitx.errors import UserError, closest
 from vitx.storage import as_path, local_path, make_folder
 
@@ -47,11 +47,12 @@ def add_commands(commands: Any) -> None:
     explain.set_defaults(command=_explain)
 
 
-def _explain(options: argparse.Namespace, _: list[str]) -> None:
+def _explain(options: argparse.Namespace, _: list[str]) -> int:
     if missing := [str(file) for file in options.files if not file.exists()]:
         raise UserError(f"there is no video {', '.join(missing)}")
     _check_names(options.files)
     from vitx.compiled_programs import keep_own_programs
+    from vitx.explain.clips import read_clip
     from vitx.explain.explanation import WRITERS
     from vitx.run import load_run
 
@@ -59,11 +60,16 @@ def _explain(options: argparse.Namespace, _: list[str]) -> None:
         raise UserError(f"--formats has {unknown[0]}; expected some of {', '.join(name[1:] for name in WRITERS)}")
     load_parts(options.experiment)
     of_method = _parse_options(options.options)
-    run, answers = load_run(options.run, options.checkpoint), {}
+    run, answers, errors = load_run(options.run, options.checkpoint), {}, {}
     keep_own_programs(run.experiment.training.compilation_cache)
     settings = {name: getattr(options, name) for name in ("method", "label", "class_name")}
     for file in options.files:
-        explanation = run.explain(file, **settings, **of_method)
+        try:
+            clip = read_clip(file, run.experiment.data)
+        except UserError as error:
+            errors[str(file)] = str(error)
+            continue
+        explanation = run.explain(clip, **settings, **of_method)
         make_folder(options.output)
         words = [file.stem, explanation.method, *([explanation.class_name] if options.class_name else [])]
         name = re.sub(r"[^\w.-]+", "-", "_".join(words))  # names of classes may have any characters
@@ -85,7 +91,8 @@ def _explain(options: argparse.Namespace, _: list[str]) -> None:
             most = sorted(over_time.argsort()[::-1][:MOST_FRAMES].tolist())
             print_text("  most important frames: " + ", ".join(f"{i} ({100 * over_time[i]:.0f} %)" for i in most))
     if options.json:
-        print_json(answers)
+        print_json(answers | {file: {"error": error} for file, error in errors.items()})
+    return report_unreadable(errors, len(options.files))
 
 
 def _check_names(files: Sequence[Path]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vitx.cli_settings import load_parts, parse_settings
-from vitx.console import escape, print_json, print_message, print_text, progress_bar
+from vitx.console import print_json, print_message, print_text, progress_bar, report_unreadable
 from vitx.errors import UserError
 from vitx.storage import as_path, exists, local_path
 
@@ -97,7 +97,7 @@ def _predict_to_terminal(options: argparse.Namespace, settings: list[str], found
         _report_short(frames, predictor.reader.num_frames)
     if options.json:
         print_json(answers | {file: {"error": error} for file, error in errors.items()})
-    return _report_errors(errors, len(answers) + len(errors))
+    return report_unreadable(errors, len(answers) + len(errors))
 
 
 def _predict_in_batches(options: argparse.Namespace, settings: list[str], found: Any) -> int:
@@ -181,7 +181,8 @@ def _report(options: argparse.Namespace, done: Mapping[str, Mapping[str, Any]]) 
                     print_text(f"  {shown}")
     more = f"; see {', '.join(written.values())}" if written else ""
     print_text(f"{len(done) - len(errors)} of {len(done)} videos predicted{more}", error=True)
-    return _report_errors(errors, len(done))
+    unwritten = {path: line["unwritten"] for path, line in done.items() if line["unwritten"] is not None}
+    return max(report_unreadable(errors, len(done)), report_unreadable(unwritten, len(done), "drawn to their end"))
 
 
 @contextlib.contextmanager
@@ -192,15 +193,6 @@ def _how_to_resume(options: argparse.Namespace) -> Iterator[None]:
         if options.out is not None:
             print_message(f"the videos that are done lie in {options.out}.partial; the same command resumes")
         raise
-
-
-def _report_errors(errors: dict[str, str], total: int) -> int:
-    """Prints the files that cannot be read and how many they are; returns the exit status."""
-    if errors:
-        listed = "".join(f"\n  {escape(error)}" for error in errors.values())
-        summary = f"vitx: {len(errors)} of {total} videos cannot be read:"
-        print_text(summary + listed, lines=True, error=True)
-    return 1 if errors else 0
 
 
 def _load_predictor(options: argparse.Namespace, settings: list[str]) -> tuple[Any, dict[str, Any]]:

@@ -1,8 +1,10 @@
 """Output on the terminal: messages, progress bars, JSON. Names are escaped, so that none controls the terminal."""
 
+import contextlib
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from vitx import strict_json
@@ -11,6 +13,7 @@ from vitx import strict_json
 # surrogates, which no terminal prints, private and unassigned ones. Zl, Zp: line breaks of Unicode.
 UNPRINTABLE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
 JOINERS = frozenset("\u200c\u200d")  # spelling of Persian and of emoji needs them
+PREFIX: ContextVar[str] = ContextVar("PREFIX", default="")  # of messages, where several processes share a terminal
 
 
 def escape(text: str, *, lines: bool = False) -> str:
@@ -39,6 +42,21 @@ def print_text(text: str, *, lines: bool = False, error: bool = False) -> None:
     print(escape(text, lines=lines), file=sys.stderr if error else sys.stdout, flush=error)
 
 
+def report_unreadable(errors: Mapping[str, str], total: int, what: str = "read") -> int:
+    """Prints videos that failed, and returns the exit status of the command.
+
+    Args:
+        errors: {path of a video: why it failed}.
+        total: number of all videos.
+        what: what cannot be done with them.
+    """
+    if errors:
+        listed = "".join(f"\n  {escape(error)}" for error in errors.values())
+        summary = f"vitx: {len(errors)} of {total} videos cannot be {what}:"
+        print_text(summary + listed, lines=True, error=True)
+    return 1 if errors else 0
+
+
 def print_json(data: Any) -> None:
     """Prints one strictly valid JSON object on standard output."""
     print(strict_json.dumps(data))
@@ -63,4 +81,14 @@ def print_message(*lines: str) -> None:
     """Prints lines on standard error, above a progress bar where there is one."""
     from tqdm.auto import tqdm
 
-    tqdm.write("\n".join(map(escape, lines)), file=sys.stderr)
+    tqdm.write("\n".join(escape(PREFIX.get() + line) for line in lines), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def prefix_messages(prefix: str) -> Iterator[None]:
+    """Begins every line of `print_message` inside the `with` with some text."""
+    token = PREFIX.set(prefix)
+    try:
+        yield
+    finally:
+        PREFIX.reset(token)

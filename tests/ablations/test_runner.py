@@ -31,6 +31,7 @@ from vitx.errors import Preempted, RunError
 from vitx.evaluation.examples import load_predictions
 from vitx.locks import Lease
 from vitx.run import load_run
+from vitx.training.logs import log_info
 
 
 @pytest.fixture
@@ -216,6 +217,22 @@ def test_a_cell_that_another_process_writes_does_not_hold_up_the_others(two_rows
     assert ran == ["base_seed0", "no_temporal_layer_seed0", "base_seed0"]
 
 
+def test_lines_of_processes_that_share_a_terminal_name_their_cell(two_rows, tmp_path, monkeypatch, capsys):
+    def run_cell(cell, lease, results):
+        log_info("step 1", "step 2")
+        results.record(cell, {"row": cell.row})
+        return True
+
+    monkeypatch.setattr(runner, "run_cell", run_cell)
+    plan = make_plan(two_rows, tmp_path, seeds=[3])
+    runner.run_cells(plan, name_lines=True)
+    lines = capsys.readouterr().err.splitlines()
+    for cell in plan.cells:
+        assert all(f"{cell.row}, seed 3: step {step}" in lines for step in (1, 2))
+    log_info("after")
+    assert capsys.readouterr().err == "after\n"
+
+
 def test_a_lost_lease_leaves_the_cell_to_its_new_owner(two_rows, tmp_path, monkeypatch):
     class Lost(Lease):
         def __init__(self):
@@ -247,7 +264,7 @@ def test_names_of_rows_reach_the_processes_as_they_are(two_rows, small_file, tmp
     with pytest.raises(RunError, match="2 of 2 cells are not settled"):
         vitx.ablate("file.py", tmp_path, rows=["-mixup", "x[*]"], seeds=[0], jobs=2)
     taken = []
-    monkeypatch.setattr(runner, "run_cells", lambda plan: taken.extend(cell.row for cell in plan.cells))
+    monkeypatch.setattr(runner, "run_cells", lambda plan, **_: taken.extend(cell.row for cell in plan.cells))
     assert main(commands[0][3:]) == 0 and taken == ["-mixup", "x*"]
 
 

@@ -141,6 +141,17 @@ def test_all_labels_are_shown_on_the_terminal(predictor):
     assert shown == [f"{name}: no 100.0 %" for name in names]
 
 
+def test_a_video_whose_end_cannot_be_drawn_keeps_its_prediction(predictor, files, tmp_path, monkeypatch):
+    def write_overlay(*_):
+        raise VideoError("frame 9 is damaged")
+
+    monkeypatch.setattr("vitx.evaluation.prediction_outputs.write_overlay", write_overlay)
+    (video,) = predict_videos(predictor, files[:1])
+    written = Outputs.plan(files[:1], None, Thresholds(), None, tmp_path).write(video, predictor, None)
+    assert written["rows"] == to_rows(video, predictor) and written["rows"][0]["error"] is None
+    assert written["unwritten"] == f"{files[0]}: frame 9 is damaged"
+
+
 @pytest.fixture
 def table(predictor, files, tmp_path):
     return PredictionTable(list(predict_videos(predictor, [*files, str(tmp_path / "no.mp4")])), predictor)

@@ -145,7 +145,7 @@ def format_estimates(estimates: list[Estimate]) -> str:
     macs = sum(e.gmacs for e in left if e.gmacs is not None)
     unknown = sum(e.seconds is None for e in left)
     also = f", and {unknown} without an estimate" if unknown else ""
-    found = f"{macs:,.0f} GMACs, about {known / 60:.0f} minutes"
+    found = f"{macs:,.0f} GMACs, about {known / 60:.0f} min"
     lines.append(f"{len(left)} of {len(estimates)} cells are left: {found}{also}")
     return "\n".join(map(escape, lines))
 

@@ -21,6 +21,7 @@ from vitx.ablations.leases import Leases
 from vitx.ablations.pictures import write_pictures
 from vitx.ablations.plan import Cell, Plan, claim_folder, make_plan
 from vitx.ablations.tables import Table, make_table, write_table
+from vitx.console import prefix_messages
 from vitx.errors import Preempted, RunError, UserError
 from vitx.training.logs import log_info
 
@@ -92,10 +93,14 @@ def share_programs(plan: Plan) -> Iterator[None]:
             compilation_cache.reset_cache()
 
 
-def run_cells(plan: Plan) -> None:
+def run_cells(plan: Plan, *, name_lines: bool = False) -> None:
     """Trains cells that no other process has, until every selected cell is finished or has failed.
 
     A failure that was there before is tried again; one that another process meets meanwhile is not.
+
+    Args:
+        plan: plan with the cells.
+        name_lines: begin each line that is printed with the cell, as processes of one terminal need it.
     """
     results, leases = CellResults(plan.workdir), Leases(plan.workdir / "leases")
     known = results.names()
@@ -118,7 +123,9 @@ def run_cells(plan: Plan) -> None:
                 if is_open(cell, results.names()):
                     done = len(plan.cells) - len(pending)
                     log_info(f"{done} of {len(plan.cells)} cells are settled; row {cell.row!r}, seed {cell.seed}")
-                    progress = run_cell(cell, lease, results)
+                    prefix = f"{cell.row}, seed {cell.seed}: " if name_lines else ""
+                    with prefix_messages(prefix):
+                        progress = run_cell(cell, lease, results)
             finally:
                 lease.release()
             if progress:

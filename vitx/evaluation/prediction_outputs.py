@@ -81,21 +81,24 @@ class Outputs:
             top: classes in the rows' "scores"; None is all of them.
 
         Returns:
-            {"rows", "segments": rows of its segments, "shown": lines for the terminal, "frames": their number}.
+            {"rows", "segments": rows of its segments, "shown": lines for the terminal, "frames": their number,
+            "unwritten": why its pictures could not be written, or None}.
         """
         segments: list[Segment] = []
         if prediction.is_windowed and predictor.presenter.predicts_probabilities:
             segments = segments_of(prediction, predictor, self.thresholds)
+        unwritten = None
         if prediction.error is None:
             try:
                 self._write_files(prediction, predictor, segments)
-            except VideoError as error:  # behind the last frame that the model needs
-                prediction, segments = VideoPrediction(prediction.path, error=f"{prediction.path}: {error}"), []
+            except VideoError as error:  # behind the last frame that the model needs: the prediction holds
+                unwritten = f"{prediction.path}: {error}"
         return {
             "rows": to_rows(prediction, predictor, top),
             "segments": [segment.to_row(prediction.path) for segment in segments],
             "shown": _describe(prediction, predictor, segments),
             "frames": prediction.frames,
+            "unwritten": unwritten,
         }
 
     def _write_files(self, prediction: VideoPrediction, predictor: Predictor, segments: Sequence[Segment]) -> None:
