@@ -86,6 +86,19 @@ def test_a_run_is_evaluated_on_other_clips_with_its_positions_interpolated(workd
     assert [row["num_tokens"] for row in validation] == [4, 18] and validation[1]["loss"] == again["loss"]
 
 
+def test_what_a_budget_drops_is_reported_beside_the_metrics(workdir, capsys):
+    """Every token of the noisy digits changes, so that 8 runs share the slots."""
+    reducer = RunLengthTokens(0.0, budget=6)
+    run = load_run(workdir, settings={"model.reducer": reducer})
+    assert run.evaluate()["dropped_tokens"] == pytest.approx(25)
+    assert "25.0 % of the tokens" in capsys.readouterr().err
+    rows = run.evaluate_budgets((4, 8))
+    assert [row["dropped_tokens"] for row in rows] == pytest.approx([50, 0])
+    table = (workdir / "budgets_test.md").read_text().splitlines()
+    column = table[0].split("|").index(" dropped tokens ")
+    assert [line.split("|")[column] for line in table[2:]] == [" 50.0 % ", " 0.0 % "]
+
+
 def test_models_without_tokens_or_without_a_budget_are_refused():
     with pytest.raises(UserError, match="ResNet3D has no tokens"):
         Budget(8).fit_model(vitx.create_model("r3d_18"))

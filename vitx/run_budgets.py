@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from vitx import configuration, storage
 from vitx.errors import as_user_error
+from vitx.evaluation.dropped_tokens import dropped_tokens
 from vitx.evaluation.examples import accuracy_intervals
 from vitx.evaluation.figures import COLOURS, add_legend, metric_title, save_figure, scale_costs
 from vitx.evaluation.presentation import Presenter, presenter_for
@@ -44,7 +45,8 @@ def evaluate_budgets(run: Any, budgets: Sequence[int], split: str) -> list[dict[
             "num_tokens": budget,
             "gmacs": count_macs(budgeted.experiment.model, task, run.variables, data) / 1e9,
         }
-        rows.append({"step": run.step, "split": split, **about, **metrics})
+        dropped = dropped_tokens(budgeted.experiment.model, task, data, source, predictions)
+        rows.append({"step": run.step, "split": split, **about, **metrics, **dropped})
         headline = presenter.headline(metrics, accuracy_intervals(task, predictions, metrics))
         log_info(f"step {run.step}: {split} split ({predictions.coverage}), {budget} tokens: {headline}")
         record_evaluation(run.workdir, rows[-1])
@@ -62,7 +64,7 @@ def evaluate_budgets(run: Any, budgets: Sequence[int], split: str) -> list[dict[
 
 def describe_budgets(rows: Rows, presenter: Presenter) -> list[str]:
     """Returns the lines of a Markdown table of rows that `evaluate_budgets` has returned, cheapest first."""
-    metrics = _metrics(rows, presenter)
+    metrics, drops = _metrics(rows, presenter), any("dropped_tokens" in row for row in rows)
     cells = [
         (
             row["reducer"],
@@ -70,12 +72,13 @@ def describe_budgets(rows: Rows, presenter: Presenter) -> list[str]:
             row["views"],
             row["num_tokens"],
             f"{row['gmacs']:.4g}",
+            *(f"{row['dropped_tokens']:.1f} %" if "dropped_tokens" in row else "-" for _ in range(drops)),
             *(f"{row[name]:.2f}" for name in metrics),
         )
         for row in sorted(rows, key=lambda row: row["gmacs"])
     ]
     titles = [f"{name} {presenter.curves[name.rpartition('/')[2]]}".rstrip() for name in metrics]
-    return table(("reducer", "clip", "views", "tokens", "GMACs per view", *titles), cells)
+    return table(("reducer", "clip", "views", "tokens", "GMACs per view", *["dropped tokens"] * drops, *titles), cells)
 
 
 def draw_budgets(rows: Rows, presenter: Presenter) -> Figure:

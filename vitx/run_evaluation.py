@@ -15,6 +15,7 @@ from vitx.data.aligned import open_split
 from vitx.data.sources import Source
 from vitx.evaluation import report
 from vitx.evaluation.calibration import calibration_of_split, calibration_sections
+from vitx.evaluation.dropped_tokens import dropped_tokens
 from vitx.evaluation.evaluate import Predictions, evaluate
 from vitx.evaluation.examples import accuracy_intervals, predictions_path, save_predictions
 from vitx.evaluation.presentation import presenter_for
@@ -48,7 +49,10 @@ def evaluate_and_report(run: Any, split: str, clock: Stopwatch) -> dict[str, Any
         clips = np.stack([data.read_views(source[int(index)])[0].copy() for index in predictions.index[shown]])
         results = report.Results(model, run.variables, split, predictions, run.output_names, clips, shown)
         changed = {path: new for path, (_, new) in run.changed.items()}
-        row = {"views": predictions.views, **({"settings": changed} if changed else {}), **metrics}
+        dropped = dropped_tokens(model, task, data, source, predictions)
+        if dropped:
+            log_info(f"{dropped['dropped_tokens']:.1f} % of the tokens to keep had no slot in model.reducer.budget")
+        row = {"views": predictions.views, **({"settings": changed} if changed else {}), **metrics, **dropped}
         sections = presenter.sections(results)  # in every process: pictures may need the devices
         sections = [*sections, *calibration_sections(task, results, calibration)]
         if is_first_process():

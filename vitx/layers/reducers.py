@@ -51,6 +51,8 @@ class Reducer:
     """Whether `observe` needs the codec's motion, a fourth channel of the clip, which no token is made of."""
     parameters: ClassVar[tuple[str, ...]] = ()
     """Patterns of the paths of its parameters in an encoder; weights of a model without a reducer lack them."""
+    may_drop: ClassVar[bool] = False
+    """Whether a budget may leave out tokens that the reducer would keep; `fraction_dropped` then says how many."""
 
     def count_tokens(self, grid: Grid, prefix: int, num_layers: int) -> tuple[int, ...]:
         """Returns the number of tokens, prefix tokens included, that enter each block, and that leave the last one.
@@ -68,6 +70,10 @@ class Reducer:
     def observe(self, tubelets: Float[Array, "b n p c"], grid: Grid) -> Carry:
         """Returns what to remember of a clip before the first block, given the pixels of each token, or None."""
         return None
+
+    def fraction_dropped(self, carry: Carry) -> Float[Array, "b"]:
+        """Returns the fraction of the tokens to keep that the budget has no slot for, given what `observe` returns."""
+        raise NotImplementedError
 
     def attention_bias(self, carry: Carry) -> Bias:
         """Returns what is added to the scores of the next attention, [*b, 1, 1 or queries, keys], or None."""

@@ -112,6 +112,7 @@ class RunLengthTokens(Reducer):
     """
 
     parameters: ClassVar[tuple[str, ...]] = ("length_embedding*",)
+    may_drop: ClassVar[bool] = True
 
     threshold: float = 0.1
     budget: int | None = None
@@ -144,6 +145,10 @@ class RunLengthTokens(Reducer):
         """See `Reducer`."""
         clips = math.gcd(len(tubelets), self.clips_per_sequence)
         return find_runs(tubelets, grid, threshold=self.threshold, budget=self.budget, clips_per_sequence=clips)
+
+    def fraction_dropped(self, carry: Runs) -> Float[Array, "r"]:
+        """See `Reducer`: runs that were added to the one before."""
+        return carry.num_dropped / (carry.num_dropped + carry.used.sum(axis=1))
 
     def attention_bias(self, carry: Slots) -> Bias:
         """See `Reducer`: unused slots and other clips are not seen."""
