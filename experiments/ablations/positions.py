@@ -9,19 +9,19 @@ themselves. The base is that of factorisation.py. Six rows, three seeds.
 Compare with TimeSformer (Bertasius et al. 2021, table 4), top-1 on Kinetics-400 and on Something-Something V2: none
 75.4 and 45.8 %, in space alone 77.8 and 52.5 %, in space and time 78.0 and 59.5 %.
 
-Result (table and pictures in results/positions): two cores of an AMD EPYC, JAX 0.10.2, 2026-11-27, 11 min beside other
-jobs. Test split, 1x1 views, mean of three seeds in %; chance is 12.5 for motion, 10 for appearance:
+Result (table and pictures in results/positions): two cores of an Intel Xeon, JAX 0.10.2, 2026-11-28, 19 min beside
+small jobs. Test split, 1x1 views, mean of three seeds in %; chance is 12.5 for motion, 10 for appearance:
 
     positions       frames              tubelets
                     motion   appear     motion   appear
-    learned           33.1     47.4       98.6     10.6
-    sinusoidal        32.5     46.2       95.6     10.9
-    none              33.4     45.5       97.8     10.0
+    learned           33.6     47.5       98.6     10.5
+    sinusoidal        33.6     46.2       95.6     10.9
+    none              33.1     46.1       97.8     10.0
 
-On single frames the kinds of positions differ by less than their seeds deviate, other than on Something-Something:
-joint attention tells a third of the motions, which the set of tokens without any order allows as well, and has not
-begun to use their order after 800 steps. Tubelets carry the order themselves; among them the seeds differ more
-(deviations up to 6 points) than the kinds. Whether positions matter after longer training is open.
+On single frames no kind differs significantly from learned positions, other than on Something-Something: joint
+attention tells a third of the motions, which the set of tokens without any order allows as well, and has not begun to
+use their order after 800 steps. Tubelets carry the order themselves; among them the seeds differ more (deviations up
+to 6 points) than the kinds. Whether positions matter after longer training is open.
 """
 
 from collections.abc import Callable
