@@ -1,6 +1,7 @@
 """`vitx bench`: how fast named models are here, beside their originals, beside a record or beside another version."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ from vitx.console import print_json, print_text
 from vitx.errors import UserError, as_user_error
 from vitx.storage import check_writable, local_path
 
-FLAGS = ("sweep", "first_step", "compiled", "eager")
+VALUES = ("num_frames", "against")  # options of a measurement that may be missing
+FLAGS = ("sweep", "first_step", "eager")
 LIBRARIES = ("huggingface", "torchvision", "pytorchvideo")
 
 
@@ -51,12 +53,7 @@ def _add_measurement(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--against", choices=LIBRARIES, help="whose original")
     parser.add_argument("--sweep", action="store_true", help="double --batch as long as memory and 3 minutes allow")
     parser.add_argument("--first_step", action="store_true", help="time a first step too, with empty and filled cache")
-    parser.add_argument(
-        "--compiled", action="store_true", help="the original through torch.compile, convolutions channels last"
-    )
-    parser.add_argument(
-        "--eager", action="store_true", help="Hugging Face's originals without torch.compile, which they get otherwise"
-    )
+    parser.add_argument("--eager", action="store_true", help="run the original without torch.compile")
 
 
 def normal_command(words: Sequence[str]) -> list[str]:
@@ -74,7 +71,7 @@ def _parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def _command(options: argparse.Namespace, settings: list[str]) -> list[str]:
     """Returns the words of a measurement, as `_add_measurement` reads them."""
     words = [*options.names, "--batch", str(options.batch), "--repeats", str(options.repeats)]
-    for name in ("num_frames", "against"):
+    for name in VALUES:
         if (value := getattr(options, name)) is not None:
             words += [f"--{name}", str(value)]
     return [*words, *(f"--{name}" for name in FLAGS if getattr(options, name)), *settings]
@@ -82,50 +79,34 @@ def _command(options: argparse.Namespace, settings: list[str]) -> list[str]:
 
 def _bench(options: argparse.Namespace, settings: list[str]) -> int:
     from vitx.analysis import bench_records as records
-    from vitx.analysis.bench import describe_machine
 
     # argparse gives up on NAME ... where options stand before the names.
     while settings and not settings[0].startswith("-"):
         options.names.append(settings.pop(0))
-    record = None
+    record, measurement = None, options
     if options.compare is not None:
-        if options.names or settings:
-            raise UserError(
-                f"--compare runs the command of {options.compare}; leave out {(settings + options.names)[0]}"
-            )
+        _check_alone(options, settings)
         record = records.read_record(options.compare)
         measurement, settings = _parse(record["command"])
-    else:
-        measurement = options
-    for name, value in (("batch", measurement.batch), ("repeats", measurement.repeats), ("rounds", options.rounds)):
-        if value < 1:
-            raise UserError(f"--{name} is {value}; expected at least 1")
-    if not measurement.names:
-        raise UserError("vitx bench needs the NAME of a model (`vitx models` lists them), or --compare FILE")
-    if measurement.sweep and measurement.against:
-        raise UserError("found --sweep and --against; the memory of an original cannot be predicted: leave out one")
-    if measurement.eager and (measurement.compiled or measurement.against != "huggingface"):
-        raise UserError(
-            "found --eager; expected it with --against huggingface and without --compiled: other originals are not "
-            "compiled unless --compiled asks for it"
-        )
-    if options.baseline is not None and options.json not in (None, True):
-        raise UserError("found --baseline and --json FILE; a record holds one version: leave out one of them")
+        measurement.first_step = False  # timed once: a difference of 5 % would say nothing
+    _check_options(options, measurement)
     command = _command(measurement, settings)
     if options.baseline is not None:
         rows = records.measure_beside(options.baseline, command, options.rounds, lambda x: print_text(x, error=True))
         return _print_comparison(rows, options.json)
+    if measurement.against is not None:
+        # The original needs memory of the same card, of which JAX would reserve three quarters when it starts.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     file = None if options.json in (None, True) else local_path(options.json)
-    first = _first_steps(measurement, settings) if measurement.first_step else {}
-    machine = describe_machine()
+    if file is not None:
+        check_writable(file / "record.json" if file.is_dir() else file)
+    first = _time_first_steps(measurement, settings) if measurement.first_step else {}
     if record is not None:
-        records.check_same_machine(options.compare, record, machine)
+        records.check_same_machine(options.compare, record, _describe_machine(None))
+    rows = [row | first.get(row["model"], {}) for row in _measure(measurement, settings)]
+    machine = _describe_machine(measurement.against)
     if file is not None:
         file = records.record_path(file, command, machine)
-        check_writable(file)
-    rows = [row | first.get(row["model"], {}) for row in _measure(measurement, settings)]
-    machine = describe_machine(measurement.against)
-    if file is not None:
         records.write_record(file, command, machine, rows)
         print_text(f"see {file}", error=True)
     if record is not None:
@@ -137,7 +118,38 @@ def _bench(options: argparse.Namespace, settings: list[str]) -> int:
     return 0
 
 
-def _first_steps(options: argparse.Namespace, settings: list[str]) -> dict[str, dict[str, float]]:
+def _check_alone(options: argparse.Namespace, settings: list[str]) -> None:
+    """Raises UserError where a measurement is described beside --compare, which takes all of it from the record."""
+    usual, _ = _parse([])
+    measured = ("batch", "repeats", *VALUES, *FLAGS)
+    changed = [f"--{name}" for name in measured if getattr(options, name) != getattr(usual, name)]
+    if extra := [*settings, *options.names, *changed]:
+        raise UserError(f"--compare runs the command of {options.compare}; leave out {extra[0]}")
+
+
+def _check_options(options: argparse.Namespace, measurement: argparse.Namespace) -> None:
+    """Raises UserError where options have values that cannot be, or do not fit together."""
+    for name, value in (("batch", measurement.batch), ("repeats", measurement.repeats), ("rounds", options.rounds)):
+        if value < 1:
+            raise UserError(f"--{name} is {value}; expected at least 1")
+    if not measurement.names:
+        raise UserError("vitx bench needs the NAME of a model (`vitx models` lists them), or --compare FILE")
+    if measurement.sweep and measurement.against:
+        raise UserError("found --sweep and --against; the memory of an original cannot be predicted: leave out one")
+    if measurement.eager and measurement.against is None:
+        raise UserError("found --eager, which runs an original without torch.compile; add --against LIBRARY")
+    if options.baseline is not None and options.json not in (None, True):
+        raise UserError("found --baseline and --json FILE; a record holds one version: leave out one of them")
+
+
+def _describe_machine(against: str | None) -> dict[str, Any]:
+    from vitx.analysis.bench import describe_machine
+    from vitx.experiment import git_commit
+
+    return describe_machine(against) | {"commit": git_commit()}
+
+
+def _time_first_steps(options: argparse.Namespace, settings: list[str]) -> dict[str, dict[str, float]]:
     """Returns times of first steps by model; each runs alone, before this process uses its devices."""
     from vitx.analysis.first_step import time_first_step
 
@@ -146,21 +158,29 @@ def _first_steps(options: argparse.Namespace, settings: list[str]) -> dict[str, 
 
 
 def _measure(options: argparse.Namespace, settings: list[str]) -> list[dict[str, Any]]:
-    from vitx.analysis.bench import bench, sweep
+    """Returns the rows of all models; what does not fit in memory is refused before the first is measured."""
+    import jax
+
+    from vitx.analysis.bench import bench, check_options, sweep
+    from vitx.analysis.bench_programs import check_fits, compile_programs
     from vitx.analysis.cost import abstract
     from vitx.compiled_programs import keep_programs
 
     keep_programs()
     models = create_models(options.names, parse_settings(settings), options.num_frames)
-    for name, model in models.items():  # all models are checked before the first is measured
+    for name, model in models.items():
+        check_options(model, options.batch)
         with as_user_error(of=name):
             abstract(model, model.input_shape)
-    how = {name: getattr(options, name) for name in ("batch", "repeats")}
+    size = {"batch": options.batch, "repeats": options.repeats}
     if options.sweep:
-        return [row for name, model in models.items() for row in sweep(name, model, **how)]
-    compiled = options.compiled or (options.against == "huggingface" and not options.eager)
-    how |= {"against": options.against, "compiled": compiled}
-    return [bench(name, model, **how) for name, model in models.items()]
+        return [row for name, model in models.items() for row in sweep(name, model, **size)]
+    device = jax.devices()[0]
+    programs = {name: compile_programs(name, model, options.batch, device) for name, model in models.items()}
+    for name, compiled in programs.items():
+        check_fits(name, options.batch, compiled.bytes_beside(options.against), device)
+    beside = {"against": options.against, "eager": options.eager}
+    return [bench(name, model, **size, **beside, programs=programs[name]) for name, model in models.items()]
 
 
 def _print_rows(machine: dict[str, Any], rows: list[dict[str, Any]]) -> None:

@@ -44,8 +44,9 @@ def keep_programs(setting: str | None = None) -> None:
         _switch_to(None if setting == OFF else os.path.join(os.path.expanduser(setting), host_key()))
         return
     # Processes that train together compile together on GPUs: one that reads its program would leave the others waiting.
-    together = jax.distributed.is_initialized()
-    if together or jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
+    is_multi_process = jax.distributed.is_initialized()
+    is_chosen = jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache
+    if is_multi_process or is_chosen:
         return
     try:
         folder = default_folder()

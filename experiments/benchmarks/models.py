@@ -34,8 +34,8 @@ COMMANDS = (
 """Words after `vitx bench`. Models 3 and 4 have no original. S3D is missing, since `vitx bench` refuses to compare it:
 an input that differs by 1e-7 changes the momentum of our own after two steps by 0.3 %."""
 HEADER = (
-    "| command after `vitx bench` | forward, ms | original | ratio | training step, ms | original | ratio | memory |",
-    "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    "| command after `vitx bench` | load | forward, ms | original | ratio | training, ms | original | ratio | memory |",
+    "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
 )
 
 
@@ -69,7 +69,7 @@ def format_tables() -> str:
     lines = []
     for found in by_kind.values():
         lines += [f"{describe_machines(found)}:", "", *HEADER]
-        lines += [format_line(record["command"], row) for record in found for row in record["models"]]
+        lines += [format_line(record, row) for record in found for row in record["models"]]
         lines.append("")
     return "\n".join(lines)
 
@@ -84,17 +84,18 @@ def describe_machines(found: Sequence[Mapping[str, Any]]) -> str:
     return f"{processor}; {named}; {' to '.join(dict.fromkeys((dates[0], dates[-1])))}"
 
 
-def format_line(command: Sequence[str], row: Mapping[str, Any]) -> str:
-    """Returns the line of one model: medians, their quartiles, and ratios with the spread that these allow."""
-    cells = [f"`{shlex.join(command)}`"]
+def format_line(record: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """Returns the line of one model: medians, their quartiles, and ratios with theirs."""
+    cells = [f"`{shlex.join(record['command'])}`", f"{record['machine']['load']:.1f}"]
     for call in ("forward", "train_step"):
         cells.append(format_time(row, call))
         if f"peer_{call}_ms" not in row:
             cells += ["", ""]
             continue
         (low, high), (peer_low, peer_high) = (row[f"{name}{call}_quartiles_ms"] for name in ("", "peer_"))
-        spread = f"{peer_low / high:.2f} to {peer_high / low:.2f}"
-        cells += [format_time(row, f"peer_{call}"), f"{row[f'{call}_ratio']:.2f} ({spread})"]
+        # Records before 2026-11-28 have no quartiles of ratios, but what those of both times allow.
+        low, high = row.get(f"{call}_ratio_quartiles", (peer_low / high, peer_high / low))
+        cells += [format_time(row, f"peer_{call}"), f"{row[f'{call}_ratio']:.2f} ({low:.2f} to {high:.2f})"]
     cells.append(f"{row['train_step_memory_bytes'] / 1e9:.2f} GB")
     return "| " + " | ".join(cells) + " |"
 

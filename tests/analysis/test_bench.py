@@ -53,7 +53,7 @@ def echo(monkeypatch):
 def test_streaming_model_is_measured_beside_a_peer_that_agrees(echo):
     echo()
     row = benchmark.bench(
-        "cnn_small", vitx.create_model("cnn_small", **SMALL), batch=3, repeats=3, against="torchvision"
+        "cnn_small", vitx.create_model("cnn_small", **SMALL), batch=3, repeats=3, against="torchvision", eager=True
     )
     assert (row["model"], row["frames"], row["height"], row["batch"]) == ("cnn_small", 2, 16, 3)
     assert row["implementation"] == "cpu"
@@ -61,7 +61,8 @@ def test_streaming_model_is_measured_beside_a_peer_that_agrees(echo):
         low, high = row[f"{name}_quartiles_ms"]
         assert 0 < low <= row[f"{name}_ms"] <= high
     for name in ("forward", "train_step"):
-        assert row[f"{name}_ratio"] == pytest.approx(row[f"peer_{name}_ms"] / row[f"{name}_ms"])
+        low, high = row[f"{name}_ratio_quartiles"]
+        assert 0 < low <= row[f"{name}_ratio"] <= high
         assert row[f"{name}_clips_per_second"] == pytest.approx(3e3 / row[f"{name}_ms"])
     assert row["train_step_memory_bytes"] > row["forward_memory_bytes"] > 3 * 2 * 16 * 16 * 3 * 4  # the batch
     assert max(row["logits_deviation"], row["loss_deviation"], row["gradient_deviation"]) < 1e-5
@@ -72,7 +73,9 @@ def test_streaming_model_is_measured_beside_a_peer_that_agrees(echo):
 def test_a_peer_that_computes_another_function_is_refused(echo, how):
     echo(**how)
     with pytest.raises(vitx.errors.RunError, match="deviation"):
-        benchmark.bench("cnn_small", vitx.create_model("cnn_small", **SMALL), repeats=1, against="torchvision")
+        benchmark.bench(
+            "cnn_small", vitx.create_model("cnn_small", **SMALL), repeats=1, against="torchvision", eager=True
+        )
 
 
 def test_random_variables_have_no_zero_branches():
@@ -115,8 +118,6 @@ def test_bench_command_prints_one_json_object(capsys):
     assert [row["frames"] for row in output["models"]] == [1]
     assert cli.main(["bench", "cnn_small", "--repeats", "0"]) == 2
     assert "--repeats is 0" in capsys.readouterr().err
-    assert cli.main(["bench", "cnn_small", "--compiled", *small]) == 2
-    assert "--compiled" in capsys.readouterr().err
     assert cli.main(["bench", "r3d_18", "--norm_groups", "3", "--width", "4", "--clip", "8", "16", "16"]) == 2
     assert "--batch is 2" in capsys.readouterr().err
 
@@ -127,17 +128,33 @@ def test_the_fraction_of_the_matrix_product_peak_counts_the_models_own_operation
     peak = row["matmul_peak_flops"]
     assert row["forward_peak_fraction"] == pytest.approx(2 * 2 * macs / (row["forward_ms"] / 1e3) / peak)
     assert row["train_step_peak_fraction"] == pytest.approx(3 * 2 * 2 * macs / (row["train_step_ms"] / 1e3) / peak)
-    assert peak == bench_programs.matmul_peak(jax.devices()[0], "float32") > 1e8
+    assert peak > 1e8
 
 
 def test_three_calls_are_timed_where_more_would_take_too_long(monkeypatch):
     calls = itertools.count()
-    results: dict = {}
-    benchmark._time({"forward": lambda: next(calls)}, 5, "", results)
-    assert results["forward_calls"] == 5 and next(calls) == benchmark.WARM_UP + 5
+    assert benchmark._time({"forward": lambda: next(calls)}, 5, "")["forward_calls"] == 5 and next(calls) == 5
     monkeypatch.setattr(benchmark, "MEASURING_SECONDS", 0.0)
-    benchmark._time({"forward": lambda: None, "peer_forward": lambda: None}, 5, "", results)
+    results = benchmark._time({"forward": lambda: None, "peer_forward": lambda: None}, 5, "")
     assert results["forward_calls"] == 3 and "peer_forward_calls" not in results
+
+
+def test_calls_take_turns_and_ratios_are_those_of_a_round(monkeypatch):
+    """The machine is half as fast in the second of three rounds; the peer takes three times as long in each."""
+    now, order = [0.0], []
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: now[0])
+
+    def call(name, seconds):
+        def run():
+            order.append(name)
+            now[0] += seconds * (2 if len(order) in (3, 4) else 1)
+
+        return run
+
+    results = benchmark._time({"forward": call("own", 1.0), "peer_forward": call("peer", 3.0)}, 3, "")
+    assert order == ["own", "peer", "peer", "own", "own", "peer"]
+    assert results["forward_ratio"] == 3.0 and results["forward_ratio_quartiles"] == [3.0, 3.0]
+    assert results["forward_ms"] == 1000 and results["forward_quartiles_ms"] == [1000, 1500]
 
 
 def test_a_benchmark_that_does_not_fit_is_refused_before_it_starts(monkeypatch, capsys):
@@ -147,6 +164,24 @@ def test_a_benchmark_that_does_not_fit_is_refused_before_it_starts(monkeypatch, 
     assert cli.main(["bench", "cnn_small", "--batch", "3", *small]) == 2
     error = capsys.readouterr().err
     assert "--batch 3" in error and "10,000" in error
+
+
+def test_of_several_models_none_is_measured_where_one_does_not_fit(monkeypatch, capsys):
+    small = ["--clip", "2", "16", "16", "--width", "4"]
+    model = vitx.create_model("cnn_small", **SMALL)
+    needed = bench_programs.compile_programs("cnn_small", model, 2, jax.devices()[0]).needed_bytes
+    monkeypatch.setattr(bench_programs, "available_memory", lambda: 4 * needed)
+    monkeypatch.setattr(benchmark, "random_variables", mock.Mock(side_effect=AssertionError))
+    assert cli.main(["bench", "cnn_small", "lrcn_small", "--hidden_size", "512", *small]) == 2
+    assert "lrcn_small" in capsys.readouterr().err
+
+
+def test_an_original_counts_with_its_weights_gradients_and_momentum():
+    model = vitx.create_model("cnn_small", **SMALL)
+    programs = bench_programs.compile_programs("cnn_small", model, 2, jax.devices()[0])
+    assert programs.bytes_beside(None) == programs.needed_bytes
+    weights = 4 * vitx.count_cost(model, model.input_shape).params
+    assert programs.bytes_beside("torchvision") - programs.needed_bytes >= 3 * weights
 
 
 def test_a_sweep_doubles_the_batch_until_memory_or_time_ends(monkeypatch, capsys):
@@ -177,7 +212,7 @@ def test_a_first_step_is_faster_with_a_filled_cache(capsys):
     small = ["--clip", "2", "64", "64", "--batch", "1", "--repeats", "1"]
     assert cli.main(["bench", "cnn_small", "--first_step", "--json", *small]) == 0
     (row,) = json.loads(capsys.readouterr().out)["models"]
-    assert 0 < row["first_step_warm_seconds"] < 1.2 * row["first_step_cold_seconds"]
+    assert 0 < row["first_step_warm_seconds"] < row["first_step_cold_seconds"]
 
 
 def test_a_first_step_reports_what_the_model_refuses(monkeypatch):
@@ -231,7 +266,9 @@ def test_hugging_face_computes_our_logits(name, attention):
     small = {"num_frames": 4, "image_size": 32, "num_layers": 2, "hidden_size": 24, "num_heads": 2, "mlp_dim": 32}
     if name.endswith("_fe"):
         small |= {"num_temporal_layers": 2, "image_size": (32, 48)}
-    row = benchmark.bench(name, vitx.create_model(name, num_classes=5, **small), repeats=1, against="huggingface")
+    row = benchmark.bench(
+        name, vitx.create_model(name, num_classes=5, **small), repeats=1, against="huggingface", eager=True
+    )
     assert row["logits_deviation"] < 1e-3 and row["forward_ratio"] > 0
     assert row["peer_mode"] == f"eager, {attention} attention"
 
@@ -241,7 +278,7 @@ def test_space_attention_of_hugging_face_is_another_function():
     small = {"num_frames": 2, "image_size": 32, "num_layers": 1, "hidden_size": 24, "num_heads": 2, "mlp_dim": 32}
     model = vitx.create_model("timesformer_b_16_space", **small)
     with pytest.raises(vitx.UserError, match=r"timesformer_b_16_space.*logits for every frame.*--against"):
-        benchmark.bench("timesformer_b_16_space", model, repeats=1, against="huggingface")
+        benchmark.bench("timesformer_b_16_space", model, repeats=1, against="huggingface", eager=True)
 
 
 @pytest.mark.peers
@@ -261,5 +298,20 @@ def test_an_original_that_cannot_be_compiled_stays_eager_and_says_so(monkeypatch
     monkeypatch.setattr(torch, "compile", fail)
     small = {"num_frames": 2, "image_size": 32, "num_layers": 1, "hidden_size": 24, "num_heads": 2, "mlp_dim": 32}
     model = vitx.create_model("vivit_ti_16x2", num_classes=5, **small)
-    row = benchmark.bench("vivit_ti_16x2", model, repeats=1, against="huggingface", compiled=True)
+    row = benchmark.bench("vivit_ti_16x2", model, repeats=1, against="huggingface")
     assert row["peer_mode"] == "eager, sdpa attention (torch.compile failed: RuntimeError)"
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize(
+    ("library", "name", "small", "mode"),
+    [
+        ("huggingface", "timesformer_b_16_divided", {"image_size": 32}, "torch.compile, eager attention"),
+        ("torchvision", "r3d_18", {"clip": (4, 32, 32)}, "torch.compile"),
+    ],
+)
+def test_an_original_is_compiled_where_it_can_be(library, name, small, mode):
+    if library == "huggingface":
+        small |= {"num_frames": 2, "num_layers": 1, "hidden_size": 24, "num_heads": 2, "mlp_dim": 32}
+    row = benchmark.bench(name, vitx.create_model(name, num_classes=5, **small), repeats=1, against=library)
+    assert row["peer_mode"] == mode

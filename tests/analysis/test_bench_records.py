@@ -70,7 +70,16 @@ def test_a_record_is_compared_by_its_own_command_and_a_loss_is_status_1(record, 
     assert cli.main(["bench", "--compare", str(record)]) == 1
     out = capsys.readouterr().out
     assert "LOSS" in out and "0.50" in out
-    assert commands == [[*SMALL[:5], *SMALL[5:]]] * 2
+    assert commands == [SMALL] * 2
+
+
+def test_what_is_no_longer_measured_is_a_loss():
+    before = [row(), row(batch=2) | {"frame_ms": 3.0}]
+    compared = records.compare(before, [row(batch=2)])
+    missing = [(x["batch"], x["measurement"]) for x in compared if x["now"] is None]
+    assert missing == [(1, "forward_memory_bytes"), (1, "forward_ms"), (2, "frame_ms")]
+    assert [x["loss"] for x in compared] == [x["now"] is None for x in compared]
+    assert records.format_comparison(compared).count("missing") == 3
 
 
 def test_a_folder_gets_a_record_named_after_command_and_machine(tmp_path, measured):
@@ -81,7 +90,8 @@ def test_a_folder_gets_a_record_named_after_command_and_machine(tmp_path, measur
     assert path.name.startswith("cnn_small_batch_1") and path.stem.endswith(records.machine_kind(machine))
     found = records.read_record(path)
     assert found["command"] == SMALL and found["models"] == [row()]
-    assert found["machine"]["versions"]["jax"] and found["machine"]["threads"] == machine["threads"]
+    assert {"jax", "python"} <= found["machine"]["versions"].keys() and "commit" in found["machine"]
+    assert found["machine"]["threads"] == machine["threads"]
 
 
 @pytest.mark.parametrize(
@@ -106,12 +116,13 @@ def test_options_that_do_not_fit_are_refused(record, tmp_path, capsys):
     for words, named in (
         (["cnn_small", "--compare", str(record)], "cnn_small"),
         (["--compare", str(record), "--width", "4"], "--width"),
+        (["--compare", str(record), "--batch", "8"], "--batch"),
+        (["--compare", str(record), "--sweep"], "--sweep"),
         (["--compare", str(tmp_path / "missing.json")], "missing.json"),
         (["cnn_small", "--baseline", str(tmp_path)], "vitx/__init__.py"),
         (["cnn_small", "--baseline", str(tmp_path), "--rounds", "0"], "--rounds is 0"),
         (["cnn_small", "--baseline", str(tmp_path), "--json", str(tmp_path / "new.json")], "--baseline and --json"),
-        (["cnn_small", "--eager"], "--against huggingface"),
-        (["cnn_small", "--against", "huggingface", "--eager", "--compiled"], "without --compiled"),
+        (["cnn_small", "--eager"], "--against LIBRARY"),
         ([], "NAME"),
     ):
         assert cli.main(["bench", *words]) == 2

@@ -1,5 +1,7 @@
 """Attention in blocks computes what the reference does, with less memory."""
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import vitx
 from vitx.layers import attention_cpu
 from vitx.layers.attention import IMPLEMENTATIONS, core, core_cpu
 from vitx.layers.attention_cpu import attend_in_blocks
+from vitx.layers.attention_kernel import log_once
 from vitx.models import resolve_implementation
 
 SHAPES = [(2, 7, 7, 3, 4), (1, 20, 20, 2, 8), (1, 33, 5, 1, 4), (2, 1, 19, 2, 4), (1, 16, 40, 2, 4)]
@@ -96,6 +99,49 @@ def test_a_bias_of_keys_is_computed_in_blocks(small_blocks, monkeypatch, clips_o
     for found, reference in zip(call(core_cpu, *heads, bias), expected, strict=True):
         atol = 3e-6 * float(jnp.abs(reference).max()) + 3e-6
         np.testing.assert_allclose(found, reference, atol=atol)
+
+
+def test_a_clip_without_visible_keys_attends_as_without_a_bias(small_blocks):
+    heads = random_heads((2, 12, 20, 2, 4))
+    bias = jnp.zeros((2, 1, 1, 20)).at[0].set(np.finfo(np.float32).min)
+
+    def gradients(bias):
+        return jax.grad(lambda *x: (core_cpu(*x, bias=bias) ** 2).sum(), argnums=(0, 1, 2))(*heads)
+
+    for found, expected in zip(gradients(bias), gradients(None), strict=True):
+        np.testing.assert_allclose(found, expected, atol=3e-6 * float(jnp.abs(expected).max()))
+
+
+@hypothesis.settings(max_examples=15, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.given(
+    shape=st.tuples(*(st.integers(1, high) for high in (2, 21, 21, 3, 6))),
+    dtype=st.sampled_from(["float32", "bfloat16"]),
+    hidden=st.sampled_from([None, 0, 1, 5]),
+    seed=st.integers(0, 99),
+)
+def test_any_shape_equals_the_reference(small_blocks, shape, dtype, hidden, seed):
+    """With any number of hidden keys, other than all; `hidden` is None without a bias."""
+    heads, bias = random_heads(shape, dtype), None
+    if hidden is not None:
+        bias = jax.random.normal(jax.random.key(seed), (shape[0], 1, 1, shape[2]))
+        bias = bias.at[..., : min(hidden, shape[2] - 1)].set(np.finfo(np.float32).min)
+    found, expected = (np.asarray(f(*heads, bias=bias), np.float32) for f in (core_cpu, core))
+    assert found.shape == (*shape[:2], *shape[3:])
+    np.testing.assert_allclose(found, expected, atol=(2e-2 if dtype == "bfloat16" else 2e-6) * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [({}, None), ({"mask": (1, 1, 1, 320)}, "a mask"), ({"bias": (1, 3, 320, 320)}, "a bias [1, 3, 320, 320]")],
+)
+def test_a_fallback_of_long_sequences_is_logged(capsys, options, found):
+    log_once.cache_clear()
+    heads = [jax.ShapeDtypeStruct((1, 320, 3, 8), jnp.float32)] * 3
+    types = {"mask": jnp.bool_, "bias": jnp.float32}
+    abstract = {name: jax.ShapeDtypeStruct(shape, types[name]) for name, shape in options.items()}
+    jax.eval_shape(lambda q, k, v, options: core_cpu(q, k, v, **options), *heads, abstract)
+    err = capsys.readouterr().err
+    assert err == "" if found is None else f"found {found}" in err
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,6 @@ from vitx.console import print_message, progress_bar
 from vitx.errors import RunError, UserError
 from vitx.models.streaming import StreamingModel
 
-WARM_UP = 1  # untimed calls before the first timed one, beside the call that shows how long all will take
 AGREEMENT = {"float32": 1e-3, "bfloat16": 0.1}  # between ours and the peer's, relative to the peer's
 LEAST_REPEATS = 3
 MEASURING_SECONDS = 60.0  # of all forward passes, and of all training steps, where more than LEAST_REPEATS are timed
@@ -47,7 +46,7 @@ def bench(
     batch: int = 2,
     repeats: int = 10,
     against: str | None = None,
-    compiled: bool = False,
+    eager: bool = False,
     programs: Programs | None = None,
 ) -> dict[str, Any]:
     """Measures one model at its default input shape on the first device that JAX sees.
@@ -59,28 +58,29 @@ def bench(
         name: name of the variant.
         model: the variant, with any fields.
         batch: clips of a forward pass and of a training step; a stream is one video.
-        repeats: number of timed calls, after two untimed ones; fewer, but at least three, where they take a minute.
+        repeats: number of timed calls, after an untimed one; fewer, but at least three, where they take a minute.
         against: "huggingface", "torchvision" or "pytorchvideo": run the original with the same weights on the same
             clips, in turns with ours. Before that its logits, the losses of two training steps and the norm of the
             momentum after them must match ours.
-        compiled: compile the original with `torch.compile`, channels last.
+        eager: leave the original without `torch.compile`, which it gets otherwise, with convolutions channels last.
         programs: the model's programs where they are compiled already.
 
     Returns:
         A row of results. Milliseconds are medians, with the quartiles beside them. "forward_ratio" and
-        "train_step_ratio" are the original's time over ours. "forward_memory_bytes" and "train_step_memory_bytes" are
-        the needs of the compiled program: arguments, results and temporaries. "forward_peak_fraction" and
-        "train_step_peak_fraction" compare the model's own operations (a step has three times those of a forward pass)
-        with "matmul_peak_flops", measured on the same device.
+        "train_step_ratio" are medians of the original's time over ours in the same round. "forward_memory_bytes" and
+        "train_step_memory_bytes" are the needs of the compiled program: arguments, results and temporaries.
+        "forward_peak_fraction" and "train_step_peak_fraction" compare the model's own operations (a step has three
+        times those of a forward pass) with "matmul_peak_flops", the best of three measurements on the same device:
+        before, between and after the others.
 
     Raises:
         UserError: PyTorch is missing, the library has no such model, the model does not accept the batch size, or it
             does not fit in memory.
         RunError: the two implementations do not agree.
     """
-    _check_options(model, batch, against, compiled)
+    check_options(model, batch)
     programs = programs or compile_programs(name, model, batch, jax.devices()[0])
-    check_fits(name, batch, programs.needed_bytes, programs.device)
+    check_fits(name, batch, programs.bytes_beside(against), programs.device)
     model, device = programs.model, programs.device
     clip, random = model.input_shape, np.random.default_rng(0)
     video = random.standard_normal((batch, *clip), np.float32)
@@ -90,7 +90,7 @@ def bench(
     if against is not None:
         resources = {"threads": cores(), "cuda": device.platform == "gpu"}
         peer = peers.make_peer(against, name, model, jax.device_get(variables), video, **resources)
-        if compiled:
+        if not eager:
             peer.compile()
     # The step donates its state; `variables` are needed again for the forward pass.
     state = jax.tree.map(jnp.copy, (variables, OPTIMIZER.init(variables["params"])))
@@ -111,14 +111,19 @@ def bench(
         results |= {"peer_mode": peer.mode} | _check_agreement(peer, ours, dtype)
         forward["peer_forward"], steps["peer_train_step"] = peer.forward, peer.train_step
     _announce(name, programs.seconds, (forward, steps), repeats)
-    peak = matmul_peak(device, dtype)
-    _time(forward, repeats, f"{name}: forward", results)
-    _time(steps, repeats, f"{name}: training", results)
+    peaks = [matmul_peak(device, dtype)]
+    for calls, description in ((forward, "forward"), (steps, "training")):
+        results |= _time(calls, repeats, f"{name}: {description}")
+        peaks.append(matmul_peak(device, dtype))
     if isinstance(model, StreamingModel):
         read_frame = _stream(model, variables, clips)
-        read_frame()  # compiled here, and in the untimed call once more for the state that the first returns
-        _time({"frame": read_frame}, repeats * clip[0], f"{name}: stream", results)
-    results |= _ratios(results, batch) | _fractions(results, batch, count_macs(model), peak)
+        for _ in range(2):  # compiled in the first call, and once more for the state that it returns
+            read_frame()
+        results |= _time({"frame": read_frame}, repeats * clip[0], f"{name}: stream")
+    results |= _fractions(results, batch, count_macs(model), max(peaks))
+    results |= {f"{call}_clips_per_second": 1e3 * batch / results[f"{call}_ms"] for call in ("forward", "train_step")}
+    if any(results.get(f"{call}_peak_fraction", 0) > 1 for call in ("forward", "train_step")):
+        print_message(f"{name}: faster than the products of its peak, so other processes took part; measure again")
     return {"model": name, **_describe(programs, batch, dtype), **results, **_memory(programs)}
 
 
@@ -146,7 +151,7 @@ def sweep(name: str, model: nn.Module, *, batch: int = 1, repeats: int = 10) -> 
         UserError: not even the first number of clips fits.
     """
     began, device = time.perf_counter(), jax.devices()[0]
-    _check_options(model, batch, None, False)
+    check_options(model, batch)
     programs = compile_programs(name, model, batch, device)
     while True:
         started = time.perf_counter()
@@ -170,7 +175,7 @@ def _announce(name: str, compilation: float, kinds: Iterable[Mapping[str, Call]]
         for call in calls.values():
             call()
         took = time.perf_counter() - began
-        seconds += min((WARM_UP + repeats) * took, max(MEASURING_SECONDS, (WARM_UP + LEAST_REPEATS) * took))
+        seconds += min(repeats * took, max(MEASURING_SECONDS, LEAST_REPEATS * took))
     print_message(f"{name}: compiled in {compilation:.0f} s; measuring takes about {seconds:.0f} s")
 
 
@@ -183,19 +188,8 @@ def _fractions(results: Mapping[str, Any], batch: int, macs: int | None, peak: f
     return {"matmul_peak_flops": peak} | {f"{call}_peak_fraction": x / peak for call, x in per_second.items()}
 
 
-def _ratios(results: Mapping[str, Any], batch: int) -> dict[str, float]:
-    """Returns clips per second, and the peer's time over ours where there is a peer."""
-    ratios = {}
-    for call in ("forward", "train_step"):
-        if f"peer_{call}_ms" in results:
-            ratios[f"{call}_ratio"] = results[f"peer_{call}_ms"] / results[f"{call}_ms"]
-        ratios[f"{call}_clips_per_second"] = 1e3 * batch / results[f"{call}_ms"]
-    return ratios
-
-
-def _check_options(model: nn.Module, batch: int, against: str | None, compiled: bool) -> None:
-    if compiled and against is None:
-        raise UserError("--compiled compiles the original named by --against; add --against, or leave --compiled out")
+def check_options(model: nn.Module, batch: int) -> None:
+    """Raises UserError where a model does not accept a batch of this size."""
     if batch % (groups := getattr(model, "norm_groups", 1)):
         raise UserError(f"--batch is {batch}; expected a multiple of norm_groups, {groups}")
 
@@ -204,9 +198,9 @@ def format_row(row: Mapping[str, Any]) -> str:
     """Returns the results of one model as lines: medians with their quartiles."""
     lines = [row["model"]]
     for name, value in row.items():
-        if name == "model" or name.endswith("_quartiles_ms"):
+        if name == "model" or "_quartiles" in name:
             continue
-        quartiles = row.get(name.removesuffix("_ms") + "_quartiles_ms")
+        quartiles = row.get(quartiles_name(name))
         shown = f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
         lines.append(f"  {name:28} {shown}" + (" ({:.4g} to {:.4g})".format(*quartiles) if quartiles else ""))
     return "\n".join(lines)
@@ -246,15 +240,15 @@ def random_variables(model: nn.Module, video: jax.Array) -> dict[str, Any]:
 
 def _check_agreement(peer: Peer, ours: Mapping[str, Any], dtype: str) -> dict[str, float]:
     """Returns the deviations of ours from the peer's, after running the two training steps that ours has run."""
-    theirs = {
+    expected = {
         "logits": peer.forward(),
         "loss": (peer.train_step(), peer.train_step()),
         "gradient": peer.momentum_norm(),
     }
     deviations = {}
-    for name, value in ours.items():
-        ours_, peers_ = np.asarray(value, np.float32), np.asarray(theirs[name], np.float32)
-        deviations[f"{name}_deviation"] = float(np.abs(ours_ - peers_).max() / np.abs(peers_).max())
+    for name in expected:
+        found, reference = (np.asarray(values[name], np.float32) for values in (ours, expected))
+        deviations[f"{name}_deviation"] = float(np.abs(found - reference).max() / np.abs(reference).max())
     # `not all(<=)` and not `any(>)`, so that NaN fails
     if not all(deviation <= AGREEMENT.get(dtype, AGREEMENT["float32"]) for deviation in deviations.values()):
         raise RunError(
@@ -264,23 +258,38 @@ def _check_agreement(peer: Peer, ours: Mapping[str, Any], dtype: str) -> dict[st
     return deviations
 
 
-def _time(calls: dict[str, Callable[[], Any]], repeats: int, description: str, results: dict[str, Any]) -> None:
-    """Adds the median and the quartiles of each call's milliseconds, and how often it was timed; calls take turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+def _time(calls: Mapping[str, Call], repeats: int, description: str) -> dict[str, Any]:
+    """Returns median and quartiles of each call's milliseconds, of ratios to a peer's, and the number of timed calls.
+
+    Calls take turns, in the opposite order every second round, so that none always follows the same one.
+    """
+    rounds: list[dict[str, float]] = []
     started = time.perf_counter()
-    for i in progress_bar(range(WARM_UP + repeats), desc=description, unit=" rounds", leave=False):
+    for number in progress_bar(range(repeats), desc=description, unit=" rounds", leave=False):
         spent = time.perf_counter() - started
-        if i >= WARM_UP + LEAST_REPEATS and spent * (i + 1) / i > MEASURING_SECONDS:
+        if number >= LEAST_REPEATS and spent * (number + 1) / number > MEASURING_SECONDS:
             break
-        for name, call in calls.items():
+        milliseconds = {}
+        for name, call in reversed(calls.items()) if number % 2 else calls.items():
             began = time.perf_counter()
             call()
-            if i >= WARM_UP:
-                seconds[name].append(time.perf_counter() - began)
-    for name, times in seconds.items():
-        low, median, high = np.percentile(1e3 * np.array(times), (25, 50, 75)).tolist()
-        results |= {f"{name}_ms": median, f"{name}_quartiles_ms": [low, high]}
-    results[f"{next(iter(calls))}_calls"] = len(times)
+            milliseconds[f"{name}_ms"] = 1e3 * (time.perf_counter() - began)
+        rounds.append(milliseconds)
+    first, *others = calls
+    results: dict[str, Any] = {f"{first}_calls": len(rounds)}
+    measured = {f"{name}_ms": [turn[f"{name}_ms"] for turn in rounds] for name in calls}
+    for peer in others:
+        pairs = zip(measured[f"{peer}_ms"], measured[f"{first}_ms"], strict=True)
+        measured[f"{first}_ratio"] = [theirs / own for theirs, own in pairs]
+    for name, values in measured.items():
+        low, median, high = np.percentile(values, (25, 50, 75)).tolist()
+        results |= {name: median, quartiles_name(name): [low, high]}
+    return results
+
+
+def quartiles_name(name: str) -> str:
+    """Returns the name of the quartiles of a measurement: forward_quartiles_ms, forward_ratio_quartiles."""
+    return f"{name.removesuffix('_ms')}_quartiles_ms" if name.endswith("_ms") else f"{name}_quartiles"
 
 
 def _stream(model: StreamingModel, variables: Any, video: jax.Array) -> Callable[[], Any]:

@@ -48,6 +48,14 @@ class Programs:
         kept = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
         return max(program_bytes(self.step) + kept, program_bytes(self.forward))
 
+    def bytes_beside(self, against: str | None) -> int:
+        """Memory of a benchmark beside an original: of that clips, weights, gradients and momentum are counted.
+
+        What it keeps for its backward pass is not known, so it may need more.
+        """
+        arguments = self.forward.memory_analysis().argument_size_in_bytes
+        return self.needed_bytes + (3 * arguments if against is not None else 0)
+
 
 def compile_programs(name: str, model: nn.Module, batch: int, device: jax.Device) -> Programs:
     """Compiles a model's programs from shapes alone: nothing is allocated for weights or clips.
@@ -120,7 +128,6 @@ def count_macs(model: nn.Module) -> int | None:
         return None
 
 
-@functools.cache
 def matmul_peak(device: jax.Device, dtype: str) -> float:
     """Measures the operations per second of large matrix products on a device; the best of several calls."""
     size = 1024 if device.platform == "cpu" else 8192

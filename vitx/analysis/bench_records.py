@@ -75,29 +75,27 @@ def check_same_machine(path: Path, record: Mapping[str, Any], machine: Mapping[s
 
 
 def compare(before: Rows, now: Rows) -> list[dict[str, Any]]:
-    """Returns a row for each measurement that both have: what it was, what it is, and whether it is a loss.
+    """Returns a row for each measurement of the record: what it was, what it is, and whether it is a loss.
 
     "ratio" is before over now, so more than 1 is better. A loss is more than 5 %, and where there are quartiles, they
-    lie apart.
+    lie apart. What is no longer measured, as a batch that no longer fits, is a loss, too; "now" is then None.
     """
     found = []
-    recorded = {_case(row): row for row in before}
-    for row in now:
-        old = recorded.get(_case(row), {})
-        for name in filter(MEASURED.fullmatch, row.keys() & old.keys()):
+    measured = {_case(row): row for row in now}
+    for old in before:
+        row = measured.get(_case(old), {})
+        for name in filter(MEASURED.fullmatch, old):
+            about = {"model": old["model"], "batch": old["batch"], "measurement": name, "before": old[name]}
+            if name not in row:
+                found.append(about | {"now": None, "ratio": None, "spread": None, "loss": True})
+                continue
             quartiles = name.removesuffix("_ms") + "_quartiles_ms"
             lows, highs = zip(*(x.get(quartiles, (x[name], x[name])) for x in (old, row)), strict=True)
-            comparison = {
-                "measurement": name,
-                "before": old[name],
-                "now": row[name],
-                "ratio": old[name] / row[name],
-                "spread": [lows[0] / highs[1], highs[0] / lows[1]],
-            }
-            loss = comparison["ratio"] < 1 / (1 + LOSS) and lows[1] > highs[0]
-            found.append({"model": row["model"], "batch": row["batch"], **comparison, "loss": loss})
+            ratio, spread = old[name] / row[name], [lows[0] / highs[1], highs[0] / lows[1]]
+            loss = ratio < 1 / (1 + LOSS) and lows[1] > highs[0]
+            found.append(about | {"now": row[name], "ratio": ratio, "spread": spread, "loss": loss})
     if not found:
-        raise UserError("the record has no measurement of these models; measure anew with --json FILE")
+        raise UserError("the record has no measurement; measure anew with --json FILE")
     return sorted(found, key=lambda row: (row["model"], row["batch"], row["measurement"]))
 
 
@@ -144,8 +142,10 @@ def format_comparison(rows: Rows) -> str:
     """Returns a table of `compare` or `measure_beside`."""
     lines = [f"{'model':28} {'batch':>5} {'measurement':24} {'before':>12} {'now':>12} {'ratio':>6}  spread"]
     for row in rows:
-        spread = "{:.2f} to {:.2f}".format(*row["spread"])
-        values = f"{row['before']:12,.5g} {row['now']:12,.5g} {row['ratio']:6.2f}"
+        values, spread = f"{row['before']:12,.5g} {'missing':>12} {'-':>6}", "-"
+        if row["now"] is not None:
+            spread = "{:.2f} to {:.2f}".format(*row["spread"])
+            values = f"{row['before']:12,.5g} {row['now']:12,.5g} {row['ratio']:6.2f}"
         lost = "  LOSS" if row["loss"] else ""
         lines.append(f"{row['model']:28} {row['batch']:5} {row['measurement']:24} {values}  {spread}{lost}".rstrip())
     return "\n".join(lines)

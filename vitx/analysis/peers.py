@@ -78,7 +78,7 @@ class Peer:
             self.module = eager
             self.mode += f" (torch.compile failed: {type(error).__name__})"
         else:
-            self.mode = self.mode.replace("eager", "torch.compile")
+            self.mode = self.mode.replace("eager", "torch.compile", 1)
 
     def forward(self) -> np.ndarray:
         """Returns the logits in evaluation mode; waits for them."""
@@ -161,6 +161,9 @@ def make_peer(
     on_device = jax.tree.map(lambda x: torch.tensor(np.ascontiguousarray(x), device=device), inputs)
     attention = getattr(getattr(module, "config", None), "_attn_implementation", None)
     mode = "eager" + (f", {attention} attention" if attention else "")
+    if cuda:
+        torch.set_float32_matmul_precision("high")  # TF32, as XLA's default for products of float32 on a GPU
+        mode += ", TF32 products"
     return Peer(module.to(device), on_device, logits, half=model.dtype == "bfloat16", mode=mode)
 
 
@@ -218,7 +221,10 @@ def _huggingface(name: str, model: nn.Module, variables: Mapping[str, Any], vide
         load = transformers.AutoModelForVideoClassification.from_pretrained
         try:
             module = load(Path(folder) / name, attn_implementation="sdpa")
-        except ValueError:  # Timesformer has no fused attention (transformers 5.24, 2026-11)
+        except ValueError as error:
+            # Timesformer has no fused attention (transformers 5.24, 2026-11)
+            if "scaled_dot_product_attention" not in str(error):
+                raise
             module = load(Path(folder) / name)
     return module, video.transpose(0, 1, 4, 2, 3), lambda outputs: outputs.logits
 

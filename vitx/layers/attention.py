@@ -59,6 +59,12 @@ def core_cpu(q: Queries, k: Keys, v: Keys, *, bias: Bias = None, mask: Mask = No
     num_scores = q.shape[1] * k.shape[1]
     is_key_bias = bias is not None and bias.shape[1:] == (1, 1, k.shape[1]) and q.dtype == jnp.float32
     can_use_blocks = mask is None and (bias is None or is_key_bias)
+    if not can_use_blocks and num_scores >= attention_cpu.MIN_SCORES_WITH_GRADIENTS:
+        found = f"a bias {list(bias.shape)} in {q.dtype.name}" if mask is None else "a mask"
+        log_once(
+            f"attention stores all its scores: found {found}; expected no mask, and a bias of one number for each key, "
+            "in float32"
+        )
     if not can_use_blocks or num_scores < attention_cpu.MIN_SCORES:
         return core(q, k, v, bias=bias, mask=mask)
     if bias is not None:

@@ -31,8 +31,14 @@ def attend_in_blocks(
 def append_bias(
     q: Float[Array, "b n heads d"], k: Float[Array, "b m heads d"], bias: Float[Array, "_ 1 1 m"]
 ) -> tuple[Array, Array]:
-    """Returns queries and keys one larger, whose scores are those of `q` and `k` with a bias for each key added."""
+    """Returns queries and keys one larger, whose scores are those of `q` and `k` with a bias for each key added.
+
+    Where a bias hides all keys, queries attend as they would without it.
+    """
     size = q.shape[-1]
+    # The same number less for all keys changes no softmax. Beside numbers as large as those that hide keys, sums of
+    # exponentials would round away, and gradients with them.
+    bias = bias - jax.lax.stop_gradient(bias.max(axis=-1, keepdims=True))
     ones = jnp.ones((*q.shape[:-1], 1), q.dtype)
     # The smallest float32, with which tokens are hidden, would overflow; its weights are zero with this number, too.
     column = jnp.maximum(bias, -1e9)[:, 0, 0, :, None, None] * (size + 1) ** 0.5

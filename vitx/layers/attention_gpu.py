@@ -17,8 +17,8 @@ MIN_KEYS = 64
 MIN_COMPUTE_CAPABILITY = 8.0
 
 
-def attend_by_cudnn(q: Queries, k: Keys, v: Keys, *, mask: Mask = None) -> Queries:
-    """Computes softmax(q kᵀ / sqrt(d)) v by cuDNN. Without a mask: see `find_obstacle`."""
+def attend_by_cudnn(q: Queries, k: Keys, v: Keys) -> Queries:
+    """Computes softmax(q kᵀ / sqrt(d)) v by cuDNN."""
     # JAX 0.10 to 0.12 refuse gradients of an odd number of tokens, the usual one with a class token
     padded = [_pad_to_even(x) for x in (q, k, v)]
     lengths = {}
@@ -44,7 +44,7 @@ def find_obstacle(q: Queries, k: Keys, *, bias: Bias = None, mask: Mask = None) 
     for name, option in (("bias", bias), ("mask", mask)):
         # cuDNN would need the whole [b, heads, q, k], stored and differentiated: what the kernel is there to avoid
         if option is not None:
-            return f"found a {name} from the layout; expected none; set implementation to 'gpu' or 'reference'"
+            return f"found a {name} from the layout; expected none"
     return None
 
 
@@ -58,4 +58,4 @@ def _pad_to_even(x: Array) -> Array:
     return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
 
 
-CUDNN = Kernel("cuDNN's flash attention", attend_by_cudnn, find_obstacle, MIN_KEYS)
+CUDNN = Kernel("cuDNN's flash attention", attend_by_cudnn, find_obstacle, MIN_KEYS, falls_back="gpu")

@@ -26,16 +26,18 @@ class Kernel:
 
     Attributes:
         title: name of the kernel in messages.
-        attend: called as attend(q, k, v, mask=mask); never with a bias.
+        attend: called as attend(q, k, v), with mask=mask where there is one; never with a bias.
         find_obstacle: called as find_obstacle(q, k, bias=bias, mask=mask); returns why the kernel cannot run, as
-            "found X; expected Y; do Z", or None if it can. It reads shapes and types only.
+            "found X; expected Y", or None if it can. It reads shapes and types only.
         min_keys: number of keys from which the kernel is preferred to the reference.
+        falls_back: name of the implementation that falls back by itself.
     """
 
     title: str
     attend: Core
     find_obstacle: Callable[..., str | None]
     min_keys: int
+    falls_back: str
 
     def prefer(self, reference: Core) -> Core:
         """Returns attention by the kernel where it can run and sequences are long enough, else by the reference.
@@ -49,7 +51,7 @@ class Kernel:
             if obstacle := self.find_obstacle(q, k, bias=bias, mask=mask):
                 log_once(f"attention is computed by XLA instead of {self.title}: {obstacle}")
                 return reference(q, k, v, bias=bias, mask=mask)
-            return self.attend(q, k, v, mask=mask)
+            return self._attend(q, k, v, mask)
 
         return attend
 
@@ -58,10 +60,16 @@ class Kernel:
 
         def attend(q: Queries, k: Keys, v: Keys, *, bias: Bias = None, mask: Mask = None) -> Queries:
             if obstacle := self.find_obstacle(q, k, bias=bias, mask=mask):
-                raise UserError(f"attention by {self.title} is not possible: {obstacle}")
-            return self.attend(q, k, v, mask=mask)
+                raise UserError(
+                    f"attention by {self.title} is not possible: {obstacle}. Set implementation to "
+                    f"{self.falls_back!r}, which falls back by itself, or to 'reference'"
+                )
+            return self._attend(q, k, v, mask)
 
         return attend
+
+    def _attend(self, q: Queries, k: Keys, v: Keys, mask: Mask) -> Queries:
+        return self.attend(q, k, v) if mask is None else self.attend(q, k, v, mask=mask)
 
 
 @functools.cache  # every block of a model, and every retrace, would log the same

@@ -53,12 +53,9 @@ def find_obstacle(q: Queries, k: Keys, *, bias: Bias = None, mask: Mask = None) 
     if q.dtype.name not in DTYPES:
         return f"found dtype {q.dtype.name}; expected {' or '.join(DTYPES)}; set the model's dtype to bfloat16"
     if bias is not None:
-        return "found a bias from the layout; expected none; set implementation to 'tpu' or 'reference'"
+        return "found a bias from the layout; expected none"
     if mask is not None and math.prod(mask.shape[-3:-1]) != 1:
-        return (
-            f"found a mask {list(mask.shape)} from the layout; expected one for keys alone, [batch, 1, 1, keys]; set "
-            "implementation to 'tpu' or 'reference'"
-        )
+        return f"found a mask {list(mask.shape)} from the layout; expected one for keys alone, [batch, 1, 1, keys]"
     return None
 
 
@@ -103,4 +100,4 @@ def _to_heads_first(x: Array, block: int) -> Array:
     return _pad(x, block).swapaxes(1, 2)
 
 
-SPLASH = Kernel("splash attention", attend_by_splash, find_obstacle, MIN_KEYS)
+SPLASH = Kernel("splash attention", attend_by_splash, find_obstacle, MIN_KEYS, falls_back="tpu")
