@@ -8,8 +8,8 @@ baseline. The base is that of factorisation.py. Eight rows, three seeds.
 Compare with ViViT (Arnab et al. 2021, table 3), top-1 on Kinetics-400: 75.8 % without temporal layers, 78.6 % with one,
 78.8 % with four and with eight, 78.9 % with twelve.
 
-Result (table and pictures in results/temporal_layers): two cores of an Intel Xeon, JAX 0.10.2, 2026-11-28, 29 min beside
-other jobs. Test split, 1x1 views, mean of three seeds in %; chance is 12.5 for motion, 10 for appearance:
+Result (table and pictures in results/temporal_layers): two cores of an Intel Xeon, JAX 0.10.2, 2026-11-28, 29 min
+beside other jobs. Test split, 1x1 views, mean of three seeds in %; chance is 12.5 for motion, 10 for appearance:
 
     temporal layers     frames              tubelets
                         motion   appear     motion   appear
