@@ -4,7 +4,7 @@
 
 Trains masked_pretraining.py, then masked_finetuning.py from it and from scratch, one run after another; resumes where
 it was stopped, and writes the table to few_labels.md in that folder. Not run at its full length yet: by the time of a
-step about an hour a seed on two cores.
+step about half an hour a seed on two busy cores.
 """
 
 import sys
@@ -26,6 +26,8 @@ def main(folder: Path) -> None:
         train(pretraining.override({"training.seed": seed}), start)
         for name, source in {"pre-trained": str(start), "from scratch": None}.items():
             changes = {"training.seed": seed, "training.initialise_from": source}
+            if source is None:
+                changes["optimizer.layer_decay"] = None  # all layers have as much to learn
             run = train(finetuning.override(changes), folder / f"{name.replace(' ', '_')}_{seed}")
             lines.append(f"| {name} | {seed} | {' | '.join(accuracies(run))} |")
             (folder / "few_labels.md").write_text("\n".join(lines) + "\n")
