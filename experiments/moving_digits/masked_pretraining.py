@@ -6,8 +6,8 @@ Digits of half the size on black, four frames. Tokens are patches of 4x4 pixels 
 encoder sees 60 and the decoder predicts 84, the same places in all frames.
 
 Not run at its full length yet: two busy cores of an Intel Xeon, JAX 0.10.2, 2026-11-28, seed 0, loss 0.040 after 300
-steps, where predicting the mean has 0.043. A prototype outside of vitx's loop reached 0.20 of the mean's loss in 2,000
-steps, with positions by time, row and column (0.63 after 250 steps); with the usual ones it had 0.84 after 250 steps.
+steps, where predicting the mean has 0.043. A prototype outside of vitx's loop reached 20 % of the mean's loss in 2,000
+steps, with positions by time, row and column (63 % after 250 steps); with the usual ones it had 84 % after 250 steps.
 
 Tried, and not kept: digits of 48 pixels on texture, tubelets of 2x12x12, a decoder of two blocks 48 wide and batches of
 16 (14.7 dB after 700 steps, the mean brightness alone); cubes that are normalised one by one, as the task does by
