@@ -307,7 +307,7 @@ def test_an_original_that_cannot_be_compiled_stays_eager_and_says_so(monkeypatch
     ("library", "name", "small", "mode"),
     [
         ("huggingface", "timesformer_b_16_divided", {"image_size": 32}, "torch.compile, eager attention"),
-        ("torchvision", "r3d_18", {"clip": (4, 32, 32)}, "torch.compile"),
+        ("torchvision", "r3d_18", {"clip": (8, 32, 32)}, "torch.compile"),
     ],
 )
 def test_an_original_is_compiled_where_it_can_be(library, name, small, mode):
