@@ -51,30 +51,47 @@ def format_index(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def _row(name: str, counted: Count | Cost, known: Mapping[str, str], recipes: list[str]) -> dict[str, Any]:
     frames, height, width, _ = VARIANTS[name].input_shape
+    paper, shape = known.get("paper", ""), f"{frames} x {height} x {width}"
     return {
         "model": name,
         "family": known.get("family", ""),
-        "paper": known.get("paper", ""),
-        "input": f"{frames} x {height} x {width}",
+        "paper": paper,
+        "input": shape,
         "parameters": counted.params,
         "GMACs": counted.macs / 1e9,
-        "published top-1, views": _accuracies(name, counted),
+        "published top-1, views": _accuracies(name, counted, paper, shape),
         "weights": known.get("weights", ""),
         "recipes": recipes,
     }
 
 
-def _accuracies(name: str, counted: Count | Cost) -> str:
-    """Returns the highest published accuracy on each dataset, of the checked rows that name their views.
+def _accuracies(name: str, counted: Count | Cost, paper: str, shape: str) -> str:
+    """Returns one published accuracy on each dataset, of the checked rows that name their views.
 
-    Rows that print other parameters than ours are of other networks.
+    The model's own paper comes before repositories, and these before other papers, which may cite; then the variant's
+    own input comes before others, which are named; then the highest is taken. Rows that print other parameters than
+    ours are of other networks.
     """
+
+    def priority(row: PublishedRow) -> tuple[bool, bool, bool, float]:
+        is_own_paper = bool(paper) and row.source.startswith(paper)
+        return is_own_paper, not row.source.startswith("arXiv:"), _input(row) in ("", shape), float(row.top1)
+
     best: dict[str, PublishedRow] = {}
     for row in published_rows([name]):
         is_same = abs(deviation(counted.params / 1e6, row.params_m) or 0) < DIFFERENT_HEADS
         if is_same and row.is_variant and row.is_checked and row.top1 and row.views:
-            best[row.dataset] = max(best.get(row.dataset, row), row, key=lambda row: float(row.top1))
-    return ", ".join(f"{dataset} {row.top1} ({row.views})" for dataset, row in best.items())
+            best[row.dataset] = max(best.get(row.dataset, row), row, key=priority)
+    return ", ".join(f"{dataset} {row.top1} ({_views(row, shape)})" for dataset, row in best.items())
+
+
+def _input(row: PublishedRow) -> str:
+    """Returns the view's shape as the index prints it; "" for the variant's own."""
+    return f"{row.frames} x {row.size} x {row.size}" if row.frames and row.size else ""
+
+
+def _views(row: PublishedRow, shape: str) -> str:
+    return row.views if _input(row) in ("", shape) else f"{row.views}, input {_input(row)}"
 
 
 def _read(file: str) -> list[dict[str, str]]:
