@@ -39,9 +39,15 @@ class Recipe:
 
     def row(self) -> str:
         """Returns the row of the table."""
-        command = f"[`vitx train {self.path}`](../{self.path})"
+        command = _link_command(self.docstring, self.path)
         cells = (self.file.parent.name, f"`{self.file.stem}`", self.result, self.views, self.source, command)
         return f"| {' | '.join(cells)} |"
+
+
+def _link_command(docstring: str, path: str) -> str:
+    """Returns the first command of a docstring, whole, as a link to its file."""
+    command = re.search(r"^    (vitx .+)$", docstring, re.M)[1]
+    return f"[`{command}`](../{path})"
 
 
 def find_recipes() -> Iterator[Recipe]:
@@ -68,7 +74,7 @@ def write_table() -> str:
     lines += ["| question | command |", "| --- | --- |"]
     for file, docstring in find_sweeps():
         path = file.relative_to(ROOT).as_posix()
-        lines.append(f"| {docstring.splitlines()[0]} | [`vitx ablate {path}`](../{path}) |")
+        lines.append(f"| {docstring.splitlines()[0]} | {_link_command(docstring, path)} |")
     return "\n".join(lines) + "\n"
 
 
