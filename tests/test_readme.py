@@ -65,7 +65,8 @@ def python_blocks(page: Path) -> list[str]:
 
 def commands(page: Path) -> list[list[str]]:
     """Returns the arguments of the indented lines of a page that call vitx."""
-    lines = re.findall(r"^    (vitx .*)$", page.read_text(), re.MULTILINE)
+    text = page.read_text().replace("\\\n", " ")  # a command may have several lines
+    lines = re.findall(r"^    (vitx .*)$", text, re.MULTILINE)
     return [shlex.split(line, comments=True)[1:] for line in lines]
 
 

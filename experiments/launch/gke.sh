@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Google Kubernetes Engine: one JobSet, a pod for each host of a TPU slice (jobset.yaml).
+# Google Kubernetes Engine: one JobSet, a pod for each host of a TPU slice (jobset.yaml). Not run on GKE yet.
 #
 #   experiments/launch/gke.sh run|follow|delete [--dry-run]
 set -euo pipefail

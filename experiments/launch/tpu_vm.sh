@@ -4,6 +4,7 @@
 #   experiments/launch/tpu_vm.sh create|install|run|follow|delete [--dry-run] [EXPERIMENT.py --workdir DIR ...]
 #
 # DIR is visible to every worker: a bucket such as gs://BUCKET/RUN, or a mounted one. A preempted run (status 75) is resumed.
+# Not run on a TPU VM yet.
 #
 # Set NAME, ZONE, TYPE (v5litepod-16, v5p-128, ...), VERSION (the TPU software version) and REPOSITORY.
 set -euo pipefail
@@ -15,7 +16,7 @@ VERSION=${VERSION:-v2-alpha-tpuv5-lite}
 REPOSITORY=${REPOSITORY:-}
 
 usage() {
-    sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
     exit 2
 }
 
