@@ -1,6 +1,7 @@
 """`vitx evaluate` and `predict` on a user's own folder of videos, from other places and with other settings."""
 
 import csv
+import dataclasses
 import functools
 import json
 import re
@@ -402,6 +403,18 @@ def test_a_dataset_is_chosen_by_name(base):
 def test_frames_and_size_are_set_once(base, changes, clip):
     experiment = base.override(changes)
     assert (experiment.data.num_frames, *experiment.data.image_size) == clip == experiment.model.input_shape[:3]
+
+
+def test_data_given_as_an_object_keeps_its_clip_or_is_refused(base):
+    data = dataclasses.replace(base.data, num_frames=8, image_size=(48, 48))
+    for changes in ({"data": data}, {"data": data, "model": "x3d_xs"}):
+        experiment = base.override(changes)
+        assert (experiment.data.num_frames, *experiment.data.image_size) == (8, 48, 48)
+        assert experiment.model.input_shape[:3] == (8, 48, 48)
+    with pytest.raises(UserError, match=r"\(8, 48, 48\)"):
+        base.override({"data": data, "model.num_frames": 4})
+    follows = base.override({"data": dataclasses.replace(data, num_frames=None, image_size=None)})
+    assert follows.data.num_frames == base.model.num_frames
 
 
 @pytest.mark.parametrize(

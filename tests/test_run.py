@@ -19,6 +19,7 @@ from vitx.errors import UserError
 from vitx.explain.methods import METHODS
 from vitx.layers.token_merging import TokenMerging
 from vitx.run import load_run, train
+from vitx.training.sharding import Mesh
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,15 @@ def test_best_and_last_checkpoint_are_loaded_by_name(run):
     rows = [row for row in run.metrics() if row["split"] == "validation"]
     best = min(rows, key=lambda row: row["loss"])["step"]
     assert load_run(run.workdir).step == best == run.step and load_run(run.workdir, "last").step == 12
+    with pytest.raises(UserError, match=r"'newest'.*'best'.*'last'"):
+        load_run(run.workdir, "newest")
+
+
+def test_the_mesh_of_an_evaluation_is_given_by_axis_or_as_a_whole(run):
+    for settings in ({"training.mesh": Mesh(data=1)}, {"training.mesh.data": 1}):
+        assert load_run(run.workdir, settings=settings).experiment.training.mesh == Mesh(data=1)
+    with pytest.raises(UserError, match=r"training\.steps"):
+        load_run(run.workdir, settings={"training.steps": 3})
 
 
 def test_repr_of_a_run_is_one_short_line(run):

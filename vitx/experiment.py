@@ -32,6 +32,7 @@ T = TypeVar("T")
 FORMAT = 1
 RUN_NAME = "<experiment>"  # __name__ inside an experiment file
 SHAPE = ("num_frames", "image_size")  # settings of a clip that data and model share
+DATA_SHAPE = tuple(f"data.{name}" for name in SHAPE)
 
 
 @register
@@ -96,12 +97,15 @@ class Experiment:
             changes = {"data.motion": None} | dict(changes)
         if not isinstance(model, VideoModel) or not (model.needs_input_shape or variant):
             return configuration.override(self, changes)
+        new_data = changes.get("data")
+        given = [name for name in SHAPE if f"data.{name}" in changes or getattr(new_data, name, None) is not None]
         # The model follows the data where a setting is given for the data alone, or where a variant replaces the model.
-        leads = [name for name in SHAPE if f"model.{name}" not in changes and (variant or f"data.{name}" in changes)]
+        leads = [name for name in SHAPE if f"model.{name}" not in changes and (variant or name in given)]
         if not leads:
             # The data follows the model: `__post_init__` replaces None by the model's values.
-            return configuration.override(self, {f"data.{name}": None for name in SHAPE} | changes)
-        data_changes = {path: changes[path] for name in SHAPE if (path := f"data.{name}") in changes}
+            follows = {f"data.{name}": None for name in SHAPE if name not in given}
+            return configuration.override(self, follows | changes)
+        data_changes = {path: value for path, value in changes.items() if path == "data" or path in DATA_SHAPE}
         data = configuration.override(_DataOnly(self.data), data_changes).data
         model_changes = {path: value for path, value in changes.items() if path.split(".")[0] == "model"}
         fields = {path.removeprefix("model."): value for path, value in model_changes.items() if path != "model"}
@@ -109,7 +113,7 @@ class Experiment:
             model = model.with_input_shape(
                 *(getattr(data, name) if name in leads else None for name in SHAPE), **fields
             )
-        follows = [name for name in SHAPE if name not in leads and f"data.{name}" not in changes]
+        follows = [name for name in SHAPE if name not in leads and name not in given]
         data = dataclasses.replace(data, motion=None, **dict.fromkeys(follows))
         rest = {path: value for path, value in changes.items() if path not in model_changes}
         return configuration.override(dataclasses.replace(self, model=model, data=data), rest)
@@ -157,7 +161,8 @@ class Experiment:
             part, _, rest = path.partition(".")
             if ".".join(path.split(".")[:2]) in of_model:
                 continue
-            if not (part == "data" and rest.split(".")[0] in allowed) and not path.startswith("training.mesh."):
+            of_mesh = path == "training.mesh" or path.startswith("training.mesh.")
+            if not (part == "data" and rest.split(".")[0] in allowed) and not of_mesh:
                 known = [f"data.{name}" for name in allowed]
                 raise UserError(
                     f"{path} cannot change after training{closest(path, known)} Expected training.mesh or a setting of "

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ from vitx.console import progress_bar
 from vitx.data.decoding import VideoError
 from vitx.data.file_kinds import read_video
 from vitx.data.same_files import fingerprint
+from vitx.data.sources import label_arrays
 from vitx.data.windows import Duration, SlidingWindows
 from vitx.errors import UserError
 from vitx.evaluation import report
@@ -412,6 +413,7 @@ def train(
         fitted = dataclasses.replace(experiment, task=experiment.task.fit(sources["train"]))
         label_names = dict(sources["train"].label_names)
         output_names = fitted.task.output_names(fitted.model, label_names)
+        fitted.task.check_label_kinds(output_names, label_arrays(sources["train"][0]))
         check_monitor(experiment.training.monitor, fitted.task.metric_names(output_names))
         videos = check_same_data(workdir, newest, experiment, fingerprint(sources["train"]), extend=extend)
         with lock_run(workdir) as hold:
@@ -450,6 +452,8 @@ def load_run(workdir: str | PurePath, which: Which = "best", settings: Mapping[s
     Raises:
         UserError: not a run's folder, or no checkpoint in it that can be read.
     """
+    if which not in get_args(Which):
+        raise UserError(f"found which={which!r}; expected {' or '.join(map(repr, get_args(Which)))}")
     workdir = storage.as_path(workdir)
     trained = load_config(workdir)
     experiment = trained.for_evaluation(settings or {})

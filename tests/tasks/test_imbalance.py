@@ -89,6 +89,8 @@ def test_action_accuracy_needs_all_labels_correct():
     assert metrics["action/top1"] == pytest.approx(100 / 3)  # the last has no noun
     assert metrics["verb/top1"] == 75 and metrics["noun/top1"] == pytest.approx(200 / 3)
     assert "action/top1" not in Classification().metrics(predictions)
+    unlabelled = Predictions(predictions.outputs, labels | {"noun": np.full(4, -1)}, np.arange(4), (), "1x1")
+    assert "action/top1" not in Classification(action=("verb", "noun")).metrics(unlabelled)
 
     class Heads(nn.Module):
         num_classes: tuple = (("verb", 3), ("noun", 4))

@@ -16,6 +16,7 @@ from vitx import cli
 from vitx.configuration import register
 from vitx.data.moving_digits import MOTIONS
 from vitx.data.sources import MovingDigits
+from vitx.errors import UserError
 from vitx.evaluation.evaluate import Predictions
 from vitx.evaluation.presentation import presenter_for
 from vitx.run import load_run, train
@@ -101,6 +102,25 @@ def test_regression_learns_standardised_values_and_predicts_in_the_units_of_the_
     assert metrics["b/mae"] == pytest.approx(np.abs(values[:2] - labels["b"][:2]).mean(), rel=1e-5)
     assert metrics["b/r2"] == pytest.approx(r2_score(labels["b"][:2], values[:2]), rel=1e-5)
     assert task.is_better("b/mae", 1.0, than=2.0) and task.is_better("b/r2", 2.0, than=1.0)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("task", "label"),
+    [(Regression(), np.int32(2)), (MultiLabel(), np.int32(2)), (Classification(), np.zeros(3, np.float32))],
+)
+def test_labels_of_another_kind_are_one_message(task, label):
+    names = {"a": ("x", "y", "z")}
+    with pytest.raises(UserError, match=rf"label a .*{type(task).__name__}"):
+        task.check_label_kinds(names, {"a": np.asarray(label)})
+    other = np.zeros(3, np.float32) if task.label_ndim else np.asarray(2, np.int32)
+    task.check_label_kinds(names, {"a": other, "b": np.asarray(label)})
+
+
+def test_regression_on_classes_is_refused_before_training(small, tmp_path):
+    with pytest.raises(UserError, match="Regression"):
+        train(small.override({"task": Regression(label="motion"), "model.num_classes": 8}), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 @register

@@ -8,6 +8,7 @@ from vitx.errors import UserError
 from vitx.run import train
 from vitx.training.logs import read_metrics
 from vitx.training.overview import count_parameters
+from vitx.training.progress import Meter
 
 
 def test_training_rows_have_learning_rates_speed_and_epoch(small, tmp_path):
@@ -22,6 +23,14 @@ def test_training_rows_have_learning_rates_speed_and_epoch(small, tmp_path):
         assert row["epoch"] == pytest.approx(row["step"] * 8 / 52)
         assert row["clips_per_second"] == pytest.approx(8 / row["seconds_per_step"])
         assert row["gradient_norm"] > 0
+
+
+@pytest.mark.smoke
+def test_means_of_a_label_are_over_the_examples_that_have_it():
+    meter = Meter()
+    meter.add({"weight": 8.0, "loss": 2.0, "scene/kind/weight": 4.0, "scene/kind/top1": 300.0, "motion/weight": 8.0})
+    meter.add({"weight": 8.0, "loss": 4.0, "scene/kind/weight": 2.0, "scene/kind/top1": 150.0, "motion/weight": 8.0})
+    assert meter.means() | {"loss": 3.0, "scene/kind/top1": 75.0} == meter.means()
 
 
 def test_run_keeps_an_overview_of_parameters_mesh_and_cost(small, tmp_path):

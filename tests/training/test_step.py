@@ -11,7 +11,9 @@ import pytest
 import vitx
 from vitx.layers.transformer import Encoder, EncoderBlock
 from vitx.tasks.classification import Classification
+from vitx.training.gradients import accumulate, plain
 from vitx.training.optimizers import LAMB, SGD, Adafactor, AdamW, Lion, Muon
+from vitx.training.step import init_state, train_step
 
 SMALL = {
     "num_frames": 2,
@@ -143,3 +145,36 @@ def test_dropout_differs_from_block_to_block_and_from_key_to_key(scan):
         np.testing.assert_array_equal(values, [0, 2, 4])
         np.testing.assert_allclose(counts / counts.sum(), [0.25, 0.5, 0.25], atol=0.06)
     assert not np.array_equal(*outputs)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("heads", [4, (("action", 4), ("place", 2))])
+def test_examples_without_a_label_change_neither_loss_nor_gradient(heads):
+    """A batch of two examples steps as the same two do beside two that have no label, also in micro-batches."""
+    model = vitx.create_model("vivit_b_16x2", **SMALL | {"num_classes": heads, "num_layers": 1})
+    task, optimizer = Classification(), optax.sgd(0.1)
+    rng = np.random.default_rng(0)
+    unlabelled = jnp.array([2, -1, 1, -1])
+    batch = {
+        "video": jnp.asarray(rng.integers(0, 255, (4, 2, 16, 16, 3), np.uint8)),
+        "labels": {"action": unlabelled, "place": jnp.minimum(unlabelled, 1)},
+        "weight": jnp.ones(4),
+    }
+    if heads == 4:
+        del batch["labels"]["place"]
+    state = init_state(model, task, optimizer, batch, 0, with_ema=False)
+
+    def step(batch, gradients=plain):
+        settings = {"model": model, "task": task, "optimizer": optimizer, "seed": 0, "ema_decay": None}
+        return train_step(state, batch, **settings, gradients=gradients)
+
+    both, metrics = step(batch)
+    labelled, expected = step(jax.tree.map(lambda rows: rows[::2], batch))
+    # Micro-batch 0 has rows 0 and 2, the labelled ones; micro-batch 1 has none with a label.
+    parts, summed = step(batch, accumulate(plain, 2))
+    assert metrics["loss"] > 1
+    for found, state_found in ((metrics, both), (summed, parts)):
+        np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)
+        np.testing.assert_allclose(found["gradient_norm"], expected["gradient_norm"], rtol=1e-4)
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+        jax.tree.map(close, state_found.variables["params"], labelled.variables["params"])

@@ -5,7 +5,7 @@ Letters in shapes: b batch, n examples, k classes.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,8 @@ class Classification(Supervised):
     counts: Counts = ()
     action: tuple[str, ...] = ()
     average: Literal["logits", "probabilities"] = "logits"
+
+    label_ndim: ClassVar[int] = 0
 
     def __post_init__(self):
         for name in ("label_smoothing", "class_balance"):
@@ -121,8 +123,10 @@ class Classification(Supervised):
         labels = np.stack([predictions.labels[label] for label in self.action])
         predicted = np.stack([predictions.outputs[label].argmax(axis=1) for label in self.action])
         valid = (labels >= 0).all(axis=0)
+        if not valid.any():
+            return metrics
         correct = (predicted == labels).all(axis=0)[valid]
-        return metrics | {"action/top1": 100 * float(correct.mean()) if valid.any() else 0.0}
+        return metrics | {"action/top1": 100 * float(correct.mean())}
 
     def metric_names(self, output_names: Names) -> tuple[str, ...]:
         names = super().metric_names(output_names)

@@ -113,6 +113,18 @@ class Task:
         """Returns (loss of each example, metric sums and changed collections)."""
         raise NotImplementedError
 
+    def example_weights(self, model: nn.Module, batch: Batch) -> PerExample:
+        """Returns the weight of each example in the mean loss; 0 for an example that has nothing to learn from."""
+        return batch["weight"]
+
+    def check_label_kinds(self, output_names: Names, labels: Mapping[str, np.ndarray]) -> None:
+        """Raises UserError for labels of another kind than the task learns.
+
+        Args:
+            output_names: {label: names of its classes or values} of the model's heads.
+            labels: labels of one example, as `label_arrays` returns them.
+        """
+
     def apply(
         self,
         model: nn.Module,
@@ -192,6 +204,9 @@ class Supervised(Task):
     label: str | None = None
     mixing: Mixing = Mixing()
 
+    label_ndim: ClassVar[int] = 1
+    """Dimensions of an example's label: 0 is the number of its class, 1 is as many floats as the label has names."""
+
     def output_names(self, model: nn.Module, label_names: Names) -> dict[str, tuple[str, ...]]:
         heads = self._heads(model, label_names)
         for name, classes in heads:
@@ -222,8 +237,22 @@ class Supervised(Task):
             )
         return ((self.label or next(iter(label_names)), model.num_classes),)
 
+    def check_label_kinds(self, output_names: Names, labels: Mapping[str, np.ndarray]) -> None:
+        kinds = ("the number of a class", "floats")
+        for name in output_names:
+            if labels[name].ndim != self.label_ndim:
+                raise UserError(
+                    f"the label {name} is {kinds[labels[name].ndim]} and {type(self).__name__} learns "
+                    f"{kinds[self.label_ndim]}; choose another task.label, or another task: Classification for "
+                    "classes, MultiLabel for several of them at once, Regression for values"
+                )
+
     def outputs_by_label(self, outputs: Any, labels: Mapping[str, Any]) -> dict[str, Outputs]:
-        return dict(outputs) if isinstance(outputs, Mapping) else {self.label or next(iter(labels)): outputs}
+        return dict(outputs) if isinstance(outputs, Mapping) else {self._only_label(labels): outputs}
+
+    def _only_label(self, labels: Mapping[str, Any]) -> str:
+        """Returns the label that a model with one unnamed head learns."""
+        return self.label or next(iter(labels))
 
     def target(self, name: str, labels: Array, width: int) -> Outputs:
         """Returns the target of one head, [batch, width]; anything finite for examples without the label."""
@@ -262,6 +291,11 @@ class Supervised(Task):
             for metric, values in ({"loss": loss} | metrics).items():
                 sums[f"{name}/{metric}"] = (jnp.where(valid, values, 0) * weight).sum()
         return total / jnp.maximum(count, 1), LossOutput(sums, collections)
+
+    def example_weights(self, model: nn.Module, batch: Batch) -> PerExample:
+        heads, labels = getattr(model, "num_classes", None), batch["labels"]
+        names = [name for name, _ in heads] if isinstance(heads, tuple) else [self._only_label(labels)]
+        return batch["weight"] * jnp.any(jnp.stack([self.has_label(labels[name]) for name in names]), axis=0)
 
     def _may_mix(self, batch: Batch) -> Bool[Array, "b"]:
         """Returns the mask of clips with a weight whose partner has the same set of labels."""

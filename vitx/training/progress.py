@@ -73,7 +73,7 @@ class Meter:
             return {}
         per_step = {name: self.sums[name] / self.sums["collected"] for name in WHOLE_STEP_METRICS}
         per_example = {
-            name: total / max(self.sums.get(f"{name.split('/')[0]}/weight", self.sums["weight"]), 1e-9)
+            name: total / max(self.sums.get(f"{name.rpartition('/')[0]}/weight", self.sums["weight"]), 1e-9)
             for name, total in self.sums.items()
             if name not in (*per_step, "collected") and name.split("/")[-1] != "weight"
         }

@@ -96,7 +96,8 @@ def train_step(
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     collections = {name: value for name, value in state.variables.items() if name != "params"}
-    total_weight = jnp.maximum(batch["weight"].sum(), 1e-9)
+    # Of the whole batch, since the losses of micro-batches are added; examples without a label do not dilute the mean.
+    total_weight = jnp.maximum(task.example_weights(model, batch).sum(), 1e-9)
 
     def differentiate(budget: Budget, params: Any, batch: Batch, key: Array) -> ValueAndGradient:
         fitted = budget.fit_model(model)
