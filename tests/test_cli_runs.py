@@ -413,6 +413,8 @@ def test_data_given_as_an_object_keeps_its_clip_or_is_refused(base):
         assert experiment.model.input_shape[:3] == (8, 48, 48)
     with pytest.raises(UserError, match=r"\(8, 48, 48\)"):
         base.override({"data": data, "model.num_frames": 4})
+    with pytest.raises(UserError, match=r"\(8, 48, 48\)"):
+        base.override({"data.num_frames": 8, "data.image_size": (48, 48), "model.num_frames": 4})
     follows = base.override({"data": dataclasses.replace(data, num_frames=None, image_size=None)})
     assert follows.data.num_frames == base.model.num_frames
 

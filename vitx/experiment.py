@@ -116,7 +116,9 @@ class Experiment:
         follows = [name for name in SHAPE if name not in leads and name not in given]
         data = dataclasses.replace(data, motion=None, **dict.fromkeys(follows))
         rest = {path: value for path, value in changes.items() if path not in model_changes}
-        return configuration.override(dataclasses.replace(self, model=model, data=data), rest)
+        with as_user_error():  # frames or size may be given on both sides, and differ
+            experiment = dataclasses.replace(self, model=model, data=data)
+        return configuration.override(experiment, rest)
 
     def _named_model(self, value: Any) -> nn.Module | None:
         """Returns the variant that a value names, with the classes of this experiment's model, or None."""
