@@ -43,6 +43,16 @@ def test_best_and_last_checkpoint_are_loaded_by_name(run):
         inspect.unwrap(load_run)(run.workdir, "newest")  # without the type checks of the tests
 
 
+def test_a_damaged_last_checkpoint_leaves_the_best_of_the_others(run, tmp_path, capsys):
+    workdir = shutil.copytree(run.workdir, tmp_path / "run")
+    steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
+    next((workdir / "checkpoints" / str(steps[-1]) / "record").glob("*")).write_text("{}")
+    assert load_run(workdir).step in steps[:-1]
+    assert f"checkpoint {steps[-1]}" in capsys.readouterr().err
+    with pytest.raises(UserError, match=f"{steps[-1]} cannot be read"):
+        load_run(workdir, "last")
+
+
 def test_the_mesh_of_an_evaluation_is_given_by_axis_or_as_a_whole(run):
     for settings in ({"training.mesh": Mesh(data=1)}, {"training.mesh.data": 1}):
         assert load_run(run.workdir, settings=settings).experiment.training.mesh == Mesh(data=1)

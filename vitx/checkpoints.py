@@ -271,6 +271,13 @@ class Checkpoints:
             )
         return state, record
 
+    def newest_record(self) -> dict[str, Any]:
+        """Returns the newest record that can be read, {} where there is none."""
+        for step in reversed(self.steps()):
+            with contextlib.suppress(DamagedCheckpointError):
+                return self.restore(step, {})[1]
+        return {}
+
     def restore_newest(self, abstract: State, log: Callable[[str], None]) -> tuple[State, dict[str, Any]] | None:
         """Returns the newest checkpoint that is whole, or None where there are no checkpoints.
 

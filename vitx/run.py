@@ -461,11 +461,15 @@ def load_run(workdir: str | PurePath, which: Which = "best", settings: Mapping[s
     mesh = fitting_mesh(experiment)
     with open_checkpoints(workdir) as checkpoints:
         steps = checkpoints.steps()
-        _, record = checkpoints.restore(steps[-1], {})
+        record = checkpoints.newest_record() or checkpoints.restore(steps[-1], {})[1]  # the latter raises why not
         check_record(workdir, record)
         check_layers(experiment.model, len(record["digests"]), str(workdir / "config.json"))
-        best = (record["best"] or {}).get("step")
-        step = best if which == "best" and best in steps else steps[-1]
+        step = steps[-1]
+        if which == "best":
+            if record["step"] != step:
+                log_info(f"checkpoint {step} in {workdir} cannot be read; the best one of those before it is taken")
+            best = (record["best"] or {}).get("step")
+            step = best if best in steps else record["step"]
         variables = restore_variables(checkpoints, step, trained, mesh)
     if experiment.model != trained.model:
         variables = resize_position_tables(variables, trained.model, experiment.model)

@@ -16,7 +16,7 @@ from pathlib import PurePath
 from typing import Any
 
 from vitx import configuration, storage
-from vitx.checkpoints import Checkpoints, DamagedCheckpointError, check_fields
+from vitx.checkpoints import Checkpoints, check_fields
 from vitx.errors import UserError
 from vitx.experiment import Experiment, load_config
 from vitx.locks import Hold, hold_folder
@@ -209,7 +209,4 @@ def read_newest_record(workdir: PurePath) -> Mapping[str, Any]:
     if not storage.is_folder(folder):
         return {}
     with Checkpoints(folder, read_only=True) as checkpoints:
-        for step in reversed(checkpoints.steps()):
-            with contextlib.suppress(DamagedCheckpointError):
-                return checkpoints.restore(step, {})[1]
-    return {}
+        return checkpoints.newest_record()
