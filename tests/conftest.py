@@ -100,6 +100,26 @@ def pictures(drawing):
 
 
 @pytest.fixture
+def install_font(monkeypatch):
+    """Returns a function that installs a font file; until then there are only the fonts that matplotlib brings."""
+    from matplotlib import font_manager
+
+    from vitx import fonts
+
+    bundled = [entry for entry in font_manager.fontManager.ttflist if "mpl-data" in entry.fname]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", bundled)
+    monkeypatch.setattr(fonts, "_reported", [])
+    fonts._search_fonts.cache_clear()
+
+    def install(path: str) -> None:
+        font_manager.fontManager.addfont(path)
+        fonts._search_fonts.cache_clear()
+
+    yield install
+    fonts._search_fonts.cache_clear()
+
+
+@pytest.fixture
 def interruptible():
     """Ctrl-C is ignored where the tests themselves run in the background of a script."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from tests.test_fonts import build_font
 from vitx.data.decoding import open_video, probe
 from vitx.data.encoding import encode_video
 from vitx.data.files import Folder
@@ -36,6 +37,30 @@ def test_a_caption_is_drawn_on_a_dark_band_at_the_bottom_alone():
     assert drawn[80:].max() > 240 and drawn[-1].max() < 60
     wide = draw_caption(frame, ["colour: " + 30 * "wide "])
     assert wide.shape == frame.shape and (wide[60:] != 128).any()
+
+
+def test_names_of_any_script_are_drawn_by_an_installed_font_or_as_boxes(install_font, tmp_path, capsys):
+    frame = np.zeros((240, 320, 3), np.uint8)
+    boxes = draw_caption(frame, ["狗 собака"])
+    install_font(build_font(tmp_path / "a.ttf", "狗"))
+    squares = draw_caption(frame, ["狗 собака"])
+    assert (boxes > 128).sum() < (squares > 128).sum()  # the font has solid squares
+    assert capsys.readouterr().err.count("狗") == 1
+
+
+def test_one_message_has_all_characters_of_a_video_that_no_font_has(predictor, install_font, tmp_path, capsys):
+    chinese = dataclasses.replace(predictor, names={"colour": ("暗", "亮")})
+    (tmp_path / "clip.mp4").write_bytes(encode_video(np.zeros((8, 48, 64, 3), np.uint8), fps=8))
+    windows = ((0.0, 0.5), (0.5, 1.0))
+    write_overlay(prediction(tmp_path / "clip.mp4", [[9, 0], [0, 9]], windows), chinese, tmp_path / "out.mp4")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "亮 暗" in line and probe(str(tmp_path / "out.mp4")).height == LEAST_SIDE
+
+
+def test_text_that_is_too_wide_is_shrunk_whatever_its_fonts(install_font, tmp_path):
+    install_font(build_font(tmp_path / "a.ttf", "狗"))
+    drawn = draw_caption(np.zeros((240, 320, 3), np.uint8), ["a " + 25 * "狗" + " b"])
+    assert (drawn[:, -5:] == 0).all() and (drawn[:, 285:] > 128).any()
 
 
 def test_each_window_has_the_caption_of_its_best_class(predictor):

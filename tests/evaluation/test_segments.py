@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.test_fonts import build_font
 from vitx.data.files import Folder
 from vitx.data.pipeline import Data
 from vitx.data.windows import EvaluationReader
@@ -80,6 +81,20 @@ def test_a_timeline_draws_each_label_with_its_segments():
     assert [axes.get_title(loc="left") for axes in figure.axes[::2]] == ["motion", "tags"]
     bars = [len(axes.patches) for axes in figure.axes[1::2]]
     assert bars == [sum(segment.label == label for segment in segments) for label in names] and min(bars) > 0
+
+
+@pytest.mark.parametrize("has", ["", "狗跑步"])
+def test_a_timeline_has_names_of_any_script_and_of_the_width_that_they_need(has, install_font, tmp_path):
+    if has:
+        install_font(build_font(tmp_path / "a.ttf", has))
+    names = {"动作": ("狗跑步" * 12, "собака" * 4)}
+    video = VideoPrediction("狗.mp4", {"动作": np.array(5 * [[9, 9]], np.float32)}, tuple(WINDOWS), 100, True)
+    predictor = predictor_of(MultiLabel(), names)
+    segments = segments_of(video, predictor, Thresholds())
+    figure = timeline(video, predictor, segments, Thresholds())
+    figure.canvas.draw()
+    chinese, russian = (text.get_text() for text in figure.axes[0].get_legend().get_texts())
+    assert len(russian) == 24 and 10 < len(chinese) <= 14 and ("狗" in chinese) == bool(has) == ("□" not in chinese)
 
 
 def test_segments_need_probabilities():

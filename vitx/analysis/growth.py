@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from vitx.analysis.cost import count_cost
 from vitx.console import progress_bar
 from vitx.errors import UserError, as_user_error
+from vitx.fonts import add_fallback_fonts
 from vitx.storage import atomic_path
 
 FRAMES = (8, 16, 32, 64, 128)
@@ -56,6 +57,7 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.grid(alpha=0.25)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside right center")
+    add_fallback_fonts(figure)
     with atomic_path(path) as draft:
         try:
             figure.savefig(draft, dpi=110)

@@ -167,6 +167,8 @@ def draw_sheet(
     """
     from matplotlib.figure import Figure
 
+    from vitx.fonts import add_fallback_fonts
+
     chosen: dict[str, list[tuple[str, Source, int]]] = defaultdict(list)
     for source in splits.values():
         label, column = next(iter(label_columns(source).items()))
@@ -182,11 +184,12 @@ def draw_sheet(
     for axes_of_class, (name, members) in zip(grid, chosen.items(), strict=True):
         for axes in axes_of_class:
             axes.set(xticks=[], yticks=[], frame_on=False)
-        axes_of_class[0].set_ylabel(name)
+        axes_of_class[0].set_ylabel(escape(name), parse_math=False)
         for axes, (path, source, index) in zip(axes_of_class, members, strict=False):
             with open_video(source[index]["video"], options=reading) as video:
                 axes.imshow(video.read([len(video.times) // 2], size=(128, 128))[0, 0])
-            axes.set_title(Path(path).name[:20], fontsize=7)
+            axes.set_title(escape(Path(path).name[:20]), fontsize=7, parse_math=False)
+    add_fallback_fonts(figure)
     try:
         with atomic_path(file) as draft:
             figure.savefig(draft, dpi=110)

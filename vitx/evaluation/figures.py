@@ -2,6 +2,7 @@
 
 import io
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
@@ -12,6 +13,7 @@ from matplotlib.ticker import NullFormatter
 
 from vitx import storage
 from vitx.console import escape
+from vitx.fonts import add_fallback_fonts
 
 _PAIRED = matplotlib.colormaps["tab20"].colors
 COLOURS = _PAIRED[::2] + _PAIRED[1::2]  # dark ones first: a light one is hard to see beside its dark twin
@@ -21,6 +23,11 @@ def plain_text(text: str) -> str:
     """Returns a text that matplotlib draws as it is: $ begins no formula, _ at the start hides no legend."""
     text = escape(text).replace("$", r"\$")
     return f"\u200b{text}" if text.startswith("_") else text  # a space without width
+
+
+def count_columns(text: str) -> int:
+    """Returns the width of a text in letters; a Chinese, Japanese or Korean character or an emoji takes two."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def metric_title(metric: str, split: str, units: Mapping[str, str]) -> str:
@@ -54,7 +61,7 @@ def add_legend(figure: Figure) -> None:
     if not entries:
         return
     # a character of this size takes about 0.062 inches, the line before it half an inch
-    columns = int(figure.get_figwidth() / (0.062 * max(map(len, entries)) + 0.5))
+    columns = int(figure.get_figwidth() / (0.062 * max(map(count_columns, entries)) + 0.5))
     columns = min(max(columns, 1), len(entries), 4)
     figure.set_figheight(figure.get_figheight() + 0.18 * math.ceil(len(entries) / columns))
     figure.legend(
@@ -64,6 +71,7 @@ def add_legend(figure: Figure) -> None:
 
 def save_figure(figure: Figure, path: PurePath) -> None:
     """Writes a figure as PATH.png and PATH.svg."""
+    add_fallback_fonts(figure)
     for suffix in ("png", "svg"):
         file = io.BytesIO()
         # Fixed identifiers and no date: the same results give the same file.

@@ -5,10 +5,10 @@ In shapes: h height, w width of a frame; n windows.
 
 import bisect
 import functools
+import itertools
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
-import matplotlib
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
@@ -19,11 +19,13 @@ from vitx.data.file_kinds import read_video
 from vitx.data.windows import MAX_SECONDS
 from vitx.evaluation.predictor import Predictor, VideoPrediction
 from vitx.evaluation.segments import cell_bounds
+from vitx.fonts import Face, choose_faces, split_by_font
 from vitx.storage import atomic_path
 
 LEAST_SIDE = 240  # pixels that the shorter side of small videos is enlarged to: text needs them
 MAX_LABELS = 4  # labels that are drawn; more would hide the video
 DARKNESS = 0.65  # of the band behind the text
+BASELINE = 0.36  # below the middle of a line, in parts of the size of its font
 
 
 def write_overlay(prediction: VideoPrediction, predictor: Predictor, path: PurePath) -> None:
@@ -38,6 +40,7 @@ def write_overlay(prediction: VideoPrediction, predictor: Predictor, path: PureP
         VideoError: the video cannot be read or encoded.
     """
     texts = [lines[:MAX_LABELS] for lines in caption_windows(prediction, predictor)]
+    choose_faces("".join(itertools.chain(*texts)))  # one message has the characters that no font has
     changes = cell_bounds(prediction.windows)[1:-1].tolist()
 
     def draw(frame: UInt8[np.ndarray, "h w 3"], seconds: float) -> UInt8[np.ndarray, "h w 3"]:
@@ -64,26 +67,30 @@ def draw_caption(frame: UInt8[np.ndarray, "h w 3"], lines: Sequence[str]) -> UIn
     height, width = frame.shape[:2]
     size = max(min(height, width) // 24, 13)
     margin = size // 2
-    fonts = [_fit_font(line, size, width - 2 * margin) for line in lines]
     row = round(1.35 * size)
     top = max(height - row * len(lines) - margin, 0)
     drawn = frame.copy()
     drawn[top:] = ((1 - DARKNESS) * drawn[top:]).astype(np.uint8)
     image = Image.fromarray(drawn)
     canvas = ImageDraw.Draw(image)
-    for number, (line, font) in enumerate(zip(lines, fonts, strict=True)):
-        middle = top + margin / 2 + row * (number + 0.5)
-        canvas.text((margin, middle), line, font=font, fill=(255, 255, 255), anchor="lm")
+    for number, line in enumerate(lines):
+        left, middle = margin, top + margin / 2 + row * (number + 0.5)
+        for text, font in _fit_line(line, size, width - 2 * margin):
+            place = (left, round(middle + BASELINE * font.size))  # fonts share a baseline, not a middle
+            canvas.text(place, text, font=font, fill=(255, 255, 255), anchor="ls")
+            left += font.getlength(text)
     return np.asarray(image)
 
 
-def _fit_font(text: str, size: int, width: int) -> ImageFont.FreeTypeFont:
-    """Returns the font of a size at which a text fits; at least of nine pixels, where its end is cut off."""
-    length = _font(size).getlength(text)
-    return _font(size if length <= width else max(int(size * width / length), 9))
+def _fit_line(line: str, size: int, width: int) -> list[tuple[str, ImageFont.FreeTypeFont]]:
+    """Returns the parts of a line and their fonts, of a size at which it fits; at least of nine pixels, and cut off."""
+    parts = split_by_font(line)
+    length = sum(_font(face, size).getlength(text) for text, face in parts)
+    size = size if length <= width else max(int(size * width / length), 9)
+    return [(text, _font(face, size)) for text, face in parts]
 
 
-@functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    # matplotlib's own: Pillow's default has no letters beyond Latin ones
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
+@functools.lru_cache(256)
+def _font(face: Face, size: int) -> ImageFont.FreeTypeFont:
+    path, index = face
+    return ImageFont.truetype(path, size, index)

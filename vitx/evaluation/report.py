@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from vitx import storage
 from vitx.console import escape
 from vitx.evaluation.evaluate import Predictions
-from vitx.evaluation.figures import plain_text
+from vitx.evaluation.figures import count_columns, plain_text
+from vitx.fonts import add_fallback_fonts
 
 Rows = Sequence[Mapping[str, Any]]
 BLUE, ORANGE, GREY, GREEN, RED = "#2f6db3", "#d9822b", "#8a8a8a", "#1c6b2a", "#b3261e"
@@ -105,7 +106,7 @@ def clip_strip(clips: UInt8[np.ndarray, "n t h w c"], captions: Sequence[Sequenc
     frame_height = clips.shape[2] / clips.shape[3]
     row_height = max(frame_height, 0.2 * max(map(len, captions), default=0)) + 0.1
     # a character of a caption takes about 0.078 inches
-    longest = max((len(line) for lines in captions for line, _ in lines), default=0)
+    longest = max((count_columns(line) for lines in captions for line, _ in lines), default=0)
     width, height = 1.1 * len(shown) + max(2.6, 0.078 * longest + 0.3), row_height * len(clips) + 0.3
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -121,6 +122,7 @@ def clip_strip(clips: UInt8[np.ndarray, "n t h w c"], captions: Sequence[Sequenc
             below = middle + 0.2 * (i - (len(lines) - 1) / 2)
             axes.text(lefts[-1] + 1.1, below, plain_text(line), va="center", fontsize=9, color=CAPTION_COLOURS[correct])
     axes.set(xlim=(0, width), ylim=(height, 0))  # imshow has moved them
+    add_fallback_fonts(figure)
     return figure
 
 
@@ -258,6 +260,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
 
 def encode_png(figure: Figure, *, dpi: int = 110) -> bytes:
     """Returns a figure as a PNG file."""
+    add_fallback_fonts(figure)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=dpi)
     return file.getvalue()

@@ -16,6 +16,7 @@ from vitx.evaluation.calibration import scale_logits
 from vitx.evaluation.figures import plain_text
 from vitx.evaluation.presentation import Answer, presenter_for
 from vitx.evaluation.report import encode_png
+from vitx.fonts import add_fallback_fonts
 from vitx.interop.preprocessing import Preprocessing
 from vitx.models.streaming import StreamingModel
 from vitx.tasks.task import Names, Supervised
@@ -161,6 +162,7 @@ class Stream:
             above.imshow(self._frames[i], extent=extent, aspect="auto")
         above.set(ylim=(0, 1), xlim=ends)
         above.set_axis_off()
+        add_fallback_fonts(figure)
         return figure
 
     def _repr_png_(self) -> bytes | None:  # how a notebook shows it

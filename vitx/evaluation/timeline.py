@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from vitx.console import escape
-from vitx.evaluation.figures import plain_text
+from vitx.evaluation.figures import count_columns, plain_text
 from vitx.evaluation.predictor import Predictor, VideoPrediction
 from vitx.evaluation.segments import Segment, Thresholds, cell_bounds
+from vitx.fonts import add_fallback_fonts
 
 COLOURS = (0, 1, 2, 3, 4, 5, 6, 8)  # of tab10, without its grey
 MAX_CLASSES = len(COLOURS)  # lines of a label
@@ -57,6 +58,7 @@ def timeline(
             step = next((x for x in MINUTE_STEPS if bounds[-1] / x <= MAX_TICKS), bounds[-1] // MAX_TICKS)
             strip.xaxis.set_major_locator(MultipleLocator(step))
             strip.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{round(x) // 60}:{round(x) % 60:02}"))
+    add_fallback_fonts(figure)
     return figure
 
 
@@ -112,7 +114,7 @@ def _draw_segments(axes: Axes, rows: Sequence[Sequence[Segment]], shown: Mapping
             colour = shown.get(segment.class_name, GREY)
             axes.barh(number, length, left=segment.start, height=0.84, color=colour, edgecolor="white", linewidth=0.8)
             fits = int(length / seconds / LETTER_WIDTH)
-            if fits >= min(len(segment.class_name), MIN_LETTERS):
+            if fits >= min(count_columns(segment.class_name), MIN_LETTERS):
                 text, middle = _shorten(segment.class_name, fits), segment.start + length / 2
                 axes.text(middle, number, text, ha="center", va="center_baseline", fontsize=8, color="white")
     if not rows:
@@ -124,8 +126,9 @@ def _draw_segments(axes: Axes, rows: Sequence[Sequence[Segment]], shown: Mapping
 
 
 def _shorten(text: str, length: int) -> str:
-    """Returns a text of at most so many characters, its middle left out, as matplotlib draws it."""
+    """Returns a text of at most so many letters' width, its middle left out, as matplotlib draws it."""
     text = escape(text)
+    length = length * len(text) // max(count_columns(text), 1)
     if len(text) > length:
         half = max((length - 1) // 2, 1)
         text = f"{text[:half]}…{text[-half:]}"

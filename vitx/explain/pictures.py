@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from vitx.evaluation.figures import plain_text
+from vitx.fonts import add_fallback_fonts
 
 MAX_COLUMNS = 8  # frames of a strip
 MIN_SIDE = 224  # pixels that animations are enlarged to at least
@@ -72,6 +73,7 @@ def strip(
     axes.set_xlabel("frame", fontsize=9)
     axes.set_ylabel("importance, %", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
+    add_fallback_fonts(figure)
     return figure
 
 
@@ -116,7 +118,8 @@ def heads(frames: UInt8[np.ndarray, "t h w 3"], maps: Float[np.ndarray, "heads g
         for i, head in enumerate(maps[:, :, 0, 0]):
             axes.plot(np.arange(len(head)), 100 * head, marker="o", linewidth=1.6, label=f"head {i}")
         top = 112 * maps.max()  # percent, and room for the markers
-        axes.set(xlabel="time index", ylabel="attention, %", title=title, ylim=(0, top), xticks=range(maps.shape[1]))
+        axes.set(xlabel="time index", ylabel="attention, %", ylim=(0, top), xticks=range(maps.shape[1]))
+        axes.set_title(plain_text(title))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=9)
         return figure
