@@ -33,6 +33,7 @@ COMMANDS = (
 )
 """Words after `vitx bench`. Models 3 and 4 have no original. S3D is missing, since `vitx bench` refuses to compare it:
 an input that differs by 1e-7 changes the momentum of our own after two steps by 0.3 %."""
+MAX_LOAD = 1.25  # load average for each core above which other jobs have run beside a benchmark
 HEADER = (
     "| command after `vitx bench` | load | forward, ms | original | ratio | training, ms | original | ratio | memory |",
     "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -85,8 +86,9 @@ def describe_machines(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def format_line(record: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    """Returns the line of one model: medians, their quartiles, and ratios with theirs."""
-    cells = [f"`{shlex.join(record['command'])}`", f"{record['machine']['load']:.1f}"]
+    """Returns the line of one model: medians, their quartiles, and ratios with theirs unless other jobs ran."""
+    load, is_disturbed = record["machine"]["load"], record["machine"]["load"] > MAX_LOAD * record["machine"]["threads"]
+    cells = [f"`{shlex.join(record['command'])}`", f"{load:.1f}"]
     for call in ("forward", "train_step"):
         cells.append(format_time(row, call))
         if f"peer_{call}_ms" not in row:
@@ -95,7 +97,8 @@ def format_line(record: Mapping[str, Any], row: Mapping[str, Any]) -> str:
         (low, high), (peer_low, peer_high) = (row[f"{name}{call}_quartiles_ms"] for name in ("", "peer_"))
         # Records before 2026-11-28 have no quartiles of ratios, but what those of both times allow.
         low, high = row.get(f"{call}_ratio_quartiles", (peer_low / high, peer_high / low))
-        cells += [format_time(row, f"peer_{call}"), f"{row[f'{call}_ratio']:.2f} ({low:.2f} to {high:.2f})"]
+        ratio = "measure again" if is_disturbed else f"{row[f'{call}_ratio']:.2f} ({low:.2f} to {high:.2f})"
+        cells += [format_time(row, f"peer_{call}"), ratio]
     cells.append(f"{row['train_step_memory_bytes'] / 1e9:.2f} GB")
     return "| " + " | ".join(cells) + " |"
 
