@@ -1,7 +1,7 @@
 """Counts the transposes and copies of compiled training steps: python experiments/benchmarks/transposes.py [MODEL ...]
 
 Two programs of each model differ by one block (of each encoder), so their difference is what a block has. Counted in
-XLA's optimised program are the operations that write memory: those inside a fusion do not, unless they are its root.
+XLA's optimised program are the operations that write memory: those inside a fusion do not, unless it returns them.
 Nothing is run, so the counts are the same on any machine of one platform.
 """
 
@@ -22,38 +22,50 @@ MODELS = ("vivit_b_16x2", "vivit_b_16x2_fe", "vivit_b_16x2_fsa", "vivit_b_16x2_f
 DEPTHS = ("num_layers", "num_temporal_layers")
 KINDS = ("transpose", "copy", "concatenate", "pad", "gather", "scatter")
 COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) .*{$")
-INSTRUCTION = re.compile(r"^\s+(ROOT )?%?[\w.-]+ = (\w+)\[([\d,]*)\]\S* ([\w-]+)\(")
+INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.-]+) = (?:(\w+)\[([\d,]*)\]\S*|\(.*?\)) ([\w-]+)\((.*?)\)(?:,|$)(.*)")
 CALLED = re.compile(r"calls=%?([\w.-]+)")
 SOURCE = re.compile(r'op_name="([^"]*)"')
 BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1}
+Key = tuple[str, int, str]  # kind of operation, bytes that it writes, the modules that it comes from
 
 
-def operations(program: str) -> collections.Counter[tuple[str, int, str]]:
-    """Counts (kind, bytes written, where it comes from) over the operations of an optimised program that write memory.
+def count_operations(program: str) -> collections.Counter[Key]:
+    """Counts the operations of an optimised program that move values and write them to memory.
 
     Args:
         program: text of the program.
     """
-    lines, roots, computation = [], {}, ""
-    fused = set(CALLED.findall("\n".join(line for line in program.splitlines() if " fusion(" in line)))
+    computations: dict[str, dict[str, re.Match]] = collections.defaultdict(dict)
+    computation = ""
     for line in program.splitlines():
         if found := COMPUTATION.match(line):
             computation = found[1]
         elif found := INSTRUCTION.match(line):
-            root, dtype, shape, kind = found.groups()
-            if root:
-                roots[computation] = kind
-            if computation not in fused:
-                lines.append((line, dtype, shape, kind))
-    counts: collections.Counter[tuple[str, int, str]] = collections.Counter()
-    for line, dtype, shape, kind in lines:
-        called = CALLED.search(line)
-        kind = roots.get(called[1], kind) if kind == "fusion" and called else kind
+            computations[computation][found[2]] = found
+    fusions = [x for part in computations.values() for x in part.values() if x[5] == "fusion"]
+    fused = {CALLED.search(fusion[7])[1] for fusion in fusions}
+    alone = [x for name, part in computations.items() if name not in fused for x in part.values()]
+    written = [output for fusion in fusions for output in find_outputs(computations[CALLED.search(fusion[7])[1]])]
+    counts: collections.Counter[Key] = collections.Counter()
+    for _, _, dtype, shape, kind, _, rest in (x.groups() for x in [*alone, *written]):
         if kind in KINDS and shape:
+            source = SOURCE.search(rest)
             size = math.prod(map(int, shape.split(","))) * BYTES.get(dtype, 4)
-            source = SOURCE.search(line)
-            counts[kind, size, shorten(source[1] if source else "")] += 1
+            counts[kind, size, shorten(source[1]) if source else "parameters"] += 1
     return counts
+
+
+def find_outputs(fused: dict[str, re.Match]) -> list[re.Match]:
+    """Returns the operations whose results a fusion writes: a bitcast or a tuple moves nothing by itself."""
+    pending, outputs = [x for x in fused.values() if x[1]], []
+    while pending:
+        found = pending.pop()
+        operands = [fused[name] for name in re.findall(r"%([\w.-]+)", found[6]) if name in fused]
+        if found[5] in ("tuple", "bitcast"):
+            pending += operands
+        else:
+            outputs.append(found)
+    return outputs
 
 
 def shorten(source: str) -> str:
@@ -75,7 +87,7 @@ def main() -> None:
             plain = vitx.create_model(name)
             depth = {field: layers for field in DEPTHS if hasattr(plain, field)}
             model = resolve_implementation(plain.with_input_shape(options.num_frames, **depth), device)
-            counted.append(operations(compile_step(name, model, 1, device).as_text()))
+            counted.append(count_operations(compile_step(name, model, 1, device).as_text()))
         block = counted[1] - counted[0]
         for part, counts in (("a block", block), ("the rest", counted[0] - block - block)):
             cells = []
