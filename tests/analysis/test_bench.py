@@ -184,6 +184,21 @@ def test_an_original_counts_with_its_weights_gradients_and_momentum():
     assert programs.bytes_beside("torchvision") - programs.needed_bytes >= 3 * weights
 
 
+@pytest.mark.smoke
+def test_memory_of_a_training_step_is_linear_in_tokens():
+    """Of ViViT-B/16x2 model 1's 1,569 and 3,137 tokens; one narrow block, so that scores would outweigh all else."""
+    small = {"hidden_size": 24, "num_heads": 2, "mlp_dim": 24, "num_layers": 1, "num_classes": 2}
+
+    def needed_bytes(num_frames, implementation):
+        model = vitx.create_model("vivit_b_16x2", **small).with_input_shape(num_frames, implementation=implementation)
+        step = bench_programs.compile_step("vivit_b_16x2", model, 1, jax.devices()[0])
+        return bench_programs.program_bytes(step)
+
+    small_bytes, large_bytes = needed_bytes(16, "cpu"), needed_bytes(32, "cpu")
+    assert large_bytes < 2.1 * small_bytes
+    assert large_bytes < needed_bytes(32, "reference") / 3
+
+
 def test_a_sweep_doubles_the_batch_until_memory_or_time_ends(monkeypatch, capsys):
     model, device = vitx.create_model("cnn_small", **SMALL), jax.devices()[0]
     needs = [bench_programs.compile_programs("cnn_small", model, batch, device).needed_bytes for batch in (2, 4)]
