@@ -223,7 +223,9 @@ def run_steps(trainer: Trainer, start: int, settings: Training) -> None:
     # A run that was stopped between a step and its evaluation begins with that evaluation.
     begin = start + 1 if trainer.progress.evaluated else start
     for step in range(begin, settings.steps + 1):
-        if best.exhausts(settings.patience):
+        # Where patience has ended a run that was stopped before the last evaluation of its other sets, that is missing.
+        exhausted = best.exhausts(settings.patience)
+        if exhausted and step > start:
             log_info(f"stopping early: {best.stale} evaluations in a row were not better than step {best.step}")
             break
         last = step == settings.steps
@@ -235,7 +237,7 @@ def run_steps(trainer: Trainer, start: int, settings: Training) -> None:
             stopping = trainer.take_step(step, wait=bool(log_due or save_due or evaluations))
             if log_due:
                 trainer.log_metrics(step)
-        if evaluations:
+        if evaluations and not exhausted:
             improved = trainer.evaluate(step, evaluations)
         is_over = last or best.exhausts(settings.patience)
         if is_over and (others := tuple(name for name in evaluator.due(step, last=True) if name not in evaluations)):
