@@ -31,7 +31,7 @@ def attended(name: str) -> np.ndarray:
     # The values are one-hot, so the output of the query has an entry for each token that it attends to.
     q = k = jnp.zeros((1, n, 2, n))
     v = jnp.broadcast_to(jnp.eye(n)[None, :, None], (1, n, 2, n))
-    out = np.asarray(LAYOUTS[name](uniform, q, k, v, grid=GRID, prefix=0))
+    out = np.asarray(LAYOUTS[name](uniform, q, k, v, grid=GRID, num_prefix=0))
     return (out[0, np.ravel_multi_index(QUERY, GRID)].sum(0) > 0).reshape(GRID)
 
 

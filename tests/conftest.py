@@ -229,22 +229,22 @@ def masked_attention():
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         return np.einsum("bhqk,bkhd->bqhd", weights / weights.sum(-1, keepdims=True), v)
 
-    def attend_in_groups(group_of, q, k, v, grid, prefix):
+    def attend_in_groups(group_of, q, k, v, grid, num_prefix):
         groups = [group_of(*place, grid) for place in np.ndindex(*grid)]
         distinct = list(dict.fromkeys(groups))
         numbers = np.array([distinct.index(group) for group in groups])
-        sees_prefix = np.ones(prefix, bool)
+        sees_prefix = np.ones(num_prefix, bool)
         mask = np.array([np.concatenate([sees_prefix, numbers == number]) for number in numbers])
-        tokens = attend(q[:, prefix:], k, v, mask)
+        tokens = attend(q[:, num_prefix:], k, v, mask)
         # a prefix token attends once in every group; its outputs are averaged
         masks = [np.concatenate([sees_prefix, numbers == i]) for i in range(len(distinct))]
-        rows = [attend(q[:, :prefix], k, v, mask) for mask in masks]
+        rows = [attend(q[:, :num_prefix], k, v, mask) for mask in masks]
         return np.concatenate([np.mean(rows, axis=0), tokens], axis=1)
 
-    def masked(name, q, k, v, grid, prefix):
+    def masked(name, q, k, v, grid, num_prefix):
         definitions = GROUPS[name] if isinstance(GROUPS[name], tuple) else (GROUPS[name],)
         parts = zip(*(np.split(np.asarray(x, np.float64), len(definitions), axis=2) for x in (q, k, v)), strict=True)
-        outputs = [attend_in_groups(of, *part, grid, prefix) for of, part in zip(definitions, parts, strict=True)]
+        outputs = [attend_in_groups(of, *part, grid, num_prefix) for of, part in zip(definitions, parts, strict=True)]
         return np.concatenate(outputs, axis=2)
 
     return masked

@@ -14,7 +14,7 @@ from vitx.configuration import Words, from_dict, override
 from vitx.data.lists import read_list
 from vitx.errors import RunError, UserError
 from vitx.experiment import save_config
-from vitx.locks import hold_folder
+from vitx.locks import lock_folder
 from vitx.run import Run, train
 from vitx.run_folder import check_record
 from vitx.training.logs import MetricsLog, read_metrics
@@ -169,7 +169,7 @@ def test_progress_of_another_type_is_refused(name):
 @pytest.mark.parametrize("error", [None, FileNotFoundError("x"), ValueError("x"), UserError("x"), RunError("x")])
 def test_a_folder_that_is_removed_under_a_run_is_named(error, tmp_path):
     folder = tmp_path / "run"
-    with pytest.raises(RunError, match=r"run or its \.lock was removed"), hold_folder(folder, busy=""):
+    with pytest.raises(RunError, match=r"run or its \.lock was removed"), lock_folder(folder, busy=""):
         shutil.rmtree(folder)
         if error is not None:
             raise error
@@ -178,13 +178,13 @@ def test_a_folder_that_is_removed_under_a_run_is_named(error, tmp_path):
 @pytest.mark.parametrize("again", [False, True])
 def test_a_folder_that_is_removed_is_noticed_before_a_checkpoint(again, tmp_path):
     folder = tmp_path / "run"
-    with pytest.raises(RunError, match="run"), hold_folder(folder, busy="") as hold:
-        hold.check()
+    with pytest.raises(RunError, match="run"), lock_folder(folder, busy="") as lock:
+        lock.check()
         shutil.rmtree(folder)
         if again:  # as a library creates the folder of the next checkpoint
             (folder / "checkpoints").mkdir(parents=True)
         with pytest.raises(RunError, match="run"):
-            hold.check()
+            lock.check()
 
 
 def test_a_folder_that_is_removed_while_it_trains_is_one_message(small_file, tmp_path, monkeypatch, capsys):
@@ -213,5 +213,5 @@ def test_a_row_that_is_none_stops_an_evaluation_before_it_begins(small, tmp_path
 
 def test_a_folder_that_stays_is_released(tmp_path):
     for _ in range(2):
-        with hold_folder(tmp_path, busy="") as hold:
-            hold.check()
+        with lock_folder(tmp_path, busy="") as lock:
+            lock.check()

@@ -19,7 +19,7 @@ import pytest
 from vitx import locks, storage
 from vitx.errors import RunError, UserError
 from vitx.local_copies import local_copy
-from vitx.locks import hold_folder
+from vitx.locks import lock_folder
 from vitx.rows import RowsWriter, read_rows
 from vitx.storage import as_path
 from vitx.stores import is_bucket, report_io_errors
@@ -133,7 +133,7 @@ def test_json_that_cannot_be_read_is_named(folder, content):
 
 
 def test_folders_are_moved_and_removed(folder):
-    storage.make_folder(folder / "a" / "deep")
+    storage.create_folder(folder / "a" / "deep")
     for name in ("x", "deep/y", storage.COMMITTED):
         storage.write_text(folder / "a" / name, name)
     storage.move_folder(folder / "a", folder / "b")
@@ -189,7 +189,7 @@ def test_links_are_replaced_and_never_followed(tmp_path):
     for name in ("a.json", "a.tmp", "a.json.tmp", "metrics.jsonl", "metrics.tmp", ".lock", "created"):
         (run / name).symlink_to(victim)
     storage.write_json(run / "a.json", {})
-    with contextlib.suppress(UserError), hold_folder(run, busy="busy"):
+    with contextlib.suppress(UserError), lock_folder(run, busy="busy"):
         pass
     with contextlib.suppress(UserError):
         RowsWriter(run / "metrics.jsonl").close()
@@ -244,7 +244,7 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_holder(tmp_path):
     draft = tmp_path / ".tmp-0123456789abcdef-a.json"
     for name in (draft.name, ".tmp-mine", "a.json"):
         (tmp_path / name).touch()
-    with hold_folder(tmp_path, busy="busy"):
+    with lock_folder(tmp_path, busy="busy"):
         assert not draft.exists()
         assert {".tmp-mine", "a.json"} <= set(os.listdir(tmp_path))
 
@@ -401,19 +401,19 @@ def test_a_cut_last_line_is_left_out_and_another_damaged_one_refused(folder):
 
 def test_a_held_folder_is_refused_until_it_is_released(folder, monkeypatch):
     monkeypatch.setattr(locks, "LEASE_SECONDS", 1.0)
-    again = hold_folder(folder, busy="in use")
-    with hold_folder(folder, busy="in use"), pytest.raises(UserError, match="in use"):
+    again = lock_folder(folder, busy="in use")
+    with lock_folder(folder, busy="in use"), pytest.raises(UserError, match="in use"):
         again.__enter__()
     for _ in range(2):
-        with hold_folder(folder, busy="in use") as hold:
-            hold.check()
+        with lock_folder(folder, busy="in use") as lock:
+            lock.check()
 
 
 HOLDER = """
 import sys, time
 from vitx import locks, storage
 locks.LEASE_SECONDS = 1.0
-with locks.hold_folder(storage.as_path(sys.argv[1]), busy="in use"):
+with locks.lock_folder(storage.as_path(sys.argv[1]), busy="in use"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -429,7 +429,7 @@ def test_a_folder_of_a_killed_process_of_this_machine_is_free_at_once(folder):
     with start_holder(folder) as holder:
         holder.kill()
     began = time.monotonic()
-    with hold_folder(folder, busy="in use"):
+    with lock_folder(folder, busy="in use"):
         assert time.monotonic() - began < 5
 
 
@@ -438,11 +438,11 @@ def test_a_lease_of_a_dead_process_elsewhere_expires(bucket, monkeypatch):
     monkeypatch.setattr(locks, "_machine", lambda: "another")
     folder = as_path(bucket) / "run"
     with start_holder(folder) as holder:
-        with pytest.raises(UserError, match=rf"in use.*{holder.pid}"), hold_folder(folder, busy="in use"):
+        with pytest.raises(UserError, match=rf"in use.*{holder.pid}"), lock_folder(folder, busy="in use"):
             pass
         holder.kill()
-    with hold_folder(folder, busy="in use") as hold:
-        hold.check()
+    with lock_folder(folder, busy="in use") as lock:
+        lock.check()
 
 
 def test_an_owner_that_slept_through_its_lease_notices_that_it_lost_the_folder(bucket, monkeypatch):
@@ -451,9 +451,9 @@ def test_an_owner_that_slept_through_its_lease_notices_that_it_lost_the_folder(b
     with start_holder(folder) as holder:
         holder.send_signal(signal.SIGSTOP)
         monkeypatch.setattr(locks, "_machine", lambda: "another")
-        with hold_folder(folder, busy="in use") as hold:
-            hold.check()
-            with pytest.raises(UserError, match="in use"), hold_folder(folder, busy="in use"):
+        with lock_folder(folder, busy="in use") as lock:
+            lock.check()
+            with pytest.raises(UserError, match="in use"), lock_folder(folder, busy="in use"):
                 pass
         holder.kill()
     lease = locks.Lease(folder, "in use")

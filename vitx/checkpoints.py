@@ -87,7 +87,7 @@ def log_errors_alone() -> Iterator[None]:
     """Drops what Orbax logs below an error: every folder that it opens, and options as they were set."""
     logger = logging.getLogger("absl")
 
-    def is_error(record: logging.LogRecord) -> bool:  # one for each call, since calls are nested
+    def is_error(record: logging.LogRecord) -> bool:  # a filter of its own for each call, since calls are nested
         return record.levelno >= logging.ERROR
 
     logger.addFilter(is_error)
@@ -159,7 +159,7 @@ class Checkpoints:
             return self._mirror.steps() if self._mirror else sorted(self._manager.all_steps())
 
     def save(self, step: int, state: State, record: Mapping[str, Any]) -> None:
-        """Starts to save; returns when the arrays may change again.
+        """Starts to save in the background; returns when the arrays may change again.
 
         A checkpoint of the same step is replaced when the new one is complete.
 
@@ -185,7 +185,7 @@ class Checkpoints:
                 self._mirror.push(step, functools.partial(_preserve, keep=self._keep, best_step=self.best_step))
 
     def wait(self) -> None:
-        """Returns when everything saved is complete on disk or in the bucket."""
+        """Waits until everything that was saved is complete on disk or in the bucket."""
         with report_io_errors(self.directory):
             self._manager.wait_until_finished()
             if self._mirror:
@@ -201,7 +201,7 @@ class Checkpoints:
             raise UserError(full_disk(folder, f": a checkpoint takes {needed:,} bytes and {free:,} are free"))
 
     def _rename(self, step: int, name: str) -> None:
-        """Takes a checkpoint out of the list; returns when it is in no process's list."""
+        """Renames a checkpoint's folder; returns when no process lists its step any more."""
         if jax.process_index() == 0:
             move_folder(self.directory / str(step), self.directory / name)
         multihost_utils.sync_global_devices(f"renamed {step}")
@@ -225,7 +225,7 @@ class Checkpoints:
         multihost_utils.sync_global_devices("replacements finished")
 
     def _remove_incomplete(self) -> None:
-        """Removes what a kill has left of checkpoints that were being written to a bucket."""
+        """Removes checkpoints that a killed process has left unfinished in a bucket."""
         if is_bucket(self.directory) and jax.process_index() == 0:
             for name in names_in(self.directory):
                 if name.isdecimal() and not exists(self.directory / name / COMMITTED):
@@ -237,7 +237,7 @@ class Checkpoints:
 
         Args:
             step: one of `steps()`.
-            abstract: the parts wanted: `jax.ShapeDtypeStruct`s with the shardings that the arrays shall have.
+            abstract: wanted parts, as `jax.ShapeDtypeStruct`s with the shardings that the arrays get.
 
         Raises:
             DamagedCheckpointError: the checkpoint is damaged, or holds arrays of other names or shapes.
@@ -331,7 +331,7 @@ def _preserve(steps: Sequence[int], keep: int, best_step: int | None) -> list[bo
 
 
 def abstract_state(state: Any, shardings: Any) -> Any:
-    """Returns the shapes and types of a state, with the shardings that it shall be restored to."""
+    """Returns the shapes and types of a state, with the shardings that its arrays get when they are restored."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state, shardings
     )

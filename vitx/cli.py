@@ -16,7 +16,7 @@ import vitx
 from vitx import cli_ablations, cli_bench, cli_board, cli_data, cli_explain, cli_models, cli_runs, environment
 from vitx.cli_settings import Parser, parse_settings, take_settings
 from vitx.console import escape, print_text
-from vitx.errors import Preempted, RunError, UserError, closest
+from vitx.errors import Preempted, RunError, UserError, did_you_mean
 from vitx.storage import as_path, local_path
 
 TRAIN_USAGE = "vitx train EXPERIMENT.py --workdir DIR [--extend] [--SETTING VALUE ...]"
@@ -81,7 +81,7 @@ def _is_output_closed() -> bool:
 def _check_options(options: argparse.Namespace, unknown: Sequence[str]) -> None:
     """Raises UserError where words are left over that are no settings of the command."""
     if unknown and not options.takes_settings:
-        known = closest(unknown[0].partition("=")[0], options.known_options)
+        known = did_you_mean(unknown[0].partition("=")[0], options.known_options)
         raise UserError(f"there is no option {unknown[0]} here{known} --help lists them")
 
 

@@ -54,7 +54,7 @@ def run_ablation(options: argparse.Namespace, _: list[str]) -> None:
     keep_programs()
     if options.worker:
         stop_with_parent()
-        plan = runner.make_plan(runner.load_ablation(options.file), options.workdir, **options.worker)
+        plan = runner.create_plan(runner.load_ablation(options.file), options.workdir, **options.worker)
         runner.run_cells(plan, name_lines=True)
         return
     selected = {"rows": options.rows, "seeds": options.seeds}

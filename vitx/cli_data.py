@@ -141,11 +141,11 @@ def add_commands(commands: Any) -> None:
 
 def _list(options: argparse.Namespace, _: list[str]) -> None:
     from vitx.data.annotations import FORMATS, write_list
-    from vitx.errors import closest
+    from vitx.errors import did_you_mean
 
     if options.format not in FORMATS:
         known = ", ".join(FORMATS)
-        hint = closest(options.format, FORMATS)
+        hint = did_you_mean(options.format, FORMATS)
         raise UserError(f"found the format {options.format}; expected one of {known}{hint}")
     rows, missing = write_list(options.format, options.annotations, options.videos, options.list)
     table = FORMATS[options.format].table(options.list)

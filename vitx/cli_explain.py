@@ -8,8 +8,8 @@ from typing import Any
 
 from vitx.cli_settings import load_parts
 from vitx.console import print_json, print_text, report_unreadable
-from vitx.errors import UserError, closest
-from vitx.storage import as_path, local_path, make_folder
+from vitx.errors import UserError, did_you_mean
+from vitx.storage import as_path, create_folder, local_path
 
 MOST_FRAMES = 5  # frames that the terminal lists as the most important ones
 
@@ -70,7 +70,7 @@ def _explain(options: argparse.Namespace, _: list[str]) -> int:
             errors[str(file)] = str(error)
             continue
         explanation = run.explain(clip, **settings, **of_method)
-        make_folder(options.output)
+        create_folder(options.output)
         words = [file.stem, explanation.method, *([explanation.class_name] if options.class_name else [])]
         name = re.sub(r"[^\w.-]+", "-", "_".join(words))  # names of classes may have any characters
         paths = [options.output / f"{name}.{ending}" for ending in options.formats]
@@ -116,7 +116,7 @@ def _parse_options(words: Sequence[str]) -> dict[str, Any]:
         if not (equals and text):
             raise UserError(f"--options has {word!r}; expected NAME=VALUE, such as samples=256")
         if name not in known:
-            raise UserError(f"--options has {name}; expected one of {', '.join(known)}{closest(name, known)}")
+            raise UserError(f"--options has {name}; expected one of {', '.join(known)}{did_you_mean(name, known)}")
         values = tuple(map(_parse_value, text.split(",")))
         parsed[name] = values if "," in text else values[0]
     return parsed

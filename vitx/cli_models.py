@@ -105,12 +105,14 @@ def _models(options: argparse.Namespace, _: list[str]) -> None:
 
 
 def _matching_names(patterns: list[str]) -> list[str]:
-    from vitx.errors import closest
+    from vitx.errors import did_you_mean
     from vitx.models import list_models
 
     for pattern in patterns:
         if not list_models(pattern):
-            raise UserError(f"no model matches {pattern!r}{closest(pattern, list_models())} `vitx models` lists all")
+            raise UserError(
+                f"no model matches {pattern!r}{did_you_mean(pattern, list_models())} `vitx models` lists all"
+            )
     return list(dict.fromkeys(name for pattern in patterns for name in list_models(pattern)))
 
 

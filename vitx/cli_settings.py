@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vitx.errors import UserError, closest
+from vitx.errors import UserError, did_you_mean
 
 DOTTED = ("train", "evaluate", "predict")  # commands that take settings of an experiment, --data.eval_clips 4
 
@@ -26,7 +26,9 @@ class Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             choices = list(map(str, action.choices))
             name = action.metavar or "/".join(action.option_strings)
-            raise UserError(f"{name} is {value!r}{closest(str(value), choices)} Expected one of {', '.join(choices)}")
+            raise UserError(
+                f"{name} is {value!r}{did_you_mean(str(value), choices)} Expected one of {', '.join(choices)}"
+            )
 
 
 def take_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -15,15 +15,15 @@ from typing import Any, TypeVar
 
 import typeguard
 
-from vitx.errors import UserError, closest
+from vitx.errors import UserError, did_you_mean
 from vitx.plugins import Registry
 
 Part = TypeVar("Part")
 
-MAX_DEPTH = 32  # of nested parts and tuples in settings
-NOT_FINITE = ("inf", "-inf", "nan")  # floats as config.json has them, which knows no such numbers
+MAX_DEPTH = 32  # levels of nested parts and tuples in settings
+NOT_FINITE = ("inf", "-inf", "nan")  # floats that JSON lacks, as config.json writes them
 
-# a file that defines parts is one line here; imported when config.json names a part that is not imported yet
+# Modules that define parts, one a line; they are imported when config.json names a part that is not registered yet.
 _PARTS: Registry[type] = Registry(
     "part",
     modules=(
@@ -63,7 +63,7 @@ def part_names(base: type) -> list[str]:
 
 
 def settings(part: Any) -> dict[str, Any]:
-    """Returns the part's own fields and values; a Linen module's `parent` and `name` are not settings."""
+    """Returns the part's fields and values; a Linen module's `parent` and `name` are not settings."""
     return {name: getattr(part, name) for name in _annotations(type(part))}
 
 
@@ -108,8 +108,8 @@ def read_words(annotation: Any, words: Words, where: str) -> Any:
         return None
     if single is not None and _accepts(annotation, single):
         return single
-    texts = words if single is None or annotation != tuple[str, ...] else _names(single)
-    values = tuple(_literal(text) for text in texts)
+    texts = words if single is None or annotation != tuple[str, ...] else _split_names(single)
+    values = tuple(_parse_literal(text) for text in texts)
     # one word may be a whole tuple, "(4, 8)", a number, or the only element: --layouts joint
     candidates = [values[0], values] if len(values) == 1 else [values]
     for value in candidates:
@@ -184,7 +184,7 @@ def _from_dict(data: Any, where: str) -> Any:
         raise UserError(f'{where}: found an object whose "type" is {str(name)[:80]!r}; expected the name of a part')
     if name not in _PARTS:
         raise UserError(
-            f"{where}: no part of type {name!r} is registered{closest(str(name), _PARTS)} "
+            f"{where}: no part of type {name!r} is registered{did_you_mean(str(name), _PARTS)} "
             "If it is your own (@vitx.configuration.register), name the file that defines it with --experiment, "
             "import it first, or install it with an entry point in the group vitx.plugins."
         )
@@ -195,16 +195,16 @@ def _from_dict(data: Any, where: str) -> Any:
         if key == "type":
             continue
         if key not in annotations:
-            raise UserError(f"{where}: {name} has no setting {key!r}{closest(key, annotations)}")
+            raise UserError(f"{where}: {name} has no setting {key!r}{did_you_mean(key, annotations)}")
         values[key] = _check_value(annotations[key], _from_dict(value, where), f"{where}: {name}.{key}")
     return _create(functools.partial(cls, **values), f"{where}: {name}")
 
 
 def differences(ours: Any, theirs: Any) -> dict[str, tuple[Any, Any]]:
     """Returns {dotted path: (ours, theirs)} of the settings that differ between two parts."""
-    mine, other = _flat(to_dict(ours)), _flat(to_dict(theirs))
-    missing = "(none)"  # of a part of another type
-    # where one side has a part and the other None, the settings of the part say so
+    mine, other = _flatten(to_dict(ours)), _flatten(to_dict(theirs))
+    missing = "(none)"  # the other side has a part of another type
+    # Where one side has a part and the other None, only the settings of the part are listed, not the part itself.
     parents = {path.rpartition(".")[0] for path in mine | other}
     return {
         path: (mine.get(path, missing), other.get(path, missing))
@@ -257,7 +257,7 @@ def setting(
     training_only: bool = False,
     mutable_in_evaluation: bool = False,
 ) -> Any:
-    """Returns a dataclass field that carries what other modules must know of it.
+    """Returns a dataclass field with marks that other modules read.
 
     A subclass that only gives the field another default keeps its marks.
 
@@ -279,7 +279,7 @@ def setting(
     marks = {
         "mutable_on_resume": mutable_on_resume,
         "changes_function": changes_function,
-        # what may change between two parts of one run is no property of a named variant either
+        # A setting that may change when a run resumes is no property of a named variant either.
         "chosen_by_user": chosen_by_user or mutable_on_resume,
         "is_path": is_path,
         "training_only": training_only,
@@ -316,15 +316,15 @@ def _annotations(cls: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.name not in linen}
 
 
-def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
+def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(data, dict):
         return {prefix.removesuffix("."): data}
-    return {path: value for key, branch in data.items() for path, value in _flat(branch, f"{prefix}{key}.").items()}
+    return {path: value for key, branch in data.items() for path, value in _flatten(branch, f"{prefix}{key}.").items()}
 
 
 @dataclasses.dataclass
 class _Change:
-    """What is to change at one place: the value there, settings inside it, or both.
+    """Change of one setting: a new value, changes of the settings inside it, or both.
 
     Attributes:
         inside: {name of a setting inside: its change}.
@@ -349,7 +349,9 @@ def _replace(part: Any, change: _Change, root: Any, prefix: str) -> Any:
     for key, inner in change.inside.items():
         if key not in annotations:
             asked = inner.first_path()
-            raise UserError(f"there is no setting {asked}{_nearest(asked, [known for known, _ in paths(root)])}")
+            raise UserError(
+                f"there is no setting {asked}{_suggest_setting(asked, [known for known, _ in paths(root)])}"
+            )
         changed[key] = _change_setting(annotations[key], changed[key], inner, root, prefix + key)
     return _create(functools.partial(type(part), **changed), prefix.rstrip(".") or type(part).__name__)
 
@@ -399,7 +401,7 @@ def _kinds(annotation: Any) -> dict[str, type]:
     return {name: cls for name, cls in _PARTS.items() if issubclass(cls, bases)} if bases else {}
 
 
-def _nearest(path: str, known: Sequence[str]) -> str:
+def _suggest_setting(path: str, known: Sequence[str]) -> str:
     """Ends a sentence with the setting that was probably meant: `lr` of a part is its `peak_lr`, `seed` training's."""
     parent, _, key = path.rpartition(".")
     words = _key_words(key)
@@ -408,7 +410,7 @@ def _nearest(path: str, known: Sequence[str]) -> str:
     ends = [name for name in known if name.rpartition(".")[2] == key]
     # nearest first: in the part that was named, of that very name, of more words than were given
     found = siblings or ends or meant
-    return closest(path, found or known, cutoff=0.0 if found else 0.5)
+    return did_you_mean(path, found or known, cutoff=0.0 if found else 0.5)
 
 
 def _key_words(key: str) -> frozenset[str]:
@@ -422,12 +424,12 @@ def _create(create: Callable[[], Any], where: str) -> Any:
         raise UserError(f"{where}: {error}") from error
 
 
-def _names(text: str) -> tuple[str, ...]:
+def _split_names(text: str) -> tuple[str, ...]:
     """Returns names without quotes: time, or (time, space)."""
     return tuple(word.strip().strip("'\"") for word in text.strip("()").split(",") if word.strip())
 
 
-def _literal(text: str) -> Any:
+def _parse_literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two where it is nested deeply
@@ -445,7 +447,7 @@ def _check_value(annotation: Any, value: Any, where: str) -> Any:
     wrong_bool = isinstance(value, bool) and not _accepts_bool(annotation)
     if wrong_bool or not _accepts(annotation, value):
         kinds = _kinds(annotation)
-        meant = closest(value, kinds).rstrip(".") if kinds and isinstance(value, str) else ""
+        meant = did_you_mean(value, kinds).rstrip(".") if kinds and isinstance(value, str) else ""
         raise UserError(f"{where} is {value!r}{meant or ';'} expected {_describe(annotation)}")
     return value
 

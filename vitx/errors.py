@@ -34,10 +34,13 @@ class UserError(ReportedError):
     """
 
 
-def closest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     """Ends a sentence: with "; did you mean X?" for the known name nearest to `name`, or with "."."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"; did you mean {matches[0]}?" if matches else "."
+
+
+closest = did_you_mean  # the name by which `vitx.experiment` imports it
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ def _copy_files(root: PurePath, paths: list[PurePath]) -> Path:
     ]
     folder = cache_folder() / hashlib.sha256(repr(sorted(versions)).encode()).hexdigest()[:32]
     # Worker processes want the same files at the same time; the first one copies them.
-    storage.make_folder(folder)
+    storage.create_folder(folder)
     with filelock.FileLock(folder / ".lock"):
         _copy_missing(root, paths, folder, {path: info["size"] for path, info in facts.items()})
     return folder
@@ -58,6 +58,6 @@ def _copy_missing(root: PurePath, paths: list[PurePath], folder: Path, sizes: di
             f"{root}: its copies take {needed:,} bytes and {folder} has {free:,} free; set VITX_CACHE to a larger disk"
         )
     for path, copy in missing.items():
-        storage.make_folder(copy.parent)
+        storage.create_folder(copy.parent)
         with storage.atomic_path(copy) as draft:
             storage.download_file(path, draft)

@@ -24,39 +24,39 @@ from vitx.console import print_text
 from vitx.errors import RunError, UserError
 from vitx.stores import is_bucket
 
-LEASE_SECONDS = 60.0  # longer than a process is ever held up by its machine or its network
-BEATS = 6  # of a lease
+LEASE_SECONDS = 60.0  # longer than a machine or a network ever stalls a process
+BEATS = 6  # heartbeats in LEASE_SECONDS
 
 
 class BusyError(UserError):
     """Another process holds the folder."""
 
 
-class Hold:
-    """A folder that this process holds."""
+class FolderLock:
+    """A lock that this process has on a folder; this one never breaks."""
 
     def check(self) -> None:
         """Raises RunError where another process has taken the folder over, or it was removed."""
 
 
-class LocalHold(Hold):
-    """A hold on a local folder: a locked file in it."""
+class LocalLock(FolderLock):
+    """A lock on a local folder: a locked file in it."""
 
-    def __init__(self, lock: PurePath):
-        self._lock = lock
+    def __init__(self, file: PurePath):
+        self._file = file
 
     def check(self) -> None:
         # A write into a removed folder fails with another error, or creates a new folder without config.json.
-        if not self._lock.exists():
+        if not self._file.exists():
             raise RunError(
-                f"{self._lock.parent} or its .lock was removed while this process used it; nothing more is written. "
+                f"{self._file.parent} or its .lock was removed while this process used it; nothing more is written. "
                 "Run the same command again, or put back the folder first to continue it"
             )
 
 
 @contextlib.contextmanager
-def hold_folder(folder: PurePath, *, busy: str) -> Iterator[Hold]:
-    """Creates a folder if it is missing, and holds it: two processes must not write into one.
+def lock_folder(folder: PurePath, *, busy: str) -> Iterator[FolderLock]:
+    """Creates a folder if it is missing, and locks it: two processes must not write into one.
 
     Args:
         folder: path of the folder.
@@ -73,27 +73,27 @@ def hold_folder(folder: PurePath, *, busy: str) -> Iterator[Hold]:
         finally:
             lease.release()
         return
-    lock = filelock.FileLock(folder / ".lock")
-    storage.make_folder(folder)
+    file_lock = filelock.FileLock(folder / ".lock")
+    storage.create_folder(folder)
     try:
-        lock.acquire(timeout=0)
+        file_lock.acquire(timeout=0)
     except filelock.Timeout:
         raise BusyError(busy) from None
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}; choose another folder") from error
     try:
         storage.remove_drafts(folder)
-        hold = LocalHold(folder / ".lock")
+        lock = LocalLock(folder / ".lock")
         try:
-            yield hold
-        finally:  # Before the error of a missing file, which does not say that the whole folder is missing.
-            hold.check()
+            yield lock
+        finally:  # before the error of a missing file, which does not say that the whole folder is missing
+            lock.check()
     finally:
-        lock.release()
+        file_lock.release()
 
 
-class Lease(Hold):
-    """A hold on a folder of a bucket, kept by a heartbeat in a thread."""
+class Lease(FolderLock):
+    """A lock on a folder of a bucket, kept by a heartbeat in a thread."""
 
     def __init__(self, folder: PurePath, busy: str):
         self._folder, self._busy = folder / ".lock", busy
@@ -117,13 +117,13 @@ class Lease(Hold):
         self._ended.set()
         self._thread.join()
         if not self._lost:
-            # A store that is gone cannot hold back the error that is on its way already.
+            # The store may be gone: that must not replace the error that ended the `with`.
             with contextlib.suppress(UserError):
                 self._write(released=True)
 
     def _acquire(self) -> int:
         newest = self._newest()
-        if newest and not _is_over(record := self._read(newest)) and self._beats(newest, record):
+        if newest and not _is_over(record := self._read(newest)) and self._is_beating(newest, record):
             raise BusyError(f"{self._busy} ({_describe_owner(record)})")
         number = newest + 1
         if not storage.create_file(self._path(number), self._content()):
@@ -136,7 +136,7 @@ class Lease(Hold):
                 storage.remove(self._path(old))
         return number
 
-    def _beats(self, number: int, record: dict[str, Any]) -> bool:
+    def _is_beating(self, number: int, record: dict[str, Any]) -> bool:
         """Returns whether an owner's beat changes within a lease."""
         owner = _describe_owner(record)
         print_text(f"{self._folder.parent} was held by {owner}; waiting for its heartbeat", error=True)

@@ -56,7 +56,7 @@ from vitx.run_folder import (
     lock_run,
     open_checkpoints,
 )
-from vitx.run_parts import fit_to_record, fitting_mesh, learnt_classes, open_sources, restore_variables
+from vitx.run_parts import choose_mesh, fit_to_record, learnt_classes, open_sources, restore_variables
 from vitx.tasks.frame_prediction import FramePrediction
 from vitx.tasks.task import Supervised
 from vitx.training import loop
@@ -81,7 +81,7 @@ class Run:
         variables: the model's variables, on the devices; averaged ones where the run keeps an average.
         output_names: {label: names of its classes or values} of what the model predicts.
         sharding: sharding of a batch.
-        changed: {dotted path: (value in training, value here)} of settings that differ from those of the training.
+        changed: {dotted path: (value in training, value in this evaluation)} of the settings that differ.
     """
 
     experiment: Experiment
@@ -152,12 +152,12 @@ class Run:
             if is_first_process():
                 path = save_calibration(self.workdir, found)
                 log_info(*found.describe(), f"see {path}")
-        self.__dict__["calibration"] = found  # in place of what the property has read before
+        self.__dict__["calibration"] = found  # replaces what `calibration` has cached
         return found
 
     @functools.cached_property
     def calibration(self) -> Calibration | None:
-        """Temperatures by which logits are divided; None where there is none for this checkpoint. Reading reports it.
+        """Temperatures by which logits are divided; None where this checkpoint has none. The first access logs them.
 
         Raises:
             UserError: calibration.json is damaged.
@@ -201,7 +201,7 @@ class Run:
     def predict_each(
         self, videos: Sequence[str | Path], *, top: int = 5
     ) -> Iterator[tuple[str, Prediction | VideoError | OSError]]:
-        """Yields (file, answer) as `predict` returns them, one by one; of a file that cannot be read, its error."""
+        """Yields (file, answer) as `predict` returns them, one by one; of an unreadable file, its error."""
         for file in map(str, videos):
             try:
                 views = self.experiment.data.read_views({"video": read_video(file)})
@@ -230,7 +230,7 @@ class Run:
             batch_size: videos or windows that are computed at once.
 
         Raises:
-            UserError: frames that are no video, or windows that cannot be.
+            UserError: frames that are no video, or windows of an invalid length or stride.
         """
         predictor = self.predictor()
         if isinstance(videos, np.ndarray):
@@ -245,7 +245,7 @@ class Run:
         return PredictionTable(found, predictor, top)
 
     def predictor(self) -> Predictor:
-        """Returns what predicts many videos with this run, as its evaluation does."""
+        """Returns a predictor of many videos, which reads them as this run's evaluation does."""
         return trained_predictor(
             self.experiment.model,
             self.variables,
@@ -416,7 +416,7 @@ def train(
         fitted.task.check_label_kinds(output_names, label_arrays(sources["train"][0]))
         check_monitor(experiment.training.monitor, fitted.task.metric_names(output_names))
         videos = check_same_data(workdir, newest, experiment, fingerprint(sources["train"]), extend=extend)
-        with lock_run(workdir) as hold:
+        with lock_run(workdir) as lock:
             start = starting_weights(fitted, workdir, output_names)
             if is_first_process():
                 save_config(experiment, workdir / "config.json", videos)
@@ -427,10 +427,13 @@ def train(
                 "videos": videos,
             }
             trained = loop.train(
-                fitted, sources, workdir, hold=hold, guard=guard, clock=clock, record=record, initialise=start
+                fitted, sources, workdir, lock=lock, guard=guard, clock=clock, record=record, initialise=start
             )
             run = _best_run(fitted, workdir, output_names, trained)
-            if not _is_tested(run, trained):
+            is_finished = trained.resumed_at == int(trained.state.step)  # no step was left to take
+            if is_finished:
+                _log_finished(run, trained)
+            if not is_finished or not _has_test_row(run):
                 evaluate_and_report(run, "test", clock)
     if trained.time_percentages:
         log_info(
@@ -458,7 +461,7 @@ def load_run(workdir: str | PurePath, which: Which = "best", settings: Mapping[s
     trained = load_config(workdir)
     experiment = trained.for_evaluation(settings or {})
     changed = configuration.differences(trained, experiment) if settings else {}
-    mesh = fitting_mesh(experiment)
+    mesh = choose_mesh(experiment)
     with open_checkpoints(workdir) as checkpoints:
         steps = checkpoints.steps()
         record = checkpoints.newest_record() or checkpoints.restore(steps[-1], {})[1]  # the latter raises why not
@@ -481,7 +484,7 @@ def _best_run(
     experiment: Experiment, workdir: PurePath, output_names: Mapping[str, Any], trained: loop.TrainingResult
 ) -> Run:
     """Returns the run at its best checkpoint; reads it from disk unless training ended with it."""
-    step, variables, mesh = int(trained.state.step), trained.state.averaged, trained.sharding.mesh
+    step, variables, mesh = int(trained.state.step), trained.state.eval_variables, trained.sharding.mesh
     if trained.best_step not in (None, step):
         step = trained.best_step
         with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
@@ -489,14 +492,16 @@ def _best_run(
     return Run(experiment, workdir, step, variables, output_names, trained.sharding)
 
 
-def _is_tested(run: Run, trained: loop.TrainingResult) -> bool:
-    """Returns whether a run that took no step now was tested before; reports that it is finished."""
+def _log_finished(run: Run, trained: loop.TrainingResult) -> None:
+    """Logs that a run has no steps left, and how it can resume."""
     done, steps = int(trained.state.step), run.experiment.training.steps
-    if trained.resumed_at != done:
-        return False
     reason = "patience ended it; a higher --training.patience resumes it"
     if done == steps:
         reason = f"all {done} steps are done; --training.steps N --extend resumes it"
     log_info(f"{run.workdir} is finished: {reason}")
+
+
+def _has_test_row(run: Run) -> bool:
+    """Returns whether metrics.jsonl has the test of this checkpoint under the settings of the training."""
     tests = [row for row in run.metrics() if (row["step"], row["split"]) == (run.step, "test")]
     return any("settings" not in row for row in tests)

@@ -28,9 +28,9 @@ Rows = Sequence[Mapping[str, Any]]
 def evaluate_budgets(run: Any, budgets: Sequence[int], split: str) -> list[dict[str, Any]]:
     """Evaluates a run at each budget; see `Run.evaluate_budgets`. The caller holds the lock."""
     with as_user_error(of="budgets"):
-        runs = [_with_budget(run, budget) for budget in budgets]  # all are checked before one is compiled
+        runs = [_with_budget(run, budget) for budget in budgets]  # all budgets are checked before the first is compiled
     task, rows, presenter = run.experiment.task, [], presenter_for(run.experiment.task)
-    known = read_metrics(run.workdir) if is_first_process() else []  # damage is reported before the work
+    known = read_metrics(run.workdir) if is_first_process() else []  # a damaged row is reported before the work
     source = open_run_split(run, split)
     for budget, budgeted in zip(budgets, runs, strict=True):
         data = budgeted.experiment.data
@@ -64,7 +64,7 @@ def evaluate_budgets(run: Any, budgets: Sequence[int], split: str) -> list[dict[
 
 def describe_budgets(rows: Rows, presenter: Presenter) -> list[str]:
     """Returns the lines of a Markdown table of rows that `evaluate_budgets` has returned, cheapest first."""
-    metrics, drops = _metrics(rows, presenter), any("dropped_tokens" in row for row in rows)
+    metrics, drops = _drawn_metrics(rows, presenter), any("dropped_tokens" in row for row in rows)
     cells = [
         (
             row["reducer"],
@@ -83,12 +83,12 @@ def describe_budgets(rows: Rows, presenter: Presenter) -> list[str]:
 
 def draw_budgets(rows: Rows, presenter: Presenter) -> Figure:
     """Draws each metric of such rows against GMACs of one view, a line for each reducer, shape of clips and views."""
-    metrics, curves = _metrics(rows, presenter), dict.fromkeys(map(_curve, rows))
+    metrics, curves = _drawn_metrics(rows, presenter), dict.fromkeys(map(_describe_curve, rows))
     figure = Figure(figsize=(5.0 * len(metrics), 3.6), layout="constrained")
     for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
         for number, curve in enumerate(curves):
-            own = [row for row in rows if _curve(row) == curve]
-            points = sorted((row["gmacs"], row[metric], row["num_tokens"]) for row in own)
+            members = [row for row in rows if _describe_curve(row) == curve]
+            points = sorted((row["gmacs"], row[metric], row["num_tokens"]) for row in members)
             costs, values, budgets = zip(*points, strict=True)
             colour = COLOURS[number % len(COLOURS)]
             axes.plot(costs, values, color=colour, marker="o", label=", ".join(curve))
@@ -97,14 +97,14 @@ def draw_budgets(rows: Rows, presenter: Presenter) -> Figure:
         axes.set(
             xlabel="GMACs per view (points: tokens)", title=metric_title(metric, rows[0]["split"], presenter.curves)
         )
-        axes.margins(y=0.1)  # room for the numbers
+        axes.margins(y=0.1)  # room for the numbers of tokens
         scale_costs(axes, [row["gmacs"] for row in rows])
     add_legend(figure)
     return figure
 
 
-def _curve(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns what the points of a line share."""
+def _describe_curve(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the reducer, clip and views that the points of a line share."""
     return row["reducer"], row["clip"], f"{row['views']} views"
 
 
@@ -119,7 +119,7 @@ def _describe_reducer(reducer: Any) -> str:
     return f"{name}({', '.join(f'{field}={value}' for field, value in changed.items())})" if changed else name
 
 
-def _metrics(rows: Rows, presenter: Presenter) -> list[str]:
+def _drawn_metrics(rows: Rows, presenter: Presenter) -> list[str]:
     """Returns the metrics that rows have and a presenter draws, of losses only the overall one."""
     names = dict.fromkeys(name for row in rows for name in row)
     return [name for name in names if name.rpartition("/")[2] in presenter.curves and not name.endswith("/loss")]

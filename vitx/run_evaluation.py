@@ -31,7 +31,7 @@ MAX_CLIPS = 8  # clips in the report's pictures
 def evaluate_and_report(run: Any, split: str, clock: Stopwatch) -> dict[str, Any]:
     """Evaluates a run, writes its report and adds a row to its log; see `Run.evaluate`. The caller holds the lock."""
     task, data = run.experiment.task, run.experiment.data
-    rows = read_metrics(run.workdir) if is_first_process() else []  # a row that is none is reported before the work
+    rows = read_metrics(run.workdir) if is_first_process() else []  # a damaged row is reported before the work
     calibration = run.calibration  # a damaged file is reported before the work, too
     model = resolve_implementation(run.experiment.model, run.sharding.mesh.devices.flat[0])
     with clock("evaluate"):
@@ -45,7 +45,7 @@ def evaluate_and_report(run: Any, split: str, clock: Stopwatch) -> dict[str, Any
     log_info(f"step {run.step}: {split} split ({predictions.coverage}) {presenter.headline(metrics, intervals)}")
     with clock("report"):
         shown = np.linspace(0, len(predictions.index) - 1, min(MAX_CLIPS, len(predictions.index))).astype(int)
-        # Views that evaluation has read: others may lie where a video is damaged. Copies, not whole videos.
+        # The views that evaluation has read, since a video may be damaged elsewhere. Copied, to free the other views.
         clips = np.stack([data.read_views(source[int(index)])[0].copy() for index in predictions.index[shown]])
         results = report.Results(model, run.variables, split, predictions, run.output_names, clips, shown)
         changed = {path: new for path, (_, new) in run.changed.items()}
@@ -59,7 +59,7 @@ def evaluate_and_report(run: Any, split: str, clock: Stopwatch) -> dict[str, Any
             path = report.write_report(
                 run.workdir,
                 title=storage.absolute(run.workdir).name,
-                facts=_facts(run, rows),
+                facts=_list_facts(run, rows),
                 checkpoint=f"step {run.step} of {run.experiment.training.steps}",
                 changed=run.changed,
                 metrics=metrics,
@@ -99,7 +99,7 @@ def open_run_split(run: Any, split: str) -> Source:
     Raises:
         UserError: the split cannot be opened, or has other classes than the run.
     """
-    # What a forecaster predicts is no label of the data.
+    # A forecaster's outputs are no labels of the data.
     learnt = run.output_names if isinstance(run.experiment.task, Supervised) else {}
     return open_split(run.experiment.data.dataset, split, learnt, str(run.workdir))
 
@@ -111,7 +111,7 @@ def predict_split(run: Any, split: str, source: Source | None = None) -> Predict
     return evaluate(run.experiment.model, run.experiment.task, run.variables, data, source, run.sharding, split=split)
 
 
-def _facts(run: Any, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _list_facts(run: Any, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns the lines of the report about the run as a whole."""
     data, training = run.experiment.data, run.experiment.training
     trained = next((row for row in reversed(rows) if row["split"] == "train"), {})

@@ -19,7 +19,7 @@ from vitx import configuration, storage
 from vitx.checkpoints import Checkpoints, check_fields
 from vitx.errors import UserError
 from vitx.experiment import Experiment, load_config
-from vitx.locks import Hold, hold_folder
+from vitx.locks import FolderLock, lock_folder
 from vitx.training.logs import read_metrics
 from vitx.training.processes import is_first_process, sync_processes
 
@@ -80,17 +80,17 @@ def _check_settings(workdir: PurePath, experiment: Experiment, *, extend: bool) 
 
 
 def different_settings(stored: Experiment, experiment: Experiment) -> dict[str, tuple[object, object]]:
-    """Returns the settings in which an experiment differs from a run, without what the data determines.
+    """Returns the settings in which an experiment differs from a run, without those that the data determines.
 
-    Nor those that name its data, which may have moved: `check_same_data` compares that when it is opened.
+    Paths of the data are left out too, since it may have moved: `check_same_data` compares the data when it is opened.
     """
     changed = configuration.differences(stored, experiment)
-    if changed.get("model.num_classes", (0, 0))[1] is None:  # taken from the data, and compared when that is opened
+    if changed.get("model.num_classes", (0, 0))[1] is None:  # taken from the data, which is compared when it is opened
         del changed["model.num_classes"]
     moved = [
         path
         for path, (old, _) in changed.items()
-        if configuration.is_path(experiment, path) and (path.startswith("data.dataset.") or not _is_there(old))
+        if configuration.is_path(experiment, path) and (path.startswith("data.dataset.") or not _path_exists(old))
     ]
     return {path: values for path, values in changed.items() if path not in moved}
 
@@ -139,7 +139,7 @@ def check_record(workdir: PurePath, record: Mapping[str, Any]) -> None:
 
     Checkpoints of another run may have arrays of equal shapes, and other settings change what equal arrays mean.
     """
-    if not record:  # of a run without checkpoints
+    if not record:  # a run without checkpoints
         return
     check_fields(record, {"label_names": dict}, f"a checkpoint in {workdir / 'checkpoints'}")
     for label, names in record["label_names"].items():
@@ -147,15 +147,15 @@ def check_record(workdir: PurePath, record: Mapping[str, Any]) -> None:
             raise UserError(f"a checkpoint in {workdir / 'checkpoints'}: label_names of {label!r} are no list of names")
     if "config" not in record:
         return
-    there = load_config(workdir).with_absolute_paths()
-    changed = different_settings(configuration.from_dict(record["config"], f"{workdir}/checkpoints"), there)
+    stored = load_config(workdir).with_absolute_paths()
+    changed = different_settings(configuration.from_dict(record["config"], f"{workdir}/checkpoints"), stored)
     lines = [
         f"{path}: {trained!r} in the checkpoint, {here!r} in config.json"
         for path, (trained, here) in changed.items()
         # --extend changes the number of steps, and data may have moved, before the next checkpoint is saved.
-        if not configuration.is_mutable_on_resume(there, path)
+        if not configuration.is_mutable_on_resume(stored, path)
         and path != "training.steps"
-        and not configuration.is_path(there, path)
+        and not configuration.is_path(stored, path)
     ]
     videos = storage.read_json(workdir / "config.json").get("videos")
     if videos and record.get("videos", videos) != videos:
@@ -168,12 +168,12 @@ def check_record(workdir: PurePath, record: Mapping[str, Any]) -> None:
         )
 
 
-def _is_there(path: object) -> bool:
+def _path_exists(path: object) -> bool:
     return isinstance(path, str) and storage.exists(storage.as_path(path))
 
 
 @contextlib.contextmanager
-def lock_run(workdir: PurePath) -> Iterator[Hold]:
+def lock_run(workdir: PurePath) -> Iterator[FolderLock]:
     """Creates the folder if it is missing, and locks it: two processes must not write one run.
 
     Raises:
@@ -181,18 +181,18 @@ def lock_run(workdir: PurePath) -> Iterator[Hold]:
     """
     if not is_first_process():  # the first process holds the lock for all
         sync_processes("locked")
-        yield Hold()
+        yield FolderLock()
         return
-    with hold_folder(workdir, busy=f"{workdir} is in use by another vitx process; wait until it ends") as hold:
+    with lock_folder(workdir, busy=f"{workdir} is in use by another vitx process; wait until it ends") as lock:
         sync_processes("locked")
-        yield hold
+        yield lock
 
 
 def open_checkpoints(workdir: PurePath) -> Checkpoints:
     """Returns a run's checkpoints, to read.
 
     Raises:
-        UserError: there is none that is complete.
+        UserError: the run has no complete checkpoint.
     """
     folder = workdir / "checkpoints"
     if not storage.is_folder(folder):

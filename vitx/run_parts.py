@@ -22,7 +22,7 @@ from vitx.training.sharding import Mesh, state_shardings
 def open_sources(
     experiment: Experiment, learnt: Mapping[str, tuple[str, ...]] | None = None, model: str = ""
 ) -> dict[str, Source]:
-    """Returns {split: its examples} of all that training reads; opening a dataset may build it.
+    """Returns {split: its examples} of every set that training reads; opening a dataset may build it.
 
     Args:
         experiment: the settings.
@@ -38,7 +38,7 @@ def open_sources(
     for note in notes:
         log_info(f"dataset: {note}")
     # Classes have one order in all sets, that of the run or of the training split.
-    expected = learnt if learnt is not None else _predicted(experiment, sources["train"].label_names)
+    expected = learnt if learnt is not None else _select_predicted(experiment, sources["train"].label_names)
     for extra in settings.validation_sets:
         source = extra.open(data.dataset)
         check_labels(source, f"the set {extra.name}")
@@ -50,11 +50,11 @@ def learnt_classes(experiment: Experiment, record: Mapping[str, Any]) -> dict[st
     """Returns {label: names of its classes} that a run which is resumed predicts, or None for a new run."""
     if "label_names" not in record:
         return None
-    return _predicted(experiment, {label: tuple(names) for label, names in record["label_names"].items()})
+    return _select_predicted(experiment, {label: tuple(names) for label, names in record["label_names"].items()})
 
 
-def _predicted(experiment: Experiment, label_names: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """Returns those names of classes that the experiment's model predicts; a forecaster predicts none."""
+def _select_predicted(experiment: Experiment, label_names: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Returns the labels that the experiment's model predicts, with their classes; a forecaster predicts none."""
     output_names = experiment.task.output_names(experiment.for_labels(label_names).model, label_names)
     return {label: names for label, names in output_names.items() if label in label_names}
 
@@ -87,12 +87,12 @@ def restore_variables(
     return state[part]
 
 
-def fitting_mesh(experiment: Experiment) -> jax.sharding.Mesh:
+def choose_mesh(experiment: Experiment) -> jax.sharding.Mesh:
     """Returns the mesh of the training where it fits the devices here.
 
-    Otherwise the devices here divide the batch, and the parameters too if the training divided them.
+    Where it does not fit, the devices divide the batch, and the parameters too if the training divided them.
     """
-    mesh, batch = experiment.training.mesh, jax.device_count()  # as a batch size, it divides over any mesh
+    mesh, batch = experiment.training.mesh, jax.device_count()  # a batch of this size divides over any mesh
     try:
         return mesh.build(batch, experiment.model)
     except UserError:

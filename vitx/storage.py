@@ -25,8 +25,8 @@ from vitx.errors import UserError
 from vitx.limits import open_regular
 from vitx.stores import ALIASES, STORES, bucket_of, is_bucket, report_io_errors, scheme_of
 
-REQUEST_SECONDS = 60.0  # limit for one small request, its retries included
-PROBE_SECONDS = 15.0  # limit for the first request to a bucket
+REQUEST_SECONDS = 60.0  # limit of one small request, its retries included
+PROBE_SECONDS = 15.0  # limit of the first request to a bucket
 PARALLEL_REQUESTS = 8  # files copied at once: most of the time of a small copy is waiting for the store
 COMMITTED = "commit_success.txt"  # Orbax's name for the file that it writes last into a folder of a bucket
 
@@ -81,7 +81,7 @@ def local_path(path: str | PurePath) -> Path:
 
 
 def absolute(path: PurePath) -> PurePath:
-    """Returns an absolute path; one in a bucket is so already."""
+    """Returns an absolute path; a path in a bucket is always absolute."""
     return path if is_bucket(path) else path.absolute()
 
 
@@ -146,7 +146,7 @@ def _call(path: PurePath, operation: str, *args: Any, **options: Any) -> Any:
 
 
 def file_info(path: PurePath) -> dict[str, Any]:
-    """Returns what a store knows of a file in a bucket: "size" in bytes; "generation", "ETag" or "etag"."""
+    """Returns the metadata of a file in a bucket: "size" in bytes; "generation", "ETag" or "etag"."""
     return _call(path, "info", str(path))
 
 
@@ -171,18 +171,18 @@ def is_file(path: PurePath) -> bool:
 
 
 def names_in(folder: PurePath) -> list[str]:
-    """Returns the sorted names of what lies in a folder, none where there is no folder."""
+    """Returns the sorted names of the files and folders in a folder, [] where there is no folder."""
     try:
         if not is_bucket(folder):
             return sorted(os.listdir(folder))
         paths = _call(folder, "ls", str(folder), detail=False)
     except FileNotFoundError:
         return []
-    own = str(folder).partition("://")[2]
-    return sorted({path.rstrip("/").rpartition("/")[2] for path in paths if path.rstrip("/") != own})
+    folder_path = str(folder).partition("://")[2]
+    return sorted({path.rstrip("/").rpartition("/")[2] for path in paths if path.rstrip("/") != folder_path})
 
 
-def make_folder(folder: PurePath) -> None:
+def create_folder(folder: PurePath) -> None:
     """Creates a local folder and its parents; a bucket needs none."""
     if not is_bucket(folder):
         with report_io_errors(folder):
@@ -286,7 +286,7 @@ def write_json(path: PurePath, data: Any) -> None:
 
 
 def create_file(path: PurePath, data: bytes) -> bool:
-    """Creates a file unless there is one, atomically; returns whether it did.
+    """Creates a file atomically unless it exists; returns whether it was created.
 
     Google's and Amazon's stores check this themselves (If-None-Match); so do moto 5.2 and fake-gcs-server.
     """
@@ -312,7 +312,7 @@ def create_file(path: PurePath, data: bytes) -> bool:
 
 
 def remove(path: PurePath) -> None:
-    """Removes a file or a link; one that is gone already is no error."""
+    """Removes a file or a link; a missing one is no error."""
     with contextlib.suppress(FileNotFoundError):
         if is_bucket(path):
             _call(path, "rm_file", str(path))
@@ -322,9 +322,9 @@ def remove(path: PurePath) -> None:
 
 
 def remove_folder(folder: PurePath) -> None:
-    """Removes a folder with everything in it; one that is gone already is no error."""
+    """Removes a folder with everything in it; a missing one is no error."""
     if is_bucket(folder):
-        # The mark of completeness goes first: a kill must not leave a part that passes for the whole.
+        # COMMITTED is removed first: a kill must not leave a part of the folder that passes for the whole.
         remove(folder / COMMITTED)
         _in_parallel(remove, files_under(folder))
         return

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vitx.ablations.description import load_ablation
-from vitx.ablations.plan import make_plan
+from vitx.ablations.plan import create_plan
 from vitx.training.overview import count_cost_of
 
 
@@ -71,5 +71,5 @@ def test_every_ablation_plans_on_its_own_data(pytestconfig, tmp_path, monkeypatc
             if (weights := row.changes.get("training.initialise_from")) is not None:
                 Path(weights).parent.mkdir(parents=True, exist_ok=True)
                 Path(weights).touch()
-        plan = make_plan(ablation, tmp_path / file.stem)
+        plan = create_plan(ablation, tmp_path / file.stem)
         assert len(plan.cells) == 3 * len(ablation.rows) and all(macs for _, macs in plan.costs.values()), file

@@ -19,7 +19,7 @@ def _short_leases(monkeypatch):
 
 def write_lease(folder, name, **record):
     """Writes a lease as another machine would."""
-    storage.make_folder(folder / name / ".lock")
+    storage.create_folder(folder / name / ".lock")
     owner = {"id": "x", "host": "elsewhere", "pid": 1, "machine": "another", "beat": 0, **record}
     storage.write_bytes(folder / name / ".lock" / "00000001.json", json.dumps(owner).encode())
 

@@ -21,11 +21,11 @@ import pytest
 import vitx
 from vitx import configuration, storage
 from vitx.ablations import cells, estimate, runner
-from vitx.ablations.cells import CellResults, find_test
+from vitx.ablations.cells import CellResults, find_test_row
 from vitx.ablations.description import Row
 from vitx.ablations.pictures import learning_curves, pareto, pareto_front
-from vitx.ablations.plan import Plan, make_plan
-from vitx.ablations.tables import Table, TableRow, make_table, to_latex
+from vitx.ablations.plan import Plan, create_plan
+from vitx.ablations.tables import Table, TableRow, build_table, to_latex
 from vitx.cli import main
 from vitx.errors import Preempted, RunError
 from vitx.evaluation.examples import load_predictions
@@ -119,7 +119,7 @@ def test_finished_cells_are_never_trained_again(done, two_rows, monkeypatch):
 
 def test_a_new_row_alone_is_run(done, two_rows, fake_runs):
     workdir, _ = done
-    plan = make_plan(dataclasses.replace(two_rows, rows=(*two_rows.rows, Row("new"))), workdir)
+    plan = create_plan(dataclasses.replace(two_rows, rows=(*two_rows.rows, Row("new"))), workdir)
     runner.run_cells(plan)
     assert fake_runs[0] == ["new_seed0", "new_seed1"]
     for name in fake_runs[0]:
@@ -130,7 +130,7 @@ def test_the_dry_run_runs_nothing_and_knows_what_is_left(done, two_rows, tmp_pat
     workdir, _ = done
     estimates = vitx.ablate(two_rows, workdir, seeds=[0, 5], dry_run=True)
     assert collections.Counter(e.state for e in estimates) == {"finished": 2, "missing": 2}
-    macs = make_plan(two_rows, workdir).costs["base"][1]
+    macs = create_plan(two_rows, workdir).costs["base"][1]
     assert estimates[0].clips == 16 and estimates[0].gmacs == pytest.approx(3 * macs * 16 / 1e9)
     assert all(estimate.seconds > 0 for estimate in estimates)
     assert "2 of 4 cells are left" in str(estimates) and len(str(estimates).splitlines()) == 6
@@ -138,14 +138,14 @@ def test_the_dry_run_runs_nothing_and_knows_what_is_left(done, two_rows, tmp_pat
 
 
 def test_the_estimate_of_a_new_ablation_is_measured(two_rows, tmp_path):
-    (found, _) = estimate.estimate(make_plan(two_rows, tmp_path, seeds=[0]))
+    (found, _) = estimate.estimate(create_plan(two_rows, tmp_path, seeds=[0]))
     assert found.seconds > estimate.START_UP_SECONDS and "measured here" in found.basis
 
 
 def test_the_estimate_has_the_clips_that_are_read_in_training_validation_and_test(two_rows, tmp_path, monkeypatch):
     monkeypatch.setattr(estimate, "_measure_step", lambda base: (0.5, 1.0))
     monkeypatch.setattr(estimate, "_measure_reading", lambda base: 10.0)
-    (found, _) = estimate.estimate(make_plan(two_rows, tmp_path, seeds=[0]))
+    (found, _) = estimate.estimate(create_plan(two_rows, tmp_path, seeds=[0]))
     clips = 2 * 8 + 2 * 21 + 19  # two steps of eight, two validations, one test
     assert found.seconds == pytest.approx(2 * 0.5 + 2 * 1.0 + estimate.START_UP_SECONDS + 10.0 * clips)
 
@@ -164,7 +164,7 @@ def test_a_failed_cell_shows_its_reason_and_the_others_run(done, two_rows, tmp_p
 
 def test_processes_that_share_a_folder_run_every_cell_once(two_rows, folder, fake_runs):
     ran, _ = fake_runs
-    plan = make_plan(dataclasses.replace(two_rows, seeds=tuple(range(5))), folder)
+    plan = create_plan(dataclasses.replace(two_rows, seeds=tuple(range(5))), folder)
     threads = [threading.Thread(target=runner.run_cells, args=(plan,)) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -175,7 +175,7 @@ def test_processes_that_share_a_folder_run_every_cell_once(two_rows, folder, fak
 
 def test_a_failure_is_tried_again_by_the_next_call_and_not_by_one_that_runs_already(two_rows, tmp_path, fake_runs):
     ran, _ = fake_runs
-    plan = make_plan(dataclasses.replace(two_rows, seeds=(0,)), tmp_path)
+    plan = create_plan(dataclasses.replace(two_rows, seeds=(0,)), tmp_path)
     results = CellResults(tmp_path)
     results.record_failure(plan.cells[0], "an earlier failure")
     runner.run_cells(plan)
@@ -213,7 +213,7 @@ def test_a_cell_that_another_process_writes_does_not_hold_up_the_others(two_rows
         return True
 
     monkeypatch.setattr(runner, "run_cell", run_cell)
-    runner.run_cells(make_plan(dataclasses.replace(two_rows, seeds=(0,)), tmp_path))
+    runner.run_cells(create_plan(dataclasses.replace(two_rows, seeds=(0,)), tmp_path))
     assert ran == ["base_seed0", "no_temporal_layer_seed0", "base_seed0"]
 
 
@@ -224,7 +224,7 @@ def test_lines_of_processes_that_share_a_terminal_name_their_cell(two_rows, tmp_
         return True
 
     monkeypatch.setattr(runner, "run_cell", run_cell)
-    plan = make_plan(two_rows, tmp_path, seeds=[3])
+    plan = create_plan(two_rows, tmp_path, seeds=[3])
     runner.run_cells(plan, name_lines=True)
     lines = capsys.readouterr().err.splitlines()
     for cell in plan.cells:
@@ -241,7 +241,7 @@ def test_a_lost_lease_leaves_the_cell_to_its_new_owner(two_rows, tmp_path, monke
         def check(self):
             raise RunError("the lease is another's")
 
-    (cell, _) = make_plan(dataclasses.replace(two_rows, seeds=(0,)), tmp_path).cells
+    (cell, _) = create_plan(dataclasses.replace(two_rows, seeds=(0,)), tmp_path).cells
     for outcome in (lambda *_: None, lambda *_: 1 / 0):
         monkeypatch.setattr(cells, "train", outcome)
         results = CellResults(tmp_path)
@@ -275,13 +275,13 @@ def test_an_ablation_with_relative_paths_resumes(two_rows, done, tmp_path, monke
     base = two_rows.base.override({"training.initialise_from": weights, "training.steps": 1})
     ablation = dataclasses.replace(two_rows, base=base, rows=two_rows.rows[:1], seeds=(0,))
     vitx.ablate(ablation, tmp_path)
-    assert make_plan(ablation, tmp_path).cells[0].experiment.training.initialise_from == weights
+    assert create_plan(ablation, tmp_path).cells[0].experiment.training.initialise_from == weights
 
 
 def test_seeds_that_earlier_calls_have_finished_are_in_the_table(two_rows, tmp_path):
-    CellResults(tmp_path).record(make_plan(two_rows, tmp_path, seeds=[7]).cells[0], {"row": "base", "seed": 7})
+    CellResults(tmp_path).record(create_plan(two_rows, tmp_path, seeds=[7]).cells[0], {"row": "base", "seed": 7})
     (tmp_path / "ablation.json").write_text(json.dumps({"format": 1, "base": configuration.to_dict(two_rows.base)}))
-    names = {cell.name for cell in make_plan(two_rows, tmp_path).all_cells()}
+    names = {cell.name for cell in create_plan(two_rows, tmp_path).all_cells()}
     assert {"base_seed7", "base_seed0", "no_temporal_layer_seed1"} <= names
 
 
@@ -289,13 +289,13 @@ def test_predictions_of_another_checkpoint_than_the_metrics_are_not_paired(done,
     shutil.copytree(done[0], tmp_path / "out")
     path = tmp_path / "out" / "results" / "base_seed0.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"step": 99}))
-    table = make_table(make_plan(two_rows, tmp_path / "out"))
+    table = build_table(create_plan(two_rows, tmp_path / "out"))
     assert all("clips" not in difference.basis for difference in table.differences)
 
 
 def test_a_request_to_stop_ends_the_ablation_and_releases_the_cell(two_rows, tmp_path, fake_runs):
     ran, instead = fake_runs
-    plan = make_plan(dataclasses.replace(two_rows, seeds=(0,)), tmp_path)
+    plan = create_plan(dataclasses.replace(two_rows, seeds=(0,)), tmp_path)
 
     def stop():
         raise Preempted("stopped")
@@ -311,7 +311,7 @@ def test_a_request_to_stop_ends_the_ablation_and_releases_the_cell(two_rows, tmp
 def test_a_cell_is_the_test_of_its_own_settings_not_a_later_evaluation():
     rows = [{"step": 4, "split": "train"}, *({"step": step, "split": "test", "views": "1x1"} for step in (2, 4))]
     other = {"step": 4, "split": "test", "views": "4x3", "settings": {"data.eval_clips": 4}}
-    assert find_test([*rows, other], 4)["views"] == "1x1"
+    assert find_test_row([*rows, other], 4)["views"] == "1x1"
 
 
 def test_the_pareto_front_has_the_rows_that_none_beats_at_lower_or_equal_cost():

@@ -45,7 +45,7 @@ def echo(monkeypatch):
         def make(library, name, model, variables, video, **_):
             return Echo(model, variables, video, **how)
 
-        monkeypatch.setattr(peers, "make_peer", make)
+        monkeypatch.setattr(peers, "create_peer", make)
 
     return install
 
@@ -250,7 +250,7 @@ def test_every_original_computes_our_logits(library, name):
     video = np.random.default_rng(0).standard_normal((2, frames, 64, 64, 3), np.float32)
     variables = benchmark.random_variables(model, jax.numpy.asarray(video[:1]))
     ours = jax.jit(model.apply)(variables, jax.numpy.asarray(video))
-    peer = peers.make_peer(library, name, model, jax.device_get(variables), video, threads=2)
+    peer = peers.create_peer(library, name, model, jax.device_get(variables), video, threads=2)
     for theirs in (peer.forward(), peer.forward()):
         assert np.abs(ours - theirs).max() < 1e-3 * np.abs(theirs).max()
 
@@ -261,11 +261,11 @@ def test_models_that_a_library_lacks_are_an_error():
     model, video = vitx.create_model("cnn_small", **SMALL), np.zeros((1, 2, 16, 16, 3), np.float32)
     variables = benchmark.random_variables(model, jax.numpy.asarray(video))
     with pytest.raises(vitx.UserError, match="torchvision has no cnn_small; it has r3d_18"):
-        peers.make_peer("torchvision", "cnn_small", model, jax.device_get(variables), video, threads=2)
+        peers.create_peer("torchvision", "cnn_small", model, jax.device_get(variables), video, threads=2)
     model, video = vitx.create_model("mc3_18", width=8), np.zeros((1, 8, 16, 16, 3), np.float32)
     variables = benchmark.random_variables(model, jax.numpy.asarray(video))
     with pytest.raises(vitx.UserError, match="the original has weights of other shapes"):
-        peers.make_peer("torchvision", "mc3_18", model, jax.device_get(variables), video, threads=2)
+        peers.create_peer("torchvision", "mc3_18", model, jax.device_get(variables), video, threads=2)
 
 
 @pytest.mark.peers

@@ -53,7 +53,7 @@ def test_more_than_a_hundred_printed_costs_are_recomputed_from_checked_sources()
 
 def test_rows_have_a_reason_exactly_where_counts_deviate():
     for row in ROWS:
-        names = published.differing(row, COUNTS[row.key])
+        names = published.list_deviations(row, COUNTS[row.key])
         assert bool(names) == bool(row.reason), (row.name, row.source, names, COUNTS[row.key])
 
 
@@ -73,9 +73,9 @@ def test_a_printed_number_may_be_rounded_or_cut_off(counted, printed, expected):
 
 def test_differences_in_parameters_and_more_than_a_percent_of_macs_need_a_reason():
     row = dataclasses.replace(ROWS[0], params_m="3.8", gmacs="4.70")
-    assert published.differing(row, published.Count(3_794_274, 4_732_000_000)) == []
-    assert published.differing(row, published.Count(3_694_274, 4_732_000_000)) == ["parameters"]
-    assert published.differing(row, published.Count(3_794_274, 4_750_000_000)) == ["GMACs"]
+    assert published.list_deviations(row, published.Count(3_794_274, 4_732_000_000)) == []
+    assert published.list_deviations(row, published.Count(3_694_274, 4_732_000_000)) == ["parameters"]
+    assert published.list_deviations(row, published.Count(3_794_274, 4_750_000_000)) == ["GMACs"]
 
 
 def test_tables_and_index_are_those_of_the_stored_counts(make):

@@ -114,7 +114,7 @@ def test_relevance_lies_on_the_grid_of_tokens(name, transformer, video):
         assert found.shape == model.grid and np.isfinite(found).all() and found.min() >= 0 and found.max() > 0
     # rows of attention sum to 1, and prefix tokens keep a part
     total = float(attention_rollout(model, variables, video).sum())
-    assert total == pytest.approx(1, abs=1e-4) if model.prefix == 0 else 0 < total < 1
+    assert total == pytest.approx(1, abs=1e-4) if model.num_prefix == 0 else 0 < total < 1
 
 
 def test_rollout_is_the_product_of_the_matrices(transformer, video):

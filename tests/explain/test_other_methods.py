@@ -79,7 +79,7 @@ def test_grad_cam_weighs_each_time_index_by_itself_where_each_is_encoded_alone(t
             if context.module.path != last or context.method_name != "__call__":
                 return call(*args, **kwargs)
             kept["tokens"] = args[0]
-            is_place = jnp.arange(args[0].shape[2])[:, None] >= model.prefix
+            is_place = jnp.arange(args[0].shape[2])[:, None] >= model.num_prefix
             return call(args[0] + shift[:, None] * is_place, *args[1:], **kwargs)
 
         with nn.intercept_methods(observe):
@@ -89,7 +89,7 @@ def test_grad_cam_weighs_each_time_index_by_itself_where_each_is_encoded_alone(t
     zeros = np.zeros((t, model.hidden_size), np.float32)
     weights = jax.jacfwd(logit)(zeros) / (h * w)
     logit(zeros)
-    tokens = np.asarray(kept["tokens"]).reshape(t, -1, model.hidden_size)[:, model.prefix :]
+    tokens = np.asarray(kept["tokens"]).reshape(t, -1, model.hidden_size)[:, model.num_prefix :]
     expected = np.maximum(np.einsum("tc,tnc->tn", weights, tokens), 0).reshape(t, h, w)
     np.testing.assert_allclose(grad_cam(model, variables, video, TARGET), expected, rtol=1e-3, atol=1e-7)
 

@@ -134,7 +134,7 @@ def test_explanations_depend_on_the_seed_alone(linear, video):
 
 
 def test_a_coalition_keeps_its_tubelets_and_replaces_the_others(linear, video):
-    tubelets = Tubelets.divide((4, 24, 32), (3, 10, 20), parts=1)  # the last ones are smaller
+    tubelets = Tubelets.divide((4, 24, 32), (3, 10, 20), num_parts=1)  # the last ones are smaller
     assert tubelets.grid == (2, 3, 2)
     kept = np.zeros((1, 12), bool)
     kept[0, [0, 11]] = True
@@ -166,4 +166,4 @@ def test_options_out_of_range_are_refused(linear, video, options, message):
 @pytest.mark.parametrize("size", [(8, 8), 8, (2, 8.0, 8), "288"])
 def test_tubelets_of_another_kind_than_three_lengths_are_refused(size):
     with pytest.raises(UserError, match=r"8.*4 x 24 x 32"):
-        Tubelets.divide((4, 24, 32), size, parts=4)
+        Tubelets.divide((4, 24, 32), size, num_parts=4)

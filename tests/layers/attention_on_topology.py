@@ -27,7 +27,7 @@ def compile_gradients(name, tokens, head_dim=64):
     implementation = IMPLEMENTATIONS[name]
 
     def squares(*heads):
-        settings = {"grid": (1, tokens, 1), "prefix": 0, "parameters": {}, "check_vma": implementation.check_vma}
+        settings = {"grid": (1, tokens, 1), "num_prefix": 0, "parameters": {}, "check_vma": implementation.check_vma}
         return (attend(LAYOUTS["joint"], implementation.core, *heads, **settings).astype("float32") ** 2).sum()
 
     sharding = NamedSharding(mesh, PartitionSpec("data", None, "tensor"))

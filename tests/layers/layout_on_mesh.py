@@ -23,12 +23,12 @@ parameters = {"0_decay": jax.numpy.asarray([0.1, 0.9])}
 
 
 def on_one_device(q, k, v, parameters):
-    return attend_locally(layout, core, q, k, v, grid=grid, prefix=0, parameters=parameters)
+    return attend_locally(layout, core, q, k, v, grid=grid, num_prefix=0, parameters=parameters)
 
 
 def on_mesh(q, k, v, parameters, check_vma):
     chunks = [split_time(x.reshape(2, 24, 12), 2, 0).reshape(2, 2, 12, 4, 3) for x in (q, k, v)]
-    settings = {"grid": (2, 3, 2), "prefix": 0, "chunks": 2, "check_vma": check_vma}
+    settings = {"grid": (2, 3, 2), "num_prefix": 0, "num_chunks": 2, "check_vma": check_vma}
     out = attend(layout, core, *chunks, parameters=parameters, **settings)
     return merge_time(out.reshape(2, 2, 12, 12), 0).reshape(q.shape)
 
@@ -46,8 +46,8 @@ def with_gradients(attend):
 # every frame is encoded alone, and attention has a bias for each key
 encoder = Encoder(2, EncoderBlock(num_heads=2, mlp_dim=8), reducer=TokenMerging(3))
 frames = jax.random.normal(jax.random.key(1), (4, 2, 13, 8))
-run = functools.partial(encoder.apply, grid=(1, 3, 4), prefix=1, train=False)
-variables = encoder.init(jax.random.key(2), frames, grid=(1, 3, 4), prefix=1, train=False)
+run = functools.partial(encoder.apply, grid=(1, 3, 4), num_prefix=1, train=False)
+variables = encoder.init(jax.random.key(2), frames, grid=(1, 3, 4), num_prefix=1, train=False)
 merged = jax.jit(run)(variables, frames)
 
 expected = with_gradients(on_one_device)(q, k, v, parameters)

@@ -19,30 +19,32 @@ GRIDS = [(4, 4, 6), (3, 5, 4), (1, 3, 5), (3, 1, 2)]
 
 @pytest.mark.parametrize("name", sorted(LAYOUTS))
 def test_layout_equals_masked_joint_attention(name, masked_attention):
-    cases = [(grid, prefix) for grid in GRIDS for prefix in (0, 1, 2)]
-    qkvs = [jax.random.normal(jax.random.key(0), (3, 2, prefix + np.prod(grid), 4, 3)) for grid, prefix in cases]
+    cases = [(grid, num_prefix) for grid in GRIDS for num_prefix in (0, 1, 2)]
+    qkvs = [
+        jax.random.normal(jax.random.key(0), (3, 2, num_prefix + np.prod(grid), 4, 3)) for grid, num_prefix in cases
+    ]
 
     @jax.jit
     def attend(qkvs):
         calls = zip(qkvs, cases, strict=True)
-        return [LAYOUTS[name](core, *qkv, grid=grid, prefix=prefix) for qkv, (grid, prefix) in calls]
+        return [LAYOUTS[name](core, *qkv, grid=grid, num_prefix=num_prefix) for qkv, (grid, num_prefix) in calls]
 
-    for qkv, (grid, prefix), found in zip(qkvs, cases, attend(qkvs), strict=True):
-        expected = masked_attention(name, *qkv, grid, prefix)
-        np.testing.assert_allclose(found, expected, atol=2e-5, err_msg=f"{grid}, prefix {prefix}")
+    for qkv, (grid, num_prefix), found in zip(qkvs, cases, attend(qkvs), strict=True):
+        expected = masked_attention(name, *qkv, grid, num_prefix)
+        np.testing.assert_allclose(found, expected, atol=2e-5, err_msg=f"{grid}, num_prefix {num_prefix}")
 
 
-def attend_to_past(core, q, k, v, *, grid, prefix, decay):
+def attend_to_past(core, q, k, v, *, grid, num_prefix, decay):
     """Lines of time, with a learned penalty for each step back in time."""
     steps = np.arange(grid[0])[:, None] - np.arange(grid[0])
 
     def biased(q, k, v, mask=None):
         return core(q, k, v, bias=-decay[:, None, None] * steps, mask=jnp.asarray(steps >= 0))
 
-    return attend_in_groups(biased, q, k, v, grid=grid, prefix=prefix, groups="h w", members="t")
+    return attend_in_groups(biased, q, k, v, grid=grid, num_prefix=num_prefix, groups="h w", members="t")
 
 
-def declare_decay(*, grid, prefix, num_heads, head_dim):
+def declare_decay(*, grid, num_prefix, num_heads, head_dim):
     return {"decay": Parameter((num_heads,), jax.nn.initializers.uniform(1.0), head_axis=0)}
 
 

@@ -25,14 +25,16 @@ class Halving(Reducer):
 
     after_layer: int = 0
 
-    def count_tokens(self, grid, prefix, num_layers):
+    def count_tokens(self, grid, num_prefix, num_layers):
         all_tokens = math.prod(grid)
-        return tuple(prefix + (all_tokens if i < self.after_layer else all_tokens // 2) for i in range(num_layers + 1))
+        return tuple(
+            num_prefix + (all_tokens if i < self.after_layer else all_tokens // 2) for i in range(num_layers + 1)
+        )
 
     def before_block(self, x, carry, place):
         if place.layer != self.after_layer:
             return x, carry
-        return jnp.concatenate([x[..., : place.prefix, :], x[..., place.prefix :: 2, :]], axis=-2), carry
+        return jnp.concatenate([x[..., : place.num_prefix, :], x[..., place.num_prefix :: 2, :]], axis=-2), carry
 
 
 @pytest.fixture(scope="module")

@@ -96,7 +96,7 @@ def test_fused_tokens_equal_mixtures_in_numpy():
 def test_tokens_of_a_frame_come_from_that_frame_and_class_tokens_stay():
     encoder = Encoder(1, EncoderBlock(num_heads=2, mlp_dim=8), reducer=TokenLearner(2, 0))
     x = jax.random.normal(jax.random.key(0), (2, 1 + 3 * 4, 6))
-    settings = {"grid": (3, 2, 2), "prefix": 1, "train": False}
+    settings = {"grid": (3, 2, 2), "num_prefix": 1, "train": False}
     variables = random_variables(encoder, x, **settings)
     learner = {"params": variables["params"]["token_learner"]}
     learned = SelectTokens(2).apply(learner, x[:, 1:].reshape(2, 3, 2, 2, 6))
@@ -134,8 +134,8 @@ def test_models_learn_tokens_at_any_depth(name):
         tokens = jax.eval_shape(lambda x, model=changed: model.apply(x, video, method="tokens"), variables)
         encode = functools.partial(changed.apply, method="encode")
         encoded = jax.eval_shape(encode, variables, tokens).shape
-        times, prefix = 2, changed.prefix * (2 if name.endswith("fe") else 1)
-        assert encoded == (2, prefix + times * (3 if fields else 16), 24)
+        times, num_prefix = 2, changed.num_prefix * (2 if name.endswith("fe") else 1)
+        assert encoded == (2, num_prefix + times * (3 if fields else 16), 24)
         gradients = jax.device_get(jax.jit(jax.grad(loss), static_argnums=1)(variables, changed))
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
         own = gradients["params"]["spatial_encoder" if name.endswith("fe") else "encoder"]["token_learner"]

@@ -39,9 +39,9 @@ def trained(video):
     return {name: create(name) for name in MODELS}
 
 
-def merge_slowly(x, sizes, keys, r, prefix):
+def merge_slowly(x, sizes, keys, r, num_prefix):
     """Returns (tokens, sizes, where each token went), by the sentences of the paper's section 3."""
-    places = range(prefix, len(x))
+    places = range(num_prefix, len(x))
     first = [i for i in places if i % 2 == 0]  # tokens alternate between two sets
     second = [i for i in places if i % 2 == 1]
 
@@ -50,26 +50,26 @@ def merge_slowly(x, sizes, keys, r, prefix):
 
     best = {i: max(second, key=lambda j, i=i: cosine(i, j)) for i in first}  # an edge to the most similar token
     edges = sorted(first, key=lambda i: -cosine(i, best[i]))[:r]  # the r most similar edges stay
-    order = [*range(prefix), *(i for i in first if i not in edges), *second]
+    order = [*range(num_prefix), *(i for i in first if i not in edges), *second]
     groups = [[i] + [edge for edge in edges if best[edge] == i] for i in order]
     tokens = [sum(sizes[i] * x[i] for i in group) / sum(sizes[i] for i in group) for group in groups]
     owners = [next(new for new, group in enumerate(groups) if i in group) for i in range(len(x))]
     return np.array(tokens), np.array([sum(sizes[i] for i in group) for group in groups]), owners
 
 
-@pytest.mark.parametrize(("num_tokens", "prefix", "r"), [(12, 0, 6), (13, 0, 5), (11, 1, 5), (12, 1, 3), (9, 2, 2)])
-def test_merging_equals_a_slow_loop(num_tokens, prefix, r):
+@pytest.mark.parametrize(("num_tokens", "num_prefix", "r"), [(12, 0, 6), (13, 0, 5), (11, 1, 5), (12, 1, 3), (9, 2, 2)])
+def test_merging_equals_a_slow_loop(num_tokens, num_prefix, r):
     rng = np.random.default_rng(num_tokens)
     x, keys = rng.normal(size=(2, num_tokens, 5)).astype(np.float32)
     sizes = rng.integers(1, 9, num_tokens).astype(np.float32)
 
     @jax.jit
     def compute(x, sizes, keys):
-        matching = match(keys, r, prefix)
-        return *merge(x, sizes, matching, prefix), find_owners(matching, num_tokens, prefix)
+        matching = match(keys, r, num_prefix)
+        return *merge(x, sizes, matching, num_prefix), find_owners(matching, num_tokens, num_prefix)
 
     tokens, new_sizes, found_owners = compute(x, sizes, keys)
-    expected, expected_sizes, owners = merge_slowly(x, sizes, keys, r, prefix)
+    expected, expected_sizes, owners = merge_slowly(x, sizes, keys, r, num_prefix)
     np.testing.assert_allclose(tokens, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(new_sizes, expected_sizes)
     np.testing.assert_array_equal(found_owners, owners)

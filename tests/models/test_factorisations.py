@@ -48,20 +48,20 @@ def tokens_of(clip, p, tubelet):
     return np.stack(rows, axis=1)
 
 
-def block(x, p, model, prefix, masked_attention, activation, grid):
-    def attend(x, p, layout, prefix):
+def block(x, p, model, num_prefix, masked_attention, activation, grid):
+    def attend(x, p, layout, num_prefix):
         heads = (*x.shape[:2], model.num_heads, x.shape[2] // model.num_heads)
         q, k, v = (dense(x, p[name]).reshape(heads) for name in ("query", "key", "value"))
-        return dense(masked_attention(layout, q, k, v, grid, prefix).reshape(x.shape), p["out"])
+        return dense(masked_attention(layout, q, k, v, grid, num_prefix).reshape(x.shape), p["out"])
 
     for layout in model.layouts[:-1]:
-        branch = attend(norm(x[:, prefix:], p[f"{layout}_attention_norm"]), p[f"{layout}_attention"], layout, 0)
+        branch = attend(norm(x[:, num_prefix:], p[f"{layout}_attention_norm"]), p[f"{layout}_attention"], layout, 0)
         if f"{layout}_dense" in p:
             branch = dense(branch, p[f"{layout}_dense"])
-        x = np.concatenate([x[:, :prefix], x[:, prefix:] + branch], axis=1)
+        x = np.concatenate([x[:, :num_prefix], x[:, num_prefix:] + branch], axis=1)
     last = model.layouts[-1]
     name = "attention" if len(model.layouts) == 1 else f"{last}_attention"
-    x = x + attend(norm(x, p[f"{name}_norm"]), p[name], last, prefix)
+    x = x + attend(norm(x, p[f"{name}_norm"]), p[name], last, num_prefix)
     hidden = activation(dense(norm(x, p["mlp_norm"]), p["mlp"]["hidden"]))
     return x + dense(hidden, p["mlp"]["out"])
 
@@ -98,21 +98,21 @@ def test_model_equals_masked_joint_attention(name, pooling, masked_attention):
         pytest.skip("models 3 and 4 have no class token")
     model = vitx.create_model(name, pooling=pooling, **SMALL)
     variables, clip = random_inputs(model)
-    p, grid, prefix = jax.tree.map(np.float64, variables["params"]), model.grid, model.prefix
+    p, grid, num_prefix = jax.tree.map(np.float64, variables["params"]), model.grid, model.num_prefix
     x = tokens_of(np.float64(clip), p["embedding"], model.tubelet_size)
     positions = p["positions"]["positions"]
     if "time_positions" in p["positions"]:
-        space, time = positions[:, prefix:], p["positions"]["time_positions"]
+        space, time = positions[:, num_prefix:], p["positions"]["time_positions"]
         grid_positions = (time[:, :, None] + space[:, None]).reshape(1, -1, space.shape[-1])
-        positions = np.concatenate([positions[:, :prefix], grid_positions], axis=1)
-    if prefix:
+        positions = np.concatenate([positions[:, :num_prefix], grid_positions], axis=1)
+    if num_prefix:
         x = np.concatenate([np.repeat(p["positions"]["class_token"], len(x), axis=0), x], axis=1)
     x = x + positions
     activation = {"gelu": gelu, "gelu_tanh": gelu_tanh}[model.activation]
     for i in range(model.num_layers):
-        x = block(x, p["encoder"][f"block_{i}"], model, prefix, masked_attention, activation, grid)
+        x = block(x, p["encoder"][f"block_{i}"], model, num_prefix, masked_attention, activation, grid)
     x = norm(x, p["encoder"]["norm"])
-    features = x[:, 0] if prefix else x.mean(axis=1)
+    features = x[:, 0] if num_prefix else x.mean(axis=1)
     expected = dense(features, p["head"]["logits"])
     np.testing.assert_allclose(run(model, variables, clip), expected, rtol=2e-4, atol=2e-4)
 
@@ -149,13 +149,13 @@ def test_keep_selects_tokens_of_the_grid(name):
     variables, clip = random_inputs(model)
     t, h, w = model.grid
     tokens = run(model, variables, clip, method="tokens")
-    prefix = tokens.shape[1] - t * h * w
-    assert prefix == (t if name.endswith(("_fe", "_space")) else 1)
+    num_prefix = tokens.shape[1] - t * h * w
+    assert num_prefix == (t if name.endswith(("_fe", "_space")) else 1)
     keep = jnp.array([[5, 0, 7], [1, 2, 3]])
     visible = run(model, variables, clip, keep=keep, method="tokens")
-    np.testing.assert_array_equal(visible[:, :prefix], tokens[:, :prefix])
+    np.testing.assert_array_equal(visible[:, :num_prefix], tokens[:, :num_prefix])
     for row in range(2):
-        np.testing.assert_array_equal(visible[row, prefix:], tokens[row, prefix:][keep[row]])
+        np.testing.assert_array_equal(visible[row, num_prefix:], tokens[row, num_prefix:][keep[row]])
 
 
 @pytest.mark.parametrize("name", ["vivit_b_16x2", "timesformer_b_16_divided"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import vitx
 from vitx.analysis.cost import count_cost
 from vitx.models import VARIANTS
-from vitx.models.frames import LRCN, FrameCNN, PlainTrunk, ResNetTrunk, grid_averages
+from vitx.models.frames import LRCN, FrameCNN, PlainTrunk, ResNetTrunk, average_grid
 from vitx.models.streaming import StreamingModel
 
 SMALL = {"num_classes": 5, "width": 4, "trunk": PlainTrunk(2)}
@@ -144,7 +144,7 @@ def gru(weights, x, state):
 def test_recurrence_follows_its_equations(name, cell, pooling):
     model, variables, clip = MODELS[name].copy(pooling=pooling), variables_of(name), video(2, 4, 8, 9)
     maps = compiled(name, "maps")(variables, clip, train=False)
-    inputs = np.asarray(grid_averages(maps, model.grid), np.float64).reshape(2, 4, -1)
+    inputs = np.asarray(average_grid(maps, model.grid), np.float64).reshape(2, 4, -1)
     weights = jax.tree.map(np.float64, variables["params"])
     state, outputs = (np.zeros((2, 6)), np.zeros((2, 6))), []
     for i in range(4):
@@ -158,7 +158,7 @@ def test_recurrence_follows_its_equations(name, cell, pooling):
 @pytest.mark.parametrize(("size", "grid"), [((4, 6), (2, 3)), ((5, 7), (2, 3)), ((3, 2), (3, 2)), ((7, 4), (1, 1))])
 def test_grid_has_the_averages_of_its_parts(size, grid):
     maps = np.random.default_rng(0).standard_normal((2, 3, *size, 4)).astype(np.float32)
-    found = grid_averages(jnp.asarray(maps), grid)
+    found = average_grid(jnp.asarray(maps), grid)
     rows, columns = (np.cumsum([0, *(n // k + (i < n % k) for i in range(k))]) for n, k in zip(size, grid, strict=True))
     for i, j in np.ndindex(*grid):
         part = maps[:, :, rows[i] : rows[i + 1], columns[j] : columns[j + 1]]

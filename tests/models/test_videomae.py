@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import vitx
-from vitx.layers.masking import complement, draw_tube_mask, num_visible_places
+from vitx.layers.masking import complement, count_visible_places, draw_tube_mask
 from vitx.models.transformer import SIZES
 from vitx.parameters import layer_numbers
 
@@ -56,7 +56,7 @@ def test_the_autoencoder_has_the_parameters_of_that_of_transformers():
 
 
 def test_a_tube_mask_hides_the_same_places_at_all_times():
-    grid, num_places = (3, 4, 5), num_visible_places(0.9, (3, 4, 5))
+    grid, num_places = (3, 4, 5), count_visible_places(0.9, (3, 4, 5))
     assert num_places == 2
     draw = jax.jit(lambda key: draw_tube_mask(key, grid, num_places))
     masks = np.stack([draw(jax.random.key(seed)) for seed in range(200)])
@@ -72,7 +72,7 @@ def test_a_tube_mask_hides_the_same_places_at_all_times():
     ("ratio", "places", "visible"), [(0.9, 196, 20), (0.75, 196, 49), (0.29, 100, 71), (0.7, 10, 3)]
 )
 def test_masked_places_are_rounded_down(ratio, places, visible):
-    assert num_visible_places(ratio, (8, 1, places)) == visible
+    assert count_visible_places(ratio, (8, 1, places)) == visible
 
 
 def test_indices_and_their_complement_are_all_tokens():

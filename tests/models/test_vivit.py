@@ -52,23 +52,23 @@ def test_factorised_encoder_equals_two_plain_encoders(pooling, temporal):
     model = small(pooling=pooling, num_temporal_layers=temporal)
     variables, clip = random_variables(model), video()
     params = variables["params"]
-    prefix = int(pooling == "class")
+    num_prefix = int(pooling == "class")
 
     def encoder(layers):
         return Encoder(layers, EncoderBlock(num_heads=3, mlp_dim=20))
 
     def pooled(x):
-        return x[:, 0] if prefix else x.mean(axis=1)
+        return x[:, 0] if num_prefix else x.mean(axis=1)
 
     frames = []
     for t in range(2):  # each pair of frames alone, through an embedding and an encoder of its own
         tokens = TubeletEmbedding(12, (2, 8, 8)).apply({"params": params["embedding"]}, clip[:, 2 * t : 2 * t + 2])
-        tokens = Positions(prefix).apply({"params": params["spatial_positions"]}, tokens)
+        tokens = Positions(num_prefix).apply({"params": params["spatial_positions"]}, tokens)
         tokens = encoder(2).apply({"params": params["spatial_encoder"]}, tokens, grid=(1, 2, 3), train=False)
         frames.append(pooled(tokens))
     features = jnp.stack(frames, axis=1)
     if temporal:
-        features = Positions(prefix).apply({"params": params["temporal_positions"]}, features)
+        features = Positions(num_prefix).apply({"params": params["temporal_positions"]}, features)
         features = encoder(2).apply({"params": params["temporal_encoder"]}, features, grid=(2, 1, 1), train=False)
         features = pooled(features)
     else:

@@ -24,13 +24,13 @@ from vitx.models import VARIANTS
 from vitx.tasks.classification import Classification
 
 
-def declare_bias(*, grid, prefix, num_heads, head_dim):
+def declare_bias(*, grid, num_prefix, num_heads, head_dim):
     """Declares a bias for each head and each offset (t, h, w) between a query and a key."""
     offsets = math.prod(2 * size - 1 for size in grid)
     return {"relative_bias": Parameter((num_heads, offsets), nn.initializers.normal(0.02), head_axis=0)}
 
 
-def attend_with_bias(core, q, k, v, *, grid, prefix, relative_bias):
+def attend_with_bias(core, q, k, v, *, grid, num_prefix, relative_bias):
     """Joint attention of the grid's tokens with a bias of relative positions."""
     places = np.stack(np.meshgrid(*map(np.arange, grid), indexing="ij"), -1).reshape(-1, 3)
     offsets = places[:, None] - places[None] + np.array(grid) - 1

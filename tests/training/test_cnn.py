@@ -42,10 +42,10 @@ def test_training_steps_alone_move_batch_statistics():
         losses.append(metrics["loss"])
         jax.tree.map(close, state.variables["batch_stats"], expected)
         averaged = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, averaged, state.variables)
-    jax.tree.map(close, state.averaged, averaged)
+    jax.tree.map(close, state.eval_variables, averaged)
     assert losses[1] < losses[0]
     evaluate = jax.jit(functools.partial(task.loss, SMALL, key=key, train=False))
-    losses, aux = evaluate(state.averaged, batch, step=state.step)
+    losses, aux = evaluate(state.eval_variables, batch, step=state.step)
     assert np.isfinite(losses).all() and not aux.collections
 
 

@@ -56,12 +56,14 @@ def batch_of(size, seed=0):
     }
 
 
-def prepared(model, optimizer, parts=1, **settings):
+def prepared(model, optimizer, num_parts=1, **settings):
     """The jitted step, and the state before the first."""
-    task, make = Classification(), optimizer.build(10)
-    init = functools.partial(init_state, model, task, make, seed=3, with_ema=settings["ema_decay"] is not None)
-    step = functools.partial(train_step, model=model, task=task, optimizer=make, seed=3, **settings)
-    return jax.jit(functools.partial(step, gradients=optimizer.gradients(parts))), jax.jit(init)(batch_of(8))
+    task, transformation = Classification(), optimizer.build(10)
+    init = functools.partial(
+        init_state, model, task, transformation, seed=3, with_ema=settings["ema_decay"] is not None
+    )
+    step = functools.partial(train_step, model=model, task=task, optimizer=transformation, seed=3, **settings)
+    return jax.jit(functools.partial(step, gradients=optimizer.gradients(num_parts))), jax.jit(init)(batch_of(8))
 
 
 SHARP = SGD(peak_lr=0.3, sam_rho=0.05)  # not Adam, which takes full steps by the rounding of gradients near nothing
@@ -75,8 +77,8 @@ STEADY = AdamW(peak_lr=1e-2, eps=1e-3)
 def test_ten_accumulated_steps_equal_those_of_whole_batches(optimizer):
     """With weights of examples that differ, one of them zero; metrics too."""
     ends = []
-    for parts in (1, 4):
-        step, state = prepared(ViViT(), optimizer, parts, ema_decay=None)
+    for num_parts in (1, 4):
+        step, state = prepared(ViViT(), optimizer, num_parts, ema_decay=None)
         start, metrics = state.variables["params"], []
         for number in range(10):
             state, row = step(state, batch_of(8, number))
@@ -132,7 +134,7 @@ def test_sam_takes_the_gradient_at_perturbed_parameters():
 
 
 def test_frozen_parameters_have_no_gradient_and_cost_nothing():
-    def frozen(params):
+    def find_frozen(params):
         return {"w": True, "b": False}
 
     def flops(gradients):
@@ -140,9 +142,9 @@ def test_frozen_parameters_have_no_gradient_and_cost_nothing():
         return jax.jit(functools.partial(gradients, linear)).lower(*args).compile().cost_analysis()["flops"]
 
     args = (linear, {"w": jnp.ones(5), "b": jnp.float32(0)}, {"x": jnp.ones((6, 5))}, jax.random.key(0))
-    _, found = skip_frozen(plain, frozen)(*args)
+    _, found = skip_frozen(plain, find_frozen)(*args)
     assert not found["w"].any() and found["b"] == 6
-    assert flops(skip_frozen(plain, frozen)) < 0.8 * flops(plain)
+    assert flops(skip_frozen(plain, find_frozen)) < 0.8 * flops(plain)
 
 
 def test_non_finite_step_changes_only_the_step_number():

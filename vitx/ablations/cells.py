@@ -47,13 +47,13 @@ class CellResults:
 
     def record(self, cell: Cell, result: dict[str, Any]) -> None:
         """Records that a cell is finished."""
-        storage.make_folder(self._folder)
+        storage.create_folder(self._folder)
         storage.write_json(self._folder / f"{cell.name}.json", result)
         storage.remove(self._folder / (cell.name + FAILED))
 
     def record_failure(self, cell: Cell, reason: str) -> None:
         """Records why an attempt failed; each attempt has a name of its own."""
-        storage.make_folder(self._folder)
+        storage.create_folder(self._folder)
         failure = {"attempt": secrets.token_hex(8), "reason": reason}
         storage.write_json(self._folder / (cell.name + FAILED), failure)
 
@@ -95,7 +95,7 @@ def run_cell(cell: Cell, lease: Lease, results: CellResults) -> bool:
         log_info(f"row {cell.row!r}, seed {cell.seed} failed: {reason}")
         return True
     rows = run.metrics()
-    tested = find_test(rows, run.step)
+    tested = find_test_row(rows, run.step)
     speeds = [row["clips_per_second"] for row in rows if row["split"] == "train" and "clips_per_second" in row]
     machine = describe_machine()
     record = {
@@ -117,7 +117,7 @@ def run_cell(cell: Cell, lease: Lease, results: CellResults) -> bool:
     return True
 
 
-def find_test(rows: Sequence[Mapping[str, Any]], step: int) -> Mapping[str, Any]:
+def find_test_row(rows: Sequence[Mapping[str, Any]], step: int) -> Mapping[str, Any]:
     """Returns the newest row of metrics.jsonl with the test of a checkpoint under the run's own settings."""
     # `vitx evaluate RUN --data.eval_clips 4` adds rows of other settings, which no other cell shares.
     own = (row for row in reversed(rows) if "settings" not in row)

@@ -10,7 +10,7 @@ import numpy as np
 from vitx import configuration, storage, strict_json
 from vitx.ablations.pictures import learning_curves
 from vitx.ablations.statistics import Difference, compare_clips, correct_for_rows, interval
-from vitx.ablations.tables import difference_rows, has_same_clips, pair_examples
+from vitx.ablations.tables import format_differences, has_same_clips, pair_examples
 from vitx.console import escape
 from vitx.data.aligned import open_split
 from vitx.data.sources import Source, check_split, example_name
@@ -167,7 +167,7 @@ def to_markdown(comparison: Comparison) -> str:
             f"Differences from {names[0]!r} (t-tests paired by clip, p-values with Holm's correction):",
             "",
         ]
-        lines += markdown_table(head, difference_rows(comparison.differences))
+        lines += markdown_table(head, format_differences(comparison.differences))
         lines += [
             "",
             "The tests cover the choice of clips, not chance in training: two seeds of one experiment differ, too.",
@@ -265,7 +265,7 @@ def _with_interval(value: tuple[float | int, tuple[float, float] | None] | None)
 
 def _write(comparison: Comparison, tested: Sequence[_Tested], source: Source, output: PurePath) -> None:
     """Writes a comparison and its pictures into a folder."""
-    storage.make_folder(output)
+    storage.create_folder(output)
     curves = presenter_for(tested[0].experiment.task).curves
     drawn = [m for m in comparison.metrics if m.split("/")[-1] in curves and not m.endswith("/loss")]
     runs = {run.name: [read_metrics(run.workdir)] for run in tested}

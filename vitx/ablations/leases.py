@@ -22,7 +22,7 @@ class Leases:
     def take(self, name: str) -> Lease | None:
         """Returns a lease with a heartbeat, to be released by the caller; None while another process holds it."""
         folder = self._folder / name
-        storage.make_folder(folder / ".lock")
+        storage.create_folder(folder / ".lock")
         try:
             return _WatchedLease(folder, name, self._beats)
         except BusyError:
@@ -36,7 +36,7 @@ class _WatchedLease(Lease):
         self._name, self._seen = name, beats
         super().__init__(folder, f"{folder} is leased to another process")
 
-    def _beats(self, number: int, record: dict[str, Any]) -> bool:
+    def _is_beating(self, number: int, record: dict[str, Any]) -> bool:
         beat, now = (number, record.get("beat")), time.monotonic()
         known, since = self._seen.get(self._name, (None, now))
         if beat != known:

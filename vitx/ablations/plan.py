@@ -11,7 +11,7 @@ from typing import Any
 
 from vitx import configuration, storage, strict_json
 from vitx.ablations.description import Ablation, Row
-from vitx.errors import UserError, closest
+from vitx.errors import UserError, did_you_mean
 from vitx.evaluation.presentation import presenter_for
 from vitx.experiment import Experiment, load_config
 from vitx.interop.load import require_source
@@ -74,7 +74,7 @@ class Plan:
         return [_cell(self.ablation, row, seed, self.workdir) for row in self.ablation.rows for seed in seeds]
 
 
-def make_plan(
+def create_plan(
     ablation: Ablation,
     workdir: str | PurePath,
     *,
@@ -131,7 +131,7 @@ def claim_folder(plan: Plan) -> None:
     Raises:
         UserError: the folder belongs to another base.
     """
-    storage.make_folder(plan.workdir)
+    storage.create_folder(plan.workdir)
     record = {"format": FORMAT, "base": configuration.to_dict(plan.ablation.base)}
     if not storage.create_file(plan.workdir / "ablation.json", (strict_json.dumps(record, indent=2) + "\n").encode()):
         problems = list(_check_folder(plan.ablation.base, plan.workdir))
@@ -183,7 +183,7 @@ def _check_names(ablation: Ablation, seeds: Sequence[int] | None) -> Iterator[st
         if not _slug(name):
             yield f"row {name!r}: expected a name with a letter a to z or a digit"
     if ablation.reference is not None and ablation.reference not in names:
-        yield f"the reference {ablation.reference!r} is not a row{closest(ablation.reference, names)}"
+        yield f"the reference {ablation.reference!r} is not a row{did_you_mean(ablation.reference, names)}"
     if not (ablation.seeds if seeds is None else seeds):
         yield "there are no seeds; expected at least one"
 
@@ -196,7 +196,7 @@ def _select_rows(ablation: Ablation, patterns: Sequence[str] | None, problems: l
     for pattern in patterns:
         found = {name for name in names if name == pattern or fnmatch.fnmatchcase(name, pattern)}
         if not found:
-            problems.append(f"row {pattern!r}: there is no such row{closest(pattern, names)}")
+            problems.append(f"row {pattern!r}: there is no such row{did_you_mean(pattern, names)}")
         selected |= found
     return selected
 
@@ -261,7 +261,7 @@ def _check_columns(columns: Sequence[str], known: Sequence[str], rows: Iterable[
     for column in columns:
         if column not in known:
             names = ", ".join(map(repr, rows))
-            yield f"column {column!r}: none of the rows {names} can fill it{closest(column, known)}"
+            yield f"column {column!r}: none of the rows {names} can fill it{did_you_mean(column, known)}"
 
 
 def _cell(ablation: Ablation, row: Row, seed: int, workdir: PurePath) -> Cell:

@@ -19,8 +19,8 @@ from vitx.ablations.description import Ablation, load_ablation
 from vitx.ablations.estimate import Estimates, estimate
 from vitx.ablations.leases import Leases
 from vitx.ablations.pictures import write_pictures
-from vitx.ablations.plan import Cell, Plan, claim_folder, make_plan
-from vitx.ablations.tables import Table, make_table, write_table
+from vitx.ablations.plan import Cell, Plan, claim_folder, create_plan
+from vitx.ablations.tables import Table, build_table, write_table
 from vitx.console import prefix_messages
 from vitx.errors import Preempted, RunError, UserError
 from vitx.training.logs import log_info
@@ -62,7 +62,7 @@ def ablate(
     file = None if isinstance(ablation, Ablation) else Path(ablation)
     if jobs > 1 and file is None:
         raise UserError(f"jobs is {jobs}; expected the path of a file, which other processes can read, or 1 job")
-    plan = make_plan(load_ablation(file) if file is not None else ablation, workdir, rows=rows, seeds=seeds)
+    plan = create_plan(load_ablation(file) if file is not None else ablation, workdir, rows=rows, seeds=seeds)
     if dry_run:
         return estimate(plan)
     claim_folder(plan)
@@ -144,7 +144,7 @@ def _open_cells(plan: Plan, results: CellResults, is_open: Callable[[Cell, set[s
 
 def write_results(plan: Plan) -> Table:
     """Writes the tables and pictures of all finished cells; returns the table."""
-    table = make_table(plan)
+    table = build_table(plan)
     write_table(table, plan.workdir)
     write_pictures(plan, table)
     return table

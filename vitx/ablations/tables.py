@@ -82,7 +82,7 @@ class Table:
         return to_markdown(self)
 
 
-def make_table(plan: Plan) -> Table:
+def build_table(plan: Plan) -> Table:
     """Returns the table of all finished cells of an ablation, selected or not."""
     results, cells = CellResults(plan.workdir), plan.all_cells()
     records = {cell.name: record for cell in cells if (record := results.read_result(cell)) is not None}
@@ -113,7 +113,7 @@ def to_markdown(table: Table) -> str:
     if table.differences:
         reference = table.differences[0].reference
         lines += ["", f"Differences from {reference!r}, 95 % intervals, p-values with Holm's correction:", ""]
-        lines += markdown_table(DIFFERENCE_HEADS, difference_rows(table.differences))
+        lines += markdown_table(DIFFERENCE_HEADS, format_differences(table.differences))
         lines += ["", f"Tests: {'; '.join(dict.fromkeys(d.basis for d in table.differences))}."]
     failures = [f"- {failure}" for failure in _failures(table)]
     return "\n".join(map(escape, [*lines, *(["", "Failed:", "", *failures] if failures else [])])) + "\n"
@@ -142,7 +142,7 @@ def to_latex(table: Table) -> str:
     if table.differences:
         lines += ["", rf"% differences from {escape(table.differences[0].reference)}, p-values with Holm's correction"]
         lines += [r"\begin{tabular}{llrrrl}", r"\toprule", " & ".join(DIFFERENCE_HEADS) + r" \\", r"\midrule"]
-        lines += [" & ".join(map(_escape, row)) + r" \\" for row in difference_rows(table.differences)]
+        lines += [" & ".join(map(_escape, row)) + r" \\" for row in format_differences(table.differences)]
         lines += [r"\bottomrule", r"\end{tabular}"]
     return "\n".join(lines) + "\n"
 
@@ -344,7 +344,7 @@ def format_value(column: str, mean: float | int, deviation: float | None, *, bet
     return form.format(mean) + ("" if deviation is None else between + form.format(deviation))
 
 
-def difference_rows(differences: Sequence[Difference]) -> list[tuple[str, ...]]:
+def format_differences(differences: Sequence[Difference]) -> list[tuple[str, ...]]:
     """Returns (row, metric, difference, interval, p, verdict) of each difference as text."""
     rows = []
     for d in differences:

@@ -89,7 +89,7 @@ def bench(
     peer = None
     if against is not None:
         resources = {"threads": cores(), "cuda": device.platform == "gpu"}
-        peer = peers.make_peer(against, name, model, jax.device_get(variables), video, **resources)
+        peer = peers.create_peer(against, name, model, jax.device_get(variables), video, **resources)
         if not eager:
             peer.compile()
     # The step donates its state; `variables` are needed again for the forward pass.

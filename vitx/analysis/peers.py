@@ -121,7 +121,7 @@ class Peer:
             return self.logits(self.module.train(train)(video)).float()
 
 
-def make_peer(
+def create_peer(
     library: str,
     name: str,
     model: nn.Module,

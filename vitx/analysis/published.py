@@ -127,7 +127,7 @@ def is_rounded(counted: float, printed: str) -> bool:
     return round(float(printed) * scale) in (round(counted * scale), math.floor(counted * scale))
 
 
-def differing(row: PublishedRow, counted: Count | Cost) -> list[str]:
+def list_deviations(row: PublishedRow, counted: Count | Cost) -> list[str]:
     """Returns what of a row needs a reason: "parameters" that are not ours rounded, "GMACs" beyond `TOLERANCE`."""
     names = []
     if row.params_m and not is_rounded(counted.params / 1e6, row.params_m):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from vitx.analysis.published import Count, Key, PublishedRow, deviation, differing, is_rounded
+from vitx.analysis.published import Count, Key, PublishedRow, deviation, is_rounded, list_deviations
 
 COLUMNS = ("row", "source", "model", "settings", "view", "params M", "printed", "deviation", "GMACs", "printed")
 COLUMNS += ("deviation", "dataset", "views", "top-1 printed", "top-1 here", "note")
@@ -25,11 +25,11 @@ def render(table: str, rows: Sequence[PublishedRow], counts: Mapping[Key, Count]
         counts: our counts by the keys of rows.
     """
     recomputed = [row for row in rows if row.params_m or row.gmacs]
-    num_differing = sum(bool(differing(row, counts[row.key])) for row in rows)
+    num_deviating = sum(bool(list_deviations(row, counts[row.key])) for row in rows)
     lines = [
         f"# {TITLES[table]}",
         "",
-        f"{len(rows)} printed rows; {len(recomputed)} print parameters or operations, of which {num_differing} "
+        f"{len(rows)} printed rows; {len(recomputed)} print parameters or operations, of which {num_deviating} "
         "differ and say why.",
         "[How to read and make these tables](README.md).",
         "",

@@ -12,7 +12,7 @@ from vitx.data import operations
 from vitx.data.operations import Clip
 from vitx.data.rand_augment import RandAugment
 from vitx.data.sampling import Box, crop_box
-from vitx.errors import UserError, closest
+from vitx.errors import UserError, did_you_mean
 
 Names = Mapping[str, tuple[str, ...]]
 COLOURS = ("brightness", "contrast", "saturation", "hue")
@@ -99,7 +99,7 @@ class Augmentation:
         for name in (*self.flip_never, *(name for pair in self.flip_labels for name in pair)):
             if name not in known:
                 raise UserError(
-                    f"data.augmentation names the class {name!r}, which the data lacks{closest(name, known)}"
+                    f"data.augmentation names the class {name!r}, which the data lacks{did_you_mean(name, known)}"
                 )
         for pair in self.flip_labels:
             if not any(set(pair) <= set(names) for names in label_names.values()):

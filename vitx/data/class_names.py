@@ -36,7 +36,7 @@ def places_of(names: Sequence[str], wanted: Sequence[str]) -> Int[np.ndarray, "k
     return np.array([those[0] if len(those) == 1 else -1 for those in found], np.int32)
 
 
-def repeated_names(names: Iterable[str]) -> list[str]:
+def find_repeated_names(names: Iterable[str]) -> list[str]:
     """Returns the names that occur more than once, each once."""
     counts: dict[str, int] = defaultdict(int)
     for name in names:
@@ -46,11 +46,11 @@ def repeated_names(names: Iterable[str]) -> list[str]:
 
 def number_duplicates(names: Sequence[str]) -> tuple[str, ...]:
     """Returns the names with the number of the class behind those that occur more than once."""
-    repeated = set(repeated_names(names))
+    repeated = set(find_repeated_names(names))
     return tuple(f"{name} ({i})" if clean_name(name) in repeated else name for i, name in enumerate(names))
 
 
-def differing_in_case(names: Iterable[str]) -> list[tuple[str, ...]]:
+def find_case_variants(names: Iterable[str]) -> list[tuple[str, ...]]:
     """Returns the groups of names that differ in upper and lower case alone: perhaps one class, written twice."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:

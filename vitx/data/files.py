@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from vitx.configuration import register, setting
-from vitx.data.class_names import clean_name, differing_in_case, is_text
+from vitx.data.class_names import clean_name, find_case_variants, is_text
 from vitx.data.file_kinds import ENDINGS, find_videos, read_video, refuse_classes_without_videos
 from vitx.data.folders import Listing, child_folders, list_folder
 from vitx.data.lists import read_list
 from vitx.data.same_files import Example, Repeats, find_repeats, identify_files
 from vitx.data.sources import SPLITS, Source, check_split
 from vitx.data.splits import VideoRow, assign_splits, find_split
-from vitx.errors import UserError, closest
+from vitx.errors import UserError, did_you_mean
 
 WHOLE = (0.0, float("inf"))  # segment of a whole video
 LARGEST = float(np.finfo(np.float32).max)  # labels are float32
@@ -216,7 +216,7 @@ def _merged_names(names: Iterable[str]) -> list[str]:
         spellings[clean_name(name)].add(name)
     same = [f"taken for one class: {_shown(those)}" for those in spellings.values() if len(those) > 1]
     return same + [
-        f"different classes, in upper and lower case alone: {_shown(of)}" for of in differing_in_case(spellings)
+        f"different classes, in upper and lower case alone: {_shown(of)}" for of in find_case_variants(spellings)
     ]
 
 
@@ -310,7 +310,9 @@ class Table:
     def _row(self, file: Path, where: str, fields: Mapping[str, Any]) -> VideoRow:
         for name in (self.column, *self.labels, *self.targets, *self.multi_label):
             if name not in fields:
-                raise UserError(f"{where} has no {name!r}{closest(name, fields)} It has {', '.join(map(str, fields))}")
+                raise UserError(
+                    f"{where} has no {name!r}{did_you_mean(name, fields)} It has {', '.join(map(str, fields))}"
+                )
             if not _text(fields[name]) and name not in self.multi_label:
                 raise UserError(f"{where}: {name} is empty")
             value = fields[name]

@@ -9,7 +9,7 @@ from pathlib import Path
 from vitx.data.file_kinds import find_videos, is_sequence
 from vitx.data.folders import list_folder
 from vitx.data.lists import is_list, read_list
-from vitx.errors import UserError, closest
+from vitx.errors import UserError, did_you_mean
 
 MAX_NAMED = 3  # missing videos of a list that a message names
 
@@ -99,7 +99,7 @@ def _read_paths(file: Path) -> list[str]:
     for where, fields in read_list(file, ("path",), "path"):
         if "path" not in fields:
             columns = ", ".join(map(str, fields))
-            raise UserError(f"{where} has no 'path'{closest('path', map(str, fields))} It has {columns}")
+            raise UserError(f"{where} has no 'path'{did_you_mean('path', map(str, fields))} It has {columns}")
         if not isinstance(fields["path"], str) or not fields["path"].strip():
             raise UserError(f"{where}: path is {fields['path']!r}; expected the path of a video")
         paths.append(str(file.parent / fields["path"]))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vitx.data.class_names import repeated_names
+from vitx.data.class_names import find_repeated_names
 from vitx.data.sources import Source, example_name, label_columns
 from vitx.errors import UserError
 
@@ -27,7 +27,7 @@ def check_labels(source: Source, where: str) -> None:
     if not len(source):
         raise UserError(f"{where} has no examples; expected at least one")
     for label, names in source.label_names.items():
-        if repeated := repeated_names(names):
+        if repeated := find_repeated_names(names):
             raise UserError(f"{where}: two classes of {label} have the name {repeated[0]!r}; give each its own")
     if isinstance(getattr(source, "labels", None), Mapping):
         _check_columns(source, where)

@@ -187,7 +187,7 @@ def build(clips: ClipConfig, *, data_dir: str | os.PathLike | None = None) -> Mo
         if not builder.data_path.exists():
             try:
                 builder.data_dir_root.mkdir(parents=True, exist_ok=True)
-                with _hold_lock(builder.data_dir_root / f"{builder.name}.{config.name}.lock"):
+                with _wait_for_lock(builder.data_dir_root / f"{builder.name}.{config.name}.lock"):
                     for leftover in builder.data_path.parent.glob("incomplete.*"):
                         leftover.rmtree()
                     if not builder.data_path.exists():
@@ -218,7 +218,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _hold_lock(path: os.PathLike) -> Iterator[None]:
+def _wait_for_lock(path: os.PathLike) -> Iterator[None]:
     lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=0)

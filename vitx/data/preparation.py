@@ -32,8 +32,8 @@ from vitx.data.encoding import encode_video, transcode
 from vitx.data.file_kinds import open_bytes
 from vitx.data.prepared import FORMAT, MANIFEST, PLAN, file_digest
 from vitx.data.sources import Source, example_name, label_columns
-from vitx.errors import UserError, closest
-from vitx.locks import hold_folder
+from vitx.errors import UserError, did_you_mean
+from vitx.locks import lock_folder
 from vitx.stores import report_io_errors
 
 OWN_FILES = (MANIFEST, PLAN, ".lock")
@@ -115,7 +115,7 @@ def prepare(
         for number, start in enumerate(range(0, len(source), settings.shard_size))
     ]
     busy = f"{destination} is being filled by another process; wait until it ends"
-    with report_io_errors(destination), hold_folder(destination, busy=busy):
+    with report_io_errors(destination), lock_folder(destination, busy=busy):
         _check_destination(destination, plan)
         if not storage.exists(destination / MANIFEST):
             if not storage.exists(destination / PLAN):
@@ -256,7 +256,7 @@ def _try_encoder(settings: Preparation) -> None:
     except (VideoError, ValueError, LookupError) as error:
         from av.codec import codecs_available
 
-        hint = closest(settings.codec, codecs_available)
+        hint = did_you_mean(settings.codec, codecs_available)
         raise UserError(f"the codec {settings.codec} does not work: {error}{hint}") from error
 
 

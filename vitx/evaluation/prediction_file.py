@@ -12,7 +12,7 @@ from typing import Any
 from vitx import storage
 from vitx.errors import UserError
 from vitx.evaluation.prediction_table import COLUMNS, Row, check_format, write_rows
-from vitx.locks import hold_folder
+from vitx.locks import lock_folder
 from vitx.rows import RowsWriter, read_rows
 from vitx.stores import is_bucket
 
@@ -64,7 +64,7 @@ def open_predictions(
     folder = path.with_name(f"{path.name}.partial")
     wanted, done, keep_journal = set(videos), {}, True
     try:
-        with hold_folder(folder, busy=f"{path} is being written by another vitx process; wait until it ends"):
+        with lock_folder(folder, busy=f"{path} is being written by another vitx process; wait until it ends"):
             begun = read_rows(folder / "journal.jsonl")
             changed = _list_changes(begun[0].get("settings"), settings) if begun else []
             if changed and not overwrite:

@@ -16,7 +16,7 @@ from vitx.evaluation.predictor import Predictor, VideoPrediction
 from vitx.evaluation.report import encode_png
 from vitx.evaluation.segments import SEGMENT_COLUMNS, Segment, Thresholds, segments_of
 from vitx.evaluation.timeline import timeline
-from vitx.storage import make_folder, write_bytes
+from vitx.storage import create_folder, write_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +103,10 @@ class Outputs:
 
     def _write_files(self, prediction: VideoPrediction, predictor: Predictor, segments: Sequence[Segment]) -> None:
         if (path := self.timelines.get(prediction.path)) is not None:
-            make_folder(path.parent)
+            create_folder(path.parent)
             write_bytes(path, encode_png(timeline(prediction, predictor, segments, self.thresholds)))
         if (path := self.overlays.get(prediction.path)) is not None:
-            make_folder(path.parent)
+            create_folder(path.parent)
             write_overlay(prediction, predictor, path)
 
     def write_segments(self, path: PurePath | None, done: Sequence[Mapping[str, Any]]) -> None:

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from vitx.errors import UserError, closest
+from vitx.errors import UserError, did_you_mean
 from vitx.evaluation.calibration import scale_logits
 from vitx.evaluation.figures import plain_text
 from vitx.evaluation.presentation import Answer, presenter_for
@@ -136,7 +136,7 @@ class Stream:
         label = next(iter(self._names)) if label is None else label
         if label not in self._names:
             known = ", ".join(self._names)
-            raise UserError(f"label is {label!r}; expected one of {known}{closest(label, self._names)}")
+            raise UserError(f"label is {label!r}; expected one of {known}{did_you_mean(label, self._names)}")
         numbers = np.arange(self.num_frames - len(self.answers), self.num_frames)
         values = {name: [100 * answer[label][name] for answer in self.answers] for name in self._names[label]}
         shown = sorted(values, key=lambda name: -max(values[name]))[:MAX_CLASSES]

@@ -92,9 +92,9 @@ def _head_maps(
     variables: Variables, video: Clip, *, model: nn.Module, call: AttentionCall
 ) -> Float[Array, "heads gt gh gw"]:
     (weights,) = record_attention(model, variables, video, [call])
-    reads_prefix = model.pooling == "class" and call.prefix > 0
+    reads_prefix = model.pooling == "class" and call.num_prefix > 0
     queries = _pooled(call.sequences, call.num_tokens, reads_prefix) / call.sequences
-    maps = call.attended(weights, queries)[..., call.prefix :]
+    maps = call.attended(weights, queries)[..., call.num_prefix :]
     t, h, w = call.grid
     return jnp.moveaxis(maps, 0, 1).reshape(call.num_heads, call.sequences * t, h, w)
 
@@ -182,15 +182,17 @@ def _follow(
     encoders = [list(group) for _, group in itertools.groupby(pairs, lambda pair: _encoder_of(pair[0]))]
     of_sequences = None
     for encoder in reversed(encoders):
-        prefix = max(call.prefix for call, _ in encoder)
+        num_prefix = max(call.num_prefix for call, _ in encoder)
         (t, h, w), sequences = encoder[0][0].grid, encoder[0][0].sequences
         # time indices that no temporal encoder weighs are averaged by the model
         time_weights = jnp.full(sequences, 1 / sequences) if of_sequences is None else of_sequences
-        relevance = pooled = time_weights[:, None] * _pooled(sequences, prefix + t * h * w, model.pooling == "class")
+        relevance = pooled = time_weights[:, None] * _pooled(
+            sequences, num_prefix + t * h * w, model.pooling == "class"
+        )
         for call, of_call in reversed(encoder):
-            skipped = prefix - call.prefix  # prefix tokens that this attention leaves out
+            skipped = num_prefix - call.num_prefix  # prefix tokens that this attention leaves out
             read = step(call, of_call, relevance[:, skipped:])
             relevance = jnp.concatenate([relevance[:, :skipped], read], axis=1)
         relevance = relevance - pooled if subtract_pooled else relevance
-        of_sequences = relevance[:, prefix:].reshape(-1)
+        of_sequences = relevance[:, num_prefix:].reshape(-1)
     return of_sequences.reshape(sequences * t, h, w)

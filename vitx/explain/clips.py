@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from vitx.data.decoding import VideoError
 from vitx.data.file_kinds import read_video
 from vitx.data.pipeline import Data
-from vitx.errors import UserError, closest
+from vitx.errors import UserError, did_you_mean
 from vitx.explain.explanation import Explanation
 from vitx.explain.methods import relevance
 from vitx.explain.score import Target, Variables, compute_outputs, reference_model
@@ -92,7 +92,7 @@ def explain_clip(
     """
     label = next(iter(names)) if label is None else label
     if label not in names:
-        raise UserError(f"label is {label!r}; expected one of {', '.join(names)}{closest(label, names)}")
+        raise UserError(f"label is {label!r}; expected one of {', '.join(names)}{did_you_mean(label, names)}")
     head = label if isinstance(model.num_classes, tuple) else None
     video = jnp.asarray(normalise(frames))
     outputs = compute_outputs(variables, video[None], model=reference_model(model))
@@ -101,7 +101,7 @@ def explain_clip(
     class_name = next(iter(answers)) if class_name is None else class_name
     if class_name not in names[label]:
         known = ", ".join(names[label][:20])
-        raise UserError(f"class is {class_name!r}; {label} has {known}{closest(class_name, names[label])}")
+        raise UserError(f"class is {class_name!r}; {label} has {known}{did_you_mean(class_name, names[label])}")
     target = Target(names[label].index(class_name), head)
     method, values = relevance(model, variables, video, target, method, **options)
     return Explanation(

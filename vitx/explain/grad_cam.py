@@ -27,7 +27,7 @@ class FeatureMap:
         path: names of the modules that lead to the one that has it.
         side: whether it is the "input" or the "output" of that module.
         grid: its (t, h, w).
-        prefix: number of tokens of each sequence that come before the grid; 0 for a convolution.
+        num_prefix: number of tokens of each sequence that come before the grid; 0 for a convolution.
         sequences: number of equal parts of the grid, along time, that the module handles one by one, as the spatial
             encoder of ViViT's model 2 does with time indices.
     """
@@ -35,7 +35,7 @@ class FeatureMap:
     path: Path
     side: Literal["input", "output"]
     grid: tuple[int, int, int]
-    prefix: int = 0
+    num_prefix: int = 0
     sequences: int = 1
 
 
@@ -51,9 +51,9 @@ def find_feature_map(model: nn.Module, video: Clip, layer: str | None = None) ->
     calls = [call for call in attention_calls(model, video) if math.prod(call.grid[1:]) > 1]
     if calls and layer is None:
         *_, last = calls
-        prefix = max(call.prefix for call in calls if call.path[:-1] == last.path[:-1])
+        num_prefix = max(call.num_prefix for call in calls if call.path[:-1] == last.path[:-1])
         t, h, w = last.grid
-        return FeatureMap(last.path[:-1], "input", (last.sequences * t, h, w), prefix, last.sequences)
+        return FeatureMap(last.path[:-1], "input", (last.sequences * t, h, w), num_prefix, last.sequences)
     maps = _trace_maps(model, tuple(video.shape))
     if layer is not None:
         named = [found for found in maps if "/".join(found.path) == layer]
@@ -142,5 +142,5 @@ def _weigh(
 
 
 def _on_grid(x: Float[Array, "..."], found: FeatureMap) -> Float[Array, "sequences t gh gw c"]:
-    tokens = x if found.side == "output" else x[..., found.prefix :, :]
+    tokens = x if found.side == "output" else x[..., found.num_prefix :, :]
     return tokens.reshape(found.sequences, -1, *found.grid[1:], x.shape[-1])

@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vitx.errors import UserError, closest
+from vitx.errors import UserError, did_you_mean
 from vitx.explain.attention import attention_rollout, gradient_attention, has_attention, last_attention
 from vitx.explain.grad_cam import find_feature_map, grad_cam
 from vitx.explain.options import check_options, option_defaults
@@ -99,7 +99,7 @@ def relevance(
         method = next(name for name, known in METHODS.items() if known.works_for(model, video))
     elif method not in METHODS:
         works = ", ".join(methods_for(model, video))
-        raise UserError(f"method is {method!r}; expected one of {works}{closest(method, METHODS)}")
+        raise UserError(f"method is {method!r}; expected one of {works}{did_you_mean(method, METHODS)}")
     elif not METHODS[method].works_for(model, video):
         raise UserError(
             f"{method} does not work for {type(model).__name__}, which lacks what it needs; expected one of "

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vitx.errors import UserError, closest
+from vitx.errors import UserError, did_you_mean
 
 ARGUMENTS = 4  # of every method: model, variables, video, target
 
@@ -21,7 +21,7 @@ def check_options(method: str, explain: Callable[..., Any], given: Mapping[str, 
     defaults = option_defaults(explain)
     for name, value in given.items():
         if name not in defaults:
-            expected = f"one of {', '.join(defaults)}{closest(name, defaults)}" if defaults else "none"
+            expected = f"one of {', '.join(defaults)}{did_you_mean(name, defaults)}" if defaults else "none"
             raise UserError(f"{name} is no option of {method}; expected {expected}")
         is_number = isinstance(value, int | float) and math.isfinite(value)
         if isinstance(defaults[name], int | float) and not is_number:

@@ -31,7 +31,7 @@ class AttentionCall:
         path: names of the modules that lead to it.
         layout: name of its layout.
         grid: (t, h, w) of the tokens that attend to one another.
-        prefix: number of prefix tokens that take part.
+        num_prefix: number of prefix tokens that take part.
         sequences: number of sequences of one clip.
         num_heads: attention heads.
         width: size of a token.
@@ -40,7 +40,7 @@ class AttentionCall:
     path: Path
     layout: str
     grid: Grid
-    prefix: int
+    num_prefix: int
     sequences: int
     num_heads: int
     width: int
@@ -48,7 +48,7 @@ class AttentionCall:
     @property
     def num_tokens(self) -> int:
         """Number of tokens of one sequence."""
-        return self.prefix + math.prod(self.grid)
+        return self.num_prefix + math.prod(self.grid)
 
     def mix(self, weights: Weights, values: Float[Array, "s n heads d"]) -> Float[Array, "s n heads d"]:
         """Returns the output of the attention for other values; it is linear in them.
@@ -61,7 +61,7 @@ class AttentionCall:
             values: values of the tokens.
         """
         layout, head_dim = LAYOUTS[self.layout], self.width // self.num_heads
-        shape = {"grid": self.grid, "prefix": self.prefix}
+        shape = {"grid": self.grid, "num_prefix": self.num_prefix}
         declared = layout.parameters(**shape, num_heads=self.num_heads, head_dim=head_dim)
         own = {name: jnp.zeros(parameter.shape) for name, parameter in declared.items()}
 
@@ -117,7 +117,11 @@ def _trace_calls(model: nn.Module, shape: tuple[int, ...]) -> tuple[AttentionCal
         if isinstance(module, SelfAttention) and context.method_name == "attend_with_keys":
             *leading, _, width = args[0].shape
             of_module = {"path": module.path, "layout": module.layout, "num_heads": module.num_heads}
-            of_call = {"grid": kwargs["grid"], "prefix": kwargs.get("prefix", 0), "sequences": math.prod(leading)}
+            of_call = {
+                "grid": kwargs["grid"],
+                "num_prefix": kwargs.get("num_prefix", 0),
+                "sequences": math.prod(leading),
+            }
             calls.append(AttentionCall(**of_module, **of_call, width=width))
         return call(*args, **kwargs)
 

@@ -33,13 +33,13 @@ class Tubelets:
     size: tuple[int, int, int]
 
     @classmethod
-    def divide(cls, clip: tuple[int, ...], size: Any, parts: int) -> "Tubelets":
-        """Returns the tubelets of a size; None divides every axis into about `parts`.
+    def divide(cls, clip: tuple[int, ...], size: Any, num_parts: int) -> "Tubelets":
+        """Returns the tubelets of a size; None divides every axis into about `num_parts`.
 
         Raises:
             UserError: the size is not three whole numbers of at least 1.
         """
-        size = tuple(math.ceil(length / parts) for length in clip) if size is None else size
+        size = tuple(math.ceil(length / num_parts) for length in clip) if size is None else size
         is_sequence = isinstance(size, tuple | list) and len(size) == 3
         if not is_sequence or any(not isinstance(length, int) or length < 1 for length in size):
             raise UserError(

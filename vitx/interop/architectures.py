@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from flax import linen as nn
 
-from vitx.errors import UserError, closest
+from vitx.errors import UserError, did_you_mean
 from vitx.interop.names import CONVOLUTION, CONVOLUTION_2D, NORM, PLAIN, NameRule, Tensors
 from vitx.layers.embeddings import height_and_width
 from vitx.models.timesformer import TimeSformer, TimeSformerSpace
@@ -290,7 +290,7 @@ def architecture_of(config: Mapping[str, Any], where: str) -> Architecture:
     of_type = [architecture for architecture in ARCHITECTURES if architecture.model_type == model_type]
     if not of_type:
         raise UserError(
-            f"{where} describes a model of type {config.get('model_type')!r}{closest(model_type, MODEL_TYPES)} "
+            f"{where} describes a model of type {config.get('model_type')!r}{did_you_mean(model_type, MODEL_TYPES)} "
             f"Known are {', '.join(MODEL_TYPES)}"
         )
     if of_type[0].kind is None:

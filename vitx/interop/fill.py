@@ -318,8 +318,8 @@ def _position_tables(model: nn.Module) -> Mapping[str, tuple[int, Any]]:
     return model.position_tables() if hasattr(model, "position_tables") else {}
 
 
-def _table(prefix: int, grid: Shape, width: int) -> Shape:
-    return 1, prefix + math.prod(grid), width
+def _table(num_prefix: int, grid: Shape, width: int) -> Shape:
+    return 1, num_prefix + math.prod(grid), width
 
 
 def _initialised(init: Callable[[], Variables], paths: Sequence[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from vitx.data.class_names import clean_name, places_of, repeated_names
+from vitx.data.class_names import clean_name, find_repeated_names, places_of
 
 Names = Mapping[str, tuple[str, ...]]
 Columns = Int[np.ndarray, "k"]
@@ -52,7 +52,7 @@ def class_notes(
             notes.append(
                 f"{head}: the source does not name its classes; they are taken in its order, the first for {names[0]}"
             )
-        if repeated := sorted({*repeated_names(old.get(head, ()))} & {*map(clean_name, names)}):
+        if repeated := sorted({*find_repeated_names(old.get(head, ()))} & {*map(clean_name, names)}):
             notes.append(
                 f"{head}: several classes of the source have one name, and none is taken: {', '.join(repeated)}"
             )

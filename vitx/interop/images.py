@@ -185,7 +185,7 @@ def inflate(image: Mapping[str, np.ndarray], model: VideoTransformer, how: FromI
     if getattr(model, "position_kind", "learned") == "learned":
         found[f"{positions}/positions"] = _positions(image, model, how)
         sources[f"{positions}/positions"] = "positions/positions"
-    if model.prefix and "positions/class_token" in image:
+    if model.num_prefix and "positions/class_token" in image:
         found[f"{positions}/class_token"] = image["positions/class_token"]
         sources[f"{positions}/class_token"] = "positions/class_token"
     if isinstance(model, TimeSformer):
@@ -198,15 +198,15 @@ def _positions(image: Mapping[str, np.ndarray], model: VideoTransformer, how: Fr
     table = table.reshape(1, -1, table.shape[-1])
     t, h, w = model.grid
     rows, columns = how.grid or (h, w)
-    prefix = table.shape[1] - rows * columns
-    if prefix not in (0, 1) or (how.grid is None and h != w):
+    num_prefix = table.shape[1] - rows * columns
+    if num_prefix not in (0, 1) or (how.grid is None and h != w):
         raise UserError(
             f"the image model has {table.shape[1]} positions, and the video {h}x{w} patches; the grid of the image's "
             "patches cannot be inferred: set from_image=FromImage(grid=(rows, columns)), or --grid on the command line"
         )
-    space = np.asarray(resize_positions(table[:, prefix:], 0, (1, rows, columns), (1, h, w)))
+    space = np.asarray(resize_positions(table[:, num_prefix:], 0, (1, rows, columns), (1, h, w)))
     if not isinstance(model, FactorisedEncoder | TimeSformer | TimeSformerSpace):
         space = np.tile(space, (1, t, 1))
-    if not model.prefix:
+    if not model.num_prefix:
         return space
-    return np.concatenate([table[:, :1] if prefix else np.zeros_like(table[:, :1]), space], axis=1)
+    return np.concatenate([table[:, :1] if num_prefix else np.zeros_like(table[:, :1]), space], axis=1)

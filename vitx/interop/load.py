@@ -121,7 +121,7 @@ def read_named_source(
     source = source if model is None else for_finetuning(source, model)
     if model is not None and any(kind.carries_model and kind.matches(WeightsPath(path)) for kind in FORMATS.values()):
         promised = settings(source.model).keys() - names_marked(type(source.model), "chosen_by_user") - fields.keys()
-        if lines := _differing(source.model, model, promised):
+        if lines := _list_differences(source.model, model, promised):
             raise UserError(f"{path} holds another model than {name}; leave the name out, or give its own", lines)
     return source
 
@@ -171,14 +171,14 @@ def fill_model(
         UserError: the weights are of a model that computes something else, or do not fit.
     """
     source = for_finetuning(read_source(path, model), model)
-    if lines := _differing(source.model, model, names_marked(type(model), "changes_function")):
+    if lines := _list_differences(source.model, model, names_marked(type(model), "changes_function")):
         raise UserError(f"{path} holds weights of another function; set the model's fields to the source's", lines)
     variables, report = fill(source, model, str(path), swap_head=True, class_names=class_names, init=init)
     print_text(f"{escape(str(path))}: {report}", lines=True, error=True)
     return variables, report
 
 
-def _differing(source: nn.Module, model: nn.Module, fields: Collection[str]) -> list[str]:
+def _list_differences(source: nn.Module, model: nn.Module, fields: Collection[str]) -> list[str]:
     """Returns a line for each field in which two models differ, or one for their classes."""
     if type(source) is not type(model):
         return [f"model: {type(source).__name__} in the source, {type(model).__name__} expected"]

@@ -168,22 +168,22 @@ class SelfAttention(nn.Module):
     dtype: DType = "float32"
 
     def __call__(
-        self, x: Float[Array, "*b n d"], *, grid: Grid, prefix: int = 0, chunks: int = 1
+        self, x: Float[Array, "*b n d"], *, grid: Grid, num_prefix: int = 0, num_chunks: int = 1
     ) -> Float[Array, "*b n d"]:
         """Returns the tokens after attention; see `attend_with_keys` for the arguments."""
-        return self.attend_with_keys(x, grid=grid, prefix=prefix, chunks=chunks)[0]
+        return self.attend_with_keys(x, grid=grid, num_prefix=num_prefix, num_chunks=num_chunks)[0]
 
     @nn.compact
     def attend_with_keys(
-        self, x: Float[Array, "*b n d"], *, grid: Grid, prefix: int = 0, chunks: int = 1, bias: Bias = None
+        self, x: Float[Array, "*b n d"], *, grid: Grid, num_prefix: int = 0, num_chunks: int = 1, bias: Bias = None
     ) -> tuple[Float[Array, "*b n d"], Float[Array, "*b n heads _"]]:
         """Returns (tokens after attention, their keys).
 
         Args:
             x: the tokens; several chunks of time are an axis after the batch's.
             grid: (t, h, w) of the tokens, of one chunk if there are several.
-            prefix: number of prefix tokens.
-            chunks: number of chunks of time into which a mesh divides a clip (`vitx.layers.partition`).
+            num_prefix: number of prefix tokens.
+            num_chunks: number of chunks of time into which a mesh divides a clip (`vitx.layers.partition`).
             bias: added to the scores, [*b, 1, 1 or queries, keys]; for layouts in which all tokens attend to all.
         """
         width, layout = x.shape[-1], LAYOUTS[self.layout]
@@ -194,20 +194,20 @@ class SelfAttention(nn.Module):
         use_bias = {"query": self.qkv_bias, "key": self.qkv_bias and self.key_bias, "value": self.qkv_bias}
         qkv = [project(use_bias=flag, name=name)(x).reshape(heads) for name, flag in use_bias.items()]
         # The grid of the whole clip: parameters are the same however a mesh divides time.
-        clip_grid = (grid[0] * chunks, *grid[1:])
-        declared = layout.parameters(grid=clip_grid, prefix=prefix, num_heads=self.num_heads, head_dim=head_dim)
+        clip_grid = (grid[0] * num_chunks, *grid[1:])
+        declared = layout.parameters(grid=clip_grid, num_prefix=num_prefix, num_heads=self.num_heads, head_dim=head_dim)
         parameters = {name: self.param(name, parameter.init, parameter.shape) for name, parameter in declared.items()}
 
         def core_and_sow(q, k, v, *, bias=None, mask=None):
             self.sow("intermediates", "attention", attention_weights(q, k, bias=bias, mask=mask))
             return core(q, k, v, bias=bias, mask=mask)
 
-        options = {"grid": grid, "prefix": prefix, "parameters": parameters, "bias": bias}
+        options = {"grid": grid, "num_prefix": num_prefix, "parameters": parameters, "bias": bias}
         if self.is_mutable_collection("intermediates"):
             # outside the mesh's shard_map, in which nothing can be sown
             out = attend_locally(layout, core_and_sow, *qkv, **options)
         else:
             chosen = IMPLEMENTATIONS[self.implementation]
-            out = attend(layout, chosen.core, *qkv, chunks=chunks, check_vma=chosen.check_vma, **options)
+            out = attend(layout, chosen.core, *qkv, num_chunks=num_chunks, check_vma=chosen.check_vma, **options)
         kernel_init = nn.initializers.zeros if self.zero_init else nn.initializers.xavier_uniform()
         return dense(kernel_init=kernel_init, name="out")(out.reshape(x.shape)), qkv[1]

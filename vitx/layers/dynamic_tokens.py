@@ -60,7 +60,7 @@ class DynamicTokens(Reducer):
     budget: int
     num_groups: int = 1
 
-    def count_tokens(self, grid: Grid, prefix: int, num_layers: int) -> tuple[int, ...]:
+    def count_tokens(self, grid: Grid, num_prefix: int, num_layers: int) -> tuple[int, ...]:
         """See `Reducer`."""
         num_tokens = math.prod(grid)
         if grid[0] == 1:
@@ -78,7 +78,7 @@ class DynamicTokens(Reducer):
                 f"reducer.budget is {self.budget}; expected {self.num_groups}, one token for each of "
                 f"reducer.num_groups, to {num_tokens}, the tokens of a clip"
             )
-        return (prefix + self.budget,) * (num_layers + 1)
+        return (num_prefix + self.budget,) * (num_layers + 1)
 
     def observe(self, tubelets: Float[Array, "b n p c"], grid: Grid) -> Int[Array, "b k"]:
         """See `Reducer`."""
@@ -95,4 +95,4 @@ class DynamicTokens(Reducer):
         if carry is None:
             name = type(self).__name__
             raise ValueError(f"{name} has seen no clip; expected what `observe(video)` returns as `carry`")
-        return (gather_tokens(x, carry, place.prefix) if place.layer == 0 else x), carry
+        return (gather_tokens(x, carry, place.num_prefix) if place.layer == 0 else x), carry

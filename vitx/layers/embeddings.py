@@ -108,11 +108,11 @@ class Positions(nn.Module):
     """Prepends learned prefix (class) tokens and adds positions to all tokens (ViViT, eq. 1).
 
     Attributes:
-        prefix: number of class tokens, 0 or 1.
+        num_prefix: number of class tokens, 0 or 1.
         kind: "learned", one vector for each token; or "sinusoidal", fixed, zero for the class token.
     """
 
-    prefix: int = 1
+    num_prefix: int = 1
     kind: PositionKind = "learned"
 
     @nn.compact
@@ -120,11 +120,11 @@ class Positions(nn.Module):
         tokens, width = x.shape[-2:]
         if self.kind == "sinusoidal":
             x = x + jnp.asarray(sinusoids(tokens, width), x.dtype)
-        if self.prefix:
-            x = prepend(x, self.param("class_token", nn.initializers.zeros, (1, self.prefix, width), jnp.float32))
+        if self.num_prefix:
+            x = prepend(x, self.param("class_token", nn.initializers.zeros, (1, self.num_prefix, width), jnp.float32))
         if self.kind == "learned":
             positions = self.param(
-                "positions", nn.initializers.normal(0.02), (1, self.prefix + tokens, width), jnp.float32
+                "positions", nn.initializers.normal(0.02), (1, self.num_prefix + tokens, width), jnp.float32
             )
             x = x + positions.astype(x.dtype)
         return x
@@ -135,24 +135,24 @@ class SpaceTimePositions(nn.Module):
 
     Attributes:
         grid: (t, h, w) of the tokens.
-        prefix: number of class tokens, 0 or 1.
+        num_prefix: number of class tokens, 0 or 1.
     """
 
     grid: Grid
-    prefix: int = 1
+    num_prefix: int = 1
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b m d"]:
         (t, h, w), width = self.grid, x.shape[-1]
         space = self.param(
-            "positions", nn.initializers.normal(0.02), (1, self.prefix + h * w, width), jnp.float32
+            "positions", nn.initializers.normal(0.02), (1, self.num_prefix + h * w, width), jnp.float32
         ).astype(x.dtype)
         time = self.param("time_positions", nn.initializers.normal(0.02), (1, t, width), jnp.float32).astype(x.dtype)
-        x = x + jnp.tile(space[:, self.prefix :], (1, t, 1)) + jnp.repeat(time, h * w, axis=1)
-        if not self.prefix:
+        x = x + jnp.tile(space[:, self.num_prefix :], (1, t, 1)) + jnp.repeat(time, h * w, axis=1)
+        if not self.num_prefix:
             return x
-        token = self.param("class_token", nn.initializers.zeros, (1, self.prefix, width), jnp.float32)
-        return prepend(x, token.astype(x.dtype) + space[:, : self.prefix])
+        token = self.param("class_token", nn.initializers.zeros, (1, self.num_prefix, width), jnp.float32)
+        return prepend(x, token.astype(x.dtype) + space[:, : self.num_prefix])
 
 
 def prepend(x: Float[Array, "*b n d"], prefix: Float[Array, "1 prefix d"]) -> Float[Array, "*b m d"]:
@@ -175,40 +175,42 @@ def sample_uniformly(video: Num[Array, "b t h w c"], num_frames: int) -> Num[Arr
     return video[:, indices.astype(int)]
 
 
-def split_frames(x: Float[Array, "b n d"], frames: int, prefix: int) -> Float[Array, "b t m d"]:
-    """Gives time an axis of its own; `prefix` of the prefix tokens belong to each time index."""
-    parts = x[:, : frames * prefix], x[:, frames * prefix :]
+def split_frames(x: Float[Array, "b n d"], frames: int, num_prefix: int) -> Float[Array, "b t m d"]:
+    """Gives time an axis of its own; `num_prefix` of the prefix tokens belong to each time index."""
+    parts = x[:, : frames * num_prefix], x[:, frames * num_prefix :]
     return jnp.concatenate([rearrange(part, "b (t n) d -> b t n d", t=frames) for part in parts], axis=2)
 
 
-def merge_frames(x: Float[Array, "b t m d"], prefix: int) -> Float[Array, "b n d"]:
+def merge_frames(x: Float[Array, "b t m d"], num_prefix: int) -> Float[Array, "b n d"]:
     """Inverts `split_frames`: all prefix tokens come first, then the grid, time-major."""
-    parts = x[:, :, :prefix], x[:, :, prefix:]
+    parts = x[:, :, :num_prefix], x[:, :, num_prefix:]
     return jnp.concatenate([rearrange(part, "b t n d -> b (t n) d") for part in parts], axis=1)
 
 
-def gather_tokens(x: Float[Array, "b n d"], keep: Int[Array, "b visible"] | None, prefix: int) -> Float[Array, "b m d"]:
+def gather_tokens(
+    x: Float[Array, "b n d"], keep: Int[Array, "b visible"] | None, num_prefix: int
+) -> Float[Array, "b m d"]:
     """Returns the prefix tokens and the tokens of the grid with indices `keep`, or all tokens if it is None."""
     if keep is None:
         return x
-    return jnp.concatenate([x[:, :prefix], jnp.take_along_axis(x[:, prefix:], keep[..., None], axis=1)], axis=1)
+    return jnp.concatenate([x[:, :num_prefix], jnp.take_along_axis(x[:, num_prefix:], keep[..., None], axis=1)], axis=1)
 
 
 def resize_positions(
-    table: Float[Array | np.ndarray, "1 n d"], prefix: int, old: Grid, new: Grid
+    table: Float[Array | np.ndarray, "1 n d"], num_prefix: int, old: Grid, new: Grid
 ) -> Float[Array, "1 m d"]:
     """Interpolates a table of positions from one grid to another: linearly in time, then cubically in space.
 
     Args:
         table: positions of the prefix tokens, then of the grid.
-        prefix: number of prefix tokens, whose positions stay as they are.
+        num_prefix: number of prefix tokens, whose positions stay as they are.
         old: (t, h, w) of the table.
         new: (t, h, w) of the result.
     """
     width = table.shape[-1]
-    grid = jnp.asarray(table[:, prefix:]).reshape(*old, width)
+    grid = jnp.asarray(table[:, num_prefix:]).reshape(*old, width)
     if new[0] != old[0]:
         grid = jax.image.resize(grid, (new[0], *old[1:], width), "linear")
     if new[1:] != old[1:]:
         grid = jax.image.resize(grid, (*new, width), "cubic")
-    return jnp.concatenate([table[:, :prefix], grid.reshape(1, -1, width)], axis=1)
+    return jnp.concatenate([table[:, :num_prefix], grid.reshape(1, -1, width)], axis=1)

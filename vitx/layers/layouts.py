@@ -2,7 +2,7 @@
 
 A layout acts after projection, around one attention call, and owns its rule for prefix (class) tokens:
 
-    layout(core, q, k, v, *, grid, prefix, **parameters) -> out         q, k, v, out: [batch, tokens, heads, head_dim]
+    layout(core, q, k, v, *, grid, num_prefix, **parameters) -> out     q, k, v, out: [batch, tokens, heads, head_dim]
     core(q, k, v, *, bias=None, mask=None) -> out
 
 The tokens are the prefix tokens, then the grid (t, h, w), time-major. To add a factorisation, write one function and
@@ -46,7 +46,7 @@ class Parameter:
     head_axis: int | None = None
 
 
-def no_parameters(*, grid: Grid, prefix: int, num_heads: int, head_dim: int) -> dict[str, Parameter]:
+def no_parameters(*, grid: Grid, num_prefix: int, num_heads: int, head_dim: int) -> dict[str, Parameter]:
     """Declares no parameters."""
     return {}
 
@@ -58,7 +58,7 @@ class Layout:
     Streaming layouts extend this class by their cache; models and meshes use nothing but what stands here.
 
     Attributes:
-        attend: function called as attend(core, q, k, v, grid=grid, prefix=prefix, **parameters).
+        attend: function called as attend(core, q, k, v, grid=grid, num_prefix=num_prefix, **parameters).
         independent: what is computed independently of the rest, which decides how a mesh may shard a clip's time. Each
             time index ("times"): a shard of time is enough, and outputs of prefix tokens are averaged over all of them.
             Each place of the frame ("places"): shards of time are exchanged for shards of space. None: the whole clip
@@ -66,8 +66,8 @@ class Layout:
         is_global: every token attends to every token, so prefix tokens have one neighbourhood and tokens may be left
             out.
         parts: layouts that each get an equal part of the heads, in this order; see `split_heads`.
-        parameters: called as parameters(grid=..., prefix=..., num_heads=..., head_dim=...), with the grid of a whole
-            clip; returns the layout's own parameters by name, which `SelfAttention` creates in its scope.
+        parameters: called as parameters(grid=..., num_prefix=..., num_heads=..., head_dim=...), with the grid of a
+            whole clip; returns the layout's own parameters by name, which `SelfAttention` creates in its scope.
     """
 
     attend: Callable[..., Array]
@@ -77,9 +77,9 @@ class Layout:
     parameters: Callable[..., Mapping[str, Parameter]] = no_parameters
 
     def __call__(
-        self, core: Core, q: Heads, k: Heads, v: Heads, *, grid: Grid, prefix: int, **parameters: Any
+        self, core: Core, q: Heads, k: Heads, v: Heads, *, grid: Grid, num_prefix: int, **parameters: Any
     ) -> Heads:
-        return self.attend(core, q, k, v, grid=grid, prefix=prefix, **parameters)
+        return self.attend(core, q, k, v, grid=grid, num_prefix=num_prefix, **parameters)
 
     @property
     def num_parts(self) -> int:
@@ -111,7 +111,7 @@ class Layout:
         return jnp.concatenate(outputs, axis=-2)
 
 
-def attend_jointly(core: Core, q: Heads, k: Heads, v: Heads, *, grid: Grid, prefix: int) -> Heads:
+def attend_jointly(core: Core, q: Heads, k: Heads, v: Heads, *, grid: Grid, num_prefix: int) -> Heads:
     """Every token attends to every token (ViViT model 1; each encoder of model 2 on its own grid)."""
     return core(q, k, v)
 
@@ -134,7 +134,7 @@ def attend_in_groups(
     v: Heads,
     *,
     grid: Grid,
-    prefix: int,
+    num_prefix: int,
     groups: str,
     members: str,
     axes: str = "t h w",
@@ -158,35 +158,35 @@ def attend_in_groups(
     grouped = f"(b {groups}) ({members}) n d"
 
     def to_groups(x: Array) -> Array:
-        tokens = rearrange(x[:, prefix:], f"b ({axes}) n d -> {grouped}", **sizes)
-        return jnp.concatenate([jnp.repeat(x[:, :prefix], num_groups, axis=0), tokens], axis=1)
+        tokens = rearrange(x[:, num_prefix:], f"b ({axes}) n d -> {grouped}", **sizes)
+        return jnp.concatenate([jnp.repeat(x[:, :num_prefix], num_groups, axis=0), tokens], axis=1)
 
     mask = None
     if valid is not None:
         valid = rearrange(valid.ravel(), f"({axes}) -> ({groups}) ({members})", **sizes)
-        valid = np.pad(valid, ((0, 0), (prefix, 0)), constant_values=True)
+        valid = np.pad(valid, ((0, 0), (num_prefix, 0)), constant_values=True)
         mask = jnp.tile(valid, (batch, 1))[:, None, None]  # [batch * groups, heads, queries, keys]
     out = core(to_groups(q), to_groups(k), to_groups(v), mask=mask)
-    prefix_out = rearrange(out[:, :prefix], "(b g) p n d -> b g p n d", b=batch).mean(axis=1)
-    tokens_out = rearrange(out[:, prefix:], f"{grouped} -> b ({axes}) n d", b=batch, **sizes)
+    prefix_out = rearrange(out[:, :num_prefix], "(b g) p n d -> b g p n d", b=batch).mean(axis=1)
+    tokens_out = rearrange(out[:, num_prefix:], f"{grouped} -> b ({axes}) n d", b=batch, **sizes)
     return jnp.concatenate([prefix_out, tokens_out], axis=1)
 
 
 def attend_in_halves(
-    core: Core, q: Heads, k: Heads, v: Heads, *, grid: Grid, prefix: int, groups: str, members: str, axes: str
+    core: Core, q: Heads, k: Heads, v: Heads, *, grid: Grid, num_prefix: int, groups: str, members: str, axes: str
 ) -> Heads:
     """Attends in groups of a grid that is cut into halves along some axes; see `attend_in_groups` for the arguments.
 
     Names of the halves are i along t, j along h and k along w. Axes of odd size are padded, and the padding is masked.
     """
     num_parts = [min(2, size) if part in axes else 1 for part, size in zip("ijk", grid, strict=True)]
-    lengths = [math.ceil(size / parts) for size, parts in zip(grid, num_parts, strict=True)]
+    lengths = [math.ceil(size / count) for size, count in zip(grid, num_parts, strict=True)]
     sizes = dict(zip("thwijk", (*lengths, *num_parts), strict=True))
     sizes = {axis: size for axis, size in sizes.items() if axis in axes}
     attend = functools.partial(
-        attend_in_groups, core, prefix=prefix, groups=groups, members=members, axes=axes, sizes=sizes
+        attend_in_groups, core, num_prefix=num_prefix, groups=groups, members=members, axes=axes, sizes=sizes
     )
-    padded = tuple(length * parts for length, parts in zip(lengths, num_parts, strict=True))
+    padded = tuple(length * count for length, count in zip(lengths, num_parts, strict=True))
     if padded == grid:
         return attend(q, k, v, grid=grid)
 
@@ -194,21 +194,21 @@ def attend_in_halves(
     shape = (len(q), *grid, *q.shape[2:])
 
     def pad(x: Array) -> Array:
-        tokens = jnp.pad(x[:, prefix:].reshape(shape), [(0, 0), *padding, (0, 0), (0, 0)])
-        return jnp.concatenate([x[:, :prefix], tokens.reshape(len(x), -1, *x.shape[2:])], axis=1)
+        tokens = jnp.pad(x[:, num_prefix:].reshape(shape), [(0, 0), *padding, (0, 0), (0, 0)])
+        return jnp.concatenate([x[:, :num_prefix], tokens.reshape(len(x), -1, *x.shape[2:])], axis=1)
 
     valid = np.pad(np.ones(grid, bool), padding)
     out = attend(pad(q), pad(k), pad(v), grid=padded, valid=valid)
-    tokens = out[:, prefix:].reshape(len(q), *padded, *q.shape[2:])[:, : grid[0], : grid[1], : grid[2]]
-    return jnp.concatenate([out[:, :prefix], tokens.reshape(len(q), -1, *q.shape[2:])], axis=1)
+    tokens = out[:, num_prefix:].reshape(len(q), *padded, *q.shape[2:])[:, : grid[0], : grid[1], : grid[2]]
+    return jnp.concatenate([out[:, :num_prefix], tokens.reshape(len(q), -1, *q.shape[2:])], axis=1)
 
 
 def split_heads(*parts: Layout) -> Layout:
     """Returns a layout in which an equal part of the heads attends along each of these layouts."""
 
-    def attend(core: Core, q: Heads, k: Heads, v: Heads, *, grid: Grid, prefix: int, **parameters: Array) -> Heads:
+    def attend(core: Core, q: Heads, k: Heads, v: Heads, *, grid: Grid, num_prefix: int, **parameters: Array) -> Heads:
         def attend_part(part: Layout, *qkv: Array, parameters: Mapping[str, Array]) -> Array:
-            return part(core, *qkv, grid=grid, prefix=prefix, **parameters)
+            return part(core, *qkv, grid=grid, num_prefix=num_prefix, **parameters)
 
         return layout.map_parts(attend_part, q, k, v, parameters=parameters)
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Int, Key
 from vitx.layers.layouts import Grid
 
 
-def num_visible_places(mask_ratio: float, grid: Grid) -> int:
+def count_visible_places(mask_ratio: float, grid: Grid) -> int:
     """Returns the number of places of a frame that a mask leaves visible.
 
     Args:

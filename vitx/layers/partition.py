@@ -127,17 +127,17 @@ def num_time_chunks(layouts: Sequence[Layout], tokens: Float[Array, "*b n d"]) -
     return axis_size(TIME) if tokens.ndim == 3 and all(layout.can_shard_time for layout in layouts) else 1
 
 
-def split_time(x: Float[Array, "b n d"], chunks: int, prefix: int) -> Float[Array, "b c m d"]:
+def split_time(x: Float[Array, "b n d"], num_chunks: int, num_prefix: int) -> Float[Array, "b c m d"]:
     """Returns the tokens of each chunk of time, after a copy of the prefix tokens."""
     batch, _, width = x.shape
-    copies = jnp.broadcast_to(x[:, None, :prefix], (batch, chunks, prefix, width))
-    return jnp.concatenate([copies, x[:, prefix:].reshape(batch, chunks, -1, width)], axis=2)
+    copies = jnp.broadcast_to(x[:, None, :num_prefix], (batch, num_chunks, num_prefix, width))
+    return jnp.concatenate([copies, x[:, num_prefix:].reshape(batch, num_chunks, -1, width)], axis=2)
 
 
-def merge_time(x: Float[Array, "b c m d"], prefix: int) -> Float[Array, "b n d"]:
+def merge_time(x: Float[Array, "b c m d"], num_prefix: int) -> Float[Array, "b n d"]:
     """Inverts `split_time`; the copies of a prefix token, which differ by dropout only, are averaged."""
-    tokens = x[:, :, prefix:].reshape(x.shape[0], -1, x.shape[-1])
-    return jnp.concatenate([x[:, :, :prefix].mean(axis=1), tokens], axis=1) if prefix else tokens
+    tokens = x[:, :, num_prefix:].reshape(x.shape[0], -1, x.shape[-1])
+    return jnp.concatenate([x[:, :, :num_prefix].mean(axis=1), tokens], axis=1) if num_prefix else tokens
 
 
 def attend_locally(
@@ -145,14 +145,14 @@ def attend_locally(
     core: Core,
     *qkv: QKV,
     grid: Grid,
-    prefix: int,
+    num_prefix: int,
     parameters: Parameters,
     bias: Float[Array, "*b 1 _ keys"] | None = None,
 ) -> QKV:
     """Attends along a layout with all leading axes as one batch, as a single device does."""
     batches = (x.reshape(-1, *x.shape[-3:]) for x in qkv)
     core = core if bias is None else _add_bias(core, bias.reshape(-1, *bias.shape[-3:]))
-    return layout(core, *batches, grid=grid, prefix=prefix, **parameters).reshape(qkv[0].shape)
+    return layout(core, *batches, grid=grid, num_prefix=num_prefix, **parameters).reshape(qkv[0].shape)
 
 
 def _add_bias(core: Core, own: Array) -> Core:
@@ -169,10 +169,10 @@ def attend(
     core: Core,
     *qkv: QKV,
     grid: Grid,
-    prefix: int,
+    num_prefix: int,
     parameters: Parameters,
     bias: Float[Array, "*b 1 _ keys"] | None = None,
-    chunks: int = 1,
+    num_chunks: int = 1,
     check_vma: bool = True,
 ) -> QKV:
     """Attends along a layout; on a mesh, every device computes its own clips, time indices and heads.
@@ -182,33 +182,33 @@ def attend(
         core: the attention call.
         qkv: queries, keys and values; several chunks of time are an axis after the batch's.
         grid: (t, h, w) of the tokens, of one chunk if there are several.
-        prefix: number of prefix tokens.
+        num_prefix: number of prefix tokens.
         parameters: the layout's own parameters by name.
         bias: added to the scores, where every token attends to every token.
-        chunks: number of chunks of time. Attention along time exchanges shards of time for shards of space by an
+        num_chunks: number of chunks of time. Attention along time exchanges shards of time for shards of space by an
             all-to-all, and back.
         check_vma: whether `jax.shard_map` checks along which axes of the mesh results vary.
 
     Raises:
         ValueError: prefix tokens would attend along time that is divided into chunks.
     """
-    local = {"grid": grid, "prefix": prefix}
+    local = {"grid": grid, "num_prefix": num_prefix}
     if jax.sharding.get_abstract_mesh().empty:
         return attend_locally(layout, core, *qkv, parameters=parameters, bias=bias, **local)
     if layout.parts:  # divided first, so that each device then gets its heads of every part
-        attend_part = functools.partial(_attend_part, core=core, chunks=chunks, check_vma=check_vma, **local)
+        attend_part = functools.partial(_attend_part, core=core, num_chunks=num_chunks, check_vma=check_vma, **local)
         return layout.map_parts(attend_part, *qkv, parameters=parameters)
 
     on_shard = functools.partial(_attend_shard, layout, core, **local)
-    if chunks > 1 and layout.attends_along_time:
-        if prefix:
+    if num_chunks > 1 and layout.attends_along_time:
+        if num_prefix:
             raise ValueError("a class token that attends along time needs all of it: set pooling to 'mean'")
-        on_shard = functools.partial(_attend_along_time, layout, core, grid=grid, chunks=chunks)
-    elif chunks > 1 and prefix:
-        on_shard = functools.partial(_average_prefix, on_shard, prefix)
+        on_shard = functools.partial(_attend_along_time, layout, core, grid=grid, num_chunks=num_chunks)
+    elif num_chunks > 1 and num_prefix:
+        on_shard = functools.partial(_average_prefix, on_shard, num_prefix)
     spec = PartitionSpec(*_leading_axes(qkv[0].ndim - 3), None, HEADS, None)
-    shape = {"grid": (grid[0] * chunks, *grid[1:]), "num_heads": qkv[0].shape[-2], "head_dim": qkv[0].shape[-1]}
-    declared = layout.parameters(prefix=prefix, **shape)
+    shape = {"grid": (grid[0] * num_chunks, *grid[1:]), "num_heads": qkv[0].shape[-2], "head_dim": qkv[0].shape[-1]}
+    declared = layout.parameters(num_prefix=num_prefix, **shape)
     own = {name: PartitionSpec(*_heads_axis(declared[name].head_axis)) for name in parameters}
     if bias is not None:
         on_shard = functools.partial(_attend_with_bias, layout, core, **local)
@@ -233,39 +233,41 @@ def _heads_axis(axis: int | None) -> tuple[str | None, ...]:
 
 
 def _attend_shard(
-    layout: Layout, core: Core, parameters: Mapping[str, Array], *qkv: Array, grid: Grid, prefix: int
+    layout: Layout, core: Core, parameters: Mapping[str, Array], *qkv: Array, grid: Grid, num_prefix: int
 ) -> Array:
-    return attend_locally(layout, core, *qkv, grid=grid, prefix=prefix, parameters=parameters)
+    return attend_locally(layout, core, *qkv, grid=grid, num_prefix=num_prefix, parameters=parameters)
 
 
 def _attend_with_bias(
-    layout: Layout, core: Core, parameters: Mapping[str, Array], bias: Array, *qkv: Array, grid: Grid, prefix: int
+    layout: Layout, core: Core, parameters: Mapping[str, Array], bias: Array, *qkv: Array, grid: Grid, num_prefix: int
 ) -> Array:
-    return attend_locally(layout, core, *qkv, grid=grid, prefix=prefix, parameters=parameters, bias=bias)
+    return attend_locally(layout, core, *qkv, grid=grid, num_prefix=num_prefix, parameters=parameters, bias=bias)
 
 
-def _average_prefix(on_shard: Callable[..., Array], prefix: int, parameters: Mapping[str, Array], *qkv: Array) -> Array:
+def _average_prefix(
+    on_shard: Callable[..., Array], num_prefix: int, parameters: Mapping[str, Array], *qkv: Array
+) -> Array:
     """Attends within time indices; the outputs of prefix tokens are averaged over all devices of `frames`."""
     out = on_shard(parameters, *qkv)
-    prefix_out = jax.lax.pmean(out[..., :prefix, :, :], TIME)
-    return jnp.concatenate([prefix_out, out[..., prefix:, :, :]], axis=-3)
+    prefix_out = jax.lax.pmean(out[..., :num_prefix, :, :], TIME)
+    return jnp.concatenate([prefix_out, out[..., num_prefix:, :, :]], axis=-3)
 
 
 def _attend_along_time(
-    layout: Layout, core: Core, parameters: Mapping[str, Array], *qkv: Array, grid: Grid, chunks: int
+    layout: Layout, core: Core, parameters: Mapping[str, Array], *qkv: Array, grid: Grid, num_chunks: int
 ) -> Array:
     """Attends along time where a device holds some time indices of all places.
 
     An all-to-all gives each device all time indices of some places, and a second one takes the outputs back.
     """
     (t, h, w), (batch, _, _, heads, head_dim) = grid, qkv[0].shape
-    places = -(-h * w // chunks)  # of a device, rounded up: padded where `frames` does not divide space
+    places = -(-h * w // num_chunks)  # of a device, rounded up: padded where `frames` does not divide space
     # one all-to-all for queries, keys and values together
     x = jnp.concatenate(qkv, axis=-1).reshape(batch, t, h * w, heads, 3 * head_dim)
-    x = jnp.pad(x, ((0, 0), (0, 0), (0, places * chunks - h * w), (0, 0), (0, 0)))
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, places * num_chunks - h * w), (0, 0), (0, 0)))
     x = jax.lax.all_to_all(x, TIME, split_axis=2, concat_axis=1, tiled=True)
-    q, k, v = jnp.split(x.reshape(batch, t * chunks * places, heads, 3 * head_dim), 3, axis=-1)
-    out = layout(core, q, k, v, grid=(t * chunks, places, 1), prefix=0, **parameters)
-    out = out.reshape(batch, t * chunks, places, heads, head_dim)
+    q, k, v = jnp.split(x.reshape(batch, t * num_chunks * places, heads, 3 * head_dim), 3, axis=-1)
+    out = layout(core, q, k, v, grid=(t * num_chunks, places, 1), num_prefix=0, **parameters)
+    out = out.reshape(batch, t * num_chunks, places, heads, head_dim)
     out = jax.lax.all_to_all(out, TIME, split_axis=1, concat_axis=2, tiled=True)
     return out[:, :, : h * w].reshape(qkv[0].shape)

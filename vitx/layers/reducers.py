@@ -27,14 +27,14 @@ class Place:
         layer: number of blocks before.
         num_layers: number of blocks of the encoder.
         grid: grid (t, h, w) of the tokens before any reduction.
-        prefix: number of prefix tokens, which come first and stay.
+        num_prefix: number of prefix tokens, which come first and stay.
         train: whether the model is trained.
     """
 
     layer: int
     num_layers: int
     grid: Grid
-    prefix: int
+    num_prefix: int
     train: bool
 
 
@@ -54,12 +54,12 @@ class Reducer:
     may_drop: ClassVar[bool] = False
     """Whether a budget may leave out tokens that the reducer would keep; `fraction_dropped` then says how many."""
 
-    def count_tokens(self, grid: Grid, prefix: int, num_layers: int) -> tuple[int, ...]:
+    def count_tokens(self, grid: Grid, num_prefix: int, num_layers: int) -> tuple[int, ...]:
         """Returns the number of tokens, prefix tokens included, that enter each block, and that leave the last one.
 
         Args:
             grid: grid of the tokens of one sequence.
-            prefix: number of prefix tokens.
+            num_prefix: number of prefix tokens.
             num_layers: number of blocks.
 
         Raises:

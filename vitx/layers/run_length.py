@@ -125,7 +125,7 @@ class RunLengthTokens(Reducer):
         if self.clips_per_sequence < 1:
             raise ValueError(f"clips_per_sequence is {self.clips_per_sequence}; expected at least 1")
 
-    def count_tokens(self, grid: Grid, prefix: int, num_layers: int) -> tuple[int, ...]:
+    def count_tokens(self, grid: Grid, num_prefix: int, num_layers: int) -> tuple[int, ...]:
         """See `Reducer`."""
         num_tokens, places = math.prod(grid), grid[1] * grid[2]
         if grid[0] == 1:
@@ -139,7 +139,7 @@ class RunLengthTokens(Reducer):
                 f"{num_tokens}, those of a clip"
             )
         slots = num_tokens if self.budget is None else self.budget
-        return (*(prefix + slots for _ in range(num_layers)), prefix + num_tokens)
+        return (*(num_prefix + slots for _ in range(num_layers)), num_prefix + num_tokens)
 
     def observe(self, tubelets: Float[Array, "b n p c"], grid: Grid) -> Runs:
         """See `Reducer`."""
@@ -164,15 +164,17 @@ class RunLengthTokens(Reducer):
             return x, carry
         if carry is None:
             raise ValueError("RunLengthTokens has seen no clip; expected what `observe(video)` returns as `carry`")
-        clips, num_tokens = len(x) // len(carry.first), x.shape[1] - place.prefix
-        x = gather_tokens(_pack(x, clips, place.prefix), carry.first, clips * place.prefix)
+        clips, num_tokens = len(x) // len(carry.first), x.shape[1] - place.num_prefix
+        x = gather_tokens(_pack(x, clips, place.num_prefix), carry.first, clips * place.num_prefix)
         if self.length_embedding:
             options = {"embedding_init": nn.initializers.zeros, "dtype": x.dtype, "name": "length_embedding"}
             embedding = nn.Embed(place.grid[0] + 1, x.shape[-1], **options)
-            x = x.at[:, clips * place.prefix :].add(embedding(carry.lengths))
-        visible = jnp.pad(carry.used, ((0, 0), (clips * place.prefix, 0)), constant_values=True)[:, None, None]
+            x = x.at[:, clips * place.num_prefix :].add(embedding(carry.lengths))
+        visible = jnp.pad(carry.used, ((0, 0), (clips * place.num_prefix, 0)), constant_values=True)[:, None, None]
         if clips > 1:
-            of_prefix = jnp.broadcast_to(jnp.repeat(jnp.arange(clips), place.prefix), (len(x), clips * place.prefix))
+            of_prefix = jnp.broadcast_to(
+                jnp.repeat(jnp.arange(clips), place.num_prefix), (len(x), clips * place.num_prefix)
+            )
             segments = jnp.concatenate([of_prefix, carry.first // num_tokens], axis=1)
             visible &= segments[:, None, :, None] == segments[:, None, None, :]
         return x, Slots(carry.owners, jnp.where(visible, 0.0, jnp.finfo(jnp.float32).min))
@@ -180,18 +182,18 @@ class RunLengthTokens(Reducer):
     def restore(self, x: Float[Array, "r m d"], carry: Slots, place: Place) -> Float[Array, "b n d"]:
         """See `Reducer`."""
         clips = carry.owners.shape[1] // math.prod(place.grid)
-        return _unpack(gather_tokens(x, carry.owners, clips * place.prefix), clips, place.prefix)
+        return _unpack(gather_tokens(x, carry.owners, clips * place.num_prefix), clips, place.num_prefix)
 
 
-def _pack(x: Float[Array, "b n d"], clips: int, prefix: int) -> Float[Array, "r l d"]:
+def _pack(x: Float[Array, "b n d"], clips: int, num_prefix: int) -> Float[Array, "r l d"]:
     """Returns the tokens of consecutive clips as one sequence, the prefix tokens of all of them first."""
-    parts = (x[:, :prefix], x[:, prefix:])
+    parts = (x[:, :num_prefix], x[:, num_prefix:])
     joined = [part.reshape(len(x) // clips, clips * part.shape[1], x.shape[-1]) for part in parts]
     return jnp.concatenate(joined, axis=1)
 
 
-def _unpack(x: Float[Array, "r l d"], clips: int, prefix: int) -> Float[Array, "b n d"]:
+def _unpack(x: Float[Array, "r l d"], clips: int, num_prefix: int) -> Float[Array, "b n d"]:
     """Inverts `_pack`."""
-    parts = (x[:, : clips * prefix], x[:, clips * prefix :])
+    parts = (x[:, : clips * num_prefix], x[:, clips * num_prefix :])
     apart = [part.reshape(len(x) * clips, part.shape[1] // clips, x.shape[-1]) for part in parts]
     return jnp.concatenate(apart, axis=1)

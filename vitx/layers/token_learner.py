@@ -115,7 +115,7 @@ class TokenLearner(Reducer):
     version: Literal["1", "1.1"] = "1.1"
     fuse_after_layer: int | None = None
 
-    def count_tokens(self, grid: Grid, prefix: int, num_layers: int) -> tuple[int, ...]:
+    def count_tokens(self, grid: Grid, num_prefix: int, num_layers: int) -> tuple[int, ...]:
         """See `Reducer`."""
         places = grid[1] * grid[2]
         if not 0 < self.num_tokens < places:
@@ -133,7 +133,7 @@ class TokenLearner(Reducer):
                 f"reducer.fuse_after_layer is {self.fuse_after_layer}; expected {self.after_layer + 1} to "
                 f"{num_layers}, after reducer.after_layer, or None"
             )
-        few, all_tokens = prefix + grid[0] * self.num_tokens, prefix + math.prod(grid)
+        few, all_tokens = num_prefix + grid[0] * self.num_tokens, num_prefix + math.prod(grid)
         return tuple(few if self.after_layer <= i < end else all_tokens for i in range(num_layers + 1))
 
     def before_block(self, x: Float[Array, "*b n d"], carry: Array | None, place: Place) -> tuple[Array, Array | None]:
@@ -144,13 +144,15 @@ class TokenLearner(Reducer):
             return x, carry
         t, h, w = place.grid
         *leading, num_tokens, width = x.shape
-        if num_tokens != place.prefix + t * h * w:
-            raise ValueError(f"found {num_tokens} tokens before TokenLearner; expected all {place.prefix + t * h * w}")
-        frames = x[..., place.prefix :, :].reshape(*leading, t, h, w, width)
+        if num_tokens != place.num_prefix + t * h * w:
+            raise ValueError(
+                f"found {num_tokens} tokens before TokenLearner; expected all {place.num_prefix + t * h * w}"
+            )
+        frames = x[..., place.num_prefix :, :].reshape(*leading, t, h, w, width)
         learned = SelectTokens(self.num_tokens, self.version, dtype=x.dtype.name, name="token_learner")(frames)
         learned = learned.reshape(*leading, t * self.num_tokens, width)
-        remembered = None if self.fuse_after_layer is None else x[..., place.prefix :, :]
-        return jnp.concatenate([x[..., : place.prefix, :], learned], axis=-2), remembered
+        remembered = None if self.fuse_after_layer is None else x[..., place.num_prefix :, :]
+        return jnp.concatenate([x[..., : place.num_prefix, :], learned], axis=-2), remembered
 
     def restore(self, x: Float[Array, "*b m d"], carry: Array | None, place: Place) -> Array:
         """See `Reducer`."""
@@ -159,7 +161,7 @@ class TokenLearner(Reducer):
     def _fuse(self, x: Array, original: Array, place: Place) -> Array:
         t, h, w = place.grid
         *leading, _, width = x.shape
-        learned = x[..., place.prefix :, :].reshape(*leading, t, self.num_tokens, width)
+        learned = x[..., place.num_prefix :, :].reshape(*leading, t, self.num_tokens, width)
         frames = original.reshape(*leading, t, h * w, width)
         fused = FuseTokens(dtype=x.dtype.name, name="token_fuser")(learned, frames)
-        return jnp.concatenate([x[..., : place.prefix, :], fused.reshape(original.shape)], axis=-2)
+        return jnp.concatenate([x[..., : place.num_prefix, :], fused.reshape(original.shape)], axis=-2)

@@ -50,13 +50,13 @@ class Merged(NamedTuple):
     owners: Int[Array, "*b n"]
 
 
-def split_sets(x: Num[Array, "n *d"], prefix: int) -> tuple[Array, Array, Array]:
+def split_sets(x: Num[Array, "n *d"], num_prefix: int) -> tuple[Array, Array, Array]:
     """Returns (prefix tokens, first set, second set): tokens alternate between the sets, prefix tokens included."""
-    tokens = x[prefix:]
-    return x[:prefix], tokens[prefix % 2 :: 2], tokens[1 - prefix % 2 :: 2]
+    tokens = x[num_prefix:]
+    return x[:num_prefix], tokens[num_prefix % 2 :: 2], tokens[1 - num_prefix % 2 :: 2]
 
 
-def match(keys: Float[Array, "n d"], r: int, prefix: int) -> Matching:
+def match(keys: Float[Array, "n d"], r: int, num_prefix: int) -> Matching:
     """Matches the r most similar pairs of tokens, each of one set with its most similar token of the other.
 
     Similarity is the cosine between keys (section 3, "Token Similarity" and "Bipartite Soft Matching").
@@ -64,11 +64,11 @@ def match(keys: Float[Array, "n d"], r: int, prefix: int) -> Matching:
     Args:
         keys: keys of one sequence, averaged over heads.
         r: number of tokens to merge away.
-        prefix: number of prefix tokens, which are never merged.
+        num_prefix: number of prefix tokens, which are never merged.
     """
     keys = promote_to_float32(keys)
     lengths = jnp.linalg.norm(keys, axis=-1, keepdims=True)
-    _, first, second = split_sets(keys / jnp.maximum(lengths, jnp.finfo(keys.dtype).tiny), prefix)
+    _, first, second = split_sets(keys / jnp.maximum(lengths, jnp.finfo(keys.dtype).tiny), num_prefix)
     similarity = first @ second.T
     order = jnp.argsort(-similarity.max(axis=1), stable=True)
     merged = order[:r]
@@ -76,7 +76,7 @@ def match(keys: Float[Array, "n d"], r: int, prefix: int) -> Matching:
 
 
 def merge(
-    x: Float[Array, "n d"], sizes: Float[Array, "n"], matching: Matching, prefix: int
+    x: Float[Array, "n d"], sizes: Float[Array, "n"], matching: Matching, num_prefix: int
 ) -> tuple[Float[Array, "m d"], Float[Array, "m"]]:
     """Returns (tokens, sizes) after merging: prefix tokens, kept tokens, then averages in place of the second set.
 
@@ -84,11 +84,11 @@ def merge(
         x: tokens of one sequence.
         sizes: number of tokens that each stands for.
         matching: which to merge.
-        prefix: number of prefix tokens.
+        num_prefix: number of prefix tokens.
     """
 
     def add(values: Array) -> Array:
-        head, first, second = split_sets(values, prefix)
+        head, first, second = split_sets(values, num_prefix)
         second = second.at[matching.destination].add(first[matching.merged])
         return jnp.concatenate([head, first[matching.kept], second])
 
@@ -97,19 +97,19 @@ def merge(
     return (add(promote_to_float32(x) * sizes[:, None]) / total[:, None]).astype(x.dtype), total
 
 
-def find_owners(matching: Matching, num_tokens: int, prefix: int) -> Int[Array, "n"]:
+def find_owners(matching: Matching, num_tokens: int, num_prefix: int) -> Int[Array, "n"]:
     """Returns where each token of one sequence is after merging.
 
     Args:
         matching: which were merged.
         num_tokens: number of tokens before.
-        prefix: number of prefix tokens.
+        num_prefix: number of prefix tokens.
     """
     places, num_kept = jnp.arange(num_tokens), len(matching.kept)
-    head, first, second = split_sets(places, prefix)
-    first_owners = jnp.zeros_like(first).at[matching.kept].set(prefix + jnp.arange(num_kept))
-    first_owners = first_owners.at[matching.merged].set(prefix + num_kept + matching.destination)
-    owners = jnp.concatenate([head, first_owners, prefix + num_kept + jnp.arange(len(second))])
+    head, first, second = split_sets(places, num_prefix)
+    first_owners = jnp.zeros_like(first).at[matching.kept].set(num_prefix + jnp.arange(num_kept))
+    first_owners = first_owners.at[matching.merged].set(num_prefix + num_kept + matching.destination)
+    owners = jnp.concatenate([head, first_owners, num_prefix + num_kept + jnp.arange(len(second))])
     return jnp.zeros_like(places).at[jnp.concatenate([head, first, second])].set(owners)
 
 
@@ -142,16 +142,16 @@ class TokenMerging(Reducer):
         if self.r < 0:
             raise ValueError(f"r is {self.r}; expected at least 0")
 
-    def scheduled(self, layer: int, num_layers: int) -> int:
+    def num_scheduled(self, layer: int, num_layers: int) -> int:
         """Returns how many tokens the schedule merges away in a block, with `layer` blocks before it."""
         if self.schedule == "constant" or num_layers == 1:
             return self.r
         return 2 * self.r * (num_layers - 1 - layer) // (num_layers - 1)
 
-    def count_tokens(self, grid: Grid, prefix: int, num_layers: int) -> tuple[int, ...]:
+    def count_tokens(self, grid: Grid, num_prefix: int, num_layers: int) -> tuple[int, ...]:
         """See `Reducer`."""
         num_tokens = math.prod(grid)
-        first, half = self.scheduled(0, num_layers), num_tokens // 2
+        first, half = self.num_scheduled(0, num_layers), num_tokens // 2
         if first > half:
             raise ValueError(
                 f"reducer.r is {self.r}, so the first block would merge away {first} of {num_tokens} tokens; expected "
@@ -159,8 +159,8 @@ class TokenMerging(Reducer):
             )
         counts = [num_tokens]
         for layer in range(num_layers):
-            counts.append(counts[-1] - min(self.scheduled(layer, num_layers), counts[-1] // 2))
-        return tuple(prefix + count for count in counts)
+            counts.append(counts[-1] - min(self.num_scheduled(layer, num_layers), counts[-1] // 2))
+        return tuple(num_prefix + count for count in counts)
 
     def attention_bias(self, carry: Merged | None) -> Bias:
         """See `Reducer`: the logarithm of the sizes."""
@@ -172,15 +172,15 @@ class TokenMerging(Reducer):
         self, x: Float[Array, "*b n d"], carry: Merged | None, keys: Float[Array, "*b n heads _"], place: Place
     ) -> tuple[Array, Merged | None]:
         """See `Reducer`."""
-        num_tokens, prefix = x.shape[-2], place.prefix
-        r = min(self.scheduled(place.layer, place.num_layers), (num_tokens - prefix) // 2)
+        num_tokens, num_prefix = x.shape[-2], place.num_prefix
+        r = min(self.num_scheduled(place.layer, place.num_layers), (num_tokens - num_prefix) // 2)
         if r == 0:
             return x, carry
 
         def merge_sequence(x: Array, keys: Array, merged: Merged) -> tuple[Array, Merged]:
-            matching = match(keys, r, prefix)
-            x, sizes = merge(x, merged.sizes, matching, prefix)
-            owners = unmerge(find_owners(matching, num_tokens, prefix)[:, None], merged.owners)[:, 0]
+            matching = match(keys, r, num_prefix)
+            x, sizes = merge(x, merged.sizes, matching, num_prefix)
+            owners = unmerge(find_owners(matching, num_tokens, num_prefix)[:, None], merged.owners)[:, 0]
             return x, Merged(sizes, owners)
 
         if carry is None:

@@ -79,7 +79,7 @@ class MlpBlock(nn.Module):
 class EncoderBlock(nn.Module):
     """Pre-norm block: x + attention(norm(x)) for each layout in turn, then x + mlp(norm(x)) (ViViT, eq. 2 and 3).
 
-    With several layouts, prefix tokens take part in the last attention only (TimeSformer, section 3). Several `chunks`
+    With several layouts, prefix tokens take part in the last attention only (TimeSformer, section 3). Several chunks
     of time are an axis after the batch's (`vitx.layers.partition`).
 
     Attributes:
@@ -111,10 +111,23 @@ class EncoderBlock(nn.Module):
     dtype: DType = "float32"
 
     def __call__(
-        self, x: Tokens, *, grid: Grid, prefix: int = 0, chunks: int = 1, train: bool, drop_path_rate: Rate = 0.0
+        self,
+        x: Tokens,
+        *,
+        grid: Grid,
+        num_prefix: int = 0,
+        num_chunks: int = 1,
+        train: bool,
+        drop_path_rate: Rate = 0.0,
     ) -> Tokens:
         """Returns the tokens after the block."""
-        options = {"grid": grid, "prefix": prefix, "chunks": chunks, "train": train, "drop_path_rate": drop_path_rate}
+        options = {
+            "grid": grid,
+            "num_prefix": num_prefix,
+            "num_chunks": num_chunks,
+            "train": train,
+            "drop_path_rate": drop_path_rate,
+        }
         return self.forward_with_carry(x, **options)[0]
 
     @nn.compact
@@ -124,8 +137,8 @@ class EncoderBlock(nn.Module):
         carry: Carry = None,
         *,
         grid: Grid,
-        prefix: int = 0,
-        chunks: int = 1,
+        num_prefix: int = 0,
+        num_chunks: int = 1,
         train: bool,
         drop_path_rate: Rate = 0.0,
         reducer: Reducer | None = None,
@@ -137,8 +150,8 @@ class EncoderBlock(nn.Module):
             x: the tokens; several chunks of time are an axis after the batch's.
             carry: what the reducer remembers from earlier blocks.
             grid: (t, h, w) of the tokens, of one chunk if there are several.
-            prefix: number of prefix tokens.
-            chunks: number of chunks of time into which a mesh divides a clip.
+            num_prefix: number of prefix tokens.
+            num_chunks: number of chunks of time into which a mesh divides a clip.
             train: whether dropout and stochastic depth apply.
             drop_path_rate: probability of dropping a branch.
             reducer: acts between the last attention and the MLP; None keeps all tokens.
@@ -149,14 +162,14 @@ class EncoderBlock(nn.Module):
         def drop_path(branch: Float[Array, "*b _ d"]) -> Float[Array, "*b _ d"]:
             if not train or (isinstance(drop_path_rate, float) and drop_path_rate == 0):
                 return branch
-            per_frame = x.ndim == 4 and chunks == 1  # chunks of time belong to one clip
+            per_frame = x.ndim == 4 and num_chunks == 1  # chunks of time belong to one clip
             return stochastic_depth(branch, drop_path_rate, self.make_rng("drop_path"), per_frame=per_frame)
 
         bias = None if reducer is None else reducer.attention_bias(carry)
         for layout in self.layouts:
             is_last = layout == self.layouts[-1]
             name = "attention" if len(self.layouts) == 1 else f"{layout}_attention"
-            num_skipped = 0 if is_last else prefix
+            num_skipped = 0 if is_last else num_prefix
             skipped, tokens = x[..., :num_skipped, :], x[..., num_skipped:, :]
             attention = SelfAttention(
                 self.num_heads,
@@ -169,8 +182,11 @@ class EncoderBlock(nn.Module):
                 name=name,
             )
             normalised = norm(name=f"{name}_norm")(tokens)
-            options = {"prefix": prefix - num_skipped, "bias": None if bias is None else bias[..., num_skipped:]}
-            branch, keys = attention.attend_with_keys(normalised, grid=grid, chunks=chunks, **options)
+            options = {
+                "num_prefix": num_prefix - num_skipped,
+                "bias": None if bias is None else bias[..., num_skipped:],
+            }
+            branch, keys = attention.attend_with_keys(normalised, grid=grid, num_chunks=num_chunks, **options)
             branch = drop_path(nn.Dropout(self.dropout_rate, deterministic=not train)(branch))
             if self.projected and not is_last:
                 # After stochastic depth, as in the authors' code: a dropped branch leaves the projection's bias.
@@ -216,7 +232,7 @@ class Encoder(nn.Module):
         x: Tokens,
         *,
         grid: Grid,
-        prefix: int = 0,
+        num_prefix: int = 0,
         train: bool,
         before_norm: Callable[[Array], Array] = lambda x: x,
         carry: Carry = None,
@@ -227,7 +243,7 @@ class Encoder(nn.Module):
             x: [batch, tokens, width], or [batch, times, tokens, width] if every time index is encoded alone;
                 stochastic depth then drops each on its own.
             grid: (t, h, w) of the tokens that attend to one another.
-            prefix: number of prefix tokens.
+            num_prefix: number of prefix tokens.
             train: whether dropout and stochastic depth apply.
             before_norm: applied after the last block, before the final norm.
             carry: what the reducer has observed of the clip.
@@ -235,11 +251,11 @@ class Encoder(nn.Module):
         recording = self.is_mutable_collection("intermediates")
         rates = [self.drop_path_rate * i / max(self.num_layers - 1, 1) for i in range(self.num_layers)]
         needs_whole_clip = recording or self.reducer is not None
-        chunks = 1 if needs_whole_clip else num_time_chunks([LAYOUTS[name] for name in self.block.layouts], x)
-        if chunks > 1:
-            x, grid = split_time(x, chunks, prefix), (grid[0] // chunks, *grid[1:])
+        num_chunks = 1 if needs_whole_clip else num_time_chunks([LAYOUTS[name] for name in self.block.layouts], x)
+        if num_chunks > 1:
+            x, grid = split_time(x, num_chunks, num_prefix), (grid[0] // num_chunks, *grid[1:])
         x = constrain_activations(x)
-        arguments = {"grid": grid, "prefix": prefix, "chunks": chunks, "train": train}
+        arguments = {"grid": grid, "num_prefix": num_prefix, "num_chunks": num_chunks, "train": train}
         if self.reducer is not None:
             x = self._run_blocks_with_reducer(x, carry, rates, arguments)
         # A scan neither creates the parameters of single blocks nor sows their attention.
@@ -249,7 +265,7 @@ class Encoder(nn.Module):
             for i, rate in enumerate(rates):
                 block = self.block.copy(name=f"block_{i}")
                 x = self._remat(functools.partial(EncoderBlock.__call__, drop_path_rate=rate, **arguments))(block, x)
-        x = merge_time(x, prefix) if chunks > 1 else x
+        x = merge_time(x, num_prefix) if num_chunks > 1 else x
         x = before_norm(x)
         if not self.final_norm:
             return x
@@ -263,7 +279,7 @@ class Encoder(nn.Module):
 
     @nn.nowrap  # the reducer's modules are created here, in the scope of `__call__`
     def _run_blocks_with_reducer(self, x: Array, carry: Carry, rates: list[float], arguments: dict[str, Any]) -> Array:
-        reducer, shape = self.reducer, {name: arguments[name] for name in ("grid", "prefix", "train")}
+        reducer, shape = self.reducer, {name: arguments[name] for name in ("grid", "num_prefix", "train")}
         for i, rate in enumerate(rates):
             place = Place(i, self.num_layers, **shape)
             x, carry = reducer.before_block(x, carry, place)

@@ -6,7 +6,7 @@ from typing import Any
 from flax import linen as nn
 
 from vitx.configuration import override
-from vitx.errors import UserError, closest
+from vitx.errors import UserError, did_you_mean
 from vitx.layers.head import NumClasses
 from vitx.models import (
     bottleneck,
@@ -57,6 +57,6 @@ def create_model(name: str, *, num_classes: NumClasses = 400, **fields: Any) -> 
         UserError: no such model or field, a value of the wrong type, or a shape that the model cannot have.
     """
     if name not in VARIANTS:
-        raise UserError(f"there is no model {name}{closest(name, VARIANTS)} `vitx models` lists them")
+        raise UserError(f"there is no model {name}{did_you_mean(name, VARIANTS)} `vitx models` lists them")
     heads = {"num_classes": num_classes} if hasattr(VARIANTS[name], "num_classes") else {}
     return override(VARIANTS[name], heads | fields)

@@ -124,8 +124,8 @@ def resize_position_tables(variables: Mapping[str, Any], old: nn.Module, new: nn
     if before == after:
         return variables
     params = flatten_dict(variables["params"], sep="/")
-    for path, (prefix, grid) in after.items():
-        params[path] = resize_positions(params[path], prefix, before[path][1], grid)
+    for path, (num_prefix, grid) in after.items():
+        params[path] = resize_positions(params[path], num_prefix, before[path][1], grid)
     return {**variables, "params": unflatten_dict(params, sep="/")}
 
 

@@ -192,7 +192,7 @@ class LRCN(FrameCNN):
     ) -> tuple[Float[Array, "b d"], tuple[Any, RunningMean]]:
         """See `StreamingCNN.advance`."""
         carry, mean = state
-        parts = grid_averages(self.maps(video, train=train), self.grid)
+        parts = average_grid(self.maps(video, train=train), self.grid)
         carry, outputs = self.recurrent(parts.reshape(*parts.shape[:2], -1), initial_carry=carry)
         mean = mean.add(outputs)
         return mean.mean if self.pooling == "mean" else outputs[:, -1], (carry, mean)
@@ -202,10 +202,10 @@ class LRCN(FrameCNN):
         self.recurrent = nn.RNN(self.cell, return_carry=True)
 
 
-def grid_averages(x: Float[Array, "b t h w c"], grid: tuple[int, int]) -> Float[Array, "b t rows columns c"]:
+def average_grid(x: Float[Array, "b t h w c"], grid: tuple[int, int]) -> Float[Array, "b t rows columns c"]:
     """Returns averages over equal parts of maps; the first parts are larger by one if the division leaves a rest."""
-    for axis, parts in zip((2, 3), grid, strict=True):
-        x = jnp.stack([jnp.mean(part, axis) for part in jnp.array_split(x, parts, axis)], axis)
+    for axis, num_parts in zip((2, 3), grid, strict=True):
+        x = jnp.stack([jnp.mean(part, axis) for part in jnp.array_split(x, num_parts, axis)], axis)
     return x
 
 

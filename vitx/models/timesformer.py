@@ -41,13 +41,13 @@ class TimeSformer(VideoTransformer):
 
     def setup(self):
         super().setup()
-        self.positions = SpaceTimePositions(self.grid, self.prefix)
+        self.positions = SpaceTimePositions(self.grid, self.num_prefix)
         self.encoder = self.new_encoder(self.num_layers, self.layouts, projected=True)
 
     def position_tables(self) -> dict[str, tuple[int, Grid]]:
         """See `VideoModel`."""
         t, h, w = self.grid
-        return {"positions/positions": (self.prefix, (1, h, w)), "positions/time_positions": (0, (t, 1, 1))}
+        return {"positions/positions": (self.num_prefix, (1, h, w)), "positions/time_positions": (0, (t, 1, 1))}
 
 
 @register
@@ -67,7 +67,7 @@ class TimeSformerSpace(VideoTransformer):
 
     def setup(self):
         super().setup()
-        self.positions = Positions(self.prefix)
+        self.positions = Positions(self.num_prefix)
         self.encoder = self.new_encoder(self.num_layers, self.layouts)
 
     @property
@@ -80,14 +80,14 @@ class TimeSformerSpace(VideoTransformer):
 
     def position_tables(self) -> dict[str, tuple[int, Grid]]:
         """See `VideoModel`."""
-        return {"positions/positions": (self.prefix, (1, *self.grid[1:]))}
+        return {"positions/positions": (self.num_prefix, (1, *self.grid[1:]))}
 
     def tokens(
         self, video: Float[Array, "b t h w c"], *, train: bool = False, keep: Int[Array, "b visible"] | None = None
     ) -> Float[Array, "b n d"]:
         """See `TokenModel`; there is a class token for each time index."""
-        tokens = merge_frames(self.frame_tokens(video, train=train), self.prefix)
-        return gather_tokens(tokens, keep, self.grid[0] * self.prefix)
+        tokens = merge_frames(self.frame_tokens(video, train=train), self.num_prefix)
+        return gather_tokens(tokens, keep, self.grid[0] * self.num_prefix)
 
     def encode(self, tokens: Float[Array, "b n d"], *, train: bool = False) -> Float[Array, "b n d"]:
         """Returns all tokens after the encoder, in the order of `tokens`.
@@ -96,10 +96,10 @@ class TimeSformerSpace(VideoTransformer):
             ValueError: tokens are missing.
         """
         t, h, w = self.grid
-        if tokens.shape[1] != t * (self.prefix + h * w):
-            raise ValueError(f"found {tokens.shape[1]} tokens; expected all {t * (self.prefix + h * w)}")
-        x = self.encode_frames(split_frames(tokens, t, self.prefix), train=train)
-        return merge_frames(x, self.prefix)
+        if tokens.shape[1] != t * (self.num_prefix + h * w):
+            raise ValueError(f"found {tokens.shape[1]} tokens; expected all {t * (self.num_prefix + h * w)}")
+        x = self.encode_frames(split_frames(tokens, t, self.num_prefix), train=train)
+        return merge_frames(x, self.num_prefix)
 
     def frame_tokens(self, video: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b times n d"]:
         """Returns `tokens` with time as an axis of its own."""
@@ -110,7 +110,7 @@ class TimeSformerSpace(VideoTransformer):
         self, x: Float[Array, "b times n d"], *, train: bool, before_norm: Callable[[Array], Array] = lambda x: x
     ) -> Float[Array, "b *times n d"]:
         """Returns the outputs of the encoder for `frame_tokens`; see `Encoder` for `before_norm`."""
-        options = {"grid": self.sequence_grid, "prefix": self.prefix, "train": train}
+        options = {"grid": self.sequence_grid, "num_prefix": self.num_prefix, "train": train}
         return self.encoder(x, before_norm=before_norm, **options)
 
     def features(self, video: Float[Array, "b t h w c"], *, train: bool = False) -> Float[Array, "b d"]:

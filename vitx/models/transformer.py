@@ -119,8 +119,8 @@ class VideoEncoder(ShowsParameters, nn.Module):
             self._check_reducer(self.reducer)
 
     def _check_reducer(self, reducer: Reducer) -> None:
-        counts = reducer.count_tokens(self.sequence_grid, self.prefix, self.num_layers)
-        num_tokens = self.prefix + math.prod(self.sequence_grid)
+        counts = reducer.count_tokens(self.sequence_grid, self.num_prefix, self.num_layers)
+        num_tokens = self.num_prefix + math.prod(self.sequence_grid)
         partial = [name for name in self.layouts if not LAYOUTS[name].is_global]
         if partial and any(count != num_tokens for count in counts[:-1]):
             raise ValueError(
@@ -171,8 +171,8 @@ class VideoEncoder(ShowsParameters, nn.Module):
     @property
     def divisible(self) -> Divisible:
         """What a mesh may divide: heads and the MLP's hidden layer, and time if the layouts permit it."""
-        parts = math.lcm(*(LAYOUTS[name].num_parts for name in self.layouts))
-        heads = {"num_heads" if parts == 1 else f"num_heads / {parts}": self.num_heads // parts}
+        num_parts = math.lcm(*(LAYOUTS[name].num_parts for name in self.layouts))
+        heads = {"num_heads" if num_parts == 1 else f"num_heads / {num_parts}": self.num_heads // num_parts}
         time_obstacle = self._time_obstacle()
         # The mesh axis `frames` divides the video's frames, too (`entry_sharding`), so it must divide both.
         times = 1 if time_obstacle else math.gcd(self.grid[0], self.num_frames)
@@ -183,13 +183,13 @@ class VideoEncoder(ShowsParameters, nn.Module):
         return None if all(LAYOUTS[name].can_shard_time for name in self.layouts) else ("layouts", self.layouts)
 
     @property
-    def prefix(self) -> int:
+    def num_prefix(self) -> int:
         """Number of class tokens of one sequence."""
         return 0
 
     def position_tables(self) -> dict[str, tuple[int, Grid]]:
         """See `VideoModel`."""
-        return {"positions/positions": (self.prefix, self.grid)}
+        return {"positions/positions": (self.num_prefix, self.grid)}
 
     def embed(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b n d"]:
         """Returns the tubelets' tokens, without positions.
@@ -205,7 +205,7 @@ class VideoEncoder(ShowsParameters, nn.Module):
     ) -> Float[Array, "b n d"]:
         """See `TokenModel`."""
         tokens = self.dropout(self.positions(self.embed(video)), deterministic=not train)
-        return gather_tokens(tokens, keep, self.prefix)
+        return gather_tokens(tokens, keep, self.num_prefix)
 
     def observe(self, video: Float[Array, "b t h w c"]) -> Carry:
         """Returns what the reducer has to know of a clip beside its tokens, or None."""
@@ -224,13 +224,16 @@ class VideoEncoder(ShowsParameters, nn.Module):
         Raises:
             ValueError: tokens are missing, and a layout needs the whole grid.
         """
-        expected, partial = self.prefix + math.prod(self.grid), [x for x in self.layouts if not LAYOUTS[x].is_global]
+        expected, partial = (
+            self.num_prefix + math.prod(self.grid),
+            [x for x in self.layouts if not LAYOUTS[x].is_global],
+        )
         if tokens.shape[1] != expected and partial:
             raise ValueError(
                 f"found {tokens.shape[1]} tokens with the layout {partial[0]}; expected all {expected}, since only a "
                 "layout in which every token attends to every token can do without some"
             )
-        return self.encoder(tokens, grid=self.grid, prefix=self.prefix, train=train, carry=carry)
+        return self.encoder(tokens, grid=self.grid, num_prefix=self.num_prefix, train=train, carry=carry)
 
     def setup(self):
         self.embedding = TubeletEmbedding(self.hidden_size, self.tubelet_size, self.dtype)
@@ -281,12 +284,12 @@ class VideoTransformer(VideoEncoder):
 
     def _time_obstacle(self) -> tuple[str, Any] | None:
         # the class token takes part in the last attention only, and has no time index of its own
-        if self.prefix and LAYOUTS[self.layouts[-1]].attends_along_time:
+        if self.num_prefix and LAYOUTS[self.layouts[-1]].attends_along_time:
             return super()._time_obstacle() or ("pooling", self.pooling)
         return super()._time_obstacle()
 
     @property
-    def prefix(self) -> int:
+    def num_prefix(self) -> int:
         """Number of class tokens of one sequence."""
         return 1 if self.pooling == "class" else 0
 

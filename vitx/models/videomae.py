@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 from vitx.configuration import register, setting
 from vitx.layers.embeddings import Positions, sinusoids
 from vitx.layers.layouts import LAYOUTS, Grid
-from vitx.layers.masking import complement, draw_tube_mask, num_visible_places
+from vitx.layers.masking import complement, count_visible_places, draw_tube_mask
 from vitx.layers.partition import Divisible
 from vitx.layers.pooling import AttentionPooling
 from vitx.layers.transformer import Activation
@@ -120,7 +120,7 @@ class VideoMAEPretraining(VideoEncoder):
                 "a layout in which every token attends to every token, such as joint"
             )
         places = self.grid[1] * self.grid[2]
-        if not 0 <= self.mask_ratio <= 1 or not 0 < num_visible_places(self.mask_ratio, self.grid) < places:
+        if not 0 <= self.mask_ratio <= 1 or not 0 < count_visible_places(self.mask_ratio, self.grid) < places:
             raise ValueError(
                 f"mask_ratio is {self.mask_ratio}; of the {places} places of a frame it must mask at least 1 and at "
                 f"most {places - 1}, so that some are visible and some predicted"
@@ -159,7 +159,7 @@ class VideoMAEPretraining(VideoEncoder):
     @nn.nowrap
     def draw_mask(self, key: Key[Array, ""]) -> Int[Array, "visible"]:
         """Draws the visible tokens of one clip; returns their indices in ascending order."""
-        return draw_tube_mask(key, self.grid, num_visible_places(self.mask_ratio, self.grid))
+        return draw_tube_mask(key, self.grid, count_visible_places(self.mask_ratio, self.grid))
 
     def __call__(
         self, video: Float[Array, "b t h w c"], *, train: bool = False, keep: Int[Array, "b visible"] | None = None

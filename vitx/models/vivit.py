@@ -44,7 +44,7 @@ class ViViT(VideoTransformer):
 
     def setup(self):
         super().setup()
-        self.positions = Positions(self.prefix, self.position_kind)
+        self.positions = Positions(self.num_prefix, self.position_kind)
         self.encoder = self.new_encoder(self.num_layers, self.layouts)
 
 
@@ -71,10 +71,10 @@ class FactorisedEncoder(VideoTransformer):
 
     def setup(self):
         super().setup()
-        self.spatial_positions = Positions(self.prefix, self.position_kind)
+        self.spatial_positions = Positions(self.num_prefix, self.position_kind)
         self.spatial_encoder = self.new_encoder(self.num_layers, self.layouts)
         if self.num_temporal_layers:
-            self.temporal_positions = Positions(self.prefix, self.position_kind)
+            self.temporal_positions = Positions(self.num_prefix, self.position_kind)
             self.temporal_encoder = self.new_encoder(self.num_temporal_layers, ("joint",), has_reducer=False)
 
     @property
@@ -90,15 +90,17 @@ class FactorisedEncoder(VideoTransformer):
         if self.position_kind != "learned":
             return {}
         t, h, w = self.grid
-        tables = {"spatial_positions/positions": (self.prefix, (1, h, w))}
-        return tables | ({"temporal_positions/positions": (self.prefix, (t, 1, 1))} if self.num_temporal_layers else {})
+        tables = {"spatial_positions/positions": (self.num_prefix, (1, h, w))}
+        return tables | (
+            {"temporal_positions/positions": (self.num_prefix, (t, 1, 1))} if self.num_temporal_layers else {}
+        )
 
     def tokens(
         self, video: Float[Array, "b t h w c"], *, train: bool = False, keep: Int[Array, "b visible"] | None = None
     ) -> Float[Array, "b n d"]:
         """See `TokenModel`; there is a class token for each time index."""
-        tokens = merge_frames(self.frame_tokens(video, train=train), self.prefix)
-        return gather_tokens(tokens, keep, self.grid[0] * self.prefix)
+        tokens = merge_frames(self.frame_tokens(video, train=train), self.num_prefix)
+        return gather_tokens(tokens, keep, self.grid[0] * self.num_prefix)
 
     def encode(self, tokens: Float[Array, "b n d"], *, train: bool = False) -> Float[Array, "b m d"]:
         """Returns the tokens after the spatial encoder, in the order of `tokens`.
@@ -107,10 +109,10 @@ class FactorisedEncoder(VideoTransformer):
             ValueError: tokens are missing.
         """
         t, h, w = self.grid
-        if tokens.shape[1] != t * (self.prefix + h * w):
-            raise ValueError(f"found {tokens.shape[1]} tokens; expected all {t * (self.prefix + h * w)}")
-        x = self.encode_frames(split_frames(tokens, t, self.prefix), train=train)
-        return merge_frames(x, self.prefix)
+        if tokens.shape[1] != t * (self.num_prefix + h * w):
+            raise ValueError(f"found {tokens.shape[1]} tokens; expected all {t * (self.num_prefix + h * w)}")
+        x = self.encode_frames(split_frames(tokens, t, self.num_prefix), train=train)
+        return merge_frames(x, self.num_prefix)
 
     def frame_tokens(self, video: Float[Array, "b t h w c"], *, train: bool) -> Float[Array, "b times n d"]:
         """Returns `tokens` with time as an axis of its own."""
@@ -119,7 +121,7 @@ class FactorisedEncoder(VideoTransformer):
 
     def encode_frames(self, x: Float[Array, "b times n d"], *, train: bool) -> Float[Array, "b times m d"]:
         """Returns the outputs of the spatial encoder for `frame_tokens`."""
-        return self.spatial_encoder(x, grid=self.sequence_grid, prefix=self.prefix, train=train)
+        return self.spatial_encoder(x, grid=self.sequence_grid, num_prefix=self.num_prefix, train=train)
 
     def features(self, video: Float[Array, "b t h w c"], *, train: bool = False) -> Float[Array, "b d"]:
         """Returns one vector for each clip, which the head classifies."""
@@ -129,7 +131,7 @@ class FactorisedEncoder(VideoTransformer):
         if not self.num_temporal_layers:
             return jnp.mean(x, axis=1)
         x = self.dropout(self.temporal_positions(x), deterministic=not train)
-        return self.pool(self.temporal_encoder(x, grid=(self.grid[0], 1, 1), prefix=self.prefix, train=train))
+        return self.pool(self.temporal_encoder(x, grid=(self.grid[0], 1, 1), num_prefix=self.num_prefix, train=train))
 
 
 def _family(name: str, **fields: Any) -> dict[str, VideoTransformer]:

@@ -1,8 +1,8 @@
 """How the gradient of a step is taken: at once, in micro-batches, sharpness-aware, skipping frozen parameters.
 
-Each is a function of (loss, params, batch, key) -> ((loss, aux), gradient by the parameters), and compose:
-sharpness_aware(accumulate(plain, 4), 0.05). A loss is a function of (params, batch, key) that is additive over the
-examples of the batch: what it divides by is the whole batch's.
+Every way is a function of (loss, params, batch, key) -> ((loss, aux), gradient by the parameters), and the ways
+compose: sharpness_aware(accumulate(plain, 4), 0.05). A loss is a function of (params, batch, key) that is additive over
+the examples of the batch: a mean divides by the weight of the whole batch, in a micro-batch too.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,22 +26,23 @@ def plain(loss: Loss, params: Any, batch: Batch, key: Array) -> ValueAndGradient
     return jax.value_and_grad(loss, has_aux=True)(params, batch, key)
 
 
-def accumulate(gradients: Gradients, parts: int) -> Gradients:
+def accumulate(gradients: Gradients, num_parts: int) -> Gradients:
     """Sums the gradients of micro-batches, one after the other, to save the memory of their activations.
 
     The sum equals the gradient of the whole batch, except for what is drawn at random and for what a model computes
     over a batch. Each micro-batch draws its own dropout, drop path, mixup and cutmix, from fold_in(key, index).
     Batch norm normalises by the statistics of the micro-batch; its running statistics move once in a step, towards the
-    mean of those of the micro-batches. For means that is the whole batch's; variances lack that of the means.
+    mean of those of the micro-batches. The mean of means is that of the whole batch; the mean of variances is smaller,
+    since it lacks the variance of the means.
 
     Args:
         gradients: takes the gradient of a micro-batch.
-        parts: number of micro-batches.
+        num_parts: number of micro-batches.
     """
 
     def sum_micro_batches(loss: Loss, params: Any, batch: Batch, key: Array) -> ValueAndGradient:
-        # Micro-batch i has rows i, i + parts, ...: so every device holds its part of each micro-batch already.
-        micro_batches = jax.tree.map(lambda rows: rows.reshape(-1, parts, *rows.shape[1:]).swapaxes(0, 1), batch)
+        # Micro-batch i has rows i, i + num_parts, ...: so every device holds its part of each micro-batch already.
+        micro_batches = jax.tree.map(lambda rows: rows.reshape(-1, num_parts, *rows.shape[1:]).swapaxes(0, 1), batch)
 
         def add(total: Any, part: tuple[Array, Batch]) -> tuple[Any, Any]:
             index, rows = part
@@ -49,7 +50,7 @@ def accumulate(gradients: Gradients, parts: int) -> Gradients:
             return jax.tree.map(jnp.add, total, gradient), ((value, aux.metric_sums), aux.collections)
 
         zeros = jax.tree.map(jnp.zeros_like, params)
-        gradient, (metrics, collections) = jax.lax.scan(add, zeros, (jnp.arange(parts), micro_batches))
+        gradient, (metrics, collections) = jax.lax.scan(add, zeros, (jnp.arange(num_parts), micro_batches))
         value, sums = jax.tree.map(lambda per_part: per_part.sum(0), metrics)
         return (value, LossOutput(sums, jax.tree.map(lambda per_part: per_part.mean(0), collections))), gradient
 
@@ -57,10 +58,10 @@ def accumulate(gradients: Gradients, parts: int) -> Gradients:
 
 
 def sharpness_aware(gradients: Gradients, rho: float) -> Gradients:
-    """Takes the gradient at params + rho g / |g|, where g is that at params (Foret et al. 2021, algorithm 1).
+    """Takes the gradient at params + rho g / |g|, where g is the gradient at params (Foret et al. 2021, algorithm 1).
 
     Loss, metrics and batch statistics are those at params; both gradients see the same dropout. `optax.contrib.sam`
-    counts it as two optimiser steps and keeps the parameters in its state; here it composes with accumulation.
+    counts this as two optimiser steps and keeps the parameters in its state; here it composes with accumulation.
 
     Args:
         gradients: takes both gradients.
@@ -76,16 +77,16 @@ def sharpness_aware(gradients: Gradients, rho: float) -> Gradients:
     return differentiate_perturbed
 
 
-def skip_frozen(gradients: Gradients, frozen: Callable[[Any], Any]) -> Gradients:
-    """Takes gradients that are zero for frozen parameters, and costs nothing there.
+def skip_frozen(gradients: Gradients, find_frozen: Callable[[Any], Any]) -> Gradients:
+    """Takes gradients that are zero for frozen parameters, and computes none for them.
 
     Args:
         gradients: takes the gradient.
-        frozen: from parameters to which of them are frozen.
+        find_frozen: returns True for each parameter that is frozen, given the parameters.
     """
 
     def differentiate_trained(loss: Loss, params: Any, batch: Batch, key: Array) -> ValueAndGradient:
-        is_frozen = frozen(params)
+        is_frozen = find_frozen(params)
 
         def loss_of_trained(params: Any, batch: Batch, key: Array) -> tuple[Float[Array, ""], LossOutput]:
             params = jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, is_frozen)

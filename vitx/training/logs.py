@@ -25,8 +25,8 @@ from vitx.training.processes import is_first_process
 
 Row = Mapping[str, Any]
 
-MAX_NUMBER = 2**63 - 1  # of a step or of a count
-EVENTS_SECONDS = 60.0  # between copies of TensorBoard's events to a bucket, which stores a file as a whole
+MAX_NUMBER = 2**63 - 1  # largest step or count in a row
+EVENTS_SECONDS = 60.0  # between two copies of TensorBoard's events to a bucket, which stores a file as a whole
 
 
 def log_info(*lines: str) -> None:
@@ -50,7 +50,7 @@ class MetricsLog:
 
         Args:
             workdir: the run's folder.
-            keep: whether an existing row stays.
+            keep: returns whether an existing row stays.
             wandb_project: project of Weights & Biases that gets new rows too; None for none.
         """
         self.path = workdir / "metrics.jsonl"
@@ -66,7 +66,7 @@ class MetricsLog:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        with contextlib.ExitStack() as stack:  # one that cannot be written keeps no other open
+        with contextlib.ExitStack() as stack:  # closes every log, also where one cannot be written
             if self._wandb is not None:
                 stack.callback(self._wandb.finish)
             if self._rows is not None:
@@ -84,7 +84,7 @@ class MetricsLog:
             self._wandb.log({f"{split}/{name}": value for name, value in _numbers(row).items()}, step=step)
 
     def sync(self) -> None:
-        """Returns when all rows are stored: a checkpoint must never be newer than the log."""
+        """Waits until all rows are stored: a checkpoint must never be newer than the log."""
         if self._rows is not None:
             self._rows.sync()
             self._events.sync()
@@ -120,7 +120,7 @@ class Events:
             self._writer.flush()
 
     def sync(self) -> None:
-        """Stores the events in a bucket, if the last time is a while ago: an object is written as a whole."""
+        """Stores the events in a bucket, at most every EVENTS_SECONDS: an object is written as a whole."""
         if self._local == self._workdir or time.monotonic() - self._stored_at < EVENTS_SECONDS:
             return
         for path in self._local.iterdir():
@@ -225,7 +225,7 @@ class Profiler:
         log_info(f"wrote a profile to {self._folder}")
 
     def ends_at(self, step: int) -> bool:
-        """Returns whether the trace ends with this step; the devices must have finished it before it does."""
+        """Returns whether the trace ends with this step; the devices must finish the step first."""
         return self._running and step == self._steps[1]
 
     @contextlib.contextmanager

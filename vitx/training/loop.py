@@ -14,7 +14,7 @@ import jax
 from vitx.checkpoints import Checkpoints
 from vitx.configuration import mutable_on_resume, register, setting
 from vitx.data.sources import Source
-from vitx.locks import Hold
+from vitx.locks import FolderLock
 from vitx.models.budgets import Budget
 from vitx.training.faults import PreemptionGuard
 from vitx.training.logs import log_info
@@ -146,7 +146,7 @@ def train(
     *,
     guard: PreemptionGuard,
     clock: Stopwatch,
-    hold: Hold | None = None,
+    lock: FolderLock | None = None,
     record: Mapping[str, Any] | None = None,
     initialise: Callable[[Any], Any] | None = None,
 ) -> TrainingResult:
@@ -158,7 +158,7 @@ def train(
         workdir: the run's folder; training resumes from its newest whole checkpoint.
         guard: requests to stop, as an entered context manager.
         clock: gets the time of "restore", "initialise", "compile", "input", "train", "evaluate" and "checkpoint".
-        hold: this process's lock of the folder; nothing is saved after it is lost.
+        lock: this process's lock of the folder; nothing is saved after it is lost.
         record: JSON data that travels with every checkpoint: settings, names of classes.
         initialise: returns the variables that a new run starts from, given their shapes and shardings; None draws
             them from the seed.
@@ -185,7 +185,7 @@ def train(
             step = None if finished else compile_step(setup)
 
         # Loop
-        saver = Saver(checkpoints, hold or Hold(), record or {})
+        saver = Saver(checkpoints, lock or FolderLock(), record or {})
         trainer = Trainer(
             setup,
             sources,

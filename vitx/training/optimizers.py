@@ -12,7 +12,7 @@ import optax
 import optax.contrib
 
 from vitx.configuration import register
-from vitx.errors import UserError, closest
+from vitx.errors import UserError, did_you_mean
 from vitx.parameters import is_block_matrix, kernel_mask, layer_numbers, matches_any, path_name
 from vitx.training.gradients import Gradients, accumulate, plain, sharpness_aware, skip_frozen
 from vitx.training.schedules import Cosine, Schedule
@@ -75,11 +75,11 @@ class Optimizer:
         trained = [*clip, *self.updates(decay, rate)]
         if self.freeze:
             transformations = {"frozen": optax.set_to_zero(), "trained": optax.chain(*trained)}
-            trained = [optax.partition(transformations, self._labels)]
+            trained = [optax.partition(transformations, self._label_parameters)]
         return optax.chain(*trained, *layers)
 
     def learning_rates(self, params: Any, steps: int, updates: int) -> dict[str, float]:
-        """Returns {"learning_rate": ...} after so many updates, and one for each layer where layers differ.
+        """Returns {"learning_rate": ...} after some updates, and the rate of each layer where layers differ.
 
         Args:
             params: parameters, or their shapes.
@@ -93,10 +93,10 @@ class Optimizer:
         by_layer = {f"learning_rate/layer_{i}": rate * self.layer_decay ** (layers[-1] - i) for i in layers}
         return {"learning_rate": rate} | by_layer
 
-    def gradients(self, parts: int) -> Gradients:
-        """Returns the function that takes gradients, in that many micro-batches."""
-        gradients = skip_frozen(plain, self.frozen) if self.freeze else plain
-        gradients = accumulate(gradients, parts) if parts > 1 else gradients
+    def gradients(self, num_parts: int) -> Gradients:
+        """Returns the function that takes gradients, in `num_parts` micro-batches."""
+        gradients = skip_frozen(plain, self.find_frozen) if self.freeze else plain
+        gradients = accumulate(gradients, num_parts) if num_parts > 1 else gradients
         return gradients if self.sam_rho is None else sharpness_aware(gradients, self.sam_rho)
 
     def scale_gradients(self, decay: list[optax.GradientTransformation]) -> list[optax.GradientTransformation]:
@@ -109,8 +109,8 @@ class Optimizer:
         """Returns the transformations from a gradient to an update."""
         return [*self.scale_gradients(decay), optax.scale_by_learning_rate(rate)]
 
-    def frozen(self, params: Any) -> Any:
-        """Returns which parameters are frozen.
+    def find_frozen(self, params: Any) -> Any:
+        """Returns True for each parameter that is frozen, in the structure of the parameters.
 
         Raises:
             UserError: a pattern of `freeze` matches no parameter, or all patterns together match every one.
@@ -120,7 +120,8 @@ class Optimizer:
             if not any(re.match(pattern, name) for name in names):
                 parts = dict.fromkeys(name[: slash.end()] for name in names for slash in re.finditer("/|$", name))
                 raise UserError(
-                    f"optimizer.freeze has {pattern!r}, and no parameter's path begins so{closest(pattern, parts)} "
+                    f"optimizer.freeze has {pattern!r}, and no parameter's path begins "
+                    f"so{did_you_mean(pattern, parts)} "
                     f"Paths begin with {', '.join(dict.fromkeys(name.split('/')[0] + '/' for name in names))}"
                 )
         frozen = jax.tree_util.tree_map_with_path(lambda path, _: matches_any(path, self.freeze), params)
@@ -128,8 +129,8 @@ class Optimizer:
             raise UserError(f"optimizer.freeze is {self.freeze}, which leaves no parameter to train; name fewer")
         return frozen
 
-    def _labels(self, params: Any) -> Any:
-        return jax.tree.map(lambda frozen: "frozen" if frozen else "trained", self.frozen(params))
+    def _label_parameters(self, params: Any) -> Any:
+        return jax.tree.map(lambda frozen: "frozen" if frozen else "trained", self.find_frozen(params))
 
 
 @register
@@ -162,13 +163,13 @@ class Optax(Optimizer):
             if argument == "learning_rate":
                 raise ValueError("arguments has learning_rate; set peak_lr and schedule instead")
             if argument not in known:
-                raise ValueError(f"optax.{self.name} has no argument {argument!r}{closest(argument, known)}")
+                raise ValueError(f"optax.{self.name} has no argument {argument!r}{did_you_mean(argument, known)}")
 
     def _factory(self) -> Any:
         try:
             return operator.attrgetter(self.name)(optax)
         except AttributeError:
-            raise ValueError(f"optax has no {self.name!r}{closest(self.name, dir(optax))}") from None
+            raise ValueError(f"optax has no {self.name!r}{did_you_mean(self.name, dir(optax))}") from None
 
     def updates(
         self, decay: list[optax.GradientTransformation], rate: optax.Schedule

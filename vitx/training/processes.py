@@ -22,10 +22,10 @@ from vitx.console import print_text
 from vitx.errors import UserError
 from vitx.storage import absolute
 
-HEARTBEAT_SECONDS = 30  # a process that gives no sign of life for so long is taken for dead, and all others end
+HEARTBEAT_SECONDS = 30  # a process without a heartbeat for this long is taken for dead, and all others end
 FAILURE_KEY, ACKNOWLEDGED_KEY = "vitx/failure", "vitx/acknowledged"
 POLL_SECONDS = 2.0  # between checks whether another process has failed
-ACKNOWLEDGE_SECONDS = 30  # the coordinator waits so long for each process to learn of a failure
+ACKNOWLEDGE_SECONDS = 30  # limit of the coordinator's wait for each process to acknowledge a failure
 
 
 def join_processes(
@@ -34,14 +34,14 @@ def join_processes(
     """Connects the processes of a run; must be called before JAX looks for devices.
 
     Args:
-        coordinator: HOST:PORT of process 0, a free port there. Without it and the next two, JAX takes all three from
-            the environment (TPU VM, SLURM, Open MPI, Kubernetes).
+        coordinator: HOST:PORT of process 0, a free port there. Where `coordinator`, `process_id` and `num_processes`
+            are None, JAX takes all three from the environment (TPU VM, SLURM, Open MPI, Kubernetes).
         process_id: number of this process, from 0.
         num_processes: number of processes.
         timeout: seconds to wait for the others.
 
     Raises:
-        UserError: the arguments or the environment do not name the processes, or these do not meet in time.
+        UserError: the arguments or the environment do not name the processes, or the processes do not meet in time.
     """
     _check_addresses(coordinator, process_id, num_processes, timeout)
     if process_id == 0:
@@ -138,12 +138,12 @@ def _wait_for_coordinator(address: str, timeout: int) -> None:
 
 
 def is_first_process() -> bool:
-    """Returns whether this is the one process that writes what needs one writer."""
+    """Returns whether this is process 0, which alone writes files and messages."""
     return jax.process_index() == 0
 
 
 def sync_processes(name: str) -> None:
-    """Returns when all processes have come to the barrier of that name."""
+    """Waits until all processes have come to the barrier of that name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
@@ -225,7 +225,7 @@ def _watch_for_failure(client: Any, done: threading.Event) -> None:
 def _exit_process(client: Any, status: int) -> None:
     """Ends this process; process 0, whose end takes the coordinator down, first waits until all know of the failure.
 
-    It is no clean exit, which would wait for collectives that no process enters any more.
+    The exit is not a clean one, which would wait for collectives that no process enters any more.
     """
     with contextlib.suppress(Exception):  # a process that was killed never acknowledges
         client.key_value_set(f"{ACKNOWLEDGED_KEY}/{jax.process_index()}", "")

@@ -14,7 +14,7 @@ from flax import linen as nn
 from vitx.analysis.cost import macs_of, reference
 from vitx.analysis.devices import peak_flops
 from vitx.checkpoints import check_fields
-from vitx.errors import UserError, closest
+from vitx.errors import UserError, did_you_mean
 from vitx.tasks.task import Task
 from vitx.training.faults import LossSpikeDetector
 
@@ -39,9 +39,9 @@ class Meter:
     Attributes:
         sums: summed metrics; "collected" is the number of steps that they come from. A checkpoint keeps them.
         steps: number of steps that were timed.
-        seconds: their time.
-        waited: part of that time spent waiting for input.
-        decoded: processor time of their decoding, of all threads and workers.
+        seconds: time of these steps.
+        waited: seconds of it spent waiting for input.
+        decoded: processor seconds of decoding, of all threads and workers.
     """
 
     def __init__(self, sums: Mapping[str, float] | None = None) -> None:
@@ -50,7 +50,7 @@ class Meter:
         self.seconds = self.waited = self.decoded = 0.0
 
     def add_time(self, seconds: float, waited: float, decoded: float) -> None:
-        """Adds one step's time, the part of it spent waiting for input, and the processor time of its decoding."""
+        """Adds one step's seconds, those spent waiting for input, and the processor seconds of its decoding."""
         self.steps += 1
         self.seconds, self.waited, self.decoded = self.seconds + seconds, self.waited + waited, self.decoded + decoded
 
@@ -68,7 +68,7 @@ class Meter:
         }
 
     def means(self) -> dict[str, float]:
-        """Returns means over steps and over example weights; nothing if all steps were skipped."""
+        """Returns means over steps and over example weights; {} if all steps were skipped."""
         if not self.sums["collected"]:
             return {}
         per_step = {name: self.sums[name] / self.sums["collected"] for name in WHOLE_STEP_METRICS}
@@ -81,7 +81,7 @@ class Meter:
 
 
 class BestCheckpoint:
-    """The best evaluation so far, and for how long there was no better one.
+    """The best evaluation so far, and the number of evaluations since then.
 
     Attributes:
         evaluation: {"step", "metric", "value"} of the best evaluation; None before the first.
@@ -192,7 +192,7 @@ def check_monitor(monitor: str, metrics: Iterable[str]) -> None:
     metrics = tuple(metrics)
     if monitor not in metrics:
         raise UserError(
-            f"training.monitor is {monitor!r}{closest(monitor, metrics)} "
+            f"training.monitor is {monitor!r}{did_you_mean(monitor, metrics)} "
             f"The metrics of the validation split are {', '.join(metrics)}"
         )
 

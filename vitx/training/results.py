@@ -11,7 +11,7 @@ from vitx.errors import DivergedError, RunError
 from vitx.training.logs import MetricsLog, log_info
 from vitx.training.progress import WHOLE_STEP_METRICS, Progress
 
-EXAMPLE_COLUMNS = ("index", "failed", "error")  # parts of a batch that come back with the step's metrics
+EXAMPLE_COLUMNS = ("index", "failed", "error")  # entries of a batch that a step returns with its metrics
 
 
 class StepResults:
@@ -33,7 +33,7 @@ class StepResults:
             progress: gets metrics, counters and spikes.
             log: gets rows of spikes.
             num_examples: examples of the training split.
-            max_unreadable: fraction of them that may be unreadable.
+            max_unreadable: fraction of the training examples that may be unreadable.
             max_skipped: steps that may be skipped.
         """
         self.last_was_finite = True

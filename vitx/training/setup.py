@@ -31,7 +31,7 @@ class Setup:
     Attributes:
         experiment: the experiment, its model and data fitted to the devices.
         optimizer: the Optax transformation.
-        init: draws the state before the first step from a seed.
+        init: returns the state before the first step, drawn from a seed.
         abstract: shapes, types and shardings of the state.
         batch_shapes: shapes, types and shardings of a batch.
         batch_sharding: sharding of a batch, whose rows are divided over the devices.

@@ -55,7 +55,7 @@ class Mesh:
             UserError: the axes do not multiply to the number of devices, or batch, heads or frames do not divide.
         """
         devices = jax.devices() if devices is None else devices
-        # Without a model, parameters can be anywhere. Layers of models that do not say see neighbouring frames.
+        # Without a model, only parameters are placed. A model without `divisible` is taken to need whole clips.
         divisible = None if model is None else getattr(model, "divisible", Divisible({}))
         sizes = self._sizes(len(devices))
         if problem := _problem(sizes, len(devices), batch_size, divisible):
@@ -78,9 +78,9 @@ def _problem(sizes: Sequence[int], devices: int, batch_size: int, divisible: Div
             f"a mesh of {asked} does not cover {devices} devices; the product of the axes must be that number, "
             "and one axis may be -1"
         )
-    parts = math.prod(shape[axis] for axis in BATCH)
-    if batch_size % parts:
-        return f"a batch of {batch_size} does not divide over {parts} devices; choose a multiple"
+    num_parts = math.prod(shape[axis] for axis in BATCH)
+    if batch_size % num_parts:
+        return f"a batch of {batch_size} does not divide over {num_parts} devices; choose a multiple"
     for axis in (HEADS, TIME) if divisible else ():
         if divisible.largest(axis) % shape[axis]:
             return f"{axis}={shape[axis]} is not supported by this model: {_limit(axis, divisible)}"
@@ -124,18 +124,18 @@ def device_array(sizes: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
     Raises:
         UserError: slices would have to share more than the batch.
     """
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
-    if slices == 1:
+    num_slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if num_slices == 1:
         return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-    over_data = math.gcd(slices, sizes[0])
-    over = (over_data, slices // over_data, 1, 1)
-    if sizes[1] % over[1]:
+    slices_along_data = math.gcd(num_slices, sizes[0])
+    num_parts = (slices_along_data, num_slices // slices_along_data, 1, 1)
+    if sizes[1] % num_parts[1]:
         raise UserError(
-            f"{slices} slices do not divide data x fsdp = {sizes[0]} x {sizes[1]}; between slices the network is slow, "
-            f"and they share the batch alone: make data a multiple of {slices} (training.mesh)"
+            f"{num_slices} slices do not divide data x fsdp = {sizes[0]} x {sizes[1]}; between slices the network is "
+            f"slow, and they share the batch alone: make data a multiple of {num_slices} (training.mesh)"
         )
-    within = tuple(size // parts for size, parts in zip(sizes, over, strict=True))
-    return mesh_utils.create_hybrid_device_mesh(within, over, devices, allow_split_physical_axes=True)
+    within = tuple(size // count for size, count in zip(sizes, num_parts, strict=True))
+    return mesh_utils.create_hybrid_device_mesh(within, num_parts, devices, allow_split_physical_axes=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,8 +188,8 @@ def state_shardings(state: Any, mesh: AnyMesh, rules: tuple[ShardingRule, ...] =
 
 def bytes_per_device(state: Any) -> int:
     """Returns the bytes of a state's arrays on the device that holds the most."""
-    held: dict[Any, int] = {}
+    num_bytes: dict[Any, int] = {}
     for leaf in jax.tree.leaves(state):
         for shard in leaf.addressable_shards:
-            held[shard.device] = held.get(shard.device, 0) + shard.data.nbytes
-    return max(held.values())
+            num_bytes[shard.device] = num_bytes.get(shard.device, 0) + shard.data.nbytes
+    return max(num_bytes.values())

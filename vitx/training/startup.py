@@ -12,8 +12,8 @@ from typing import Any
 from vitx.console import print_message
 from vitx.training.stopwatch import Stopwatch
 
-FIRST_STEP = "train"  # the phase whose first end is the end of the start
-# Phases in the order of the table, as their clocks are named, with what is shown.
+FIRST_STEP = "train"  # start-up ends when this phase ends for the first time
+# {name of a phase's clock: text in the table}, in the order of the table
 PHASES = {
     "build": "data: open or build",
     "restore": "restore a checkpoint",
@@ -22,7 +22,7 @@ PHASES = {
     "input": "first batch",
     FIRST_STEP: "first step",
 }
-# JAX's events, with what is shown
+# {event of JAX: text in the table}
 COMPILATION = {
     "/jax/core/compile/jaxpr_trace_duration": "tracing",
     "/jax/core/compile/jaxpr_to_mlir_module_duration": "lowering",
@@ -71,7 +71,7 @@ class StartupProfile(Stopwatch):
 
     @property
     def imports(self) -> dict[str, float]:
-        """Seconds by package: with what it imports of the standard library, without other packages."""
+        """Seconds by package, including its imports of the standard library and excluding other packages."""
         return {name.removeprefix(IMPORT): time for name, time in self.seconds.items() if name.startswith(IMPORT)}
 
     def table(self, seconds: float) -> list[str]:
@@ -132,7 +132,7 @@ class StartupProfile(Stopwatch):
 
 
 def seconds_since_start() -> float:
-    """Returns the seconds since this process was started; 0 where the system does not say when."""
+    """Returns the seconds since this process was started; 0 where the system does not record it."""
     try:
         with open("/proc/self/stat") as file:
             ticks = float(file.read().rpartition(")")[2].split()[19])

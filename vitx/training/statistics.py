@@ -56,7 +56,7 @@ def batch_moments(
     task: Task,
     seed: int,
 ) -> dict[str, Any]:
-    """Returns the mean and the variance over one batch, at every place in the model where one is normalised."""
+    """Returns the mean and the variance over one batch, for every batch normalisation of the model."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), number)
     _, aux = task.loss(model, {**variables, "moments": {}}, batch, key=key, step=step, train=True)
     return aux.collections["moments"]

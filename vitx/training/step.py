@@ -17,19 +17,19 @@ from vitx.parameters import to_32_bits
 from vitx.tasks.task import BUDGET_KEY, LossOutput, Task
 from vitx.training.gradients import Batch, Gradients, ValueAndGradient, plain
 
-INIT_KEY = 2**32 - 1  # folded into the seed's key in place of a step; no run has so many
+INIT_KEY = 2**32 - 1  # folded into the seed's key in place of a step; no run has as many steps
 
 
 @flax.struct.dataclass
 class TrainState:
-    """All that training changes; with the seed, all that a run is.
+    """All that training changes; the state and the seed determine how a run continues.
 
     Attributes:
         step: number of finished steps, int32.
         variables: {"params": ..., and collections such as batch statistics}.
         optimizer: state of the Optax transformation.
         ema: exponential moving average of the variables, or {} without one. Batch statistics are averaged beside the
-            parameters: the last ones are those of the last parameters, and would not fit the average.
+            parameters: the statistics of the last step fit the last parameters, not the average.
     """
 
     step: Any  # an array; in abstract states a shape or a sharding
@@ -38,12 +38,12 @@ class TrainState:
     ema: dict[str, Any]
 
     @property
-    def averaged(self) -> dict[str, Any]:
-        """The variables to evaluate: the average where there is one."""
+    def eval_variables(self) -> dict[str, Any]:
+        """Variables to evaluate: the average where there is one."""
         return self.ema or self.variables
 
     def to_parts(self) -> dict[str, Any]:
-        """Returns the state as checkpoints hold it: in parts that can be restored apart."""
+        """Returns the state as checkpoints hold it: in parts that can be restored separately."""
         optimizer = {"step": self.step, "state": self.optimizer}
         return {"variables": self.variables, "optimizer": optimizer} | ({"ema": self.ema} if self.ema else {})
 
@@ -53,7 +53,7 @@ class TrainState:
         optimizer = parts["optimizer"]
         return cls(optimizer["step"], parts["variables"], optimizer["state"], parts.get("ema", {}))
 
-    def with_averaged(self, variables: dict[str, Any]) -> "TrainState":
+    def with_eval_variables(self, variables: dict[str, Any]) -> "TrainState":
         """Returns the state with other variables to evaluate."""
         return self.replace(ema=variables) if self.ema else self.replace(variables=variables)
 

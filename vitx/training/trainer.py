@@ -17,7 +17,7 @@ from vitx.data.pipeline import device_entries
 from vitx.data.sources import Source
 from vitx.errors import DivergedError, Preempted
 from vitx.layers.partition import process_shard, to_devices
-from vitx.locks import Hold
+from vitx.locks import FolderLock
 from vitx.training.faults import PreemptionGuard, exit_after
 from vitx.training.logs import MetricsLog, Profiler, log_info
 from vitx.training.progress import Meter, Progress, check_monitor, peak_steps_per_second
@@ -28,7 +28,7 @@ from vitx.training.step import TrainState
 from vitx.training.stopwatch import Stopwatch
 from vitx.training.validation import Evaluator
 
-MAX_IN_FLIGHT = 2  # steps left unfinished on the devices after a step is handed over
+MAX_IN_FLIGHT = 2  # steps that may be unfinished on the devices after another one is handed over
 WARM_UP_STEPS = 20  # left out of a run's overall fraction of time spent waiting for input
 MESSAGE_SECONDS = 30.0  # between lines of progress where there is no progress bar
 
@@ -38,18 +38,18 @@ class Saver:
     """Saves a run.
 
     Attributes:
-        checkpoints: where it is saved.
-        hold: this process's lock of the folder; nothing is saved after it is lost.
+        checkpoints: checkpoints of the run.
+        lock: this process's lock of the folder; nothing is saved after it is lost.
         record: JSON data that travels with every checkpoint beside the progress.
     """
 
     checkpoints: Checkpoints
-    hold: Hold
+    lock: FolderLock
     record: Mapping[str, Any]
 
     def save(self, step: int, state: TrainState, progress: Progress) -> None:
         """Starts to save the state after a step."""
-        self.hold.check()
+        self.lock.check()
         self.checkpoints.best_step = progress.best.step
         self.checkpoints.save(step, state.to_parts(), {**self.record, **progress.to_record()})
 
@@ -102,7 +102,7 @@ class Trainer:
         variables, devices = setup.abstract.variables, [*sharding.mesh.devices.flat]
         learning_rates = experiment.optimizer.learning_rates
         self._learning_rates = functools.partial(learning_rates, variables["params"], settings.steps)
-        # steps of several budgets have no one peak
+        # Steps of several budgets cost differently, so there is no single peak.
         peak = None if settings.budgets else peak_steps_per_second(model, task, variables, setup.batch_shapes, devices)
         self._peak_steps = peak
         self._log = MetricsLog(workdir, lambda row: row["step"] <= self._start, settings.wandb)
@@ -200,7 +200,7 @@ class Trainer:
                 self._bar.clear()  # the bar of the evaluation takes its line
                 if settings.precise_bn_batches:
                     self.state = self.with_precise_statistics(step)
-                evaluations = {name: self.evaluator(name, step, self.state.averaged) for name in names}
+                evaluations = {name: self.evaluator(name, step, self.state.eval_variables) for name in names}
                 if "validation" in evaluations:
                     check_monitor(settings.monitor, evaluations["validation"].metrics)
         except Preempted:
@@ -222,9 +222,9 @@ class Trainer:
         with contextlib.closing(batches), jax.set_mesh(self._sharding.mesh):
             on_devices = (to_devices(device_entries(batch), self._sharding) for batch in batches)
             parts = {"model": self._experiment.model, "task": self._experiment.task, "seed": settings.seed}
-            found = precise_statistics(state.averaged, on_devices, step=state.step, **parts)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, state.averaged)
-        return state.with_averaged(jax.device_put(found, shardings))
+            found = precise_statistics(state.eval_variables, on_devices, step=state.step, **parts)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state.eval_variables)
+        return state.with_eval_variables(jax.device_put(found, shardings))
 
     def save(self, step: int) -> None:
         """Saves a checkpoint in the background."""
@@ -245,11 +245,11 @@ class Trainer:
             yield
         except DivergedError as error:
             self._saver.checkpoints.wait()
-            raise DivergedError(f"{error}. {_advice(self._saver.checkpoints)}") from error
+            raise DivergedError(f"{error}. {_advise(self._saver.checkpoints)}") from error
 
 
 class Throttle:
-    """Limits how often something happens: `ready` is True at most once in `seconds`."""
+    """Limits how often something happens: `ready` returns True at most once in `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._last = seconds, time.monotonic()
@@ -270,7 +270,8 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _advice(checkpoints: Checkpoints) -> str:
+def _advise(checkpoints: Checkpoints) -> str:
+    """Returns how to continue after a divergence."""
     steps = checkpoints.steps()
     if not steps:
         return (

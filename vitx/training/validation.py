@@ -87,7 +87,7 @@ class Evaluator:
         Args:
             model: the model.
             task: its task.
-            data: how a source becomes batches.
+            data: settings that turn a source into batches.
             sources: {name of a set: its examples}.
             cadence: {name of a set: steps between evaluations; 0 for the last step only}.
             sharding: sharding of a batch.
