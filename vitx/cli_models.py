@@ -157,8 +157,8 @@ def _cost(options: argparse.Namespace, settings: list[str]) -> None:
     models = create_models(options.names, changes, frames)
     if options.plot:
         check_writable(options.plot)
-        rows = growth.growth(models)
-        growth.draw(rows, options.plot)
+        rows = growth.count_growth(models)
+        growth.draw_growth(rows, options.plot)
         print_rows(rows, options.json)
         return
     counted = {}

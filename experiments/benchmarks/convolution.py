@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from vitx.analysis.bench import cores
+from vitx.analysis.bench import count_cores
 from vitx.layers.convolution_cpu import convolve_on_cpu
 
 BATCH, ROUNDS = 2, 7
@@ -52,7 +52,7 @@ def ours(stride, groups, padding, depth):
 
 
 def main() -> None:
-    torch.set_num_threads(cores())
+    torch.set_num_threads(count_cores())
     print("| layer | clip | | PyTorch | ours | quartiles | PyTorch / ours |")
     print("| --- | --- | --- | ---: | ---: | ---: | ---: |")
     for name, (shape, stride, groups, clip) in LAYERS.items():

@@ -179,7 +179,7 @@ def test_a_failure_is_tried_again_by_the_next_call_and_not_by_one_that_runs_alre
     results = CellResults(tmp_path)
     results.record_failure(plan.cells[0], "an earlier failure")
     runner.run_cells(plan)
-    assert sorted(ran) == ["base_seed0", "no_temporal_layer_seed0"] and results.failure(plan.cells[0]) is None
+    assert sorted(ran) == ["base_seed0", "no_temporal_layer_seed0"] and results.read_failure(plan.cells[0]) is None
     ran.clear()
     (tmp_path / "results" / "base_seed0.json").unlink()
     (tmp_path / "results" / "no_temporal_layer_seed0.json").unlink()

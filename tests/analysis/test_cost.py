@@ -54,7 +54,7 @@ def test_factorised_attention_grows_linearly_in_frames_and_joint_does_not():
     names += [name for name in vitx.list_models("timesformer_b_16_*") if not name.endswith("joint")]
     # large images keep the spatial part dominant, as in real models
     models = {name: vitx.create_model(name, image_size=112, num_layers=1) for name in names}
-    rows = growth.growth(models, frames=(16, 32))
+    rows = growth.count_growth(models, frames=(16, 32))
     ratio = {name: np.divide(*[row["macs"] for row in rows if row["model"] == name][::-1]) for name in names}
     assert ratio.pop("vivit_ti_16x2") > 2.2
     # only temporal attention is quadratic, a small part at these lengths
@@ -126,7 +126,7 @@ def test_cost_does_not_depend_on_scanning_and_memory_falls_with_rematerialisatio
 )
 def test_cost_of_a_model_for_any_clip_grows_with_its_default_clip(name, fields):
     model = vitx.create_model(name, **fields)
-    rows = growth.growth({"small": model}, frames=(16, 32))
+    rows = growth.count_growth({"small": model}, frames=(16, 32))
     assert rows[1]["macs"] == pytest.approx(2 * rows[0]["macs"], rel=1e-3)
     assert count_cost(model.copy(implementation="cpu"), model.input_shape).macs == rows[0]["macs"]
 

@@ -34,14 +34,14 @@ class CellResults:
         self._folder = workdir / "results"
 
     def names(self) -> set[str]:
-        """Returns the names of the files that are there; one request for all cells."""
+        """Returns the names of all result files; one request for all cells."""
         return set(storage.names_in(self._folder))
 
     def read_result(self, cell: Cell) -> dict[str, Any] | None:
         """Returns the record of a finished cell, None for another."""
         return self._read(f"{cell.name}.json")
 
-    def failure(self, cell: Cell) -> dict[str, Any] | None:
+    def read_failure(self, cell: Cell) -> dict[str, Any] | None:
         """Returns {"attempt", "reason"} of a cell whose last attempt failed, None for another."""
         return self._read(cell.name + FAILED)
 

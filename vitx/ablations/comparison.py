@@ -9,7 +9,7 @@ import numpy as np
 
 from vitx import configuration, storage, strict_json
 from vitx.ablations.pictures import learning_curves
-from vitx.ablations.statistics import Difference, compare_clips, correct_for_rows, interval
+from vitx.ablations.statistics import Difference, bootstrap_interval, compare_clips, correct_for_rows
 from vitx.ablations.tables import format_differences, has_same_clips, pair_examples
 from vitx.console import escape
 from vitx.data.aligned import open_split
@@ -28,8 +28,8 @@ from vitx.run_parts import learnt_classes
 from vitx.tasks.task import COUNT_METRICS
 from vitx.training.logs import read_metrics
 
-MAX_LISTED = 20  # clips of a list in Markdown; the JSON has all
-MAX_CLIPS = 8  # clips of a picture
+MAX_LISTED = 20  # clips in a Markdown list; the JSON lists all
+MAX_CLIPS = 8  # clips in a picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Disagreement:
         correct: name of the run that is correct.
         wrong: name of the run that is wrong.
         indices: indices of the clips in the split.
-        clips: their names.
-        captions: (class, class predicted by the run that is wrong) of each.
+        clips: names of the clips.
+        captions: (true class, class predicted by the run that is wrong) of each clip.
     """
 
     label: str
@@ -83,7 +83,7 @@ class Comparison:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Tested:
+class _EvaluatedRun:
     """A run with its predictions."""
 
     name: str
@@ -114,29 +114,29 @@ def compare(
         raise UserError(f"found {len(folders)} runs ({', '.join(map(str, folders))}); expected two or more, each once")
     short = [storage.absolute(folder).name for folder in folders]
     names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
-    configs = [load_config(folder) for folder in folders]  # all are checked before the first is evaluated
-    for folder in folders if output is not None else ():  # its curves are drawn last
+    configs = [load_config(folder) for folder in folders]  # all folders are checked before the first run is evaluated
+    for folder in folders if output is not None else ():  # a damaged row is reported now, since curves are drawn last
         read_metrics(folder)
-    tested = [_test(*parts, split) for parts in zip(names, folders, configs, strict=True)]
+    tested = [_load_or_predict(*parts, split) for parts in zip(names, folders, configs, strict=True)]
     differences, disagreements = [], []
     # Predictions are numbered as the run has learnt its classes, whatever their order in the data is now.
     learnt = learnt_classes(configs[0], read_newest_record(folders[0]))
     source = open_split(configs[0].data.dataset, split, learnt, str(folders[0]))
     for other in tested[1:]:
         if has_same_clips(other.predictions, tested[0].predictions):
-            differences += _differences(other, tested[0])
-            disagreements += _disagreements(tested[0], other, source)
+            differences += _test_differences(other, tested[0])
+            disagreements += _find_disagreements(tested[0], other, source)
     comparison = Comparison(
         split=split,
         runs={run.name: str(run.workdir) for run in tested},
         tested={run.name: f"{run.predictions.coverage}, step {run.step}" for run in tested},
         settings=different_settings({run.name: run.experiment for run in tested}),
-        metrics=_metrics(tested),
+        metrics=_collect_metrics(tested),
         differences=tuple(correct_for_rows(differences)),
         disagreements=tuple(disagreements),
     )
     if output is not None:
-        _write(comparison, tested, source, storage.as_path(output))
+        _write_comparison(comparison, tested, source, storage.as_path(output))
     return comparison
 
 
@@ -157,7 +157,8 @@ def to_markdown(comparison: Comparison) -> str:
     lines = [f"- {name}: {comparison.runs[name]} ({comparison.tested[name]})" for name in names]
     lines += ["", f"Metrics of the {comparison.split} split, with 95 % intervals where they are means over clips:", ""]
     rows = [
-        (metric, *(_with_interval(values.get(name)) for name in names)) for metric, values in comparison.metrics.items()
+        (metric, *(_format_with_interval(values.get(name)) for name in names))
+        for metric, values in comparison.metrics.items()
     ]
     lines += markdown_table(("metric", *names), rows)
     if comparison.differences:
@@ -198,15 +199,15 @@ def to_json(comparison: Comparison) -> str:
     return strict_json.dumps(data, indent=2) + "\n"
 
 
-def _test(name: str, workdir: PurePath, experiment: Experiment, split: str) -> _Tested:
+def _load_or_predict(name: str, workdir: PurePath, experiment: Experiment, split: str) -> _EvaluatedRun:
     path = predictions_path(workdir, split)
     if storage.exists(path):
-        return _Tested(name, workdir, experiment, *load_predictions(path))
+        return _EvaluatedRun(name, workdir, experiment, *load_predictions(path))
     run = load_run(workdir)
-    return _Tested(name, workdir, run.experiment, run.step, predict_split(run, split))
+    return _EvaluatedRun(name, workdir, run.experiment, run.step, predict_split(run, split))
 
 
-def _metrics(tested: Sequence[_Tested]) -> dict[str, dict[str, Any]]:
+def _collect_metrics(tested: Sequence[_EvaluatedRun]) -> dict[str, dict[str, Any]]:
     metrics: dict[str, dict[str, Any]] = {}
     for run in tested:
         task = run.experiment.task
@@ -214,12 +215,12 @@ def _metrics(tested: Sequence[_Tested]) -> dict[str, dict[str, Any]]:
             if metric in COUNT_METRICS:
                 continue
             values = example_metric(task, run.predictions, metric)
-            bounds = None if values is None else accuracy_interval(metric, values) or interval(values[None])
+            bounds = None if values is None else accuracy_interval(metric, values) or bootstrap_interval(values[None])
             metrics.setdefault(metric, {})[run.name] = (value, bounds)
     return metrics
 
 
-def _differences(run: _Tested, reference: _Tested) -> list[Difference]:
+def _test_differences(run: _EvaluatedRun, reference: _EvaluatedRun) -> list[Difference]:
     tasks, predictions = zip(
         *((tested.experiment.task, [tested.predictions]) for tested in (run, reference)), strict=True
     )
@@ -231,7 +232,7 @@ def _differences(run: _Tested, reference: _Tested) -> list[Difference]:
     return found
 
 
-def _disagreements(first: _Tested, other: _Tested, source: Source) -> list[Disagreement]:
+def _find_disagreements(first: _EvaluatedRun, other: _EvaluatedRun, source: Source) -> list[Disagreement]:
     common = np.intersect1d(first.predictions.index, other.predictions.index)
     found = []
     for label in first.predictions.outputs:
@@ -244,18 +245,18 @@ def _disagreements(first: _Tested, other: _Tested, source: Source) -> list[Disag
         masks = first_correct & ~other_correct, other_correct & ~first_correct
         for better, wrong, mask in ((first, other, masks[0]), (other, first, masks[1])):
             indices = common[mask & has_label]
-            captions = tuple(_caption(wrong.predictions, source, label, int(index)) for index in indices)
+            captions = tuple(_describe_mistake(wrong.predictions, source, label, int(index)) for index in indices)
             clips = tuple(example_name(source, int(index)) for index in indices)
             found.append(Disagreement(label, better.name, wrong.name, tuple(indices.tolist()), clips, captions))
     return found
 
 
-def _caption(predictions: Predictions, source: Source, label: str, index: int) -> tuple[str, str]:
+def _describe_mistake(predictions: Predictions, source: Source, label: str, index: int) -> tuple[str, str]:
     row, names = np.searchsorted(predictions.index, index), source.label_names[label]
     return names[int(predictions.labels[label][row])], names[int(predictions.outputs[label][row].argmax())]
 
 
-def _with_interval(value: tuple[float | int, tuple[float, float] | None] | None) -> str:
+def _format_with_interval(value: tuple[float | int, tuple[float, float] | None] | None) -> str:
     if value is None:
         return "-"
     number, bounds = value
@@ -263,7 +264,9 @@ def _with_interval(value: tuple[float | int, tuple[float, float] | None] | None)
     return shown if bounds is None else f"{shown} ({bounds[0]:.2f} to {bounds[1]:.2f})"
 
 
-def _write(comparison: Comparison, tested: Sequence[_Tested], source: Source, output: PurePath) -> None:
+def _write_comparison(
+    comparison: Comparison, tested: Sequence[_EvaluatedRun], source: Source, output: PurePath
+) -> None:
     """Writes a comparison and its pictures into a folder."""
     storage.create_folder(output)
     curves = presenter_for(tested[0].experiment.task).curves

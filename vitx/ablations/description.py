@@ -13,7 +13,7 @@ from vitx.errors import UserError
 from vitx.experiment import Experiment, load_object
 from vitx.training.overview import count_cost_of
 
-TRIES_PER_ROW = 50  # of a random search, before the budget is taken to leave nothing more
+TRIES_PER_ROW = 50  # combinations that a random search tries for each row before it gives up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +71,12 @@ def grid(choices: Mapping[str, Sequence[Any]]) -> tuple[Row, ...]:
         grid({"model.num_layers": (2, 4), "model.hidden_size": (48, 96)})  # "num_layers=2, hidden_size=48", ...
     """
     return tuple(
-        _row(choices, dict(zip(choices, values, strict=True))) for values in itertools.product(*choices.values())
+        _name_row(choices, dict(zip(choices, values, strict=True))) for values in itertools.product(*choices.values())
     )
 
 
 def cumulative(additions: Mapping[str, Mapping[str, Any]]) -> tuple[Row, ...]:
-    """Returns rows of which each has the changes of all rows before it and its own.
+    """Returns rows that add changes one after the other: each row has its own changes and those of all rows before it.
 
     Args:
         additions: {name of the row: changes that it adds}.
@@ -120,10 +120,10 @@ def random_search(
             refused = str(error)  # such as a width that the heads do not divide
             continue
         if macs is None:
-            refused = f"the multiply-accumulates of {_row(choices, changes).name} cannot be counted"
+            refused = f"the multiply-accumulates of {_name_row(choices, changes).name} cannot be counted"
             continue
         if macs <= 1e9 * max_gmacs and params <= max_params:
-            rows.append(_row(choices, changes))
+            rows.append(_name_row(choices, changes))
             if len(rows) == num_rows:
                 break
         costs.append((params, macs))
@@ -149,17 +149,17 @@ def _shuffle(choices: Mapping[str, Sequence[Any]], seed: int) -> Iterator[dict[s
             yield {path: values[place] for (path, values), place in zip(choices.items(), places, strict=True)}
 
 
-def _row(choices: Mapping[str, Sequence[Any]], changes: Mapping[str, Any]) -> Row:
+def _name_row(choices: Mapping[str, Sequence[Any]], changes: Mapping[str, Any]) -> Row:
     """Returns a row that is named by its changes; values that look the same get their place among the choices."""
     words = []
     for path, value in changes.items():
-        texts, text = [_short(choice) for choice in choices[path]], _short(value)
+        texts, text = [_format_short(choice) for choice in choices[path]], _format_short(value)
         place = f" {list(choices[path]).index(value) + 1}" if texts.count(text) > 1 else ""
         words.append(f"{path.split('.')[-1]}={text}{place}")
     return Row(", ".join(words), changes)
 
 
-def _short(value: Any) -> str:
+def _format_short(value: Any) -> str:
     if dataclasses.is_dataclass(value):
         return type(value).__name__
     if isinstance(value, tuple) and all(isinstance(item, int) for item in value):

@@ -20,16 +20,16 @@ from vitx.console import escape
 from vitx.experiment import Experiment
 from vitx.training.overview import count_cost_of
 
-BACKWARD = 3  # forward and backward pass, in forward passes
-MEASURABLE_GMACS = 50  # of a training step of the base: larger ones are not run for an estimate
-ASSUMED_EFFICIENCY = 0.3  # of a matrix product's rate, where nothing is measured
-START_UP_SECONDS = 5.0  # opening the dataset, checkpoints and the report
-READ_BATCHES = 8  # of training, to measure how fast clips are read
+BACKWARD = 3  # cost of a forward and a backward pass, in forward passes
+MEASURABLE_GMACS = 50  # largest training step of the base that is run for an estimate
+ASSUMED_EFFICIENCY = 0.3  # assumed fraction of a matrix product's rate, where no step is measured
+START_UP_SECONDS = 5.0  # time to open the dataset, save checkpoints and write the report
+READ_BATCHES = 8  # training batches that are read to measure how fast clips are read
 
 
 @dataclasses.dataclass(frozen=True)
 class _Speed:
-    """What a time is estimated from: seconds of a cell are `constant + gmacs / rate + clips * clip_seconds`.
+    """Speed that times are estimated from: the seconds of a cell are `constant + gmacs / rate + clips * clip_seconds`.
 
     Attributes:
         rate: multiply-accumulates (10^9) in a second; None where they cannot be counted.
@@ -48,7 +48,7 @@ class _Speed:
     test_clips: int = 0
 
     def seconds(self, experiment: Experiment, gmacs: float) -> float:
-        """Returns the estimated time of a cell that computes so many GMACs in training."""
+        """Returns the estimated time of a cell, given the GMACs of its training."""
         settings = experiment.training
         validations = settings.steps // settings.evaluate_every if settings.evaluate_every else 1
         clips = settings.steps * experiment.data.batch_size + validations * self.validation_clips + self.test_clips
@@ -65,7 +65,7 @@ class Estimate:
         state: "finished", "started" or "missing".
         clips: clips of training.
         gmacs_per_view: multiply-accumulates of one view (10^9); None where they cannot be counted.
-        gmacs: those of the whole run: three forward passes for each training clip.
+        gmacs: multiply-accumulates of the whole run (10^9): three forward passes for each training clip.
         seconds: estimated time of the whole run, alone on this machine; None where it cannot be estimated.
         basis: what the time was estimated from.
     """
@@ -103,7 +103,7 @@ def estimate(plan: Plan) -> Estimates:
     rates = []
     for cell in plan.all_cells():
         if cell.name in finished and finished[cell.name]["seconds"] is not None:
-            seconds, gmacs = finished[cell.name]["seconds"], _gmacs(plan, cell)
+            seconds, gmacs = finished[cell.name]["seconds"], _count_gmacs(plan, cell)
             times.setdefault(cell.row, []).append(seconds)
             if gmacs:
                 rates.append(gmacs / seconds)
@@ -115,7 +115,7 @@ def estimate(plan: Plan) -> Estimates:
         speed = _measure(plan.ablation.base)
     estimates = Estimates()
     for cell in plan.cells:
-        gmacs = _gmacs(plan, cell)
+        gmacs = _count_gmacs(plan, cell)
         if cell.row in times:
             seconds, source = statistics.mean(times[cell.row]), "finished cells of this row"
         elif gmacs is None or speed.rate is None:
@@ -150,7 +150,7 @@ def format_estimates(estimates: list[Estimate]) -> str:
     return "\n".join(map(escape, lines))
 
 
-def _gmacs(plan: Plan, cell: Cell) -> float | None:
+def _count_gmacs(plan: Plan, cell: Cell) -> float | None:
     macs = plan.costs[cell.row][1]
     clips = cell.experiment.training.steps * cell.experiment.data.batch_size
     return None if macs is None else BACKWARD * macs * clips / 1e9
@@ -161,7 +161,7 @@ def _measure(base: Experiment) -> _Speed:
     macs = count_cost_of(base)[1]
     gmacs = None if macs is None else BACKWARD * macs * base.data.batch_size / 1e9
     if gmacs is None or gmacs > MEASURABLE_GMACS:
-        rate = ASSUMED_EFFICIENCY * _matrix_rate()
+        rate = ASSUMED_EFFICIENCY * _measure_matrix_rate()
         return _Speed(rate, "a matrix product here, at 30 % of its rate", START_UP_SECONDS)
     step_seconds, compile_seconds = _measure_step(base)
     return _Speed(
@@ -184,7 +184,7 @@ def _measure_step(base: Experiment) -> tuple[float, float]:
     began = time.perf_counter()
     step = jax.jit(functools.partial(train_step, model)).lower(state, video).compile()
     compile_seconds = time.perf_counter() - began
-    return min(_time(lambda: step(state, video)) for _ in range(4)), compile_seconds
+    return min(_time_call(lambda: step(state, video)) for _ in range(4)), compile_seconds
 
 
 def _measure_reading(base: Experiment) -> float:
@@ -198,13 +198,13 @@ def _measure_reading(base: Experiment) -> float:
     return (time.perf_counter() - began) / (READ_BATCHES * base.data.batch_size)
 
 
-def _matrix_rate() -> float:
+def _measure_matrix_rate() -> float:
     x = jnp.ones((1024, 1024))
     product = jax.jit(jnp.matmul)
-    return 1024**3 / 1e9 / min(_time(lambda: product(x, x)) for _ in range(4))
+    return 1024**3 / 1e9 / min(_time_call(lambda: product(x, x)) for _ in range(4))
 
 
-def _time(call: Callable[[], Any]) -> float:
+def _time_call(call: Callable[[], Any]) -> float:
     began = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - began

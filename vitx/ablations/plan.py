@@ -21,7 +21,7 @@ from vitx.training.overview import count_cost_of
 FORMAT = 1
 COSTS = ("params", "gmacs", "clips_per_second", "peak_memory_mib", "seconds")
 DEFAULT_COSTS = COSTS[:-1]
-MAX_SLUG = 120  # characters of a row's name in the names of its files, which may have 255 with their endings
+MAX_SLUG = 120  # characters of a row's name in its file names, which may have 255 with their endings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Cell:
     Attributes:
         row: name of the row.
         seed: value of training.seed.
-        name: name of its files in the ablation's folder.
-        experiment: its settings.
+        name: name of the cell's files in the ablation's folder.
+        experiment: settings of the run.
         folder: folder of the run.
     """
 
@@ -71,7 +71,7 @@ class Plan:
         finished = (re.fullmatch(r".*_seed(\d+)\.json", name) for name in storage.names_in(self.workdir / "results"))
         others = sorted(int(match[1]) for match in finished if match)
         seeds = dict.fromkeys([*self.ablation.seeds, *(cell.seed for cell in self.cells), *others])
-        return [_cell(self.ablation, row, seed, self.workdir) for row in self.ablation.rows for seed in seeds]
+        return [_build_cell(self.ablation, row, seed, self.workdir) for row in self.ablation.rows for seed in seeds]
 
 
 def create_plan(
@@ -95,33 +95,33 @@ def create_plan(
     workdir = storage.as_path(workdir)
     problems = list(_check_names(ablation, seeds))
     if problems:  # rows are identified by their names
-        raise _refusal(problems)
+        raise _build_error(problems)
     selected = _select_rows(ablation, rows, problems)
     problems += _check_folder(ablation.base, workdir)
     costs, metrics = {}, {}
-    open_labels = _LabelNames()
+    open_labels = _LabelNameCache()
     for row in ablation.rows:
-        with _collect(problems, row.name):
+        with _collect_problems(problems, row.name):
             experiment = ablation.base.override(row.changes)
             if "training.seed" in row.changes:
                 raise UserError("found training.seed; expected it in the seeds of the ablation alone")
             if (weights := experiment.training.initialise_from) is not None:
                 require_source(storage.as_path(weights))
-            metrics[row.name] = _metric_names(experiment, open_labels(experiment))
+            metrics[row.name] = _list_metrics(experiment, open_labels(experiment))
             costs[row.name] = count_cost_of(experiment)
-    known = _known_columns(metrics, costs)
-    columns = ablation.columns or [name for name in _default_columns(ablation.base, metrics) if name in known]
+    known = _list_fillable_columns(metrics, costs)
+    columns = ablation.columns or [name for name in _choose_default_columns(ablation.base, metrics) if name in known]
     if len(metrics) == len(ablation.rows):  # otherwise a column may be that of a row that is refused
         problems += _check_columns(columns, known, metrics)
     cells = []
     for seed in dict.fromkeys(ablation.seeds if seeds is None else seeds):
         for row in (row for row in ablation.rows if row.name in costs and row.name in selected):
-            with _collect(problems, row.name):
-                cell = _cell(ablation, row, seed, workdir)
+            with _collect_problems(problems, row.name):
+                cell = _build_cell(ablation, row, seed, workdir)
                 _check_cell(cell)
                 cells.append(cell)
     if problems:
-        raise _refusal(list(dict.fromkeys(problems)))
+        raise _build_error(list(dict.fromkeys(problems)))
     return Plan(ablation, workdir, tuple(cells), tuple(columns), costs)
 
 
@@ -136,15 +136,15 @@ def claim_folder(plan: Plan) -> None:
     if not storage.create_file(plan.workdir / "ablation.json", (strict_json.dumps(record, indent=2) + "\n").encode()):
         problems = list(_check_folder(plan.ablation.base, plan.workdir))
         if problems:
-            raise _refusal(problems)
+            raise _build_error(problems)
 
 
-def _refusal(problems: Sequence[str]) -> UserError:
+def _build_error(problems: Sequence[str]) -> UserError:
     return UserError("the ablation cannot run; nothing was started:", problems)
 
 
 @contextlib.contextmanager
-def _collect(problems: list[str], row: str) -> Iterator[None]:
+def _collect_problems(problems: list[str], row: str) -> Iterator[None]:
     """Turns errors of one row into a problem with the row's name, so that all rows are checked."""
     try:
         yield
@@ -152,8 +152,8 @@ def _collect(problems: list[str], row: str) -> Iterator[None]:
         problems.append(f"row {row!r}: {' '.join(str(error).split())}")
 
 
-class _LabelNames:
-    """The names of classes of each dataset, opened once: rows mostly share theirs."""
+class _LabelNameCache:
+    """Names of the classes of each dataset, which is opened once: most rows share a dataset."""
 
     def __init__(self) -> None:
         self._known: list[tuple[Any, dict[str, tuple[str, ...]]]] = []
@@ -238,11 +238,11 @@ def _check_cell(cell: Cell) -> None:
         raise UserError(f"{cell.folder} holds a run with other settings ({'; '.join(refused)}); rename the row")
 
 
-def _metric_names(experiment: Experiment, label_names: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+def _list_metrics(experiment: Experiment, label_names: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
     return experiment.task.metric_names(experiment.task.output_names(experiment.model, label_names))
 
 
-def _default_columns(base: Experiment, metrics: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+def _choose_default_columns(base: Experiment, metrics: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
     """Returns the metrics of a task's headline but losses, and the costs."""
     formats = presenter_for(base.task).formats
     names = dict.fromkeys(name for row in metrics.values() for name in row)
@@ -250,7 +250,7 @@ def _default_columns(base: Experiment, metrics: dict[str, tuple[str, ...]]) -> t
     return (*(main or ["loss"]), *DEFAULT_COSTS)
 
 
-def _known_columns(metrics: dict[str, tuple[str, ...]], costs: dict[str, tuple[int, int | None]]) -> list[str]:
+def _list_fillable_columns(metrics: dict[str, tuple[str, ...]], costs: dict[str, tuple[int, int | None]]) -> list[str]:
     """Returns the columns that at least one row can fill."""
     can_count = any(macs is not None for _, macs in costs.values())
     own = dict.fromkeys(name for row in metrics.values() for name in row)
@@ -264,7 +264,7 @@ def _check_columns(columns: Sequence[str], known: Sequence[str], rows: Iterable[
             yield f"column {column!r}: none of the rows {names} can fill it{did_you_mean(column, known)}"
 
 
-def _cell(ablation: Ablation, row: Row, seed: int, workdir: PurePath) -> Cell:
+def _build_cell(ablation: Ablation, row: Row, seed: int, workdir: PurePath) -> Cell:
     experiment = ablation.base.override({**row.changes, "training.seed": seed})
     name = f"{_slug(row.name)}_seed{seed}"
     return Cell(row.name, seed, name, experiment, workdir / "runs" / name)

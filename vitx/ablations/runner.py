@@ -25,7 +25,7 @@ from vitx.console import prefix_messages
 from vitx.errors import Preempted, RunError, UserError
 from vitx.training.logs import log_info
 
-POLL_SECONDS = 5.0  # between looks at cells that other processes train
+POLL_SECONDS = 5.0  # between two checks of the cells that other processes train
 
 
 def ablate(
@@ -96,7 +96,7 @@ def share_programs(plan: Plan) -> Iterator[None]:
 def run_cells(plan: Plan, *, name_lines: bool = False) -> None:
     """Trains cells that no other process has, until every selected cell is finished or has failed.
 
-    A failure that was there before is tried again; one that another process meets meanwhile is not.
+    A failure of an earlier call is tried again; one that another process meets meanwhile is not.
 
     Args:
         plan: plan with the cells.
@@ -104,22 +104,22 @@ def run_cells(plan: Plan, *, name_lines: bool = False) -> None:
     """
     results, leases = CellResults(plan.workdir), Leases(plan.workdir / "leases")
     known = results.names()
-    before = {cell.name: results.failure(cell) for cell in plan.cells if cell.name + FAILED in known}
+    before = {cell.name: results.read_failure(cell) for cell in plan.cells if cell.name + FAILED in known}
 
     def is_open(cell: Cell, names: set[str]) -> bool:
         if f"{cell.name}.json" in names:
             return False
-        return cell.name + FAILED not in names or results.failure(cell) == before.get(cell.name)
+        return cell.name + FAILED not in names or results.read_failure(cell) == before.get(cell.name)
 
     waited = False
-    while pending := _open_cells(plan, results, is_open):
+    while pending := _find_open_cells(plan, results, is_open):
         progress = False
         for cell in pending:
             lease = leases.take(cell.name)
             if lease is None:
                 continue
             try:
-                # Its owner may have finished it since the list was read.
+                # Another process may have finished the cell since the list was read.
                 if is_open(cell, results.names()):
                     done = len(plan.cells) - len(pending)
                     log_info(f"{done} of {len(plan.cells)} cells are settled; row {cell.row!r}, seed {cell.seed}")
@@ -130,14 +130,14 @@ def run_cells(plan: Plan, *, name_lines: bool = False) -> None:
                 lease.release()
             if progress:
                 break
-        if not progress and len(_open_cells(plan, results, is_open)) == len(pending):
+        if not progress and len(_find_open_cells(plan, results, is_open)) == len(pending):
             if not waited:
                 log_info(f"{len(pending)} cells are with other processes; waiting for them")
             waited = True
             time.sleep(POLL_SECONDS)
 
 
-def _open_cells(plan: Plan, results: CellResults, is_open: Callable[[Cell, set[str]], bool]) -> list[Cell]:
+def _find_open_cells(plan: Plan, results: CellResults, is_open: Callable[[Cell, set[str]], bool]) -> list[Cell]:
     names = results.names()
     return [cell for cell in plan.cells if is_open(cell, names)]
 
@@ -162,7 +162,9 @@ def _run_in_processes(plan: Plan, file: Path, jobs: int) -> None:
     command = [sys.executable, "-m", "vitx", "ablate", str(file), "--workdir", str(plan.workdir)]
     command.append(f"--worker={selected}")  # one word: names may begin with a dash
     results = CellResults(plan.workdir)
-    failures = {cell.name: results.failure(cell) for cell in plan.cells}  # of earlier calls, which are tried again
+    failures = {
+        cell.name: results.read_failure(cell) for cell in plan.cells
+    }  # failures of earlier calls, which are tried again
     programs = jax.config.jax_compilation_cache_dir
     environment = os.environ | ({"JAX_COMPILATION_CACHE_DIR": programs} if programs else {})
     workers = [subprocess.Popen(command, env=environment) for _ in range(jobs)]
@@ -178,7 +180,7 @@ def _run_in_processes(plan: Plan, file: Path, jobs: int) -> None:
         raise Preempted("stopped; the same command resumes")
     finished = results.names()
     left = [cell for cell in plan.cells if f"{cell.name}.json" not in finished]
-    missing = [cell for cell in left if results.failure(cell) == failures[cell.name]]
+    missing = [cell for cell in left if results.read_failure(cell) == failures[cell.name]]
     if missing:
         raise RunError(
             f"{len(missing)} of {len(plan.cells)} cells are not settled, and the processes ended with "

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from scipy import stats
 
 RESAMPLES = 2000
-MAX_DRAWS = 2**24  # counts of one chunk of resamples, to bound memory
-LEVEL = 0.05  # of significance; intervals cover 1 - LEVEL
+MAX_DRAWS = 2**24  # draws that are in memory at once
+LEVEL = 0.05  # level of significance; intervals cover 1 - LEVEL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ def bootstrap_mean(
     return np.concatenate(means)
 
 
-def interval(values: Float[np.ndarray, "s n"]) -> tuple[float, float]:
+def bootstrap_interval(values: Float[np.ndarray, "s n"]) -> tuple[float, float]:
     """Returns the 95 % bootstrap interval of a mean over clips."""
     low, high = np.percentile(bootstrap_mean(values), (100 * LEVEL / 2, 100 - 100 * LEVEL / 2))
     return float(low), float(high)
@@ -105,7 +105,7 @@ def compare_clips(
         reference: name of the other row.
         column: name of the metric.
         values: metric of each clip with each seed.
-        reference_values: those of the reference, with the same seeds and clips.
+        reference_values: metric of the reference, with the same seeds and clips.
     """
     pairs = values - reference_values
     num_seeds, num_clips = pairs.shape
@@ -128,14 +128,14 @@ def compare_clips(
 def compare_seeds(
     row: str, reference: str, column: str, values: Sequence[float], reference_values: Sequence[float]
 ) -> Difference:
-    """Tests a difference of a metric that is no mean over clips by the paired t-test over seeds.
+    """Tests a difference by the paired t-test over seeds, for a metric that is no mean over clips.
 
     Args:
         row: name of the row.
         reference: name of the other row.
         column: name of the metric.
-        values: the metric with each seed.
-        reference_values: those of the reference, with the same seeds.
+        values: metric with each seed.
+        reference_values: metric of the reference, with the same seeds.
     """
     pairs = np.asarray(values, np.float64) - np.asarray(reference_values, np.float64)
     mean = float(pairs.mean())

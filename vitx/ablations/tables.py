@@ -90,12 +90,12 @@ def build_table(plan: Plan) -> Table:
     for row in plan.ablation.rows:
         own = [cell for cell in cells if cell.row == row.name]
         done = [cell for cell in own if cell.name in records]
-        failed = {cell.seed: results.failure(cell) for cell in own if cell.name not in records}
+        failed = {cell.seed: results.read_failure(cell) for cell in own if cell.name not in records}
         failures = {seed: failure["reason"] for seed, failure in failed.items() if failure}
-        values = _values(plan, row.name, [records[cell.name] for cell in done])
+        values = _average_values(plan, row.name, [records[cell.name] for cell in done])
         rows.append(TableRow(row.name, tuple(cell.seed for cell in done), values, failures))
-    differences = _differences(plan, [cell for cell in cells if cell.name in records], records)
-    return Table(_header(plan, [*records.values()]), plan.columns, tuple(rows), tuple(differences))
+    differences = _test_differences(plan, [cell for cell in cells if cell.name in records], records)
+    return Table(_describe_conditions(plan, [*records.values()]), plan.columns, tuple(rows), tuple(differences))
 
 
 def write_table(table: Table, workdir: PurePath) -> None:
@@ -108,18 +108,18 @@ def to_markdown(table: Table) -> str:
     """Returns the table with its header, differences and failures as Markdown."""
     lines = [*(f"- {name}: {text}" for name, text in table.header.items()), ""]
     head = ("row", "seeds", *(HEADS.get(column, column) for column in table.columns))
-    rows = [(row.name, len(row.seeds), *_cells(table, row, " ± ")) for row in table.rows]
+    rows = [(row.name, len(row.seeds), *_format_cells(table, row, " ± ")) for row in table.rows]
     lines += markdown_table(head, rows)
     if table.differences:
         reference = table.differences[0].reference
         lines += ["", f"Differences from {reference!r}, 95 % intervals, p-values with Holm's correction:", ""]
         lines += markdown_table(DIFFERENCE_HEADS, format_differences(table.differences))
         lines += ["", f"Tests: {'; '.join(dict.fromkeys(d.basis for d in table.differences))}."]
-    failures = [f"- {failure}" for failure in _failures(table)]
+    failures = [f"- {failure}" for failure in _list_failures(table)]
     return "\n".join(map(escape, [*lines, *(["", "Failed:", "", *failures] if failures else [])])) + "\n"
 
 
-def _failures(table: Table) -> list[str]:
+def _list_failures(table: Table) -> list[str]:
     """Returns a line for each cell that failed: row, seed and reason."""
     return [
         f"{row.name}, seed {seed}: {' '.join(reason.split())}"
@@ -132,17 +132,17 @@ def to_latex(table: Table) -> str:
     """Returns the table and its differences for LaTeX with the package booktabs."""
     head = ("row", *(HEADS.get(column, column) for column in table.columns))
     lines = [rf"% {name}: {' '.join(text.split())}" for name, text in table.header.items()]
-    lines += [f"% failed: {escape(failure)}" for failure in _failures(table)]
+    lines += [f"% failed: {escape(failure)}" for failure in _list_failures(table)]
     lines += [rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule"]
-    lines += [" & ".join(map(_escape, head)) + r" \\", r"\midrule"]
+    lines += [" & ".join(map(_escape_latex, head)) + r" \\", r"\midrule"]
     for row in table.rows:
-        cells = [cell.replace("±", r"$\pm$") for cell in _cells(table, row, " ± ")]
-        lines.append(" & ".join([_escape(row.name), *cells]) + r" \\")
+        cells = [cell.replace("±", r"$\pm$") for cell in _format_cells(table, row, " ± ")]
+        lines.append(" & ".join([_escape_latex(row.name), *cells]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
     if table.differences:
         lines += ["", rf"% differences from {escape(table.differences[0].reference)}, p-values with Holm's correction"]
         lines += [r"\begin{tabular}{llrrrl}", r"\toprule", " & ".join(DIFFERENCE_HEADS) + r" \\", r"\midrule"]
-        lines += [" & ".join(map(_escape, row)) + r" \\" for row in format_differences(table.differences)]
+        lines += [" & ".join(map(_escape_latex, row)) + r" \\" for row in format_differences(table.differences)]
         lines += [r"\bottomrule", r"\end{tabular}"]
     return "\n".join(lines) + "\n"
 
@@ -235,7 +235,9 @@ def pair_examples(
     return (values[:, places], others[:, other_places]) if len(common) else None
 
 
-def _values(plan: Plan, row: str, records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float | int, float | None]]:
+def _average_values(
+    plan: Plan, row: str, records: Sequence[Mapping[str, Any]]
+) -> dict[str, tuple[float | int, float | None]]:
     params, macs = plan.costs.get(row, (None, None))
     exact = {"params": params, "gmacs": None if macs is None else macs / 1e9}
     values = {}
@@ -251,20 +253,20 @@ def _values(plan: Plan, row: str, records: Sequence[Mapping[str, Any]]) -> dict[
     return values
 
 
-def _differences(plan: Plan, cells: Sequence[Cell], records: Mapping[str, Any]) -> list[Difference]:
+def _test_differences(plan: Plan, cells: Sequence[Cell], records: Mapping[str, Any]) -> list[Difference]:
     """Returns the differences of every row with cells from the reference, over the seeds that both have."""
     metrics = [column for column in plan.columns if column not in COSTS]
     by_row: dict[str, dict[int, Cell]] = {}
     for cell in cells:
         by_row.setdefault(cell.row, {})[cell.seed] = cell
     reference = by_row.pop(plan.reference, {})
-    reference_found = {seed: _predictions(cell, records[cell.name]) for seed, cell in reference.items()}
+    reference_found = {seed: _load_predictions(cell, records[cell.name]) for seed, cell in reference.items()}
     differences = []
     for row, own in by_row.items():
         seeds = [seed for seed in own if seed in reference]
         if not seeds:
             continue
-        row_found = {seed: _predictions(own[seed], records[own[seed].name]) for seed in seeds}
+        row_found = {seed: _load_predictions(own[seed], records[own[seed].name]) for seed in seeds}
         both = row_found, reference_found
         known = [found[seed] for seed in seeds for found in both if found[seed] is not None]
         can_pair = len(known) == 2 * len(seeds) and all(has_same_clips(known[0], found) for found in known)
@@ -282,7 +284,7 @@ def _differences(plan: Plan, cells: Sequence[Cell], records: Mapping[str, Any]) 
     return correct_for_rows(differences)
 
 
-def _predictions(cell: Cell, record: Mapping[str, Any]) -> Predictions | None:
+def _load_predictions(cell: Cell, record: Mapping[str, Any]) -> Predictions | None:
     """Returns the predictions that the metrics of a record come from, None where they are gone."""
     path = predictions_path(cell.folder, "test")
     if not storage.exists(path):
@@ -291,7 +293,7 @@ def _predictions(cell: Cell, record: Mapping[str, Any]) -> Predictions | None:
     return found if (step, found.views) == (record["step"], record["views"]) else None
 
 
-def _header(plan: Plan, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _describe_conditions(plan: Plan, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     data = plan.ablation.base.data
 
     def distinct(name: str, default: str) -> str:
@@ -313,7 +315,7 @@ def _header(plan: Plan, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def describe_part(part: Any) -> str:
-    """Returns a part with its settings that are not the defaults, without folders and others that are a machine's."""
+    """Returns a part as text, with its settings that are not defaults; a machine's, such as folders, are left out."""
     if not dataclasses.is_dataclass(part):
         return str(part)
     defaults = {field.name: field.default for field in dataclasses.fields(part)}
@@ -325,7 +327,7 @@ def describe_part(part: Any) -> str:
     return f"{type(part).__name__}({', '.join(shown)})"
 
 
-def _cells(table: Table, row: TableRow, between: str) -> list[str]:
+def _format_cells(table: Table, row: TableRow, between: str) -> list[str]:
     failed = "failed" if row.failures and not row.seeds else "-"
     return [
         format_value(column, *row.values[column], between=between) if column in row.values else failed
@@ -355,7 +357,7 @@ def format_differences(differences: Sequence[Difference]) -> list[tuple[str, ...
     return rows
 
 
-def _escape(text: str) -> str:
+def _escape_latex(text: str) -> str:
     text = escape(text).translate(_LATEX)
     # After the \\ of a row before, LaTeX takes these for its own.
     return f"{{}}{text}" if text.startswith(("[", "*")) else text

@@ -32,10 +32,10 @@ from vitx.console import print_message, progress_bar
 from vitx.errors import RunError, UserError
 from vitx.models.streaming import StreamingModel
 
-AGREEMENT = {"float32": 1e-3, "bfloat16": 0.1}  # between ours and the peer's, relative to the peer's
+AGREEMENT = {"float32": 1e-3, "bfloat16": 0.1}  # largest deviation of our results from the peer's, relative to them
 LEAST_REPEATS = 3
-MEASURING_SECONDS = 60.0  # of all forward passes, and of all training steps, where more than LEAST_REPEATS are timed
-SWEEP_SECONDS = 180.0  # of a sweep over batch sizes
+MEASURING_SECONDS = 60.0  # limit for all forward passes, and for all training steps, beyond LEAST_REPEATS
+SWEEP_SECONDS = 180.0  # limit for a sweep over batch sizes
 Call = Callable[[], Any]
 
 
@@ -88,24 +88,24 @@ def bench(
     variables = random_variables(model, clips[:1])
     peer = None
     if against is not None:
-        resources = {"threads": cores(), "cuda": device.platform == "gpu"}
+        resources = {"threads": count_cores(), "cuda": device.platform == "gpu"}
         peer = peers.create_peer(against, name, model, jax.device_get(variables), video, **resources)
         if not eager:
             peer.compile()
     # The step donates its state; `variables` are needed again for the forward pass.
     state = jax.tree.map(jnp.copy, (variables, OPTIMIZER.init(variables["params"])))
 
-    def one_step() -> jax.Array:
+    def take_step() -> jax.Array:
         nonlocal state
         state, loss = programs.step(state, clips)
         return loss.block_until_ready()
 
     forward: dict[str, Call] = {"forward": lambda: jax.block_until_ready(programs.forward(variables, clips))}
-    steps: dict[str, Call] = {"train_step": one_step}
+    steps: dict[str, Call] = {"train_step": take_step}
     results: dict[str, Any] = {}
     dtype = getattr(model, "dtype", "float32")
     if peer is not None:
-        trained = one_step(), one_step()
+        trained = take_step(), take_step()
         gradient_norm = float(optax.tree.norm(optax.tree.get(state, "trace")))
         ours = {"logits": forward["forward"](), "loss": trained, "gradient": gradient_norm}
         results |= {"peer_mode": peer.mode} | _check_agreement(peer, ours, dtype)
@@ -116,15 +116,15 @@ def bench(
         results |= _time(calls, repeats, f"{name}: {description}")
         peaks.append(matmul_peak(device, dtype))
     if isinstance(model, StreamingModel):
-        read_frame = _stream(model, variables, clips)
+        read_frame = _create_frame_reader(model, variables, clips)
         for _ in range(2):  # compiled in the first call, and once more for the state that it returns
             read_frame()
         results |= _time({"frame": read_frame}, repeats * clip[0], f"{name}: stream")
-    results |= _fractions(results, batch, count_macs(model), max(peaks))
+    results |= _compute_fractions(results, batch, count_macs(model), max(peaks))
     results |= {f"{call}_clips_per_second": 1e3 * batch / results[f"{call}_ms"] for call in ("forward", "train_step")}
     if any(results.get(f"{call}_peak_fraction", 0) > 1 for call in ("forward", "train_step")):
         print_message(f"{name}: faster than the products of its peak, so other processes took part; measure again")
-    return {"model": name, **_describe(programs, batch, dtype), **results, **_memory(programs)}
+    return {"model": name, **_describe(programs, batch, dtype), **results, **_list_memory(programs)}
 
 
 def _describe(programs: Programs, batch: int, dtype: str) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def _describe(programs: Programs, batch: int, dtype: str) -> dict[str, Any]:
     return {**shape, "batch": batch, "dtype": dtype, "implementation": getattr(programs.model, "implementation", None)}
 
 
-def _memory(programs: Programs) -> dict[str, int]:
+def _list_memory(programs: Programs) -> dict[str, int]:
     named = {"forward": programs.forward, "train_step": programs.step}
     return {f"{name}_memory_bytes": program_bytes(program) for name, program in named.items()}
 
@@ -179,7 +179,7 @@ def _announce(name: str, compilation: float, kinds: Iterable[Mapping[str, Call]]
     print_message(f"{name}: compiled in {compilation:.0f} s; measuring takes about {seconds:.0f} s")
 
 
-def _fractions(results: Mapping[str, Any], batch: int, macs: int | None, peak: float) -> dict[str, Any]:
+def _compute_fractions(results: Mapping[str, Any], batch: int, macs: int | None, peak: float) -> dict[str, Any]:
     """Returns the measured peak of matrix products, and the fraction of it that the model's own operations reach."""
     if macs is None:
         return {"matmul_peak_flops": peak}
@@ -214,15 +214,15 @@ def describe_machine(against: str | None = None) -> dict[str, Any]:
         versions |= peers.versions(against)
     return {
         "device": " ".join(dict.fromkeys((device.platform, device.device_kind))),
-        "processor": _processor(),
-        "threads": cores(),
+        "processor": _find_processor(),
+        "threads": count_cores(),
         "load": os.getloadavg()[0],  # over the last minute; much above the number of threads, other processes were busy
         "versions": versions,
         "date": time.strftime("%Y-%m-%d"),
     }
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Returns the number of cores that this process may use, which is the number of threads of XLA and of the peer."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -232,10 +232,10 @@ def random_variables(model: nn.Module, video: jax.Array) -> dict[str, Any]:
     variables = jax.jit(model.init)(jax.random.key(0), video)
     random = np.random.default_rng(1)
 
-    def noisy(x: jax.Array) -> jax.Array:
+    def add_noise(x: jax.Array) -> jax.Array:
         return x if x.ndim != 1 and x.any() else x + 0.1 * random.standard_normal(x.shape, np.float32)
 
-    return dict(jax.tree.map(noisy, variables))
+    return dict(jax.tree.map(add_noise, variables))
 
 
 def _check_agreement(peer: Peer, ours: Mapping[str, Any], dtype: str) -> dict[str, float]:
@@ -292,19 +292,19 @@ def quartiles_name(name: str) -> str:
     return f"{name.removesuffix('_ms')}_quartiles_ms" if name.endswith("_ms") else f"{name}_quartiles"
 
 
-def _stream(model: StreamingModel, variables: Any, video: jax.Array) -> Callable[[], Any]:
+def _create_frame_reader(model: StreamingModel, variables: Any, video: jax.Array) -> Callable[[], Any]:
     step = jax.jit(lambda variables, frame, state: model.apply(variables, frame, state, method="step"))
     state, frame = model.init_state(1), video[:1, 0]
 
-    def one_frame() -> None:
+    def read_next_frame() -> None:
         nonlocal state
         logits, state = step(variables, frame, state)
         jax.block_until_ready(logits)
 
-    return one_frame
+    return read_next_frame
 
 
-def _processor() -> str:
+def _find_processor() -> str:
     try:
         with open("/proc/cpuinfo") as file:
             return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))

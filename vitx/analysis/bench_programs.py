@@ -17,7 +17,7 @@ from vitx.limits import available_memory
 from vitx.models import resolve_implementation
 
 OPTIMIZER = optax.sgd(peers.LEARNING_RATE, peers.MOMENTUM)
-PRODUCTS = 4  # in one call, so that its start does not count
+PRODUCTS = 4  # matrix products in one call, so that the start of a call does not count
 PEAK_CALLS = 6
 
 
@@ -49,9 +49,9 @@ class Programs:
         return max(program_bytes(self.step) + kept, program_bytes(self.forward))
 
     def bytes_beside(self, against: str | None) -> int:
-        """Memory of a benchmark beside an original: of that clips, weights, gradients and momentum are counted.
+        """Memory of a benchmark beside an original: its clips, weights, gradients and momentum are counted.
 
-        What it keeps for its backward pass is not known, so it may need more.
+        The residuals of its backward pass are not known, so it may need more.
         """
         arguments = self.forward.memory_analysis().argument_size_in_bytes
         return self.needed_bytes + (3 * arguments if against is not None else 0)
@@ -155,7 +155,7 @@ def train_step(model: nn.Module, state: Any, video: jax.Array) -> tuple[Any, jax
 
     def loss(params: Any) -> tuple[jax.Array, Any]:
         outputs, after = model.apply({"params": params, **collections}, video, train=True, mutable=list(collections))
-        return sum(map(_loss, jax.tree.leaves(outputs))), after
+        return sum(map(_compute_loss, jax.tree.leaves(outputs))), after
 
     (value, after), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"])
     updates, optimizer_state = OPTIMIZER.update(gradient, optimizer_state)
@@ -163,7 +163,7 @@ def train_step(model: nn.Module, state: Any, video: jax.Array) -> tuple[Any, jax
     return ({"params": params, **collections, **after}, optimizer_state), value
 
 
-def _loss(outputs: jax.Array) -> jax.Array:
+def _compute_loss(outputs: jax.Array) -> jax.Array:
     if outputs.ndim != 2:
         return jnp.square(outputs).mean()
     labels = jnp.arange(len(outputs)) % outputs.shape[-1]

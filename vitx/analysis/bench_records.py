@@ -18,7 +18,7 @@ from vitx import storage
 from vitx.errors import RunError, UserError
 
 FORMAT = 1
-LOSS = 0.05  # a time or a memory that has grown by more is a loss
+LOSS = 0.05  # growth of a time or a memory, as a fraction, beyond which it is a loss
 MEASURED = re.compile(r"(forward|train_step|frame)_ms|(forward|train_step)_memory_bytes")
 Rows = Sequence[Mapping[str, Any]]
 
@@ -162,7 +162,7 @@ def _measure(checkout: Path, command: Sequence[str]) -> Rows:
 
 
 def _case(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Returns what identifies a row among those of one command."""
+    """Returns the values that identify a row among those of one command."""
     return tuple(row.get(name) for name in ("model", "frames", "height", "width", "batch"))
 
 

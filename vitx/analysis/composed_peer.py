@@ -44,23 +44,23 @@ def compose(
     params = flatten_variables(variables)
     t, width = model.grid[0], model.hidden_size
     frames, rows, columns = model.tubelet_size
-    image = _vit(model, model.num_layers, height_and_width(model.image_size), (rows, columns), 3 * frames)
+    image = _create_vit(model, model.num_layers, height_and_width(model.image_size), (rows, columns), 3 * frames)
     kernel = params["embedding/kernel"].transpose(4, 0, 3, 1, 2).reshape(width, 3 * frames, rows, columns)
-    _fill(image, params, "spatial", {"weight": kernel, "bias": params["embedding/bias"]})
+    _load_encoder(image, params, "spatial", {"weight": kernel, "bias": params["embedding/bias"]})
     temporal = None
     if model.num_temporal_layers:
-        temporal = _vit(model, model.num_temporal_layers, (1, t), (1, 1), width)
+        temporal = _create_vit(model, model.num_temporal_layers, (1, t), (1, 1), width)
         unused = temporal.embeddings.patch_embeddings  # the class tokens are tokens already
         unused.forward = lambda tokens: tokens.flatten(2).transpose(1, 2)
         unused.projection.requires_grad_(False)
-        _fill(temporal, params, "temporal", unused.projection.state_dict())
+        _load_encoder(temporal, params, "temporal", unused.projection.state_dict())
     head = torch.nn.Linear(width, model.num_classes)
-    head.load_state_dict(_tensors({"weight": params["head/logits/kernel"].T, "bias": params["head/logits/bias"]}))
+    head.load_state_dict(_to_torch({"weight": params["head/logits/kernel"].T, "bias": params["head/logits/bias"]}))
     batch = video.reshape(len(video), t, frames, *video.shape[2:]).transpose(0, 1, 2, 5, 3, 4)
-    return _module(image, temporal, head), batch.reshape(len(video), t, 3 * frames, *video.shape[2:4])
+    return _create_module(image, temporal, head), batch.reshape(len(video), t, 3 * frames, *video.shape[2:4])
 
 
-def _module(image: Any, temporal: Any, head: Any) -> Any:
+def _create_module(image: Any, temporal: Any, head: Any) -> Any:
     import torch
 
     class TwoEncoders(torch.nn.Module):
@@ -79,7 +79,7 @@ def _module(image: Any, temporal: Any, head: Any) -> Any:
     return TwoEncoders()
 
 
-def _vit(
+def _create_vit(
     model: FactorisedEncoder, num_layers: int, image_size: tuple[int, int], patch: tuple[int, int], channels: int
 ) -> Any:
     import transformers
@@ -100,7 +100,7 @@ def _vit(
     return transformers.ViTModel(config, add_pooling_layer=False)
 
 
-def _fill(vit: Any, params: Mapping[str, np.ndarray], encoder: str, projection: Mapping[str, Any]) -> None:
+def _load_encoder(vit: Any, params: Mapping[str, np.ndarray], encoder: str, projection: Mapping[str, Any]) -> None:
     """Loads the weights of one of our encoders, "spatial" or "temporal", into a ViT."""
     rules = [
         *block_rules("vit.encoder.layer.{i}", f"{encoder}_encoder/block_{{i}}"),
@@ -116,10 +116,10 @@ def _fill(vit: Any, params: Mapping[str, np.ndarray], encoder: str, projection: 
         for pattern, replacement in RENAMED:
             theirs = pattern.sub(replacement, theirs)
         weights[name] = named[theirs]
-    vit.load_state_dict(_tensors(weights))
+    vit.load_state_dict(_to_torch(weights))
 
 
-def _tensors(arrays: Mapping[str, Any]) -> dict[str, Any]:
+def _to_torch(arrays: Mapping[str, Any]) -> dict[str, Any]:
     import torch
 
     return {name: torch.tensor(np.ascontiguousarray(x)) for name, x in arrays.items()}

@@ -54,10 +54,10 @@ class Cost:
 
         None for a recurrent model, since XLA counts the body of a loop once.
         """
-        plain = reference(self.model)
-        if _has_scan(jax.make_jaxpr(_forward(plain))(*abstract(plain, self.clip)).jaxpr):
+        plain = to_reference(self.model)
+        if _has_scan(jax.make_jaxpr(_create_forward(plain))(*abstract_inputs(plain, self.clip)).jaxpr):
             return None
-        lowered = jax.jit(_forward(plain)).lower(*abstract(plain, self.clip))
+        lowered = jax.jit(_create_forward(plain)).lower(*abstract_inputs(plain, self.clip))
         return int(lowered.cost_analysis()["flops"])
 
     @functools.cached_property
@@ -67,8 +67,8 @@ class Cost:
         They depend on `remat_policy`, `scan_layers` and `dtype` of the model (copies of parameters that these cause
         are counted), and are those before XLA's own optimisations.
         """
-        variables, video = abstract(self.model, self.clip)
-        forward = _forward(self.model)
+        variables, video = abstract_inputs(self.model, self.clip)
+        forward = _create_forward(self.model)
         sizes = []
 
         def record_residuals(variables: Any, video: Any) -> None:
@@ -92,9 +92,9 @@ def count_cost(model: nn.Module, clip: Shape) -> Cost:
     Raises:
         ValueError: the model does not accept such a clip, or has a loop of unknown length (`while`, `cond`).
     """
-    plain = reference(model)
-    variables, video = abstract(plain, clip)
-    jaxpr = jax.make_jaxpr(_forward(plain))(variables, video)
+    plain = to_reference(model)
+    variables, video = abstract_inputs(plain, clip)
+    jaxpr = jax.make_jaxpr(_create_forward(plain))(variables, video)
     params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     return Cost(params, macs_of(jaxpr.jaxpr), model, clip)
 
@@ -118,22 +118,22 @@ def macs_of(jaxpr: Jaxpr) -> int:
             per_output = math.prod(kernel) // kernel[numbers.rhs_spec[0]]
             total += math.prod(equation.outvars[0].aval.shape) * per_output
         else:
-            inner = sum(map(macs_of, _inner(equation.params)))
+            inner = sum(map(macs_of, _inner_jaxprs(equation.params)))
             total += inner * (equation.params["length"] if name == "scan" else 1)
     return total
 
 
-def reference(model: nn.Module) -> nn.Module:
-    """Returns the model that computes the same function unscanned, without rematerialisation or special kernels."""
+def to_reference(model: nn.Module) -> nn.Module:
+    """Returns a model of the same function, unscanned, without rematerialisation and special kernels."""
     plain = {"scan_layers": False, "remat_policy": None, "implementation": "reference"}
     return model.copy(**{name: value for name, value in plain.items() if hasattr(model, name)})
 
 
 def _has_scan(jaxpr: Jaxpr) -> bool:
-    return any(eqn.primitive.name == "scan" or any(map(_has_scan, _inner(eqn.params))) for eqn in jaxpr.eqns)
+    return any(eqn.primitive.name == "scan" or any(map(_has_scan, _inner_jaxprs(eqn.params))) for eqn in jaxpr.eqns)
 
 
-def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
+def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Jaxpr]:
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             if isinstance(item, ClosedJaxpr):
@@ -142,11 +142,11 @@ def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
                 yield item
 
 
-def _forward(model: nn.Module) -> Any:
+def _create_forward(model: nn.Module) -> Any:
     return lambda variables, video: model.apply(variables, video, train=False)
 
 
-def abstract(model: nn.Module, clip: Shape) -> tuple[Any, jax.ShapeDtypeStruct]:
+def abstract_inputs(model: nn.Module, clip: Shape) -> tuple[Any, jax.ShapeDtypeStruct]:
     """Returns the shapes and types of a model's variables and of one clip.
 
     Raises:

@@ -16,7 +16,7 @@ from vitx.storage import atomic_path
 FRAMES = (8, 16, 32, 64, 128)
 
 
-def growth(models: Mapping[str, nn.Module], frames: Sequence[int] = FRAMES) -> list[dict[str, Any]]:
+def count_growth(models: Mapping[str, nn.Module], frames: Sequence[int] = FRAMES) -> list[dict[str, Any]]:
     """Counts each model at each number of frames; returns rows of "model", "frames", "macs", "activation_bytes".
 
     Raises:
@@ -34,7 +34,7 @@ def growth(models: Mapping[str, nn.Module], frames: Sequence[int] = FRAMES) -> l
     return rows
 
 
-def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+def draw_growth(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draws GMACs and activation memory against frames, a line for each model, both axes logarithmic."""
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     panels = {

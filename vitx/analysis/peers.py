@@ -156,7 +156,7 @@ def create_peer(
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0
         if isinstance(part, torch.nn.AvgPool3d):
-            part.forward = functools.partial(_clipped_average, part.kernel_size)
+            part.forward = functools.partial(_average_clipped, part.kernel_size)
     device = torch.device("cuda" if cuda else "cpu")
     on_device = jax.tree.map(lambda x: torch.tensor(np.ascontiguousarray(x), device=device), inputs)
     attention = getattr(getattr(module, "config", None), "_attn_implementation", None)
@@ -173,7 +173,7 @@ def versions(library: str) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("torch", package)}
 
 
-def _clipped_average(window: Sequence[Any], x: Any) -> Any:
+def _average_clipped(window: Sequence[Any], x: Any) -> Any:
     """Average pooling with the window clipped to maps that are smaller than it, as in our models."""
     import torch
 
@@ -181,7 +181,9 @@ def _clipped_average(window: Sequence[Any], x: Any) -> Any:
     return torch.nn.functional.avg_pool3d(x, sizes, stride=1)
 
 
-def _torchvision(name: str, model: nn.Module, variables: Mapping[str, Any], video: np.ndarray) -> tuple[Any, Any, Any]:
+def _create_torchvision(
+    name: str, model: nn.Module, variables: Mapping[str, Any], video: np.ndarray
+) -> tuple[Any, Any, Any]:
     from torchvision.models import video as originals
 
     _check_name("torchvision", name, TORCHVISION)
@@ -189,7 +191,9 @@ def _torchvision(name: str, model: nn.Module, variables: Mapping[str, Any], vide
     return _load_weights(module, model, variables), video.transpose(0, 4, 1, 2, 3), _identity
 
 
-def _pytorchvideo(name: str, model: nn.Module, variables: Mapping[str, Any], video: np.ndarray) -> tuple[Any, Any, Any]:
+def _create_pytorchvideo(
+    name: str, model: nn.Module, variables: Mapping[str, Any], video: np.ndarray
+) -> tuple[Any, Any, Any]:
     _check_name("pytorchvideo", name, PYTORCHVIDEO)
     submodule, function, settings = PYTORCHVIDEO[name]
     create = getattr(importlib.import_module(f"pytorchvideo.models.{submodule}"), function)
@@ -206,7 +210,9 @@ def _pytorchvideo(name: str, model: nn.Module, variables: Mapping[str, Any], vid
     return module, planes, _identity
 
 
-def _huggingface(name: str, model: nn.Module, variables: Mapping[str, Any], video: np.ndarray) -> tuple[Any, Any, Any]:
+def _create_huggingface(
+    name: str, model: nn.Module, variables: Mapping[str, Any], video: np.ndarray
+) -> tuple[Any, Any, Any]:
     import transformers
 
     if not isinstance(model, VideoTransformer):
@@ -251,4 +257,8 @@ def _identity(logits: Any) -> Any:
     return logits
 
 
-LIBRARIES = {"huggingface": _huggingface, "torchvision": _torchvision, "pytorchvideo": _pytorchvideo}
+LIBRARIES = {
+    "huggingface": _create_huggingface,
+    "torchvision": _create_torchvision,
+    "pytorchvideo": _create_pytorchvideo,
+}

@@ -101,7 +101,7 @@ def read_counts() -> dict[Key, Count]:
         }
 
 
-def build(key: Key) -> nn.Module:
+def build_model(key: Key) -> nn.Module:
     """Returns the model of a row, at the row's shape."""
     name, words, frames, size = key
     fields = {path: ast.literal_eval(value) for path, value in (word.split("=") for word in words.split())}
@@ -112,7 +112,7 @@ def build(key: Key) -> nn.Module:
 @functools.cache
 def count(key: Key) -> Cost:
     """Counts the cost of a row's model; rows that share a model are counted once."""
-    model = build(key)
+    model = build_model(key)
     return count_cost(model, model.input_shape)
 
 
@@ -128,7 +128,7 @@ def is_rounded(counted: float, printed: str) -> bool:
 
 
 def list_deviations(row: PublishedRow, counted: Count | Cost) -> list[str]:
-    """Returns what of a row needs a reason: "parameters" that are not ours rounded, "GMACs" beyond `TOLERANCE`."""
+    """Returns the numbers of a row that need a reason: "parameters" unlike ours rounded, "GMACs" beyond `TOLERANCE`."""
     names = []
     if row.params_m and not is_rounded(counted.params / 1e6, row.params_m):
         names.append("parameters")

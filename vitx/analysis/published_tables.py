@@ -17,7 +17,7 @@ TITLES = {
 
 
 def render(table: str, rows: Sequence[PublishedRow], counts: Mapping[Key, Count]) -> str:
-    """Returns the page of one table.
+    """Returns the page of one table as Markdown.
 
     Args:
         table: a key of `TITLES`.
@@ -36,22 +36,22 @@ def render(table: str, rows: Sequence[PublishedRow], counts: Mapping[Key, Count]
         f"| {' | '.join(COLUMNS)} |",
         f"| {' | '.join('---:' if name in NUMBERS else '---' for name in COLUMNS)} |",
     ]
-    return "\n".join([*lines, *(f"| {' | '.join(_cells(row, counts[row.key]))} |" for row in rows), ""])
+    return "\n".join([*lines, *(f"| {' | '.join(_format_cells(row, counts[row.key]))} |" for row in rows), ""])
 
 
-def _cells(row: PublishedRow, counted: Count) -> list[str]:
+def _format_cells(row: PublishedRow, counted: Count) -> list[str]:
     shape = f"{row.frames} x {row.size}" if row.frames and row.size else "own"
     params, gmacs = counted.params / 1e6, counted.macs / 1e9
     cells = [
         *(row.name, row.source, f"`{row.model}`", row.fields.replace(" ", ", "), shape),
-        *(f"{params:,.3f}", row.params_m, _deviation(params, row.params_m)),
-        *(f"{gmacs:,.2f}", row.gmacs, _deviation(gmacs, row.gmacs)),
+        *(f"{params:,.3f}", row.params_m, _format_deviation(params, row.params_m)),
+        *(f"{gmacs:,.2f}", row.gmacs, _format_deviation(gmacs, row.gmacs)),
         *(row.dataset, row.views, row.top1, "", "; ".join(filter(None, (row.reason, row.note)))),
     ]
     return [cell.replace("|", r"\|") for cell in cells]
 
 
-def _deviation(counted: float, printed: str) -> str:
+def _format_deviation(counted: float, printed: str) -> str:
     if not printed:
         return ""
     return "rounded" if is_rounded(counted, printed) else f"{deviation(counted, printed):+.2f} %"

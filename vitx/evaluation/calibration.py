@@ -22,7 +22,7 @@ from scipy.special import expit, logsumexp, softmax
 
 from vitx import storage
 from vitx.errors import UserError
-from vitx.evaluation.evaluate import Predictions
+from vitx.evaluation.evaluate import Predictions, select_labelled
 from vitx.evaluation.figures import plain_text
 from vitx.evaluation.report import BLUE, GREY, ORANGE, Picture, Results, Section, table
 from vitx.tasks.classification import Classification
@@ -31,7 +31,7 @@ from vitx.tasks.task import Task
 
 FILE = "calibration.json"
 FORMAT = 1
-NUM_BINS = 15  # of equal width, as in Guo et al. 2017
+NUM_BINS = 15  # bins of equal width, as in Guo et al. 2017
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 100.0
 """Bounds: where every example is right, no temperature is low enough; where a model is worse than chance, none high."""
 
@@ -43,12 +43,12 @@ class LabelCalibration:
     """The temperature of one label, and what it changed on the examples that it was fitted on.
 
     Attributes:
-        temperature: what logits are divided by.
+        temperature: divisor of the logits.
         examples: number of examples.
-        loss: negative log-likelihood in nats, before.
-        calibrated_loss: the same with the temperature.
-        ece: expected calibration error in percent, before.
-        calibrated_ece: the same with the temperature.
+        loss: negative log-likelihood in nats, before calibration.
+        calibrated_loss: negative log-likelihood with the temperature.
+        ece: expected calibration error in percent, before calibration.
+        calibrated_ece: expected calibration error with the temperature.
     """
 
     temperature: float
@@ -64,7 +64,7 @@ class Calibration:
     """Temperatures of a run.
 
     Attributes:
-        step: checkpoint that they were fitted for.
+        step: checkpoint that the temperatures were fitted for.
         views: "clips x crops" of each video.
         labels: {label: its temperature and what it changed}.
         settings: settings of the evaluation that differ from those of the training.
@@ -90,7 +90,7 @@ class Calibration:
 
 
 def _describe_extreme(found: LabelCalibration) -> str:
-    """Returns what to know of a temperature that the examples do not determine, or nothing."""
+    """Returns a warning about a temperature that the examples do not determine, or ""."""
     if found.temperature > MAX_TEMPERATURE / 1.01:
         return "; the model is no better than chance, so all its probabilities become equal"
     if found.temperature < MIN_TEMPERATURE * 1.01 or found.calibrated_loss < CERTAIN_LOSS:
@@ -101,7 +101,7 @@ def _describe_extreme(found: LabelCalibration) -> str:
 def scale_logits(
     outputs: Mapping[str, Float[np.ndarray, "*n _"]], temperatures: Mapping[str, float]
 ) -> dict[str, Float[np.ndarray, "*n _"]]:
-    """Returns {label: logits} divided by their temperatures, those of a label without one as they are."""
+    """Returns {label: logits divided by its temperature}; logits of a label without a temperature stay as they are."""
     return {label: logits / np.float32(temperatures.get(label, 1.0)) for label, logits in outputs.items()}
 
 
@@ -123,7 +123,7 @@ def fit_calibration(task: Task, predictions: Predictions, step: int, settings: M
         )
     labels = {}
     for label in predictions.outputs:
-        logits, targets = _labelled(task, predictions, label)
+        logits, targets = _select_logits(task, predictions, label)
         if not len(targets):
             continue
         if not np.isfinite(logits).all():
@@ -159,7 +159,7 @@ def negative_log_likelihood(
 
     Args:
         logits: logits.
-        targets: true classes [n], or for each class whether it is there [n, k].
+        targets: true classes [n], or for each class whether the example has it [n, k].
         inverse_temperature: factor of the logits.
     """
     scaled = inverse_temperature * logits
@@ -173,8 +173,8 @@ def confidences(
 ) -> tuple[Float[np.ndarray, "m"], Bool[np.ndarray, "m"]]:
     """Returns (confidence, whether it is right) of each prediction.
 
-    That is the most probable class of each example; or, where targets are of several classes, every class of each
-    example, whose confidence is the probability that it is there.
+    A prediction is the most probable class of an example; or, where targets are of several classes, every class of
+    every example, and its confidence is the probability that the example has the class.
     """
     if targets.ndim == 2:
         return expit(logits).ravel(), (targets > 0.5).ravel()
@@ -204,7 +204,7 @@ def calibration_of_split(task: Task, predictions: Predictions, calibration: Cali
     """Returns {label: {temperature, ece, calibrated_ece}} of the predictions of a split, in percent."""
     found = {}
     for label, fitted in calibration.labels.items():
-        logits, targets = _labelled(task, predictions, label)
+        logits, targets = _select_logits(task, predictions, label)
         if len(targets):
             before, after = (
                 expected_calibration_error(*confidences(logits / t, targets)) for t in (1.0, fitted.temperature)
@@ -219,7 +219,7 @@ def calibration_sections(task: Task, results: Results, calibration: Calibration 
         return []
     rows, pictures = [], []
     for label, found in calibration_of_split(task, results.predictions, calibration).items():
-        logits, targets = _labelled(task, results.predictions, label)
+        logits, targets = _select_logits(task, results.predictions, label)
         temperature = found["temperature"]
         rows.append((label, *(f"{value:.3g}" for value in found.values())))
         figure = reliability_diagram(
@@ -312,8 +312,7 @@ def load_calibration(workdir: PurePath) -> Calibration | None:
         ) from error
 
 
-def _labelled(task: Any, predictions: Predictions, label: str) -> tuple[np.ndarray, np.ndarray]:
+def _select_logits(task: Any, predictions: Predictions, label: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns (logits in float64, targets) of the examples that have the label."""
-    targets = predictions.labels[label]
-    valid = np.asarray(task.has_label(targets))
-    return predictions.outputs[label][valid].astype(np.float64), targets[valid]
+    logits, targets = select_labelled(task, predictions, label)
+    return logits.astype(np.float64), targets

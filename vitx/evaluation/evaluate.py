@@ -34,7 +34,7 @@ class Predictions:
         labels: {label: true classes [examples], or values [examples, k]}.
         index: index of each example in the split.
         unreadable: indices of the examples that could not be read; the arrays above leave them out.
-        views: "clips x crops" of each video, as every printed accuracy names them.
+        views: "clips x crops" of each video, which is printed with every accuracy.
         errors: why each unreadable example could not be read.
     """
 
@@ -110,6 +110,18 @@ def evaluate(
         errors=errors,
         views=data.views + averaged,
     )
+
+
+def select_labelled(task: Any, predictions: Predictions, label: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (outputs, labels) of the examples that have a label.
+
+    Args:
+        task: the task that was learnt.
+        predictions: predictions of a split.
+        label: name of the label.
+    """
+    valid = np.asarray(task.has_label(predictions.labels[label]))
+    return predictions.outputs[label][valid], predictions.labels[label][valid]
 
 
 def _predict_batch(

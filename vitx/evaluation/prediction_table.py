@@ -135,7 +135,7 @@ class PredictionTable(list[dict[str, Any]]):
         columns += ["error"] if self.errors else []
         head = "".join(f"<th>{name}</th>" for name in columns)
         body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(_shown(row[name]))}</td>" for name in columns) + "</tr>"
+            "<tr>" + "".join(f"<td>{html.escape(_format_cell(row[name]))}</td>" for name in columns) + "</tr>"
             for row in self[:MAX_SHOWN]
         )
         note = f"<p>the first {MAX_SHOWN} of {len(self)} rows</p>" if len(self) > MAX_SHOWN else ""
@@ -233,7 +233,7 @@ WRITERS: dict[str, Callable[[Path, Sequence[str], Iterable[Row]], None]] = {
 }
 
 
-def _shown(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)

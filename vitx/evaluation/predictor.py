@@ -214,10 +214,10 @@ def _compute(
     outputs = {label: np.asarray(values, np.float32) for label, values in predictor.compute(batch, counts).items()}
     outputs = scale_logits(outputs, predictor.temperatures)
     numbers = iter(range(len(videos)))
-    return [(unit, {} if unit.views is None else _row(outputs, next(numbers))) for unit in units]
+    return [(unit, {} if unit.views is None else _select_row(outputs, next(numbers))) for unit in units]
 
 
-def _row(outputs: Mapping[str, Float[np.ndarray, "b _"]], row: int) -> dict[str, Float[np.ndarray, "_"]]:
+def _select_row(outputs: Mapping[str, Float[np.ndarray, "b _"]], row: int) -> dict[str, Float[np.ndarray, "_"]]:
     return {label: values[row] for label, values in outputs.items()}
 
 

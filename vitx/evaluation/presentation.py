@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import expit, softmax
 
-from vitx.evaluation.evaluate import Predictions
+from vitx.evaluation.evaluate import Predictions, select_labelled
 from vitx.evaluation.frames import FRAME_METRICS
 from vitx.evaluation.metrics import average_precisions, confusion, per_class
 from vitx.evaluation.reconstruction import reconstruction_strip
@@ -29,7 +29,7 @@ from vitx.tasks.frame_prediction import SOURCES, FramePrediction
 from vitx.tasks.masked_prediction import MaskedPrediction
 from vitx.tasks.multilabel import MultiLabel
 from vitx.tasks.regression import Regression
-from vitx.tasks.task import COUNT_METRICS, Names, Supervised, Task
+from vitx.tasks.task import COUNT_METRICS, Names, Task
 
 MAX_ROLLOUTS = 3  # clips in the report's pictures of predicted frames
 
@@ -76,7 +76,7 @@ class Presenter:
 
     @property
     def predicts_probabilities(self) -> bool:
-        """Whether `probabilities` has some."""
+        """Whether `probabilities` returns an array, not None."""
         return self.probabilities(np.zeros(1, np.float32)) is not None
 
     def answer(self, outputs: Mapping[str, Float[np.ndarray, "_"]], names: Names, top: int) -> Answer:
@@ -102,23 +102,31 @@ class ClassificationPresenter(Presenter):
         return [*heads, self._clips_section(results)]
 
     def _head_section(self, results: Results, label: str) -> Section:
-        logits, labels = _select_labelled(self.task, results.predictions, label)
+        logits, labels = select_labelled(self.task, results.predictions, label)
         names = results.names[label]
         figure = confusion_matrix(confusion(logits, labels), names, f"{label}, {results.split} split")
         columns = per_class(logits, labels)
         rows = [
-            (name, *(_percent(columns[metric][i]) for metric in ("precision", "recall", "f1")), columns["support"][i])
+            (
+                name,
+                *(_format_percent(columns[metric][i]) for metric in ("precision", "recall", "f1")),
+                columns["support"][i],
+            )
             for i, name in enumerate(names)
         ]
         picture = Picture(f"confusion_{label}.png", "confusion matrix", figure)
         classes = table(("class", "precision %", "recall %", "F1 %", "videos"), rows)
-        return Section(label.capitalize(), [picture, *_absent_classes(names, columns["support"].tolist()), classes])
+        return Section(
+            label.capitalize(), [picture, *_describe_absent_classes(names, columns["support"].tolist()), classes]
+        )
 
     def _clips_section(self, results: Results) -> Section:
         predictions = results.predictions
         captions = [
             [
-                _caption(label, results.names[label], int(logits[row].argmax()), int(predictions.labels[label][row]))
+                _format_caption(
+                    label, results.names[label], int(logits[row].argmax()), int(predictions.labels[label][row])
+                )
                 for label, logits in predictions.outputs.items()
             ]
             for row in results.shown
@@ -130,10 +138,10 @@ class ClassificationPresenter(Presenter):
         """Returns {"per_class": {label: {class: {precision, ..., support}}}, "confusion"}; None without an example."""
         classes, counts = {}, {}
         for label in predictions.outputs:
-            logits, labels = _select_labelled(self.task, predictions, label)
+            logits, labels = select_labelled(self.task, predictions, label)
             columns = per_class(logits, labels)
             classes[label] = {
-                name: {metric: _or_none(column[i].item()) for metric, column in columns.items()}
+                name: {metric: _nan_to_none(column[i].item()) for metric, column in columns.items()}
                 for i, name in enumerate(names[label])
             }
             counts[label] = confusion(logits, labels).tolist()
@@ -143,10 +151,10 @@ class ClassificationPresenter(Presenter):
         return softmax(logits, axis=-1)
 
     def answer(self, outputs: Mapping[str, Float[np.ndarray, "_"]], names: Names, top: int) -> Answer:
-        return {label: _top(self.probabilities(logits), names[label], top) for label, logits in outputs.items()}
+        return {label: _select_top(self.probabilities(logits), names[label], top) for label, logits in outputs.items()}
 
     def format_answer(self, answer: Mapping[str, float]) -> str:
-        return _percentages(answer)
+        return _format_percentages(answer)
 
 
 class MultiLabelPresenter(Presenter):
@@ -162,23 +170,25 @@ class MultiLabelPresenter(Presenter):
             figure = bars(precisions, "average precision (%)", f"{label}, {results.split} split")
             support = [row["support"] for row in classes.values()]
             rows = [
-                (name, _percent(precision), videos)
+                (name, _format_percent(precision), videos)
                 for (name, precision), videos in zip(precisions.items(), support, strict=True)
             ]
             picture = Picture(f"precision_{label}.png", "average precision of every class", figure)
             rows = table(("class", "average precision %", "videos"), rows)
-            sections.append(Section(label.capitalize(), [picture, *_absent_classes(list(classes), support), rows]))
+            sections.append(
+                Section(label.capitalize(), [picture, *_describe_absent_classes(list(classes), support), rows])
+            )
         return sections
 
     def tables(self, predictions: Predictions, names: Names) -> dict[str, Any]:
         """Returns {"per_class": {label: {class: {average_precision, support}}}}; None without an example."""
         classes = {}
         for label in predictions.outputs:
-            logits, labels = _select_labelled(self.task, predictions, label)
+            logits, labels = select_labelled(self.task, predictions, label)
             precisions, support = average_precisions(logits, labels), labels.sum(axis=0)
             classes[label] = {
                 name: {
-                    "average_precision": _or_none(float(precisions[i])),
+                    "average_precision": _nan_to_none(float(precisions[i])),
                     "support": int(support[i]),
                 }
                 for i, name in enumerate(names[label])
@@ -189,10 +199,10 @@ class MultiLabelPresenter(Presenter):
         return expit(logits)
 
     def answer(self, outputs: Mapping[str, Float[np.ndarray, "_"]], names: Names, top: int) -> Answer:
-        return {label: _top(self.probabilities(logits), names[label], top) for label, logits in outputs.items()}
+        return {label: _select_top(self.probabilities(logits), names[label], top) for label, logits in outputs.items()}
 
     def format_answer(self, answer: Mapping[str, float]) -> str:
-        return _percentages(answer)
+        return _format_percentages(answer)
 
 
 class RegressionPresenter(Presenter):
@@ -204,7 +214,7 @@ class RegressionPresenter(Presenter):
     def sections(self, results: Results) -> Sequence[Section]:
         sections = []
         for label in results.predictions.outputs:
-            values, labels = _select_labelled(self.task, results.predictions, label)
+            values, labels = select_labelled(self.task, results.predictions, label)
             figure = scatter(values, labels, results.names[label], f"{label}, {results.split} split")
             picture = Picture(f"values_{label}.png", "predicted against true values", figure)
             sections.append(Section(label.capitalize(), [picture]))
@@ -242,7 +252,7 @@ class FramePredictionPresenter(Presenter):
 
     def _pictures(self, results: Results) -> list[Picture]:
         context, truth = self.task.split_clip(results.model, jnp.asarray(results.clips[:MAX_ROLLOUTS]))
-        predict = jax.jit(results.model.apply, out_shardings=_replicated(results))
+        predict = jax.jit(results.model.apply, out_shardings=_replicated_sharding(results))
         predicted = to_rgb(np.asarray(predict(results.variables, context)))
         whole = to_rgb(np.concatenate([context, truth], axis=1))
         pairs = list(zip(whole, predicted, strict=True))
@@ -279,7 +289,7 @@ class MaskedPredictionPresenter(Presenter):
     def sections(self, results: Results) -> Sequence[Section]:
         clips = results.clips[:MAX_ROLLOUTS]
         reconstruct = functools.partial(self.task.reconstruct, results.model)
-        predicted, visible = jax.jit(reconstruct, out_shardings=_replicated(results))(results.variables, clips)
+        predicted, visible = jax.jit(reconstruct, out_shardings=_replicated_sharding(results))(results.variables, clips)
         triples = zip(clips.astype(np.float32) / 255, np.asarray(predicted), np.asarray(visible), strict=True)
         figure = reconstruction_strip(list(triples), results.model.tubelet_size[0])
         text = f"Grey cubes are masked, {results.model.mask_ratio:.0%} of each frame; the model predicts their pixels."
@@ -305,41 +315,35 @@ presenter_for.register(FramePrediction, FramePredictionPresenter)
 presenter_for.register(MaskedPrediction, MaskedPredictionPresenter)
 
 
-def _replicated(results: Results) -> jax.sharding.NamedSharding:
-    """Returns the sharding of arrays that every process reads: each holds the shards of its own devices alone."""
+def _replicated_sharding(results: Results) -> jax.sharding.NamedSharding:
+    """Returns the sharding of arrays that every process reads: a process cannot read the shards of others."""
     mesh = jax.tree.leaves(results.variables)[0].sharding.mesh
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
-def _select_labelled(task: Supervised, predictions: Predictions, label: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (outputs, labels) of the examples that have the label."""
-    valid = task.has_label(predictions.labels[label])
-    return predictions.outputs[label][valid], predictions.labels[label][valid]
-
-
-def _absent_classes(names: Sequence[str], support: Sequence[float | int] | np.ndarray) -> list[str]:
+def _describe_absent_classes(names: Sequence[str], support: Sequence[float | int] | np.ndarray) -> list[str]:
     absent = [name for name, videos in zip(names, support, strict=True) if not videos]
     if not absent:
         return []
     return [f"{len(absent)} of {len(names)} classes have no video and count in no mean: {', '.join(absent)}."]
 
 
-def _or_none(metric: float | int) -> float | int | None:
+def _nan_to_none(metric: float | int) -> float | int | None:
     return None if math.isnan(metric) else metric
 
 
-def _percent(metric: float | np.floating | None) -> str:
+def _format_percent(metric: float | np.floating | None) -> str:
     return "" if metric is None or math.isnan(metric) else f"{metric:.1f}"
 
 
-def _top(probabilities: Float[np.ndarray, "k"], names: Sequence[str], top: int) -> dict[str, float]:
+def _select_top(probabilities: Float[np.ndarray, "k"], names: Sequence[str], top: int) -> dict[str, float]:
     return {names[i]: float(probabilities[i]) for i in probabilities.argsort()[::-1][:top]}
 
 
-def _percentages(answer: Mapping[str, float]) -> str:
+def _format_percentages(answer: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in answer.items())
 
 
-def _caption(label: str, names: Sequence[str], predicted: int, true: int) -> tuple[str, bool]:
+def _format_caption(label: str, names: Sequence[str], predicted: int, true: int) -> tuple[str, bool]:
     correct = predicted == true or true < 0
     return f"{label}: {names[predicted]}" + ("" if correct else f" (true: {names[true]})"), correct

@@ -239,11 +239,11 @@ def write_report(
     path, split = workdir / "report.md", results.split
     curve = Picture("curves.png", "learning curves", learning_curves(rows, curves))
     lines = [f"# {title}", "", *(f"- {fact}" for fact in facts), "", "## Learning curves", ""]
-    lines = [*map(escape, lines), *_blocks([curve], workdir, "")]
-    parts = _parts(storage.read_text(path) if storage.exists(path) else "")
-    part = _split_lines(results, checkpoint, metrics, intervals, changed or {})
+    lines = [*map(escape, lines), *_format_blocks([curve], workdir, "")]
+    parts = _read_parts(storage.read_text(path) if storage.exists(path) else "")
+    part = _describe_split(results, checkpoint, metrics, intervals, changed or {})
     for section in sections:
-        part += [f"### {section.title}", "", *_blocks(section.blocks, workdir, f"{split}_")]
+        part += [f"### {section.title}", "", *_format_blocks(section.blocks, workdir, f"{split}_")]
     parts[split] = "\n".join(map(escape, part))
     for name, part in parts.items():
         lines += [f"<!-- split {name} -->", part.strip("\n"), f"<!-- end {name} -->", ""]
@@ -266,7 +266,7 @@ def encode_png(figure: Figure, *, dpi: int = 110) -> bytes:
     return file.getvalue()
 
 
-def _split_lines(
+def _describe_split(
     results: Results,
     checkpoint: str,
     metrics: Mapping[str, float | int],
@@ -289,7 +289,7 @@ def _split_lines(
     return [*lines, "", *table(("metric", "value", "95 % interval"), values), ""]
 
 
-def _blocks(blocks: Sequence[str | list[str] | Picture], workdir: PurePath, prefix: str) -> list[str]:
+def _format_blocks(blocks: Sequence[str | list[str] | Picture], workdir: PurePath, prefix: str) -> list[str]:
     """Returns blocks as lines of Markdown, and writes their pictures."""
     lines = []
     for block in blocks:
@@ -307,7 +307,7 @@ def _save(content: Figure | bytes, path: PurePath) -> None:
     storage.write_bytes(path, encode_png(content) if isinstance(content, Figure) else content)
 
 
-def _parts(report: str) -> dict[str, str]:
+def _read_parts(report: str) -> dict[str, str]:
     """Returns {split: Markdown} of the splits that a report has already."""
     found = re.findall(r"^<!-- split (.*?) -->\n(.*?)^<!-- end \1 -->$", report, re.MULTILINE | re.DOTALL)
     return dict(found)

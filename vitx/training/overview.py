@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vitx.analysis.cost import macs_of, reference
+from vitx.analysis.cost import macs_of, to_reference
 from vitx.console import escape
 from vitx.models.base import resize_position_tables
 from vitx.models.budgets import Budget
@@ -76,7 +76,7 @@ def _macs_of_budget(budget: Budget, experiment: Any, variables: Any) -> int | No
 def count_macs(model: Any, task: Any, variables: Any, data: Any) -> int | None:
     """Returns the multiply-accumulates of one prediction, or None where a loop has no known length."""
     video = jax.ShapeDtypeStruct((1, data.num_frames, *data.image_size, data.channels), jnp.uint8)
-    plain = reference(model)
+    plain = to_reference(model)
     try:
         predict = jax.make_jaxpr(lambda variables, video: task.predict(plain, variables, video))
         return macs_of(predict(variables, video).jaxpr)

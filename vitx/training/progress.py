@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vitx.analysis.cost import macs_of, reference
+from vitx.analysis.cost import macs_of, to_reference
 from vitx.analysis.devices import peak_flops
 from vitx.checkpoints import check_fields
 from vitx.errors import UserError, did_you_mean
@@ -215,7 +215,7 @@ def peak_steps_per_second(model: nn.Module, task: Task, variables: Any, batch: A
         return None
 
     def forward(variables: Any, batch: Any) -> Any:
-        return task.loss(reference(model), variables, batch, key=jax.random.key(0), step=jnp.int32(0), train=True)
+        return task.loss(to_reference(model), variables, batch, key=jax.random.key(0), step=jnp.int32(0), train=True)
 
     try:
         macs = macs_of(jax.make_jaxpr(forward)(variables, batch).jaxpr)
