@@ -52,13 +52,13 @@ def damage_packet(video: bytes, container_format: str, number: int, seed: int) -
 def count_problems(video: bytes) -> int:
     """Number of frames of one plain pass of the decoder that are damaged."""
     with open_video(video) as opened:
-        return sum(decoded.frame.is_corrupt or decoded.problem is not None for decoded in opened._pass_plainly())
+        return sum(decoded.frame.is_corrupt or decoded.problem is not None for decoded in opened._decode_plainly())
 
 
 def is_logged(video: bytes) -> bool:
     """Whether FFmpeg logs the first damage while it decodes the packet, and does not only mark the frame afterwards."""
     with open_video(video) as opened:
-        problem = next((decoded.problem for decoded in opened._pass_plainly() if decoded.problem), None)
+        problem = next((decoded.problem for decoded in opened._decode_plainly() if decoded.problem), None)
     return problem is not None and "marks it as corrupt" not in problem
 
 

@@ -124,7 +124,7 @@ def test_a_digit_over_the_border_is_drawn_on_the_other_side():
     """Moving a digit over the border is rolling the picture."""
     image = np.random.default_rng(0).uniform(0, 1, (8, 8)).astype(np.float32)
     centres = np.array([[24.0, 24.0], [2.0, 46.0]])
-    middle, corner = moving_digits._ink(image, moving_digits.Trajectory(centres, np.full(2, 20.0)), 48)
+    middle, corner = moving_digits._draw_ink(image, moving_digits.Trajectory(centres, np.full(2, 20.0)), 48)
     np.testing.assert_allclose(np.roll(middle, (22, -22), (0, 1)), corner, atol=1e-6)
 
 
@@ -194,7 +194,7 @@ def test_digits_stay_recognisable():
 
 def replay_trajectory(split: str, index: int, motion: int) -> moving_digits.Trajectory:
     rng = np.random.default_rng([list(DIGITS).index(split), 2, index])
-    moving_digits._texture(STANDARD.texture, STANDARD.side, rng)
+    moving_digits._draw_texture(STANDARD.texture, STANDARD.side, rng)
     return sample_trajectory(STANDARD, motion, rng)
 
 

@@ -60,7 +60,7 @@ class AlignedSource:
 
 
 def align_classes(source: Source, expected: Mapping[str, Sequence[str]], where: str, model: str) -> Source:
-    """Returns the source with its classes in the order of a model's; itself where they are in that order.
+    """Returns the source with its classes in the order of a model's; the source itself where they already are.
 
     Args:
         source: examples of a split.
@@ -69,7 +69,7 @@ def align_classes(source: Source, expected: Mapping[str, Sequence[str]], where: 
         model: what the model is, for messages.
 
     Raises:
-        UserError: the data has other classes; the message has both lists.
+        UserError: the data has other classes than the model; the message has both lists.
     """
     numbers = match_classes(source.label_names, expected, where, model)
     names = {label: tuple(expected.get(label, own)) for label, own in source.label_names.items()}

@@ -31,7 +31,7 @@ class Format:
         labels: columns of the list that are labels of one class, see `Table`.
         multi_label: columns of the list that are labels of several classes.
         targets: columns of the list that are numbers.
-        num_classes: labels whose classes are numbers from 0, and how many.
+        num_classes: (label, number of classes) of labels whose classes are numbers from 0.
     """
 
     read: Callable[[Path], Rows]
@@ -47,42 +47,42 @@ class Format:
         return f"Table({', '.join([repr(str(file)), *given])})"
 
 
-def kinetics(annotations: Path) -> Rows:
+def read_kinetics(annotations: Path) -> Rows:
     """Kinetics-400, 600 and 700: train.csv, val.csv (or validate.csv) and test.csv in one folder.
 
     Videos are named as the common downloaders do, ID_BEGIN_END with six digits each.
     """
-    for file, split in _files_of_splits(annotations, train="train.csv", validation="val*.csv", test="test.csv"):
-        for row in _csv(file, "label", "youtube_id", "time_start", "time_end"):
+    for file, split in _find_files_of_splits(annotations, train="train.csv", validation="val*.csv", test="test.csv"):
+        for row in _read_csv(file, "label", "youtube_id", "time_start", "time_end"):
             begin, end = (_round_seconds(file, row[name]) for name in ("time_start", "time_end"))
             if row["label"]:  # early test lists have none
                 yield f"{row['youtube_id']}_{begin:06d}_{end:06d}", {"class": row["label"], "split": split}
 
 
-def something_something_v2(annotations: Path) -> Rows:
+def read_something_something_v2(annotations: Path) -> Rows:
     """Something-Something V2: *train.json and *validation.json in one folder; the class is the template."""
-    for file, split in _files_of_splits(annotations, train="*train.json", validation="*validation.json"):
-        for row in _objects(file, "id", "template"):
+    for file, split in _find_files_of_splits(annotations, train="*train.json", validation="*validation.json"):
+        for row in _read_objects(file, "id", "template"):
             yield row["id"], {"class": re.sub(r"[\[\]]", "", row["template"]), "split": split}
 
 
-def ucf101(annotations: Path) -> Rows:
+def read_ucf101(annotations: Path) -> Rows:
     """UCF101's first split: trainlist01.txt and testlist01.txt in one folder; clips of one group stay together."""
-    for file, split in _files_of_splits(annotations, train="trainlist01.txt", test="testlist01.txt"):
-        for line in _lines(file):
+    for file, split in _find_files_of_splits(annotations, train="trainlist01.txt", test="testlist01.txt"):
+        for line in _read_lines(file):
             found = re.fullmatch(r"(\w+)/(v_\w+_g\d+)_c\d+\.avi( \d+)?", line)
             if found is None:
                 raise UserError(f"{file}: found {line[:80]!r}, expected Class/v_Class_g01_c01.avi 1")
             yield Path(line.split()[0]).stem, {"class": found[1], "group": found[2], "split": split}
 
 
-def hmdb51(annotations: Path) -> Rows:
+def read_hmdb51(annotations: Path) -> Rows:
     """HMDB51's first split: CLASS_test_split1.txt for every class in one folder."""
     files = sorted(annotations.glob("*_test_split1.txt"))
     if not files:
         raise UserError(f"{annotations} has no CLASS_test_split1.txt")
     for file in files:
-        for line in _lines(file):
+        for line in _read_lines(file):
             stem, _, number = line.rpartition(" ")
             if number not in ("0", "1", "2"):
                 raise UserError(f"{file}: found {line[:80]!r}, expected NAME.avi and 0, 1 or 2")
@@ -91,10 +91,12 @@ def hmdb51(annotations: Path) -> Rows:
                 yield Path(stem.strip()).stem, {"class": name, "split": "train" if number == "1" else "test"}
 
 
-def epic_kitchens(annotations: Path) -> Rows:
+def read_epic_kitchens(annotations: Path) -> Rows:
     """EPIC-KITCHENS-100: EPIC_100_train.csv and EPIC_100_validation.csv; verb, noun and the action of both."""
-    for file, split in _files_of_splits(annotations, train="EPIC_100_train.csv", validation="EPIC_100_validation.csv"):
-        for row in _csv(file, "video_id", "start_timestamp", "stop_timestamp", "verb_class", "noun_class"):
+    for file, split in _find_files_of_splits(
+        annotations, train="EPIC_100_train.csv", validation="EPIC_100_validation.csv"
+    ):
+        for row in _read_csv(file, "video_id", "start_timestamp", "stop_timestamp", "verb_class", "noun_class"):
             verb, noun = row["verb_class"], row["noun_class"]
             times = {
                 "begin": _parse_clock(file, row["start_timestamp"]),
@@ -104,16 +106,16 @@ def epic_kitchens(annotations: Path) -> Rows:
             yield row["video_id"], labels | times | {"group": row["video_id"], "split": split}
 
 
-def charades(annotations: Path) -> Rows:
+def read_charades(annotations: Path) -> Rows:
     """Charades: Charades_v1_train.csv and Charades_v1_test.csv; all actions of a video, whenever they happen.
 
     Charades_v1_classes.txt names them where it exists. Videos of one subject stay together; the actions' times are in
     the column `intervals`.
     """
     classes = annotations / "Charades_v1_classes.txt"
-    names = dict(line.split(maxsplit=1) for line in _lines(classes) if " " in line) if classes.exists() else {}
-    for file, split in _files_of_splits(annotations, train="Charades_v1_train.csv", test="Charades_v1_test.csv"):
-        for row in _csv(file, "id", "subject", "actions"):
+    names = dict(line.split(maxsplit=1) for line in _read_lines(classes) if " " in line) if classes.exists() else {}
+    for file, split in _find_files_of_splits(annotations, train="Charades_v1_train.csv", test="Charades_v1_test.csv"):
+        for row in _read_csv(file, "id", "subject", "actions"):
             if not re.fullmatch(r"(c\d+( [\d.]+){2}(;|$))*", row["actions"]):
                 raise UserError(f"{file}: found the actions {row['actions'][:80]!r}, expected c092 11.90 21.20;...")
             codes = dict.fromkeys(action.split()[0] for action in row["actions"].split(";") if action)
@@ -124,10 +126,10 @@ def charades(annotations: Path) -> Rows:
             )
 
 
-def echonet_dynamic(annotations: Path) -> Rows:
+def read_echonet_dynamic(annotations: Path) -> Rows:
     """EchoNet-Dynamic: FileList.csv; ejection fraction in percent, volumes at end-systole and end-diastole in ml."""
     file, splits = annotations / "FileList.csv", {"TRAIN": "train", "VAL": "validation", "TEST": "test"}
-    for row in _csv(file, "FileName", "EF", "ESV", "EDV", "Split"):
+    for row in _read_csv(file, "FileName", "EF", "ESV", "EDV", "Split"):
         if row["Split"] not in splits:
             raise UserError(f"{file}: found the split {row['Split']!r}, expected {', '.join(splits)}")
         values = {name: row[name] for name in ("EF", "ESV", "EDV")}
@@ -135,15 +137,15 @@ def echonet_dynamic(annotations: Path) -> Rows:
 
 
 FORMATS: Mapping[str, Format] = {
-    "kinetics": Format(kinetics),
-    "something_something_v2": Format(something_something_v2),
-    "ucf101": Format(ucf101),
-    "hmdb51": Format(hmdb51),
+    "kinetics": Format(read_kinetics),
+    "something_something_v2": Format(read_something_something_v2),
+    "ucf101": Format(read_ucf101),
+    "hmdb51": Format(read_hmdb51),
     "epic_kitchens": Format(
-        epic_kitchens, labels=("verb", "noun", "action"), num_classes=(("verb", 97), ("noun", 300))
+        read_epic_kitchens, labels=("verb", "noun", "action"), num_classes=(("verb", 97), ("noun", 300))
     ),
-    "charades": Format(charades, labels=(), multi_label=("actions",)),
-    "echonet_dynamic": Format(echonet_dynamic, labels=(), targets=("EF", "ESV", "EDV")),
+    "charades": Format(read_charades, labels=(), multi_label=("actions",)),
+    "echonet_dynamic": Format(read_echonet_dynamic, labels=(), targets=("EF", "ESV", "EDV")),
 }
 
 
@@ -185,15 +187,15 @@ def write_list(annotation_format: str, annotations: Path, videos: Path, file: Pa
     return len(found), sorted(annotated - path_of.keys())
 
 
-def _files_of_splits(folder: Path, **patterns: str) -> Iterator[tuple[Path, str]]:
-    """Yields (file, split) of the files that exist; the one of training must."""
+def _find_files_of_splits(folder: Path, **patterns: str) -> Iterator[tuple[Path, str]]:
+    """Yields (file, split) of the files that exist; that of the train split must exist."""
     found = [(file, split) for split, pattern in patterns.items() for file in sorted(folder.glob(pattern))[:1]]
     if not any(split == "train" for _, split in found):
         raise UserError(f"{folder} has no {patterns['train']}; expected {', '.join(patterns.values())}")
     yield from found
 
 
-def _lines(file: Path) -> Iterator[str]:
+def _read_lines(file: Path) -> Iterator[str]:
     try:
         with open_regular(file) as content, io.TextIOWrapper(content, "utf-8") as lines:
             yield from (line.strip() for line in lines if line.strip())
@@ -201,7 +203,7 @@ def _lines(file: Path) -> Iterator[str]:
         raise UserError(f"{file} cannot be read: {error}") from error
 
 
-def _csv(file: Path, *columns: str) -> Iterator[dict[str, str]]:
+def _read_csv(file: Path, *columns: str) -> Iterator[dict[str, str]]:
     try:
         with open_regular(file) as content, io.TextIOWrapper(content, "utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines)
@@ -218,7 +220,7 @@ def _csv(file: Path, *columns: str) -> Iterator[dict[str, str]]:
         raise UserError(f"{file} cannot be read: {error}") from error
 
 
-def _objects(file: Path, *keys: str) -> Iterator[dict[str, str]]:
+def _read_objects(file: Path, *keys: str) -> Iterator[dict[str, str]]:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

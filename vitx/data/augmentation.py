@@ -31,8 +31,8 @@ class Augmentation:
         crop_ratio: (least, greatest) width over height of that crop.
         short_side: (least, greatest) length in pixels that the shorter side of the frames is scaled to before a crop at
             a random place ((256, 320) in SlowFast); an alternative to crop_area.
-        stretch: (least, greatest) factor of height and of width after that, drawn independently ((0.9, 1.33) with a
-            short_side of (256, 256) in ViViT).
+        stretch: (least, greatest) factor of height and of width after short_side, drawn independently ((0.9, 1.33)
+            with a short_side of (256, 256) in ViViT).
         flip: probability that a clip is mirrored, left and right.
         flip_labels: pairs of classes that change places when a clip is mirrored: (("pull left", "pull right"),).
         flip_never: classes whose clips are never mirrored.
@@ -42,8 +42,8 @@ class Augmentation:
         hue: greatest turn of the hues, as a fraction of the circle, at most 0.5.
         lightness: greatest number that is added to all pixels, as a fraction of the range (32 / 255 in DMVR, which
             ViViT uses).
-        colour: probability that these five are applied.
-        colour_order: order in which they are applied; lightness follows brightness.
+        colour: probability that brightness, contrast, saturation, hue and lightness are changed.
+        colour_order: order of these changes; lightness follows brightness.
         grey: probability that colours are dropped.
         rand_augment: operations drawn at random; none with 0 layers.
         erase: probability that boxes are filled in all frames (Zhong et al. 2017: a fiftieth to a third of the area in
@@ -111,7 +111,7 @@ class Augmentation:
         """Returns the box that is cut out of all frames of a clip, to be scaled to `size`.
 
         Args:
-            rng: what is drawn from.
+            rng: generator of the draws.
             height: pixels of an upright frame.
             width: pixels of an upright frame.
             size: (height, width) of the clip.
@@ -156,7 +156,7 @@ class Augmentation:
         """Returns the clip and its labels, both mirrored or neither.
 
         Args:
-            rng: what is drawn from.
+            rng: generator of the draws.
             clip: clip of an example.
             labels: labels of the example by name: int of a class, or float32 [classes].
             label_names: {label: names of its classes}.
@@ -198,7 +198,7 @@ def random_box(
     """Draws a box inside a frame; after ten tries that do not fit, takes the largest one at the centre.
 
     Args:
-        rng: what is drawn from.
+        rng: generator of the draws.
         height: pixels of the frame.
         width: pixels of the frame.
         area: (least, greatest) fraction of the frame's area, drawn uniformly.

@@ -12,7 +12,7 @@ from vitx.limits import check_memory
 from vitx.worker_processes import end_with_parent
 
 Batch = dict[str, Any]
-WORKER_BYTES = 300 * 2**20  # of a worker process that decodes
+WORKER_BYTES = 300 * 2**20  # memory of one decoding worker process
 
 
 def read_batches(
@@ -35,7 +35,7 @@ def read_batches(
     # iterator is batched.
     dataset = grain.MapDataset.range(rows.start, rows.stop).map(read_row).batch(batch_size)
     if not num_workers:
-        # Grain's defaults (16 threads, 500 elements) would hold 500 batches.
+        # Grain's defaults (16 threads, 500 elements) would keep 500 batches in memory.
         options = grain.ReadOptions(num_threads=min(num_threads, prefetch), prefetch_buffer_size=prefetch)
         return iter(dataset.to_iter_dataset(options))
     check_memory(
@@ -47,16 +47,16 @@ def read_batches(
         flags.FLAGS.mark_as_parsed()  # the workers of Grain 0.2 (2026-11) read absl's flags
     workers = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=prefetch)
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-    return _copies(iter(dataset.to_iter_dataset(options).mp_prefetch(workers, end_with_parent)))
+    return _copy_batches(iter(dataset.to_iter_dataset(options).mp_prefetch(workers, end_with_parent)))
 
 
-def _copies(batches: Iterator[Batch]) -> Iterator[Batch]:
+def _copy_batches(batches: Iterator[Batch]) -> Iterator[Batch]:
     """Yields copies of batches that lie in shared memory."""
     # Grain 0.2 (2026-11) frees shared memory in a finaliser that takes a lock. JAX would drop the arrays in a garbage
     # collection, which comes in any thread and inside any lock, so that a thread may wait for itself.
     with contextlib.closing(batches):
-        yield from map(_copy, batches)
+        yield from map(_copy_entry, batches)
 
 
-def _copy(entry: Any) -> Any:
-    return {name: _copy(e) for name, e in entry.items()} if isinstance(entry, dict) else np.array(entry)
+def _copy_entry(entry: Any) -> Any:
+    return {name: _copy_entry(e) for name, e in entry.items()} if isinstance(entry, dict) else np.array(entry)

@@ -81,7 +81,7 @@ def _time_stages(data: Data, source: Source, to_device: Callable[[Batch], Any], 
     for number, index in enumerate(progress_bar(order[:clips], desc="stages", unit=" clips")):
         try:
             with _measure_time(seconds["read"]):
-                example = _read(source[int(index)])
+                example = _read_video(source[int(index)])
             # Both of the same part of the video, and each first in turn, since the second finds its file in the cache.
             for stage in ("decode", "augmented")[:: 1 if number % 2 else -1]:
                 rng = np.random.default_rng(number)
@@ -131,7 +131,7 @@ def format_report(report: Mapping[str, Any]) -> str:
     return "\n".join([*lines, f"bottleneck: {report['bottleneck']}"])
 
 
-def _read(example: Mapping[str, Any]) -> Mapping[str, Any]:
+def _read_video(example: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns an example with its video in memory."""
     with open_bytes(example["video"]) as file:
         return {**example, "video": file.read()}

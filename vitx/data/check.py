@@ -21,9 +21,9 @@ from vitx.errors import UserError
 from vitx.limits import open_regular
 from vitx.storage import atomic_path
 
-TINY = (2, 2)  # size of a frame that is decoded only to find out whether it can be
+TINY = (2, 2)  # size of a frame that is decoded only to test whether it can be decoded
 MIN_EVALUATED = 5  # videos of a split; of 4 that are all classified correctly, the 95 % interval begins at 51 %
-MAX_LINES = 20  # lines of each kind of problem on the terminal
+MAX_LINES = 20  # lines for each kind of problem on the terminal
 
 
 def check(
@@ -75,8 +75,8 @@ def check(
             paths_of[digest].append(path)
     duplicates = [group for group in paths_of.values() if len(group) > 1]
     file_of = {path: digest or path for path, (_, digest, _) in zip(paths, found, strict=True)}
-    repeats = find_repeats(_examples(splits, file_of))
-    problems = [*errors, *repeats.contradictions, *repeats.describe_leaks(), *_weaknesses(splits)]
+    repeats = find_repeats(_list_examples(splits, file_of))
+    problems = [*errors, *repeats.contradictions, *repeats.describe_leaks(), *_find_weaknesses(splits)]
     seconds = sorted(info.duration for info in infos) or [0.0]
     return {
         "videos": len(paths),
@@ -88,10 +88,12 @@ def check(
         ],
         "duplicates": duplicates,
         "leaks": [list(names) for names, _ in repeats.leaks],
-        "codecs": _count(info.codec for info in infos),
-        "sizes": _count(f"{info.height}x{info.width}" for info in infos),
-        "pixel_aspects": _count(f"{info.pixel_aspect.numerator}:{info.pixel_aspect.denominator}" for info in infos),
-        "fps": _count(f"{info.fps:.5g}" for info in infos),
+        "codecs": _count_values(info.codec for info in infos),
+        "sizes": _count_values(f"{info.height}x{info.width}" for info in infos),
+        "pixel_aspects": _count_values(
+            f"{info.pixel_aspect.numerator}:{info.pixel_aspect.denominator}" for info in infos
+        ),
+        "fps": _count_values(f"{info.fps:.5g}" for info in infos),
         "seconds": {
             "shortest": seconds[0],
             "median": statistics.median(seconds),
@@ -127,8 +129,8 @@ def format_report(report: Mapping[str, Any]) -> str:
         lines += [
             "",
             *(
-                f"{name}, {split}: {of['least']:g} to {of['most']:g}, median {of['median']:g}"
-                for split, of in row.items()
+                f"{name}, {split}: {spread['least']:g} to {spread['most']:g}, median {spread['median']:g}"
+                for split, spread in row.items()
             ),
         ]
     for title, problems in (
@@ -219,8 +221,8 @@ def _check_video(
     return info, digest, None
 
 
-def _examples(splits: Mapping[str, Source], file_of: Mapping[str, Hashable]) -> Iterator[Example]:
-    """Yields all examples, with what is equal for files of the same content."""
+def _list_examples(splits: Mapping[str, Source], file_of: Mapping[str, Hashable]) -> Iterator[Example]:
+    """Yields all examples; `file_of` gives files of the same content equal keys."""
     for split, source in splits.items():
         columns, segments = label_columns(source), getattr(source, "segments", ())
         for index in range(len(source)):
@@ -237,7 +239,7 @@ def _show_label(value: np.ndarray | np.int32, names: Sequence[str]) -> str:
     return ";".join(map(str, value.tolist()) if is_value else _classes_of(value, names)) or "none"
 
 
-def _weaknesses(splits: Mapping[str, Source]) -> list[str]:
+def _find_weaknesses(splits: Mapping[str, Source]) -> list[str]:
     """Returns why metrics of a dataset mean little: a line for each label of one class, and each tiny split."""
     lines = []
     for label, column in label_columns(splits["train"]).items() if "train" in splits else ():
@@ -250,7 +252,7 @@ def _weaknesses(splits: Mapping[str, Source]) -> list[str]:
     return lines
 
 
-def _count(values: Any) -> dict[str, int]:
+def _count_values(values: Any) -> dict[str, int]:
     return dict(Counter(values).most_common())
 
 

@@ -1,4 +1,4 @@
-"""Names of classes: the one place that says when two of them are the same, and compares lists of them."""
+"""Names of classes: when two names are the same, and how lists of names are compared."""
 
 import unicodedata
 from collections import defaultdict
@@ -10,7 +10,7 @@ from jaxtyping import Int
 from vitx.errors import UserError
 
 ZERO_WIDTH = "\u200b\u200e\u200f\u2060\ufeff"  # characters that come with copied text and joined files
-MAX_NAMES = 12  # names of a list that a message shows
+MAX_NAMES = 12  # names in a message
 
 
 def clean_name(name: str) -> str:
@@ -28,12 +28,12 @@ def is_text(name: str) -> bool:
 
 
 def places_of(names: Sequence[str], wanted: Sequence[str]) -> Int[np.ndarray, "k"]:
-    """Returns the place in `names` of each wanted name, -1 for one that is not there or is there twice."""
+    """Returns the index in `names` of each wanted name, -1 for a name that is missing or occurs twice."""
     places: dict[str, list[int]] = defaultdict(list)
     for place, name in enumerate(names):
         places[clean_name(name)].append(place)
     found = [places[clean_name(name)] for name in wanted]
-    return np.array([those[0] if len(those) == 1 else -1 for those in found], np.int32)
+    return np.array([indices[0] if len(indices) == 1 else -1 for indices in found], np.int32)
 
 
 def find_repeated_names(names: Iterable[str]) -> list[str]:
@@ -93,7 +93,7 @@ def match_classes(
 
 
 def _format_names(names: Sequence[str], others: set[str]) -> str:
-    """Returns a list of names, those that the other side lacks first where not all can be shown."""
+    """Returns names as text; where there are too many, those that the other side lacks come first."""
     if len(names) > MAX_NAMES:
         names = sorted(names, key=lambda name: clean_name(name) in others)
     more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""

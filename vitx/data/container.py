@@ -44,7 +44,7 @@ class VideoError(ValueError):
 @register
 @dataclasses.dataclass(frozen=True)
 class ReadOptions:
-    """What is read of a video file.
+    """Which stream of a video file is read, and how.
 
     Attributes:
         stream: number of the stream among the file's video streams, from 0; None leaves it to FFmpeg, which takes the
@@ -90,7 +90,7 @@ def open_container(
     with prefix_errors(name), contextlib.ExitStack() as opened:
         container = opened.enter_context(_open(source, seconds))
         stream = _choose_stream(container, options.stream, seconds)
-        if len(container.streams.video) > 1:  # choosing among them has read packets
+        if len(container.streams.video) > 1:  # choosing a stream has read packets
             container = opened.enter_context(_open(source, seconds))
             stream = container.streams[stream.index]
         if stream.codec_context is None:
@@ -103,7 +103,7 @@ def open_container(
 
 
 def _open(source: VideoSource, seconds: float) -> InputContainer:
-    """Opens a file that names no other ones."""
+    """Opens a file; a file that names other files is refused."""
     # The whitelists and the prefix keep names from reaching out to the network, and files to other files.
     guards = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS, "max_pixels": str(MAX_PIXELS)}
     file = io.BytesIO(source) if isinstance(source, bytes) else f"file:{os.fspath(source)}"
@@ -126,13 +126,13 @@ def _choose_stream(container: InputContainer, number: int | None, seconds: float
         raise VideoError(f"found {len(container.streams)} streams but no video")
     films = [stream for stream in films if stream.codec_context is not None] or films
     if len(films) > 1:
-        films = _several_frames(container, films, time.monotonic() + seconds) or films
+        films = _select_films(container, films, time.monotonic() + seconds) or films
     best = container.streams.best("video")
     return best if best in films else films[0]
 
 
-def _several_frames(container: InputContainer, streams: Sequence[VideoStream], deadline: float) -> list[VideoStream]:
-    """Returns the streams that have more than one frame: others are previews, though no flag says so."""
+def _select_films(container: InputContainer, streams: Sequence[VideoStream], deadline: float) -> list[VideoStream]:
+    """Returns the streams of more than one frame: the others are previews, though no flag marks them."""
     counts = dict.fromkeys((stream.index for stream in streams), 0)
     for packet in demux_packets(container, streams, deadline):
         counts[packet.stream_index] += bool(packet.size)

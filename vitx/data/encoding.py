@@ -72,14 +72,14 @@ def mux_images(images: Sequence[bytes], *, fps: int | Fraction = 25) -> bytes:
     """Returns a video whose frames are encoded images, PNG or JPEG, as they are: nothing is decoded.
 
     Raises:
-        VideoError: there are no images, or they are of another kind, or of two.
+        VideoError: there are no images, or they are not all PNG or all JPEG.
     """
     file, codecs = io.BytesIO(), {b"\x89PNG": ("png", "rgb24"), b"\xff\xd8\xff": ("mjpeg", "yuvj420p")}
     found = [(magic, codec) for magic, codec in codecs.items() if len(images) and images[0].startswith(magic)]
     if not found:
         raise VideoError(f"found {len(images)} images, expected at least one, PNG or JPEG")
     ((magic, (codec, pixel_format)),) = found
-    # A decoder would pass over others without a word, and the frames behind them would change their numbers.
+    # A decoder would skip images of another kind silently, and the frames after them would change their numbers.
     if others := [number for number, image in enumerate(images, 1) if not image.startswith(magic)]:
         raise VideoError(f"image {others[0]} of {len(images)} is of another kind; expected PNG alone, or JPEG alone")
     # Stored as they are, images keep their pixels, and only those of a clip are ever decoded.
@@ -107,7 +107,7 @@ def transcode(
     seconds: float = MAX_SECONDS,
     read: ReadOptions = DEFAULT_OPTIONS,
 ) -> bytes:
-    """Re-encodes a video as an mp4 file: upright, at most so large, without sound, every frame at its time.
+    """Re-encodes a video as an mp4 file: upright, scaled down, without sound, every frame at its time.
 
     Holds one frame at a time, and encodes in one thread: the same file always becomes the same bytes.
 
@@ -153,7 +153,7 @@ def redraw(
         draw: returns a frame, given its pixels and its time in seconds from the first.
         least_side: pixels that the shorter side of smaller frames is enlarged to. Sides become even.
         crf: constant quality of the encoder; less is better and larger.
-        seconds: time after which it is given up.
+        seconds: time after which it gives up.
         read: what is read of the file.
 
     Raises:

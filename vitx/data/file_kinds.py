@@ -63,14 +63,14 @@ def is_sequence(folder: Path) -> bool:
 
 
 def _file_names(folder: str | Path) -> list[str]:
-    """Returns the names of what is no folder in a folder, without hidden files and those of operating systems."""
+    """Returns the names of the files in a folder, without hidden files and those of operating systems."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if not entry.is_dir()]
     return [name for name in names if not name.startswith(".") and name.lower() not in SYSTEM_FILES]
 
 
 def read_video(path: str) -> str | bytes:
-    """Returns what a video is opened by: its path, or the content of one that is built from a folder of pictures.
+    """Returns a video's path, or the content of a video that is built from a folder of pictures.
 
     Raises:
         VideoError: a folder cannot be read, or has other files than PNG or JPEG.
@@ -106,8 +106,8 @@ def open_bytes(video: bytes | str | os.PathLike) -> Iterator[IO[bytes]]:
         raise VideoError(f"{video}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def refuse_classes_without_videos(listings: Iterable[tuple[Path, Listing]]) -> None:
-    """Raises an error where a class would vanish because none of its files is read as a video.
+def check_classes_have_videos(listings: Iterable[tuple[Path, Listing]]) -> None:
+    """Checks that no class would vanish because none of its files is read as a video.
 
     Args:
         listings: (folder, what is below it) of each class without a video.

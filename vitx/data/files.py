@@ -11,7 +11,7 @@ import numpy as np
 
 from vitx.configuration import register, setting
 from vitx.data.class_names import clean_name, find_case_variants, is_text
-from vitx.data.file_kinds import ENDINGS, find_videos, read_video, refuse_classes_without_videos
+from vitx.data.file_kinds import ENDINGS, check_classes_have_videos, find_videos, read_video
 from vitx.data.folders import Listing, child_folders, list_folder
 from vitx.data.lists import read_list
 from vitx.data.same_files import Example, Repeats, find_repeats, identify_files
@@ -19,9 +19,9 @@ from vitx.data.sources import SPLITS, Source, check_split
 from vitx.data.splits import VideoRow, assign_splits, find_split
 from vitx.errors import UserError, did_you_mean
 
-WHOLE = (0.0, float("inf"))  # segment of a whole video
-LARGEST = float(np.finfo(np.float32).max)  # labels are float32
-MAX_LINES = 10  # lines of one kind in a message
+WHOLE = (0.0, float("inf"))  # segment that is a whole video
+LARGEST = float(np.finfo(np.float32).max)  # largest target, since labels are float32
+MAX_LINES = 10  # lines about one kind of problem in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +60,13 @@ class Videos:
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What a folder or a list holds.
+    """Content of a folder or a list of videos.
 
     Attributes:
         splits: {split: its videos}, of those that have some.
-        repeats: files that are in it more than once.
-        errors: what forbids training, a line each, beside contradictions among `repeats`.
-        notes: what was taken to be the same, skipped or left out, a line each.
+        repeats: files that occur more than once.
+        errors: problems that forbid training, a line each, beside contradictions among `repeats`.
+        notes: spellings that were taken for one, and files that were skipped or left out, a line each.
         ignored: files that are in no split.
     """
 
@@ -77,7 +77,7 @@ class Contents:
     ignored: tuple[str, ...] = ()
 
     def check_splits(self, where: str) -> dict[str, Videos]:
-        """Checks what was found, and returns the splits with notes for their users.
+        """Checks the content, and returns the splits with notes for their users.
 
         Raises:
             UserError: something forbids training.
@@ -131,7 +131,7 @@ class Folder:
         return self.read().check_splits(self.path)
 
     def read(self) -> Contents:
-        """Returns the videos, and what is odd about the folder."""
+        """Returns the videos of the folder, with its problems."""
         root = Path(self.path)
         if not root.is_dir():
             raise UserError(f"there is no folder {root} (data.dataset.path); expected {root}/CLASS/*.mp4")
@@ -145,7 +145,10 @@ class Folder:
         except OSError as error:
             raise UserError(f"{error.filename} cannot be read: {error.strerror} (data.dataset.path)") from error
         listings = [list_folder(path) for _, path in classes]
-        found = [list(self._rows(*of, listing)) for of, listing in zip(classes, listings, strict=True)]
+        found = [
+            list(self._list_rows(split, path, listing))
+            for (split, path), listing in zip(classes, listings, strict=True)
+        ]
         rows = [row for members in found for row in members]
         errors = [problem for listing in listings for problem in listing.unreadable]
         errors += [
@@ -154,7 +157,7 @@ class Folder:
             if not is_text(path.name) or not clean_name(path.name)
         ]
         if not errors:
-            refuse_classes_without_videos(
+            check_classes_have_videos(
                 (path, listing)
                 for (_, path), listing, members in zip(classes, listings, found, strict=True)
                 if not members
@@ -162,15 +165,15 @@ class Folder:
         if not rows and not errors:
             raise UserError(f"{root} has no videos; expected {root}/CLASS/*.mp4 (or {', '.join(ENDINGS)})")
         notes = [f"not used: {problem}" for listing in listings for problem in listing.skipped]
-        notes += _merged_names(path.name for _, path in classes)
+        notes += _describe_spellings(path.name for _, path in classes)
         if None not in folders:
             notes += [
                 f"not used: {path}, which is no split" for path in child_folders(root) if not find_split(path.name)
             ]
-        ignored = _unused_files(root, {row.path for row in rows})
-        return _contents(rows, (self.label,), self, errors=errors, notes=notes, ignored=ignored)
+        ignored = _list_unused_files(root, {row.path for row in rows})
+        return _collect_contents(rows, (self.label,), self, errors=errors, notes=notes, ignored=ignored)
 
-    def _rows(self, split: str | None, path: Path, listing: Listing) -> Iterator[VideoRow]:
+    def _list_rows(self, split: str | None, path: Path, listing: Listing) -> Iterator[VideoRow]:
         name = clean_name(path.name)
         for file in find_videos(listing) if name and is_text(name) else ():
             listed = file.relative_to(path.parent).as_posix()
@@ -209,22 +212,25 @@ def _split_folders(root: Path) -> dict[str | None, Path]:
     return {split: found[split] for split in SPLITS if split in found}
 
 
-def _merged_names(names: Iterable[str]) -> list[str]:
-    """Returns a line for each class whose folders or cells have it in several spellings, and each that may have."""
+def _describe_spellings(names: Iterable[str]) -> list[str]:
+    """Returns a line for each class in several spellings, and for each group of classes that differ in case alone."""
     spellings: dict[str, set[str]] = defaultdict(set)
     for name in names:
         spellings[clean_name(name)].add(name)
-    same = [f"taken for one class: {_shown(those)}" for those in spellings.values() if len(those) > 1]
+    same = [
+        f"taken for one class: {_format_spellings(variants)}" for variants in spellings.values() if len(variants) > 1
+    ]
     return same + [
-        f"different classes, in upper and lower case alone: {_shown(of)}" for of in find_case_variants(spellings)
+        f"different classes, in upper and lower case alone: {_format_spellings(names)}"
+        for names in find_case_variants(spellings)
     ]
 
 
-def _shown(names: Set[str] | Sequence[str]) -> str:
+def _format_spellings(names: Set[str] | Sequence[str]) -> str:
     return ", ".join(ascii(name) for name in sorted(names))
 
 
-def _unused_files(root: Path, used: Set[str]) -> tuple[str, ...]:
+def _list_unused_files(root: Path, used: Set[str]) -> tuple[str, ...]:
     files = list_folder(root).files
     return tuple(str(path) for path in files if not {str(path), str(path.parent)} & used)  # a folder may be a video
 
@@ -284,12 +290,12 @@ class Table:
         return self.read().check_splits(self.path)
 
     def read(self) -> Contents:
-        """Returns the videos, and what is odd about the list."""
+        """Returns the videos of the list, with its problems."""
         file, spellings, groups = Path(self.path), defaultdict(set), defaultdict(set)
         columns = (self.column, *self.labels, *self.targets, *self.multi_label)
         rows = []
         for where, fields in read_list(file, columns, self.column):
-            rows.append(self._row(file, where, fields))
+            rows.append(self._parse_row(file, where, fields))
             for name in self.labels:
                 spellings[name].add(str(fields[name]))
             groups[rows[-1].group].add(fields.get("group"))
@@ -299,33 +305,33 @@ class Table:
         # missing videos are found by `vitx data check`, and replaced in training.
         if not any(Path(row.path).exists() for row in rows[:100]):
             raise UserError(f"{file} lists {rows[0].path}, which does not exist; paths are relative to its folder")
-        notes = [note for names in spellings.values() for note in _merged_names(names)]
+        notes = [note for names in spellings.values() for note in _describe_spellings(names)]
         notes += [
-            f"taken for one group: {_shown({repr(x) for x in of})}"
-            for name, of in groups.items()
-            if name and len(of) > 1
+            f"taken for one group: {_format_spellings({repr(cell) for cell in cells})}"
+            for name, cells in groups.items()
+            if name and len(cells) > 1
         ]
-        return _contents(rows, self.labels, self, self.multi_label, self.targets, self.num_classes, notes=notes)
+        return _collect_contents(rows, self.labels, self, self.multi_label, self.targets, self.num_classes, notes=notes)
 
-    def _row(self, file: Path, where: str, fields: Mapping[str, Any]) -> VideoRow:
+    def _parse_row(self, file: Path, where: str, fields: Mapping[str, Any]) -> VideoRow:
         for name in (self.column, *self.labels, *self.targets, *self.multi_label):
             if name not in fields:
                 raise UserError(
                     f"{where} has no {name!r}{did_you_mean(name, fields)} It has {', '.join(map(str, fields))}"
                 )
-            if not _text(fields[name]) and name not in self.multi_label:
+            if not _to_text(fields[name]) and name not in self.multi_label:
                 raise UserError(f"{where}: {name} is empty")
             value = fields[name]
             is_name = isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
             if not is_name and name in (self.column, *self.labels):
                 raise UserError(f"{where}: {name} is {str(value)[:60]}; expected a text or a number")
         split = None
-        if written := _text(fields.get("split")):
+        if written := _to_text(fields.get("split")):
             split = find_split(written)
             if split is None:
                 raise UserError(f"{where}: split is {written!r}; expected one of {', '.join(SPLITS)}")
         path, segment = str(fields[self.column]), None
-        if any(_text(fields.get(name)) for name in ("begin", "end")):
+        if any(_to_text(fields.get(name)) for name in ("begin", "end")):
             try:
                 segment = tuple(float(fields[name]) for name in ("begin", "end"))
             except (KeyError, TypeError, ValueError):
@@ -337,9 +343,9 @@ class Table:
             raise UserError(f"{where}: {path!r} is not UTF-8, and no file has that name; save the list as UTF-8")
         return VideoRow(
             str(file.parent / path),
-            tuple(_text(fields[name]) for name in self.labels),
+            tuple(_to_text(fields[name]) for name in self.labels),
             split,
-            _text(fields.get("group")),
+            _to_text(fields.get("group")),
             segment,
             tuple(_split_classes(fields[name]) for name in self.multi_label),
             tuple(_parse_number(fields[name], f"{where}: {name}") for name in self.targets),
@@ -347,15 +353,15 @@ class Table:
         )
 
 
-def _text(cell: Any) -> str:
-    """Returns a cell as a name; "" where nothing is in it. 0 and False are something."""
+def _to_text(cell: Any) -> str:
+    """Returns a cell as a name, "" for an empty one; 0 and False are names."""
     return "" if cell is None else clean_name(str(cell))
 
 
 def _split_classes(cell: Any) -> frozenset[str]:
     """Returns the classes of a cell: a list, or text with semicolons."""
-    words = cell if isinstance(cell, list) else _text(cell).split(";")
-    return frozenset(name for word in words if (name := _text(word)))
+    words = cell if isinstance(cell, list) else _to_text(cell).split(";")
+    return frozenset(name for word in words if (name := _to_text(word)))
 
 
 def _parse_number(cell: Any, where: str) -> float:
@@ -365,7 +371,7 @@ def _parse_number(cell: Any, where: str) -> float:
         value = math.nan
     except OverflowError:
         value = math.inf
-    if not abs(value) <= LARGEST:  # NaN is not, either
+    if not abs(value) <= LARGEST:  # also refuses NaN
         shown = repr(cell) if len(repr(cell)) < 60 else f"{repr(cell)[:50]}..."
         raise UserError(f"{where} is {shown}; expected a number from {-LARGEST:.2g} to {LARGEST:.2g} (float32)")
     return value
@@ -382,7 +388,7 @@ def _open_split(dataset: Folder | Table, split: str) -> Videos:
     return splits[split]
 
 
-def _contents(
+def _collect_contents(
     rows: Sequence[VideoRow],
     labels: Sequence[str],
     settings: Folder | Table,
@@ -391,9 +397,9 @@ def _contents(
     num_classes: Sequence[tuple[str, int]] = (),
     **found: Sequence[str],
 ) -> Contents:
-    """Returns the videos of every split that has some, with their labels as numbers, and what is odd about them."""
+    """Returns the videos of every split that has some, with their labels as numbers, and their problems."""
     files = identify_files([row.path for row in rows])
-    rows = _with_groups(rows, files)
+    rows = _fill_groups(rows, files)
     splits = assign_splits(rows, settings)
 
     def examples() -> Iterator[Example]:
@@ -401,12 +407,12 @@ def _contents(
             shown = ", ".join([*row.labels, *(";".join(sorted(names)) for names in row.sets), *map(str, row.values)])
             yield Example(row.path, file, split, row.segment or WHOLE, (row.labels, row.sets, row.values), shown)
 
-    videos = _videos(rows, splits, labels, settings, multi_label, targets, num_classes) if rows else {}
+    videos = _build_splits(rows, splits, labels, settings, multi_label, targets, num_classes) if rows else {}
     return Contents(videos, find_repeats(examples()), **{name: tuple(lines) for name, lines in found.items()})
 
 
-def _with_groups(rows: Sequence[VideoRow], files: Sequence[int]) -> list[VideoRow]:
-    """Returns the rows with a group each: examples of one file that have none share that of another, or its name."""
+def _fill_groups(rows: Sequence[VideoRow], files: Sequence[int]) -> list[VideoRow]:
+    """Returns the rows with a group each: that of the row, else of another row of its file, else the file's name."""
     group_of: dict[int, str] = {}
     for row, file in zip(rows, files, strict=True):
         if row.group:
@@ -419,7 +425,7 @@ def _with_groups(rows: Sequence[VideoRow], files: Sequence[int]) -> list[VideoRo
     ]
 
 
-def _videos(
+def _build_splits(
     rows: Sequence[VideoRow],
     splits: Sequence[str],
     labels: Sequence[str],
@@ -429,7 +435,7 @@ def _videos(
     num_classes: Sequence[tuple[str, int]],
 ) -> dict[str, Videos]:
     """Returns the videos of every split that has some, with their labels as numbers."""
-    # Names are of all splits, so that the number of a class is the same in each.
+    # The names of all splits together, so that a class has one number in all of them.
     names = {label: _sort_names({row.labels[i] for row in rows}) for i, label in enumerate(labels)}
     for label, count in num_classes:
         numbered = tuple(map(str, range(count)))

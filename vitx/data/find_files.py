@@ -11,7 +11,7 @@ from vitx.data.folders import list_folder
 from vitx.data.lists import is_list, read_list
 from vitx.errors import UserError, did_you_mean
 
-MAX_NAMED = 3  # missing videos of a list that a message names
+MAX_NAMED = 3  # missing videos in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +20,8 @@ class FoundVideos:
 
     Attributes:
         files: paths of videos, each once, in the order in which they were named.
-        errors: {path: why it cannot be used}.
-        notes: what users should know, a line each.
+        errors: {path: reason why it cannot be used}.
+        notes: notes for users, a line each.
     """
 
     files: tuple[str, ...]
@@ -67,7 +67,7 @@ def find_files(paths: Sequence[Path]) -> FoundVideos:
 
 
 def name_outputs(files: Sequence[str], folder: Path, ending: str) -> dict[str, Path]:
-    """Returns {video: path of a file about it}, in a folder, with the sub-folders that tell videos apart.
+    """Returns {video: path of a file about it}, in a folder, with sub-folders that distinguish the videos.
 
     Args:
         files: paths of videos.

@@ -1,4 +1,4 @@
-"""Which frames a video has: read from its packets where they say it, otherwise left to be counted by decoding.
+"""Which frames a video has: read from its packets where these are certain, otherwise counted by decoding.
 
 The truth about frame i is one plain pass of the decoder: frame i is the i-th that it returns.
 """
@@ -46,7 +46,7 @@ class FrameIndex(NamedTuple):
 
     Attributes:
         pts: presentation time of each frame in units of the stream's time base; frame i is the one with `pts[i]`.
-        keyframes: frames at which decoding can begin; none where frames were counted, and can be found only so.
+        keyframes: frames at which decoding can begin; none where frames can only be found by counting.
     """
 
     pts: list[int]
@@ -117,11 +117,11 @@ def _check_vp8(packet: av.Packet) -> str | None:
 _CHECKS: Mapping[str, Callable[[av.Packet], str | None]] = MappingProxyType(
     {"mpeg4": _check_mpeg4, "vp8": _check_vp8, "libvpx": _check_vp8}
 )
-"""What a packet's bytes say of its frame, by the name of the decoder."""
+"""{name of a decoder: check of what a packet's bytes say about its frame}."""
 
 
 def order_times(pts: Sequence[int | None], dts: Sequence[int | None], step: float) -> list[int]:
-    """Returns strictly increasing times of frames that were counted: the first that are, of what the decoder says.
+    """Returns strictly increasing times of counted frames: presentation times, decoding times, or a constant rate.
 
     Args:
         pts: presentation time of each frame, where it has one.

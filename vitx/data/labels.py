@@ -14,8 +14,8 @@ from vitx.errors import UserError
 def check_labels(source: Source, where: str) -> None:
     """Checks the names and labels of a source, as far as no video has to be read for it.
 
-    A source with a `labels` mapping, or whose examples are paths, is checked as a whole; of another the first example
-    is, and the others when they are read (`check_example`).
+    A source with a `labels` mapping, or whose examples are paths, is checked as a whole; of another source only the
+    first example is checked here, and the others when they are read (`check_example`).
 
     Args:
         source: examples of a split.
@@ -51,11 +51,11 @@ def check_example(source: Source, index: int, labels: Mapping[str, Any]) -> None
     """
     for label, names in source.label_names.items():
         if label not in labels:
-            raise _error(source, index, f"it has no label {label}", f"labels {', '.join(source.label_names)}")
+            raise _label_error(source, index, f"it has no label {label}", f"labels {', '.join(source.label_names)}")
         value = labels[label]
         if isinstance(value, str | bool | np.bool_) or np.asarray(value).dtype.kind not in "iuf":
             number = f", which is number {names.index(value)}" if value in names else ""
-            raise _error(source, index, f"{label} is {value!r}{number}", "the number of a class, or floats")
+            raise _label_error(source, index, f"{label} is {value!r}{number}", "the number of a class, or floats")
         _check_value(source, index, label, np.asarray(value))
 
 
@@ -81,11 +81,11 @@ def _check_value(source: Source, index: int, label: str, value: np.ndarray) -> N
     names = source.label_names[label]
     if value.dtype.kind == "f":
         if value.shape != (len(names),):
-            raise _error(source, index, f"{label} is {value.tolist()}", f"a whole number, or {len(names)} floats")
+            raise _label_error(source, index, f"{label} is {value.tolist()}", f"a whole number, or {len(names)} floats")
         if np.isinf(value).any():
-            raise _error(source, index, f"{label} is {value.tolist()}", "finite values, or NaN for none")
+            raise _label_error(source, index, f"{label} is {value.tolist()}", "finite values, or NaN for none")
     elif value.ndim or value >= len(names):
-        raise _error(source, index, f"{label} is {value.tolist()}", f"0 to {len(names) - 1}, or below 0 for none")
+        raise _label_error(source, index, f"{label} is {value.tolist()}", f"0 to {len(names) - 1}, or below 0 for none")
 
 
 def _check_present(where: str, missing: Mapping[str, bool]) -> None:
@@ -100,5 +100,5 @@ def _is_missing(value: Any) -> bool:
     return bool(np.isnan(value).all() if value.dtype.kind == "f" else value < 0)
 
 
-def _error(source: Source, index: int, found: str, expected: str) -> UserError:
+def _label_error(source: Source, index: int, found: str, expected: str) -> UserError:
     return UserError(f"{example_name(source, index)}: {found}; expected {expected}")

@@ -17,7 +17,7 @@ from vitx.limits import open_regular
 DELIMITERS = (",", ";", "\t", "|")
 TABLES, OBJECTS = (".csv", ".tsv"), (".jsonl", ".ndjson")
 ENDINGS = (*TABLES, *OBJECTS)
-# spreadsheets write UTF-16 as "Unicode text", and a byte order mark before UTF-8
+# Spreadsheets write UTF-16 as "Unicode text", and a byte order mark before UTF-8.
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -41,7 +41,7 @@ def read_list(file: Path, columns: Collection[str], paths: str) -> Iterator[tupl
         raise UserError(f"{file} ends in {file.suffix!r}; expected {', '.join(ENDINGS)}")
     try:
         with open_text(file) as lines:
-            rows = _objects if file.suffix.lower() in OBJECTS else _cells
+            rows = _read_objects if file.suffix.lower() in OBJECTS else _read_cells
             for where, fields in rows(lines, file, columns):
                 for name, value in fields.items():
                     _check_texts(where, name, value, name == paths)
@@ -87,12 +87,12 @@ def open_text(file: Path) -> Iterator[TextIO]:
             yield lines
 
 
-def _cells(lines: Any, file: Path, columns: Collection[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _read_cells(lines: Any, file: Path, columns: Collection[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     header = lines.readline()
     lines.seek(0)
     headers = {delimiter: next(csv.reader([header], delimiter=delimiter), []) for delimiter in DELIMITERS}
     # `max` takes the first of equals: a comma, unless another delimiter gives more of the columns.
-    delimiter = max(headers, key=lambda one: len({name.strip() for name in headers[one]} & set(columns)))
+    delimiter = max(headers, key=lambda choice: len({name.strip() for name in headers[choice]} & set(columns)))
     # "path, class" has a space behind the comma, which belongs to no name.
     spaced = all(name.startswith(" ") for name in headers[delimiter][1:])
     reader = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=spaced, strict=True)
@@ -115,21 +115,21 @@ def _cells(lines: Any, file: Path, columns: Collection[str]) -> Iterator[tuple[s
         yield where, fields
 
 
-def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns an object of JSON; raises ValueError where it has a key twice, of which Python takes the last."""
+def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns a JSON object; raises ValueError where it has a key twice, since Python would take the last value."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         raise ValueError(f"one of the keys {', '.join(fields)} is there twice")
     return fields
 
 
-def _objects(lines: Any, file: Path, columns: Collection[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _read_objects(lines: Any, file: Path, columns: Collection[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         where = f"{file}, line {number}"
         try:
-            fields = json.loads(line, object_pairs_hook=_unrepeated)
+            fields = json.loads(line, object_pairs_hook=_refuse_repeated_keys)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where} cannot be read: {error}; expected one object a line") from error
         if not isinstance(fields, dict):

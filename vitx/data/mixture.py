@@ -36,9 +36,9 @@ class MixedVideos:
         """{label: column of all examples}; nothing is decoded."""
         columns: dict[str, list[np.ndarray]] = {label: [] for label in self.label_names}
         for source, count in zip(self.sources, self.counts, strict=True):
-            own = label_columns(source)
+            known = label_columns(source)
             for label in self.label_names:
-                column = self._renumber(label, source, own[label]) if label in own else self.missing[label][None]
+                column = self._renumber(label, source, known[label]) if label in known else self.missing[label][None]
                 columns[label].append(column[np.arange(count) % len(column)])
         return {label: np.concatenate(parts) for label, parts in columns.items()}
 
@@ -68,7 +68,7 @@ class MixedVideos:
 
     def _locate(self, index: int) -> tuple[Source, int]:
         """Returns the source of an example, and its index there."""
-        # Examples of a source are numbered through; behind its last one it starts again.
+        # The examples of a source are numbered in order; after its last one it starts again.
         ends = np.cumsum(self.counts)
         which = int(np.searchsorted(ends, index, side="right"))
         source = self.sources[which]
@@ -118,7 +118,7 @@ class Mixture:
         sources = tuple(open_split(dataset, split) for dataset in self.datasets)
         sizes = tuple(map(len, sources))
         if split == "train" and self.weights:
-            # The epoch is as long as the dataset takes that is sampled most sparsely: its examples come once.
+            # The dataset that is sampled most sparsely sets the length of the epoch: each of its examples comes once.
             epoch = max(size / weight for size, weight in zip(sizes, self.weights, strict=True))
             counts = tuple(max(round(weight * epoch), size) for weight, size in zip(self.weights, sizes, strict=True))
             if sum(counts) > MAX_EXAMPLES:

@@ -1,4 +1,4 @@
-"""Motion as the codec has measured it: vectors that come with decoded frames, averaged over time.
+"""Motion that the codec has measured: vectors that come with decoded frames, averaged over time.
 
 Letters in shapes: h height, w width, rows and columns of cells of CELL x CELL pixels.
 """
@@ -28,7 +28,7 @@ LEVELS = 8
 """Levels of the channel of motion for each pixel of length: it ends at 255 / 8 pixels from frame to frame."""
 
 MAX_WAITING = 64
-"""Frames without motion that are held until one has some."""
+"""Frames without motion that wait for one that has some."""
 
 Cells = Float[np.ndarray, "rows columns"]
 _DOWN, _RIGHT = np.array([-1, -1, 1, 1])[:, None], np.array([-1, 1, -1, 1])[:, None]  # quarters of a block
@@ -41,11 +41,11 @@ def export_motion(stream: VideoStream) -> None:
         VideoError: the decoder exports none.
     """
     if stream.codec_context.name not in CODECS:
-        raise _no_motion(f"the codec {stream.codec_context.name}")
+        raise _no_motion_error(f"the codec {stream.codec_context.name}")
     stream.codec_context.flags2 |= Flags2.export_mvs
 
 
-def _no_motion(found: str) -> VideoError:
+def _no_motion_error(found: str) -> VideoError:
     # Short, since a batch carries 256 bytes of it (`vitx.data.pipeline.encode_error`).
     return VideoError(
         f"found {found}, without motion; data.motion needs {', '.join(CODECS)} with predicted frames: run "
@@ -56,8 +56,8 @@ def _no_motion(found: str) -> VideoError:
 class MotionRecorder:
     """Averages the motion of decoded frames up to each wanted one.
 
-    All frames that are decoded count, wanted or not: those since the wanted frame before, but no more than usually lie
-    between two wanted ones, so that a first frame, or one behind a jump, is like the others.
+    All decoded frames since the previous wanted frame count, wanted or not, but no more than the median distance of two
+    wanted frames: so the first frame, or one after a jump, averages as many as the others.
     """
 
     def __init__(self) -> None:
@@ -84,16 +84,16 @@ class MotionRecorder:
         self._sums[self._wanted[row]] = total + cells, count + 1
 
     def record_each(self, numbered: Iterable[tuple[int, Decoded]]) -> Iterator[tuple[int, Decoded]]:
-        """Yields what it is given, and records it."""
+        """Yields the (number, frame) pairs unchanged, and records the motion of each."""
         for number, decoded in numbered:
             self.record(number, decoded.frame)
             yield number, decoded
 
     def add_motion(self, wanted: list[int], frames: Iterable[av.VideoFrame]) -> Iterator[tuple[av.VideoFrame, Cells]]:
-        """Yields the wanted frames with their mean motion; one without any, as a keyframe, takes that of the next.
+        """Yields the wanted frames with their mean motion; a frame without any, as a keyframe, takes the next one's.
 
         Raises:
-            VideoError: no frame that was decoded for them has any, or MAX_WAITING wanted ones in a row.
+            VideoError: no decoded frame has motion, or MAX_WAITING wanted frames in a row have none.
         """
         waiting = []
         for number, frame in zip(wanted, frames, strict=True):
@@ -103,9 +103,9 @@ class MotionRecorder:
                 yield from ((waiter, total / count) for waiter in waiting)
                 waiting = []
             elif len(waiting) == MAX_WAITING:
-                raise _no_motion("keyframes only")
+                raise _no_motion_error("keyframes only")
         if len(waiting) == len(wanted) > 1:
-            raise _no_motion("keyframes only")
+            raise _no_motion_error("keyframes only")
         yield from ((waiter, np.zeros((1, 1))) for waiter in waiting)
 
 

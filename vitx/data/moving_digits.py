@@ -159,7 +159,7 @@ def render_clip(config: ClipConfig, split: str, index: int) -> tuple[UInt8[np.nd
     """
     rng = np.random.default_rng([list(DIGITS).index(split), 2, index])
     background, ink = _draw_digit(config, split, index, rng)
-    frames = _paint(background, ink, _bright_colour(rng))
+    frames = _paint(background, ink, _draw_bright_colour(rng))
     if config.occluder:
         bar = _offset(rng.uniform(0, config.side), config.side)
         bar = (np.abs(bar) < config.occluder / 2).astype(np.float32)
@@ -191,13 +191,13 @@ def _draw_digit(
     """Returns (what is behind the digit, the digit's coverage)."""
     images, _ = _digits()
     digit, motion = clip_labels(split, index)
-    frames = _texture(config.texture, config.side, rng)[None]
+    frames = _draw_texture(config.texture, config.side, rng)[None]
     if config.distractor:
         other = rng.choice(DIGITS[split])
         trajectory = sample_trajectory(config, int(rng.integers(len(MOTIONS))), rng)
-        ink = _ink(images[other], trajectory, config.side)
-        frames = _paint(frames, ink, config.distractor * _bright_colour(rng))
-    return frames, _ink(images[digit], sample_trajectory(config, motion, rng), config.side)
+        ink = _draw_ink(images[other], trajectory, config.side)
+        frames = _paint(frames, ink, config.distractor * _draw_bright_colour(rng))
+    return frames, _draw_ink(images[digit], sample_trajectory(config, motion, rng), config.side)
 
 
 @cache
@@ -219,7 +219,7 @@ def _offset(centre: np.ndarray | float, side: int) -> np.ndarray:
     return (np.arange(side) - np.asarray(centre)[..., None] + side / 2) % side - side / 2
 
 
-def _ink(image: np.ndarray, trajectory: Trajectory, side: int) -> np.ndarray:
+def _draw_ink(image: np.ndarray, trajectory: Trajectory, side: int) -> np.ndarray:
     """Draws an 8x8 image along a path, bilinearly; returns the coverage `[frames, side, side]`, 0 to 1."""
     cells = len(image)
     position = _offset(trajectory.centre, side) * (cells / trajectory.size[:, None, None]) + (cells - 1) / 2
@@ -228,7 +228,7 @@ def _ink(image: np.ndarray, trajectory: Trajectory, side: int) -> np.ndarray:
     return hats[:, 1] @ image @ hats[:, 0].swapaxes(1, 2)
 
 
-def _texture(brightness: float, side: int, rng: np.random.Generator, cells: int = 6) -> np.ndarray:
+def _draw_texture(brightness: float, side: int, rng: np.random.Generator, cells: int = 6) -> np.ndarray:
     """Returns smooth random colours on the torus, `[side, side, 3]`."""
     grid = rng.uniform(0, 1, (cells, cells, 1)) * rng.uniform(0.6, 1, 3)
     position = (np.arange(side)[:, None] * cells / side - np.arange(cells) + cells / 2) % cells - cells / 2
@@ -236,7 +236,7 @@ def _texture(brightness: float, side: int, rng: np.random.Generator, cells: int 
     return np.moveaxis(brightness * (smooth @ np.moveaxis(grid, 2, 0) @ smooth.T), 0, 2).astype(np.float32)
 
 
-def _bright_colour(rng: np.random.Generator) -> np.ndarray:
+def _draw_bright_colour(rng: np.random.Generator) -> np.ndarray:
     return rng.uniform(205, 255, 3).astype(np.float32)
 
 

@@ -23,7 +23,7 @@ from vitx.data.moving_digits import APPEARANCES, CONFIGS, DIGITS, MOTIONS, ClipC
 from vitx.data.sources import check_split
 from vitx.errors import UserError
 
-CLIPS_PER_WORKER = 1000  # below, the start of another process takes longer than it saves
+CLIPS_PER_WORKER = 1000  # for fewer clips, starting another process takes longer than it saves
 
 
 @dataclass(eq=False)
@@ -182,7 +182,7 @@ def config_of(clips: ClipConfig) -> MovingDigitsConfig:
 def build(clips: ClipConfig, *, data_dir: str | os.PathLike | None = None) -> MovingDigitsBuilder:
     """Returns the prepared TFDS builder; see `load`."""
     config = config_of(clips)
-    with _quiet():
+    with _silence_tfds():
         builder = MovingDigitsBuilder(config=config, data_dir=data_dir, file_format="array_record")
         if not builder.data_path.exists():
             try:
@@ -204,7 +204,7 @@ def build(clips: ClipConfig, *, data_dir: str | os.PathLike | None = None) -> Mo
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_tfds() -> Iterator[None]:
     """Keeps TFDS from announcing itself on stdout, from drawing its own bars and from logging."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)

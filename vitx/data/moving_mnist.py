@@ -27,7 +27,7 @@ class Sequences:
 
     Attributes:
         directory: TFDS's folder of this version of the dataset.
-        part: TFDS's name of the part, such as "test[:8000]".
+        part: TFDS's name of the sequences, such as "test[:8000]".
     """
 
     directory: str

@@ -1,7 +1,7 @@
-"""Operations on the pixels of a clip, the same for every frame; Pillow computes them.
+"""Operations on the pixels of a clip, the same for every frame, computed by Pillow.
 
-An operation on a clip of one frame is Pillow's on that image. Where it depends on the content of the image (a mean, a
-histogram), that is taken over the whole clip: a still video stays still. dm_pix has no RandAugment and works on float
+An operation on a clip of one frame equals Pillow's on that image. Where it depends on the content of the image (a mean,
+a histogram), the content is the whole clip: a still video stays still. dm_pix has no RandAugment and works on float
 images of JAX; training recipes and their published results are Pillow's.
 
 A fourth channel of a clip, motion, moves with the pixels and is left alone by what changes colours.
@@ -21,7 +21,7 @@ FILL = (128, 128, 128)
 """Colour of pixels from outside a frame: mid-grey."""
 
 
-def _of_colours(operation: Callable[..., Clip]) -> Callable[..., Clip]:
+def _keep_motion(operation: Callable[..., Clip]) -> Callable[..., Clip]:
     """Lets an operation on RGB take clips with a fourth channel, which stays as it is."""
 
     @functools.wraps(operation)
@@ -50,7 +50,7 @@ def _apply_by_frame(clip: Clip, operation: Callable[[Image.Image], Image.Image])
 
 
 def _fill(image: Image.Image) -> tuple[int, ...]:
-    """Returns what pixels from outside a frame are, which do not move."""
+    """Returns the colour of pixels from outside a frame; where there is a channel of motion, it is 0."""
     return FILL if image.mode == "RGB" else (*FILL, 0)
 
 
@@ -58,31 +58,31 @@ def _look_up(clip: Clip, table: UInt8[np.ndarray, "256"]) -> Clip:
     return np.frombuffer(clip.tobytes().translate(table.tobytes()), np.uint8).reshape(clip.shape)
 
 
-@_of_colours
+@_keep_motion
 def brightness(clip: Clip, factor: float) -> Clip:
     """Multiplies every pixel."""
     return _apply_to_clip(clip, lambda image: ImageEnhance.Brightness(image).enhance(factor))
 
 
-@_of_colours
+@_keep_motion
 def lightness(clip: Clip, fraction: float) -> Clip:
     """Adds a fraction of the range, 255."""
     return _look_up(clip, _round(np.arange(256) + 255 * fraction))
 
 
-@_of_colours
+@_keep_motion
 def contrast(clip: Clip, factor: float) -> Clip:
     """Multiplies the distance from the clip's mean luma (ITU-R BT.601)."""
     return _apply_to_clip(clip, lambda image: ImageEnhance.Contrast(image).enhance(factor))
 
 
-@_of_colours
+@_keep_motion
 def saturation(clip: Clip, factor: float) -> Clip:
     """Multiplies the distance from each pixel's luma; 0 is grey."""
     return _apply_to_clip(clip, lambda image: ImageEnhance.Color(image).enhance(factor))
 
 
-@_of_colours
+@_keep_motion
 def hue(clip: Clip, turn: float) -> Clip:
     """Turns hues by a fraction of the circle, -0.5 to 0.5 (in HSV of 8 bits)."""
 
@@ -94,50 +94,50 @@ def hue(clip: Clip, turn: float) -> Clip:
     return _apply_to_clip(clip, turn_hue)
 
 
-@_of_colours
+@_keep_motion
 def grey(clip: Clip) -> Clip:
     """Drops the colours."""
     return _apply_to_clip(clip, lambda image: image.convert("L").convert("RGB"))
 
 
-@_of_colours
+@_keep_motion
 def sharpness(clip: Clip, factor: float) -> Clip:
     """Multiplies the distance from a smoothed frame; 0 is smooth, 2 sharp."""
     return _apply_by_frame(clip, lambda image: ImageEnhance.Sharpness(image).enhance(factor))
 
 
-@_of_colours
+@_keep_motion
 def autocontrast(clip: Clip) -> Clip:
     """Stretches each channel to the full range."""
     return _apply_to_clip(clip, ImageOps.autocontrast)
 
 
-@_of_colours
+@_keep_motion
 def equalize(clip: Clip) -> Clip:
     """Flattens the histogram of each channel."""
     return _apply_to_clip(clip, ImageOps.equalize)
 
 
-@_of_colours
+@_keep_motion
 def invert(clip: Clip) -> Clip:
     """Returns the negative."""
     return 255 - clip
 
 
-@_of_colours
+@_keep_motion
 def posterize(clip: Clip, bits: int) -> Clip:
     """Keeps the highest bits of every value, 0 to 8."""
     return clip & np.uint8(255 - 2 ** (8 - bits) + 1)
 
 
-@_of_colours
+@_keep_motion
 def solarize(clip: Clip, threshold: int) -> Clip:
     """Inverts values from a threshold up, 0 to 256."""
     values = np.arange(256)
     return _look_up(clip, _round(np.where(values < threshold, values, 255 - values)))
 
 
-@_of_colours
+@_keep_motion
 def solarize_add(clip: Clip, amount: int, threshold: int = 128) -> Clip:
     """Adds to values below a threshold."""
     values = np.arange(256)

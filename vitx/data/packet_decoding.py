@@ -1,6 +1,6 @@
-"""Decoding of packets: it leaves out frames that nobody needs, and notices damage.
+"""Decoding of packets, which leaves out frames that are not needed, and notices damage.
 
-Damage is what a decoder marks as corrupt, or reports as an error, or refuses.
+A frame is damaged where a decoder marks it as corrupt, reports an error for it, or refuses its packet.
 """
 
 import logging
@@ -43,18 +43,18 @@ def decode_packets(
     needed: Set[int] | None = None,
     observe: Callable[[av.VideoFrame], None] | None = None,
 ) -> Iterator[Decoded]:
-    """Decodes packets, one when it is demanded, and passes over those that the decoder refuses.
+    """Decodes packets lazily, and skips those that the decoder refuses.
 
     Damage spreads to the frames that refer to a damaged one: it lasts until the next keyframe.
 
     Args:
         packets: packets in decoding order.
-        decoder: what decodes them.
+        decoder: decoder of the packets.
         needed: presentation times of the frames to return; others are not even decoded where no frame refers to
             them. None returns all.
         observe: called with every frame that is decoded, returned or not.
     """
-    _listen()
+    _enable_messages()
     # With one decoder thread messages come from the thread that decodes, which is the one that is here.
     capture, may_skip, skipped = av.logging.Capture(), needed is not None and decoder.name in SKIPPING, None
     problem, problem_before, key_time = None, None, None
@@ -62,7 +62,7 @@ def decode_packets(
     recent: deque[int | None] = deque(maxlen=MAX_DELAY)  # times of packets, in decoding order
 
     def precedes_keyframe(time: int | None) -> bool:
-        """Returns whether it is shown before the last keyframe: then it refers to frames before that one."""
+        """Returns whether a frame is shown before the last keyframe: then it refers to frames before that one."""
         return None not in (time, key_time) and time < key_time
 
     for packet in packets:
@@ -108,12 +108,12 @@ def decode_packets(
 
 
 def _time_of(frame: av.VideoFrame) -> int | None:
-    """Returns when a frame is shown, or decoded where that is not known."""
+    """Returns the presentation time of a frame, or its decoding time where it has none."""
     return frame.dts if frame.pts is None else frame.pts
 
 
-def _listen() -> None:
-    """Lets PyAV pass FFmpeg's errors on, which it drops unless somebody has set a level."""
+def _enable_messages() -> None:
+    """Lets PyAV pass FFmpeg's errors on, which it drops unless a level is set."""
     if av.logging.get_level() is None:
         # Only `Capture` is to have them: without it they would be logged, on many sound videos, too.
         logging.getLogger("libav").setLevel(logging.CRITICAL + 1)

@@ -40,8 +40,8 @@ from vitx.limits import check_memory
 
 Times = Float[np.ndarray, " frames"]  # the time of every frame of a video in seconds
 FrameNumbers = Int[np.ndarray, " s"]  # numbers of the frames that an example may use
-MAX_BUFFER = 2**30  # bytes of an evaluation batch, and of the batches prefetched, unless one video has more
-MAX_ATTEMPTS = 20  # neighbours that are tried in place of a clip that cannot be read
+MAX_BUFFER = 2**30  # bytes of an evaluation batch, and of the prefetched batches, unless one video needs more
+MAX_ATTEMPTS = 20  # clips in a row that are tried in place of one that cannot be read
 HOST_ENTRIES = ("decode_seconds",)  # entries of a batch that never reach the devices
 ERROR_BYTES = 256  # length of the message that travels with an example: arrays of a batch have one shape
 
@@ -339,7 +339,7 @@ class Data:
         """
         # No state is carried from clip to clip, so that any clip can be read again, alone and in any process.
         rng = np.random.default_rng((seed, epoch, index, repeat))
-        example = _load(source, index, functools.partial(self.read_clip, start=rng.uniform(), rng=rng))
+        example = _load_row(source, index, functools.partial(self.read_clip, start=rng.uniform(), rng=rng))
         video, labels = self.augmentation.mirror(rng, example["video"], example["labels"], source.label_names)
         return example | {"video": video, "labels": labels}
 
@@ -378,12 +378,12 @@ class _EvalRows:
         index = batch * self.data.eval_batch_size + self.first_row + offset
         # Padding fills the last batch: every process runs the same number of steps of one shape.
         if index >= len(self.source):
-            return _padding(self.data, self.source, index)
+            return _padding_row(self.data, self.source, index)
         try:
-            example = _load(self.source, index, self.data.read_views)
+            example = _load_row(self.source, index, self.data.read_views)
         except VideoError as error:
-            failure = {"failed": np.int32(index), "error": encode_error(_with_name(self.source, index, error))}
-            return _padding(self.data, self.source, index) | failure
+            failure = {"failed": np.int32(index), "error": encode_error(_name_error(self.source, index, error))}
+            return _padding_row(self.data, self.source, index) | failure
         views, max_views = len(example["video"]), self.data.max_views
         # All videos of a batch have as many views as the longest may have; the step skips the empty ones.
         if views < max_views:
@@ -414,7 +414,7 @@ class _TrainRows:
                 # the first failure is the one that is reported: later ones have their own turn in the order
                 failure = failure or {
                     "failed": np.int32(index),
-                    "error": encode_error(_with_name(self.source, index, error)),
+                    "error": encode_error(_name_error(self.source, index, error)),
                 }
             else:
                 return example | failure
@@ -445,7 +445,7 @@ def decode_error(row: UInt8[np.ndarray, "256"]) -> str | None:
     return np.asarray(row).tobytes().rstrip(b"\0").decode() or None
 
 
-def _with_name(source: Source, index: int, error: VideoError) -> str:
+def _name_error(source: Source, index: int, error: VideoError) -> str:
     """Returns an error's message with the example's name before it, once."""
     name = example_name(source, index)
     return str(error) if str(error).startswith(name) else f"{name}: {error}"
@@ -459,7 +459,7 @@ def _segment_frames(times: Times, example: Mapping[str, Any]) -> FrameNumbers:
     return frames
 
 
-def _load(source: Source, index: int, read: Callable[[Mapping[str, Any]], np.ndarray]) -> Batch:
+def _load_row(source: Source, index: int, read: Callable[[Mapping[str, Any]], np.ndarray]) -> Batch:
     """Returns one row of a batch: an example read by `read`, with its labels, index and decoding time."""
     # This thread's processor time: wall time would count the other threads, too.
     began = time.thread_time()
@@ -477,7 +477,7 @@ def _load(source: Source, index: int, read: Callable[[Mapping[str, Any]], np.nda
     }
 
 
-def _padding(data: Data, source: Source, index: int) -> Batch:
+def _padding_row(data: Data, source: Source, index: int) -> Batch:
     """Returns a row of an evaluation batch without an example."""
     return {
         "video": np.zeros((data.max_views, data.num_frames, *data.crop_size, data.channels), np.uint8),

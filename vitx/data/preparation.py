@@ -96,7 +96,7 @@ class Shard(NamedTuple):
 def prepare(
     splits: Mapping[str, Source], destination: PurePath, settings: Preparation, *, workers: int = 2
 ) -> dict[str, Any]:
-    """Fills a folder, or resumes filling it; returns its manifest.
+    """Prepares videos in a folder, or resumes there; returns the manifest.
 
     Args:
         splits: videos of each split.
@@ -121,8 +121,8 @@ def prepare(
             if not storage.exists(destination / PLAN):
                 storage.write_json(destination / PLAN, plan)
             written = _write_shards(shards, splits, destination, settings, workers)
-            storage.write_json(destination / MANIFEST, _manifest(plan, splits, shards, written))
-        # What was needed to resume, left behind where a process was killed after it wrote the manifest, too.
+            storage.write_json(destination / MANIFEST, _build_manifest(plan, splits, shards, written))
+        # Removes the files for resuming, also those of a process that was killed after it had written the manifest.
         for name in storage.names_in(destination):
             if name.endswith(".json") and name != MANIFEST:
                 storage.remove(destination / name)
@@ -132,7 +132,7 @@ def prepare(
 def _digest_videos(splits: Mapping[str, Source]) -> str:
     """Returns a digest of names, labels, segments and file sizes, which differs for other videos."""
     names = {split: [example_name(source, i) for i in range(len(source))] for split, source in splits.items()}
-    # Sizes in place of contents: hashing terabytes would take longer than to resume is worth.
+    # Sizes in place of contents: hashing terabytes would take longer than resuming saves.
     sizes = [os.path.getsize(name) if os.path.exists(name) else -1 for column in names.values() for name in column]
     listed = [
         [split, names[split], _label_lists(source), getattr(source, "segments", ())] for split, source in splits.items()
@@ -141,7 +141,7 @@ def _digest_videos(splits: Mapping[str, Source]) -> str:
 
 
 def _check_destination(destination: PurePath, plan: Mapping[str, Any]) -> None:
-    """Raises UserError where the folder holds anything but the beginning or the end of the same preparation."""
+    """Raises UserError unless the folder is empty, or holds the same preparation, finished or not."""
     found = [storage.read_json(destination / name) for name in (MANIFEST, PLAN) if storage.exists(destination / name)]
     if not found:
         others = [name for name in storage.names_in(destination) if name not in OWN_FILES]
@@ -163,7 +163,7 @@ def _check_destination(destination: PurePath, plan: Mapping[str, Any]) -> None:
 def _write_shards(
     shards: Sequence[Shard], splits: Mapping[str, Source], destination: PurePath, settings: Preparation, workers: int
 ) -> list[dict[str, Any]]:
-    """Writes all shards; returns what is in each."""
+    """Writes all shards; returns the content of each, as `_write_shard` does."""
     total = sum(map(len, splits.values()))
     with progress_bar(desc="preparing", total=total, unit=" videos") as bar, ThreadPoolExecutor(workers) as pool:
         futures = [
@@ -205,7 +205,7 @@ def _write_shard(
     return result
 
 
-def _manifest(
+def _build_manifest(
     plan: Mapping[str, Any],
     splits: Mapping[str, Source],
     shards: Sequence[Shard],

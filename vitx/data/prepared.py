@@ -115,7 +115,7 @@ class Prepared:
         """Returns the videos of every split, by its name."""
         root, manifest = as_path(self.path), self._manifest()
         # A copy that was cut short is found at once; changed bytes are found by `vitx data check`.
-        for shard in _shards(manifest):
+        for shard in _list_shards(manifest):
             file = root / shard["file"]
             size = file_size(file) if storage.is_file(file) else None
             if size != shard["bytes"]:
@@ -125,7 +125,7 @@ class Prepared:
             split: PreparedVideos(
                 shards=tuple((str(root / shard["file"]), shard["records"]) for shard in part["shards"]),
                 label_names={label: tuple(names) for label, names in manifest["label_names"].items()},
-                labels={label: _column(values) for label, values in part["labels"].items()},
+                labels={label: _to_column(values) for label, values in part["labels"].items()},
                 names=tuple(part["names"]),
                 segments=tuple((begin, math.inf if end is None else end) for begin, end in part["segments"]),
             )
@@ -137,7 +137,7 @@ class Prepared:
         root = as_path(self.path)
         return [
             {"path": str(root / shard["file"]), "problem": f"{root / shard['file']}: its SHA-256 is not the manifest's"}
-            for shard in _shards(self._manifest())
+            for shard in _list_shards(self._manifest())
             if file_digest(local_copy(root / shard["file"])) != shard["sha256"]
         ]
 
@@ -169,11 +169,11 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _shards(manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _list_shards(manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     return (shard for part in manifest["splits"].values() for shard in part["shards"])
 
 
-def _column(values: Sequence[Any]) -> np.ndarray:
+def _to_column(values: Sequence[Any]) -> np.ndarray:
     column = np.asarray(values)
     # JSON has no NaN, which marks a value that an example lacks.
     return column.astype(float) if column.dtype == object else column

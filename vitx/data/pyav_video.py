@@ -46,8 +46,8 @@ Indices = Sequence[int] | Int[np.ndarray, " t"]
 """Frame numbers from 0 in presentation order: any order, repeats allowed."""
 
 
-class _Started(NamedTuple):
-    """Decoding that has begun.
+class _StartedPass(NamedTuple):
+    """A pass of the decoder that has begun.
 
     Attributes:
         wanted: frame numbers, in order.
@@ -87,7 +87,7 @@ class PyAVVideo:
         options: ReadOptions = DEFAULT_OPTIONS,
         motion: bool = False,
     ):
-        """Finds out which frames there are.
+        """Finds out which frames the video has.
 
         Args:
             source: the file's bytes or its path.
@@ -95,7 +95,7 @@ class PyAVVideo:
             stream: the video stream.
             seconds: time from now on after which reading is given up. Checked between packets: the decoding of one
                 packet, whose pixels are bounded, is not interrupted.
-            options: what is read.
+            options: options of reading.
             motion: whether pixels have a fourth channel, motion (`vitx.data.motion`).
 
         Raises:
@@ -116,7 +116,7 @@ class PyAVVideo:
             name = container.format.name if container.format.name in PICTURES else brand
             if name in PICTURES + PICTURE_BRANDS:
                 raise VideoError(f"it is a still picture ({name}); expected a video")
-        self._started: _Started | None = None
+        self._started: _StartedPass | None = None
 
     def upright_size(self, frames: Indices) -> tuple[int, int]:
         """Returns the (height, width) of the first of these frames, turned upright where the file says how it was held.
@@ -128,7 +128,7 @@ class PyAVVideo:
             VideoError: the frame cannot be decoded.
             IndexError: a frame number is negative or not below the number of frames.
         """
-        return self._start(self._check(frames)).size
+        return self._start(self._check_frames(frames)).size
 
     def read(
         self,
@@ -151,7 +151,7 @@ class PyAVVideo:
             VideoError: a frame cannot be decoded.
             IndexError: a frame number is negative or not below the number of frames.
         """
-        wanted = self._check(frames)
+        wanted = self._check_frames(frames)
         boxes, size, scaled = self._scale(wanted, boxes, size)
         crops = np.empty((len(boxes), len(wanted), *size, 3 if self._motion is None else 4), np.uint8)
         for row, parts in enumerate(scaled):
@@ -168,14 +168,14 @@ class PyAVVideo:
         size: tuple[int, int] | None = None,
     ) -> Iterator[UInt8[np.ndarray, "boxes h w c"]]:
         """Yields what `read` returns frame by frame, each once and in order, and holds one of them."""
-        *_, scaled = self._scale(self._check(frames), boxes, size)
+        *_, scaled = self._scale(self._check_frames(frames), boxes, size)
         for parts in scaled:
             yield np.stack(list(parts))
 
     def _scale(
         self, wanted: list[int], boxes: Float[np.ndarray, "boxes 4"] | None, size: tuple[int, int] | None
     ) -> tuple[Float[np.ndarray, "boxes 4"], tuple[int, int], Iterator[Iterator[np.ndarray]]]:
-        """Returns (boxes, their size in pixels, for every wanted frame its boxes)."""
+        """Returns (boxes, their size in pixels, an iterator over wanted frames of the pixels in every box)."""
         _, frame_size, decoded = self._start(wanted)
         self._started = None
         size = size or frame_size
@@ -189,16 +189,16 @@ class PyAVVideo:
         """Ends decoding that was started and not read."""
         self._started, self._kept = None, []
 
-    def _start(self, wanted: list[int]) -> "_Started":
-        """Decodes the first of the wanted frames, or returns where decoding them has been started already."""
+    def _start(self, wanted: list[int]) -> "_StartedPass":
+        """Decodes the first of the wanted frames, or returns the pass that has already begun with them."""
         if not wanted:
-            return _Started(wanted, (self.stream.height, self.stream.width), iter(()))
+            return _StartedPass(wanted, (self.stream.height, self.stream.width), iter(()))
         if self._started is None or self._started.wanted != wanted:
             if self._motion is not None:
                 self._motion.plan(wanted)
             decoded = self.decode(wanted)
             first = next(decoded)
-            self._started = _Started(wanted, upright_size(first, self.aspect), itertools.chain([first], decoded))
+            self._started = _StartedPass(wanted, upright_size(first, self.aspect), itertools.chain([first], decoded))
         return self._started
 
     def decode(self, wanted: list[int]) -> Iterator[av.VideoFrame]:
@@ -296,16 +296,16 @@ class PyAVVideo:
     def _number_frames(self) -> Iterator[tuple[int, Decoded]]:
         """Yields (number, frame) of one plain pass of the decoder."""
         if self._kept or not self.index.keyframes:
-            yield from enumerate(self._kept or self._pass_plainly())
+            yield from enumerate(self._kept or self._decode_plainly())
             return
         # By time, so that the numbers of others stay where damaged frames are missing.
         pts = self.index.pts
-        for decoded in self._pass_plainly():
+        for decoded in self._decode_plainly():
             number = None if decoded.frame.pts is None else bisect.bisect_left(pts, decoded.frame.pts)
             if number is not None and pts[number : number + 1] == [decoded.frame.pts]:
                 yield number, decoded
 
-    def _pass_plainly(self) -> Iterator[Decoded]:
+    def _decode_plainly(self) -> Iterator[Decoded]:
         """Yields all frames of the file, reopened, in the order in which the decoder returns them."""
         seconds = max(self.deadline - time.monotonic(), 1.0)
         with open_container(self.source, seconds, self.options) as (container, stream):
@@ -316,7 +316,7 @@ class PyAVVideo:
     def _count_frames(self) -> FrameIndex:
         """Decodes the whole video to find out which frames it has; keeps them where they are few and small."""
         pts, dts, num_bytes = [], [], 0
-        for decoded in self._pass_plainly():
+        for decoded in self._decode_plainly():
             pts.append(decoded.frame.pts)
             dts.append(decoded.frame.dts)
             num_bytes += sum(plane.buffer_size for plane in decoded.frame.planes)
@@ -329,7 +329,7 @@ class PyAVVideo:
         rate = self.stream.average_rate or self.stream.guessed_rate or 25
         return FrameIndex(order_times(pts, dts, float(1 / (rate * self.stream.time_base))), [])
 
-    def _check(self, frames: Indices) -> list[int]:
+    def _check_frames(self, frames: Indices) -> list[int]:
         wanted = sorted(set(map(operator.index, frames)))
         if wanted and not 0 <= wanted[0] <= wanted[-1] < len(self.times):
             raise IndexError(f"asked for frames {wanted[0]} to {wanted[-1]} of a video of {len(self.times)} frames")

@@ -14,8 +14,8 @@ from vitx.limits import open_regular
 
 Interval = tuple[float, float]  # (begin, end) in seconds
 
-MAX_SIZES = 1_000  # files whose sizes a fingerprint has
-MAX_COMPARED = 10_000  # files; more are compared by their paths alone, since a network disk would take minutes
+MAX_SIZES = 1_000  # files whose sizes enter a fingerprint
+MAX_COMPARED = 10_000  # files whose contents are compared; for more, a network disk would take minutes
 HEAD = 2**16  # bytes at the beginning and the end of files of one size that are compared first
 
 
@@ -43,14 +43,14 @@ def identify_files(paths: Sequence[str]) -> list[int]:
             sizes[status.st_size].append(i)
     for members in sizes.values():
         # The whole of a file is read only where its size, beginning and end are those of another.
-        for ends in _group(members, lambda i: _digest(texts[i], ends_only=True)):
-            for copies in _group(ends, lambda i: _digest(texts[i], ends_only=False)):
+        for ends in _group_by(members, lambda i: _digest(texts[i], ends_only=True)):
+            for copies in _group_by(ends, lambda i: _digest(texts[i], ends_only=False)):
                 merged |= dict.fromkeys(copies, copies[0])
     # A link may lead to a file that turned out to be a copy.
     return [merged.get(merged.get(i, i), i) for i in same]
 
 
-def _group(members: Sequence[int], key: Callable[[int], bytes | None]) -> list[list[int]]:
+def _group_by(members: Sequence[int], key: Callable[[int], bytes | None]) -> list[list[int]]:
     """Returns the groups of more than one member with the same key; members whose key is None are in none."""
     groups = defaultdict(list)
     for member in members if len(members) > 1 else ():
@@ -72,9 +72,9 @@ def _digest(path: str, *, ends_only: bool) -> bytes | None:
 
 
 def fingerprint(source: Any) -> str:
-    """Returns what is equal for the same videos wherever they lie: a digest of their names below their common folder.
+    """Returns a digest of the videos' names below their common folder, which is the same wherever the videos lie.
 
-    The sizes of some files are in it, too: other videos may be numbered alike.
+    The sizes of some files enter it too, since other videos may have the same numbers as names.
 
     Args:
         source: examples, in any order of their classes; where they have no names, only their number is known.
@@ -99,11 +99,11 @@ class Example:
 
     Attributes:
         name: name in messages, the path of its file.
-        file: what is equal for the same file.
+        file: key that is equal for the same file.
         split: split that it is in.
         segment: (begin, end) in seconds.
-        labels: its labels, comparable.
-        shown: its labels in messages.
+        labels: labels of the example, in a form that can be compared.
+        shown: labels of the example as text, for messages.
     """
 
     name: str
@@ -133,18 +133,18 @@ class Repeats:
         return [f"{' = '.join(names)} is in {' and in '.join(splits)}" for names, splits in self.leaks]
 
     def describe_repeated(self) -> list[str]:
-        """Returns a line where examples are repeated: each counts as often as it is there, in training and metrics."""
+        """Returns a line if examples are repeated: each counts as often as it occurs, in training and metrics."""
         line = f"{self.num_repeated} videos repeat others: they are listed twice, copied or linked"
         return [line] if self.num_repeated else []
 
 
 def find_repeats(examples: Iterable[Example]) -> Repeats:
-    """Returns the files that are in several examples, and what is wrong with that."""
-    of_file: dict[Hashable, list[Example]] = defaultdict(list)
+    """Returns the files that are in several examples, with contradictions and leaks."""
+    by_file: dict[Hashable, list[Example]] = defaultdict(list)
     for example in examples:
-        of_file[example.file].append(example)
+        by_file[example.file].append(example)
     contradictions, leaks, num_repeated = [], [], 0
-    for members in of_file.values():
+    for members in by_file.values():
         if len(members) == 1:
             continue
         names = tuple(sorted({example.name for example in members}))
@@ -155,13 +155,13 @@ def find_repeats(examples: Iterable[Example]) -> Repeats:
                 same = "is listed as" if other.name == example.name else f"is {other.shown}, its copy {example.name} is"
                 both = f"{other.shown} and as {example.shown}" if other.name == example.name else example.shown
                 contradictions.append(f"{other.name} {same} {both}")
-        if splits := _splits_that_overlap(members):
+        if splits := _find_overlapping_splits(members):
             leaks.append((names, splits))
         num_repeated += len(members) - len(first)
     return Repeats(tuple(contradictions), tuple(leaks), num_repeated)
 
 
-def _splits_that_overlap(members: Sequence[Example]) -> tuple[str, ...]:
+def _find_overlapping_splits(members: Sequence[Example]) -> tuple[str, ...]:
     """Returns the splits of one file's examples whose segments overlap those of another split."""
     ends: dict[str, float] = {}
     found: dict[str, None] = {}

@@ -1,4 +1,4 @@
-"""What a decoded frame carries beside its pixels: how it was held, motion vectors."""
+"""Side data of decoded frames: orientation of the camera, motion vectors."""
 
 import contextlib
 
@@ -7,7 +7,7 @@ from av.sidedata.sidedata import SideDataContainer
 
 
 def side_data_of(frame: av.VideoFrame) -> SideDataContainer:
-    """Returns what a frame carries beside its pixels, up to the first kind that PyAV has no name for."""
+    """Returns the side data of a frame, up to the first kind that PyAV has no name for."""
     # `frame.side_data` (PyAV 18.1, 2026-11) would be a cycle, which keeps the frame until garbage is collected.
     try:
         return SideDataContainer(frame)

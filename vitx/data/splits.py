@@ -1,4 +1,4 @@
-"""Splits of custom videos: their usual names, and how those that are not given are drawn."""
+"""Splits of custom videos: their usual names, and how missing splits are drawn."""
 
 import dataclasses
 import hashlib
@@ -88,9 +88,9 @@ def assign_splits(rows: Sequence[VideoRow], settings: Fractions) -> list[str]:
 
 
 def _stratify(groups: Mapping[str, list[VideoRow]], order: Iterable[str]) -> dict[str, list[str]]:
-    """Returns the groups of each class of the first label, in an order; "" has those of all classes of one or two.
+    """Returns {class of the first label: its groups in order}; "" has the groups of all classes of one or two groups.
 
-    A group of several classes counts as of the most frequent one.
+    A group of several classes belongs to its most frequent one.
     """
     class_of = {}
     for group, rows in groups.items():
@@ -103,13 +103,13 @@ def _stratify(groups: Mapping[str, list[VideoRow]], order: Iterable[str]) -> dic
         name = class_of[group]
         occurrence[group], seen[name] = seen[name], seen[name] + 1
         lines[name if sizes[name] > 2 else ""].append(group)
-    # Those that are held out come first: the second groups of their classes, because the first are left for training.
+    # Groups are held out from the front of a line. The second groups of classes come first: the first stay in training.
     lines[""].sort(key=lambda group: -occurrence[group])
     return {name: line for name, line in lines.items() if line}
 
 
 def _keep_classes_in_training(groups: Mapping[str, list[VideoRow]], split_of: dict[str, str]) -> None:
-    """Moves the last group of each class that training lacks there.
+    """Moves the last group of each class that training lacks into training.
 
     Classes of further labels that one group alone has, such as rare actions of a verb and a noun, may be missing.
     """
@@ -117,9 +117,9 @@ def _keep_classes_in_training(groups: Mapping[str, list[VideoRow]], split_of: di
     for group in split_of:
         for kind in dict.fromkeys(kind for row in groups[group] for kind in _classes_of(row)):
             members[kind].append(group)
-    for (label, _), those in sorted(members.items()):
-        if (label == 0 or len(those) > 1) and all(split_of[group] != "train" for group in those):
-            split_of[those[-1]] = "train"
+    for (label, _), class_groups in sorted(members.items()):
+        if (label == 0 or len(class_groups) > 1) and all(split_of[group] != "train" for group in class_groups):
+            split_of[class_groups[-1]] = "train"
 
 
 def _classes_of(row: VideoRow) -> list[tuple[int, str]]:

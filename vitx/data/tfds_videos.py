@@ -53,13 +53,13 @@ class TFDSVideos:
         records, parser = self._records
         # Images stay encoded: only those of the clip are decoded, when it is read.
         example = parser.parse_example(records[index])
-        labels = {name: self._label(name, example[name]) for name in self.label_names}
+        labels = {name: self._to_label(name, example[name]) for name in self.label_names}
         return {"video": mux_images(list(example[self.video]), fps=self.fps), "labels": labels}
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
-    def _label(self, name: str, value: Any) -> Any:
+    def _to_label(self, name: str, value: Any) -> Any:
         value = np.asarray(value)
         if value.dtype.kind == "f":
             return value.astype(np.float32).reshape(1)
@@ -103,14 +103,14 @@ class TFDS:
         """Returns the videos of a split.
 
         Raises:
-            UserError: no such dataset, one that is not built, or built in another format, or without videos.
+            UserError: the dataset does not exist, is not built, is built in another format, or has no videos.
         """
         check_split(split)
         tfds = _import_tfds()
-        builder = self._builder(tfds)
+        builder = self._open_builder(tfds)
         features = dict(builder.info.features)
         videos = [name for name, feature in features.items() if isinstance(feature, tfds.features.Video)]
-        classes = {name: _names(tfds, name, feature) for name, feature in features.items()}
+        classes = {name: _list_names(tfds, name, feature) for name, feature in features.items()}
         if not videos:
             raise UserError(f"{self.name} has no Video feature; it has {', '.join(features)}")
         labels = self.labels or tuple(
@@ -121,12 +121,12 @@ class TFDS:
         if builder.info.file_format.value != "array_record":
             raise UserError(
                 f"{self.name} in {builder.data_path} is built as {builder.info.file_format.value}, which is not "
-                f"read at random; build it again: {self._command(builder)}"
+                f"read at random; build it again: {self._build_command(builder)}"
             )
         names = {label: classes[label] for label in labels}
-        return TFDSVideos(str(builder.data_path), self._slice(builder, split), videos[0], names, self.fps)
+        return TFDSVideos(str(builder.data_path), self._choose_slice(builder, split), videos[0], names, self.fps)
 
-    def _builder(self, tfds: Any) -> Any:
+    def _open_builder(self, tfds: Any) -> Any:
         if (Path(self.name) / "dataset_info.json").is_file():
             return tfds.builder_from_directory(self.name)
         try:
@@ -136,16 +136,16 @@ class TFDS:
         if not builder.is_prepared():
             if not self.download:
                 raise UserError(
-                    f"{self.name} is not in {builder.data_path}; download and build it: {self._command(builder)} "
+                    f"{self.name} is not in {builder.data_path}; download and build it: {self._build_command(builder)} "
                     "(or set data.dataset.download to True)"
                 )
             builder.download_and_prepare()
         return builder
 
-    def _command(self, builder: Any) -> str:
+    def _build_command(self, builder: Any) -> str:
         return f"tfds build {self.name} --file_format array_record --data_dir {builder.data_dir_root}"
 
-    def _slice(self, builder: Any, split: str) -> str:
+    def _choose_slice(self, builder: Any, split: str) -> str:
         splits = builder.info.splits
         if "train" not in splits:
             raise UserError(f"{self.name} has no train split; it has {', '.join(splits)}")
@@ -163,7 +163,7 @@ class TFDS:
         return f"train[{begin}:{ends[split]}]"
 
 
-def _names(tfds: Any, name: str, feature: Any) -> tuple[str, ...]:
+def _list_names(tfds: Any, name: str, feature: Any) -> tuple[str, ...]:
     """Returns the names of a feature's classes or of its value, or () where it cannot be a label."""
     inner = feature.feature if isinstance(feature, tfds.features.Sequence) else feature
     if isinstance(inner, tfds.features.ClassLabel):

@@ -10,7 +10,7 @@ from vitx.data.pyav_video import PyAVVideo
 from vitx.data.upright import Orientation
 from vitx.errors import UserError
 
-CHUNK = 64  # frames in memory at full size
+CHUNK = 64  # frames that are decoded at once, at full size
 
 
 class TorchcodecVideo(PyAVVideo):

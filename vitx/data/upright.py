@@ -21,7 +21,7 @@ SQUARE = Fraction(1)
 
 
 class Orientation(NamedTuple):
-    """What brings stored pixels upright: first rows and columns change places, then each axis may be reversed."""
+    """How stored pixels become upright: first rows and columns change places, then each axis may be reversed."""
 
     is_transposed: bool = False
     is_upside_down: bool = False
@@ -30,7 +30,7 @@ class Orientation(NamedTuple):
     @classmethod
     def of(cls, frame: av.VideoFrame) -> "Orientation":
         """Returns the one of the eight orientations that is nearest to what a frame's display matrix says."""
-        # Looking for what is not there costs more than counting, and few frames have anything at their side.
+        # Few frames have side data, and an empty container is counted faster than it is searched.
         side_data = side_data_of(frame)
         matrix = side_data.get(Type.DISPLAYMATRIX) if len(side_data) else None
         if matrix is None or matrix.buffer_size < 36:

@@ -90,7 +90,7 @@ class SlidingWindows:
         return f"{self.length:g}{self.unit[0]}, every {self.stride:g}{self.unit[0]}"
 
     def plan(self, times: Times) -> list[Window]:
-        """Returns the windows of a video; the last one ends with it, and one that is shorter is one window.
+        """Returns the windows of a video; the last one ends with it, and a video shorter than a window is one window.
 
         Args:
             times: time at which each frame appears, in seconds from the first.
