@@ -58,9 +58,9 @@ def test_predict_uses_the_preprocessing_that_came_with_the_weights(vivit, clip, 
 
 def test_files_are_read_one_by_one(vivit, clip, monkeypatch):
     """An answer comes before the next file is read; memory holds one."""
-    happened, read, best = [], predict.read_clip, predict._best
+    happened, read, best = [], predict.read_clip, predict._select_best
     monkeypatch.setattr(predict, "read_clip", lambda *words: happened.append("read") or read(*words))
-    monkeypatch.setattr(predict, "_best", lambda *words: happened.append("answered") or best(*words))
+    monkeypatch.setattr(predict, "_select_best", lambda *words: happened.append("answered") or best(*words))
     list(predict_each(vitx.load_pretrained(vivit), [clip, clip]))
     assert happened == ["read", "answered"] * 2
 

@@ -19,7 +19,7 @@ from vitx.errors import UserError
 from vitx.evaluation.predictor import Predictor
 from vitx.evaluation.presentation import presenter_for
 from vitx.interop.load import Pretrained
-from vitx.interop.predict import check_head, class_names, on_device
+from vitx.interop.predict import check_head, class_names, for_first_device
 from vitx.interop.preprocessing import Preprocessing
 from vitx.tasks.classification import Classification
 
@@ -72,7 +72,7 @@ def weights_predictor(pretrained: Pretrained) -> Predictor:
     Raises:
         UserError: the model has no head.
     """
-    preprocessing, model = check_head(pretrained), on_device(pretrained.model)
+    preprocessing, model = check_head(pretrained), for_first_device(pretrained.model)
 
     @jax.jit
     def apply(variables, clips):

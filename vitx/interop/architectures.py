@@ -19,7 +19,7 @@ from vitx.models.vivit import ViViT
 
 
 def block_rules(theirs: str, ours: str, attention: str = "attention") -> list[NameRule]:
-    """Returns the rules of a block; `attention` is our name of the attention that is called so in theirs."""
+    """Returns the rules of a block; `attention` is our name of the module that the library calls "attention"."""
     return [
         *(NameRule(f"{theirs}.attention.attention.{x}", f"{ours}/{attention}/{x}") for x in ("query", "key", "value")),
         NameRule(f"{theirs}.attention.output.dense", f"{ours}/{attention}/out"),
@@ -72,7 +72,7 @@ VIDEOMAE_RULES = [
     NameRule("decoder.norm", "decoder_norm", NORM),
     NameRule("decoder.head", "to_pixels"),
 ]
-# how transformers 5 renames what transformers 4 wrote, and what is written of VideoMAE
+# (pattern, replacement) from names that transformers 5 writes, and those of VideoMAE's biases, to names in the rules.
 RENAMED = [
     (re.compile(r"^(\w+)\.layers\.(\d+)\."), r"\1.encoder.layer.\2."),
     (re.compile(r"\.attention\.q_proj\."), ".attention.attention.query."),
@@ -96,12 +96,12 @@ class Architecture:
         processor: class of its preprocessing in transformers.
         rules: names of its tensors.
         model: our model, with the settings that config.json does not name.
-        fits: whether one of our models is of this kind.
-        fields: our settings from those of config.json that not all kinds share.
-        settings: settings of config.json that not all kinds share, from our model.
+        fits: returns whether one of our models is of this kind.
+        fields: returns our settings that not all kinds share, given config.json.
+        settings: returns the settings of config.json that not all kinds share, given our model.
         kind: (entry of config.json, its value) that distinguishes the kinds of a model_type; None for a single kind.
-        rewrite: from the tensors by the names of `rules` to those of the hub's files.
-        note: what users of transformers should know of a model, printed when its weights are saved.
+        rewrite: returns the tensors under the names of the hub's files, given those under the names of `rules`.
+        note: returns a note for users of transformers, printed when a model's weights are saved.
     """
 
     model_type: str
@@ -152,7 +152,7 @@ def _fits_timesformer(model: VideoEncoder, like: VideoTransformer) -> bool:
     return same and _is_square(model) and model.tubelet_size[0] == 1  # transformers has squares alone
 
 
-def _timesformer(
+def _create_timesformer(
     attention_type: str, rules: Sequence[NameRule], model: VideoTransformer, note: str = ""
 ) -> Architecture:
     return Architecture(
@@ -174,8 +174,8 @@ def _timesformer(
     )
 
 
-THEIR_FINAL_NORM_EPS = 1e-5  # of VideoMAE's fc_norm and decoder.norm, whatever its config.json says
-# {our setting: (that of config.json, its default, which transformers leaves out)}
+THEIR_FINAL_NORM_EPS = 1e-5  # epsilon of VideoMAE's fc_norm and decoder.norm, whatever its config.json says
+# {our setting: (setting of config.json, its default, which transformers leaves out)}
 DECODER_SETTINGS = {
     "decoder_hidden_size": ("decoder_hidden_size", 384),
     "decoder_num_layers": ("decoder_num_hidden_layers", 4),
@@ -190,14 +190,14 @@ def _fits_videomae(model: VideoEncoder, like: VideoEncoder) -> bool:
     return same and getattr(model, "pooling", "mean") == "mean"
 
 
-def _videomae_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+def _read_videomae_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "tubelet_size": (config["tubelet_size"], config["patch_size"], config["patch_size"]),
         "qkv_bias": config.get("qv_bias", config.get("qkv_bias", True)),
     }
 
 
-def _videomae_settings(model: VideoEncoder) -> dict[str, Any]:
+def _write_videomae_settings(model: VideoEncoder) -> dict[str, Any]:
     return {
         "tubelet_size": model.tubelet_size[0],
         "patch_size": model.tubelet_size[1],
@@ -206,33 +206,37 @@ def _videomae_settings(model: VideoEncoder) -> dict[str, Any]:
     }
 
 
-def _classifier_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+def _read_classifier_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     if not config.get("use_mean_pooling", True):
         raise UserError(
             "use_mean_pooling in config.json is False, which classifies the first token; expected True, the mean of all"
         )
-    return _videomae_fields(config) | {"final_norm_eps": THEIR_FINAL_NORM_EPS}
+    return _read_videomae_fields(config) | {"final_norm_eps": THEIR_FINAL_NORM_EPS}
 
 
-def _autoencoder_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+def _read_autoencoder_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     decoder = {ours: config.get(theirs, default) for ours, (theirs, default) in DECODER_SETTINGS.items()}
     encoder_norm = not config.get("use_mean_pooling", True)
-    return _videomae_fields(config) | decoder | {"encoder_norm": encoder_norm, "decoder_norm_eps": THEIR_FINAL_NORM_EPS}
+    return (
+        _read_videomae_fields(config)
+        | decoder
+        | {"encoder_norm": encoder_norm, "decoder_norm_eps": THEIR_FINAL_NORM_EPS}
+    )
 
 
-def _autoencoder_settings(model: VideoEncoder) -> dict[str, Any]:
+def _write_autoencoder_settings(model: VideoEncoder) -> dict[str, Any]:
     decoder = {theirs: getattr(model, ours) for ours, (theirs, _) in DECODER_SETTINGS.items()}
-    return _videomae_settings(model) | decoder | {"use_mean_pooling": not model.encoder_norm}
+    return _write_videomae_settings(model) | decoder | {"use_mean_pooling": not model.encoder_norm}
 
 
-def _videomae_note(model: VideoEncoder) -> str:
+def _describe_final_norm(model: VideoEncoder) -> str:
     eps = model.final_norm_eps if isinstance(model, VideoMAE) else model.decoder_norm_eps
     if eps == THEIR_FINAL_NORM_EPS:
         return ""
     return f"transformers adds {THEIR_FINAL_NORM_EPS} to the variance in the last norm, this model {eps}"
 
 
-def _videomae(
+def _create_videomae(
     class_name: str,
     model: VideoEncoder,
     fields: Callable[[Mapping[str, Any]], dict[str, Any]],
@@ -249,11 +253,11 @@ def _videomae(
         settings=settings,
         kind=("architectures", class_name),
         rewrite=_name_biases,
-        note=_videomae_note,
+        note=_describe_final_norm,
     )
 
 
-# a kind of model is one entry here; config.json's model_type and the entry that `kind` names choose
+# One entry for each kind of model; config.json's model_type, and its entry that `kind` names, choose one.
 ARCHITECTURES = (
     Architecture(
         model_type="vivit",
@@ -265,17 +269,19 @@ ARCHITECTURES = (
         fields=lambda config: {"tubelet_size": config["tubelet_size"]},
         settings=lambda model: {"tubelet_size": list(model.tubelet_size)},
     ),
-    _timesformer("divided_space_time", DIVIDED_RULES, TimeSformer()),
-    _timesformer("joint_space_time", TIMESFORMER_RULES, TimeSformer(layouts=("joint",))),
-    _timesformer(
+    _create_timesformer("divided_space_time", DIVIDED_RULES, TimeSformer()),
+    _create_timesformer("joint_space_time", TIMESFORMER_RULES, TimeSformer(layouts=("joint",))),
+    _create_timesformer(
         "space_only",
         TIMESFORMER_RULES,
         TimeSformerSpace(),
         note="transformers 5 gives space-only attention logits for every frame; its authors, and vitx, average the "
         "frames before the last norm",
     ),
-    _videomae("VideoMAEForVideoClassification", VideoMAE(), _classifier_fields, _videomae_settings),
-    _videomae("VideoMAEForPreTraining", VideoMAEPretraining(), _autoencoder_fields, _autoencoder_settings),
+    _create_videomae("VideoMAEForVideoClassification", VideoMAE(), _read_classifier_fields, _write_videomae_settings),
+    _create_videomae(
+        "VideoMAEForPreTraining", VideoMAEPretraining(), _read_autoencoder_fields, _write_autoencoder_settings
+    ),
 )
 MODEL_TYPES = tuple(dict.fromkeys(architecture.model_type for architecture in ARCHITECTURES))
 

@@ -35,7 +35,7 @@ class StateDictLayout:
         rules: returns the names of a model's tensors.
         mean: mean of the pixels that its weights were trained on.
         std: standard deviation of those pixels.
-        is_image: whether it is of an image network, whose kernels are inflated.
+        is_image: whether the family is an image network, whose kernels are inflated.
     """
 
     description: str
@@ -47,11 +47,11 @@ class StateDictLayout:
     is_image: bool = False
 
     def fills(self, model: nn.Module) -> bool:
-        """Returns whether the family's tensors are those of a model."""
+        """Returns whether the family's tensors can fill a model."""
         return type(model) in self.models and isinstance(getattr(model, "trunk", None), ResNetTrunk | None)
 
 
-def unit(conv: str, norm: str, ours: str, kind: Kind = CONVOLUTION) -> Iterator[NameRule]:
+def unit_rules(conv: str, norm: str, ours: str, kind: Kind = CONVOLUTION) -> Iterator[NameRule]:
     """Yields the rules of a `ConvolutionUnit`."""
     yield NameRule(conv, f"{ours}/conv", kind)
     yield NameRule(norm, f"{ours}/norm", BATCH_NORM)
@@ -60,18 +60,20 @@ def unit(conv: str, norm: str, ours: str, kind: Kind = CONVOLUTION) -> Iterator[
 def resnet3d_rules(model: ResNet3D) -> Iterator[NameRule]:
     """Yields the rules of torchvision's r3d_18 and its like."""
     for part in range(len(model.stem_kernels)):
-        yield from unit(f"stem.{3 * part}", f"stem.{3 * part + 1}", f"stem_{'abc'[part]}")
+        yield from unit_rules(f"stem.{3 * part}", f"stem.{3 * part + 1}", f"stem_{'abc'[part]}")
     for stage, kernels in enumerate(model.kernels, 1):
         theirs, ours = f"layer{stage}.{{i}}", f"stage_{stage}/block_{{i}}"
-        yield from unit(f"{theirs}.downsample.0", f"{theirs}.downsample.1", f"{ours}/shortcut")
+        yield from unit_rules(f"{theirs}.downsample.0", f"{theirs}.downsample.1", f"{ours}/shortcut")
         for conv in (1, 2):
             first = f"{theirs}.conv{conv}"
             for part in range(len(kernels) - 1):
                 within = f"{first}.0"
-                yield from unit(f"{within}.{3 * part}", f"{within}.{3 * part + 1}", f"{ours}/conv_{conv}{'abc'[part]}")
+                yield from unit_rules(
+                    f"{within}.{3 * part}", f"{within}.{3 * part + 1}", f"{ours}/conv_{conv}{'abc'[part]}"
+                )
             last = len(kernels) - 1
             place = f"{first}.0.{3 * last}" if last else f"{first}.0"
-            yield from unit(place, f"{first}.1", f"{ours}/conv_{conv}{'abc'[last]}")
+            yield from unit_rules(place, f"{first}.1", f"{ours}/conv_{conv}{'abc'[last]}")
     yield NameRule("fc", "head/logits")
 
 
@@ -79,7 +81,7 @@ def s3d_rules(model: S3D) -> Iterator[NameRule]:
     """Yields the rules of torchvision's s3d, which numbers its layers, pooling among them, from first to last."""
 
     def plain(theirs: str, ours: str) -> Iterator[NameRule]:
-        yield from unit(f"{theirs}.0", f"{theirs}.1", ours)
+        yield from unit_rules(f"{theirs}.0", f"{theirs}.1", ours)
 
     def separable(theirs: str, ours: str) -> Iterator[NameRule]:
         yield from plain(f"{theirs}.0", f"{ours}/space")
@@ -105,20 +107,20 @@ def s3d_rules(model: S3D) -> Iterator[NameRule]:
 def stage_rules(theirs: str, ours: str) -> Iterator[NameRule]:
     """Yields the rules of a stage of PyTorchVideo's bottleneck blocks."""
     theirs, ours = f"{theirs}.res_blocks.{{i}}", f"{ours}/block_{{i}}"
-    yield from unit(f"{theirs}.branch1_conv", f"{theirs}.branch1_norm", f"{ours}/shortcut")
+    yield from unit_rules(f"{theirs}.branch1_conv", f"{theirs}.branch1_norm", f"{ours}/shortcut")
     for conv in "abc":
-        yield from unit(f"{theirs}.branch2.conv_{conv}", f"{theirs}.branch2.norm_{conv}", f"{ours}/conv_{conv}")
+        yield from unit_rules(f"{theirs}.branch2.conv_{conv}", f"{theirs}.branch2.norm_{conv}", f"{ours}/conv_{conv}")
 
 
 def bottleneck_rules(model: BottleneckResNet) -> Iterator[NameRule]:
     """Yields the rules of PyTorchVideo's c2d_r50, i3d_r50, slow_r50, csn_r101 and r2plus1d_r50."""
-    yield from unit("blocks.0.conv", "blocks.0.norm", "stem")
+    yield from unit_rules("blocks.0.conv", "blocks.0.norm", "stem")
     pooling = int(model.pooled_frames > 1)  # a block of its own, after the first stage
     for stage in range(1, 5):
         theirs, ours = f"blocks.{stage + pooling * (stage > 1)}", f"stage_{stage}"
         if model.factorised:
             conv, block = f"{theirs}.res_blocks.{{i}}.branch2.conv_b", f"{ours}/block_{{i}}"
-            yield from unit(f"{conv}.conv_t", f"{conv}.norm", f"{block}/conv_b_time")
+            yield from unit_rules(f"{conv}.conv_t", f"{conv}.norm", f"{block}/conv_b_time")
             yield NameRule(f"{conv}.conv_xy", f"{block}/conv_b/conv", CONVOLUTION)
         yield from stage_rules(theirs, ours)
     yield NameRule(f"blocks.{5 + pooling}.proj", "head/logits")
@@ -128,12 +130,12 @@ def slowfast_rules(_: SlowFast) -> Iterator[NameRule]:
     """Yields the rules of PyTorchVideo's slowfast_r50 and slowfast_r101."""
     for number, pathway in enumerate(("slow", "fast")):
         stem = f"blocks.0.multipathway_blocks.{number}"
-        yield from unit(f"{stem}.conv", f"{stem}.norm", f"{pathway}_stem")
+        yield from unit_rules(f"{stem}.conv", f"{stem}.norm", f"{pathway}_stem")
         for stage in range(1, 5):
             yield from stage_rules(f"blocks.{stage}.multipathway_blocks.{number}", f"{pathway}_stage_{stage}")
     for i in range(4):
         fusion = f"blocks.{i}.multipathway_fusion"
-        yield from unit(f"{fusion}.conv_fast_to_slow", f"{fusion}.norm", f"fusion_{i}")
+        yield from unit_rules(f"{fusion}.conv_fast_to_slow", f"{fusion}.norm", f"fusion_{i}")
     yield NameRule("blocks.6.proj", "head/logits")
 
 
@@ -141,7 +143,7 @@ def x3d_rules(_: X3D) -> Iterator[NameRule]:
     """Yields the rules of PyTorchVideo's x3d_xs, _s, _m and _l."""
     # theirs are called conv_t and conv_xy the other way round
     yield NameRule("blocks.0.conv.conv_t", "stem_space", CONVOLUTION)
-    yield from unit("blocks.0.conv.conv_xy", "blocks.0.norm", "stem_time")
+    yield from unit_rules("blocks.0.conv.conv_xy", "blocks.0.norm", "stem_time")
     yield NameRule("blocks.1.res_blocks.{i}.branch1_conv", "stage_1/block_{i}/shortcut", CONVOLUTION)  # has no norm
     for stage in range(1, 5):
         theirs, ours = f"blocks.{stage}.res_blocks.{{i}}.branch2", f"stage_{stage}/block_{{i}}"
@@ -149,26 +151,28 @@ def x3d_rules(_: X3D) -> Iterator[NameRule]:
         yield NameRule(f"{theirs}.norm_b.1.block.0", f"{ours}/excitation/squeeze", POINTWISE)
         yield NameRule(f"{theirs}.norm_b.1.block.2", f"{ours}/excitation/excite", POINTWISE)
         yield from stage_rules(f"blocks.{stage}", f"stage_{stage}")
-    yield from unit("blocks.5.pool.pre_conv", "blocks.5.pool.pre_norm", "last")
+    yield from unit_rules("blocks.5.pool.pre_conv", "blocks.5.pool.pre_norm", "last")
     yield NameRule("blocks.5.pool.post_conv", "hidden", CONVOLUTION)
     yield NameRule("blocks.5.proj", "head/logits")
 
 
 def image_rules(_: VideoCNN) -> Iterator[NameRule]:
     """Yields the rules of torchvision's and timm's resnet50 and its deeper like."""
-    yield from unit("conv1", "bn1", "stem", CONVOLUTION_2D)
+    yield from unit_rules("conv1", "bn1", "stem", CONVOLUTION_2D)
     for stage in range(1, 5):
         theirs, ours = f"layer{stage}.{{i}}", f"stage_{stage}/block_{{i}}"
-        yield from unit(f"{theirs}.downsample.0", f"{theirs}.downsample.1", f"{ours}/shortcut", CONVOLUTION_2D)
+        yield from unit_rules(f"{theirs}.downsample.0", f"{theirs}.downsample.1", f"{ours}/shortcut", CONVOLUTION_2D)
         for number, letter in enumerate("abc", 1):
-            yield from unit(f"{theirs}.conv{number}", f"{theirs}.bn{number}", f"{ours}/conv_{letter}", CONVOLUTION_2D)
+            yield from unit_rules(
+                f"{theirs}.conv{number}", f"{theirs}.bn{number}", f"{ours}/conv_{letter}", CONVOLUTION_2D
+            )
     yield NameRule("fc", "head/logits")
 
 
-TORCHVISION = ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))  # of Kinetics-400
+TORCHVISION = ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))  # statistics of Kinetics-400
 PYTORCHVIDEO = ((0.45,) * 3, (0.225,) * 3)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# of two layouts that fill a model, the first is the one that its original has
+# Of several layouts that fill a model, the first is that of the original.
 LAYOUTS = (
     StateDictLayout(
         "torchvision's r3d_18, mc3_18 or r2plus1d_18", (ResNet3D,), "stem.0.weight", resnet3d_rules, *TORCHVISION

@@ -30,15 +30,15 @@ Inflation = Literal["central", "average"]
 Shape = tuple[int, ...]
 Variables = dict[str, Any]
 
-# names of settings that count layers
+# Settings that count layers, by name.
 LAYER_COUNTS = ("num_layers", "num_temporal_layers", "decoder_num_layers", "depths")
-MAX_LAYERS = 200  # that are traced whatever a file holds; the deepest published model has 48
+MAX_LAYERS = 200  # layers that are traced whatever a file holds; the deepest published model has 48
 PROTOCOL = ("input_shape", "needs_input_shape", "with_input_shape", "position_tables")
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What became of every tensor.
+    """What was done with every tensor.
 
     Attributes:
         loaded: {our path: name in the source}.
@@ -62,12 +62,12 @@ class Report:
     def __str__(self) -> str:
         lines = [f"loaded {len(self.loaded)} tensors"]
         lines += [f"resized {path}: {list(old)} to {list(new)}" for path, (old, new) in self.resized.items()]
-        lines += [f"inflated along time: {_listed(self.inflated)}"] if self.inflated else []
+        lines += [f"inflated along time: {_format_paths(self.inflated)}"] if self.inflated else []
         for head, (found, classes) in self.classes.items():
             rest = "reordered" if found == classes else "the others are fresh"
             lines.append(f"matched {found} of {classes} classes of {head} by name, {rest}")
-        lines += [f"fresh: {_listed(self.fresh)}"] if self.fresh else []
-        lines += [f"left over: {_listed(self.left_over)}"] if self.left_over else []
+        lines += [f"fresh: {_format_paths(self.fresh)}"] if self.fresh else []
+        lines += [f"left over: {_format_paths(self.left_over)}"] if self.left_over else []
         return "\n".join(map(escape, [*lines, *self.notes]))
 
 
@@ -188,9 +188,9 @@ def fill(
     absent = [path for path in fresh if not _matches(path, may_miss)]
     strange = [name for name in filling.unexpected if not _matches(name, allow_unexpected)]
     if filling.wrong or absent or strange:
-        raise filling.complaint(absent, strange, shapes)
+        raise filling.build_error(absent, strange, shapes)
     if fresh or filling.partial:
-        initial = _initialised(init, [*fresh, *filling.partial])
+        initial = _initialise_some(init, [*fresh, *filling.partial])
         filled = filling.filled | {path: initial[path] for path in fresh}
         for path, found in filling.partial.items():
             filled[path] = jnp.where(found >= 0, filled[path], initial[path])
@@ -215,7 +215,7 @@ def fill(
 
 
 def _position_notes(source: nn.Module, target: nn.Module) -> list[str]:
-    """Returns a note where fixed positions of another grid stand for other places than in the source."""
+    """Returns a note if positions are fixed and the grids differ: a token's number then stands for another place."""
     old, new = getattr(source, "grid", None), getattr(target, "grid", None)
     if old in (None, new) or new is None or _position_tables(target):
         return []
@@ -251,7 +251,7 @@ class _Filling:
         self.unexpected, self.left_over = [*source.unknown], [*source.set_aside]
 
     def place(self, path: str, tensor: np.ndarray, swap_head: bool, columns: Columns | None) -> None:
-        """Puts one tensor where it belongs, or notes why not."""
+        """Puts one tensor in its place, or records why it has none."""
         name = self.source.names.get(path, path)
         shape = self.wanted[path].shape if path in self.wanted else None
         if columns is not None and shape is not None and tensor.shape[-1:] > (max(columns),):
@@ -270,7 +270,7 @@ class _Filling:
         if shape is None:
             self.unexpected.append(name)
             return
-        tensor = self._fit(path, _finite(tensor, f"{self.where}: {name}"), shape)
+        tensor = self._fit(path, _to_finite(tensor, f"{self.where}: {name}"), shape)
         if path in self.variances and tensor.size and tensor.min() < 0:
             raise UserError(f"{self.where}: {name} holds negative variances, down to {tensor.min():.3g}")
         if tensor.shape == shape:
@@ -282,8 +282,8 @@ class _Filling:
     def _fit(self, path: str, tensor: np.ndarray, shape: Shape) -> np.ndarray:
         """Returns the tensor, resized if it is a table of positions, or inflated if it is an image's kernel."""
         old, new = self.old_tables.get(path), self.new_tables.get(path)
-        # grids are compared, not shapes: 2x4 and 4x2 patches have tables of one shape
-        if old is not None and new is not None and old != new and tensor.shape == _table(*old, shape[-1]):
+        # Grids are compared, not shapes: 2x4 and 4x2 patches have tables of one shape.
+        if old is not None and new is not None and old != new and tensor.shape == _table_shape(*old, shape[-1]):
             self.resized[path] = tensor.shape, shape
             tensor = np.asarray(resize_positions(tensor, old[0], old[1], new[1]))
         if self.source.inflation and len(shape) == 5 and tensor.shape == (1, *shape[1:]) != shape:
@@ -291,11 +291,13 @@ class _Filling:
             tensor = inflate_kernel(tensor, shape[0], self.source.inflation)
         return tensor
 
-    def complaint(self, absent: Sequence[str], strange: Sequence[str], shapes: Mapping[str, Any]) -> UserError:
+    def build_error(self, absent: Sequence[str], strange: Sequence[str], shapes: Mapping[str, Any]) -> UserError:
         """Returns the error that names what does not fit, and what to do."""
         lines = [*self.wrong.values()][:5]
-        lines += [f"missing {_listed(absent)} ({_advice(absent, shapes)})"] if absent else []
-        lines += [f"unexpected {_listed(strange)} (allow_unexpected names what may be left over)"] if strange else []
+        lines += [f"missing {_format_paths(absent)} ({_advise(absent, shapes)})"] if absent else []
+        lines += (
+            [f"unexpected {_format_paths(strange)} (allow_unexpected names what may be left over)"] if strange else []
+        )
         heads = [path for path in self.wrong if path.startswith("head/logits/")]
         pairs = {(self.source.tensors[path].shape[-1:], self.wanted[path].shape[-1:]) for path in heads}
         for classes in {old[0] for old, new in pairs if old and old != new}:
@@ -318,19 +320,19 @@ def _position_tables(model: nn.Module) -> Mapping[str, tuple[int, Any]]:
     return model.position_tables() if hasattr(model, "position_tables") else {}
 
 
-def _table(num_prefix: int, grid: Shape, width: int) -> Shape:
+def _table_shape(num_prefix: int, grid: Shape, width: int) -> Shape:
     return 1, num_prefix + math.prod(grid), width
 
 
-def _initialised(init: Callable[[], Variables], paths: Sequence[str]) -> dict[str, Any]:
-    def some() -> dict[str, Any]:
+def _initialise_some(init: Callable[[], Variables], paths: Sequence[str]) -> dict[str, Any]:
+    def select() -> dict[str, Any]:
         variables = flatten_variables(init())
         return {path: variables[path] for path in paths}
 
-    return jax.jit(some)()  # XLA removes the initialisation of all others
+    return jax.jit(select)()  # XLA removes the initialisation of all other variables
 
 
-def _finite(tensor: np.ndarray, where: str) -> np.ndarray:
+def _to_finite(tensor: np.ndarray, where: str) -> np.ndarray:
     if tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
         raise UserError(f"{where} is of type {tensor.dtype}; expected floating-point numbers")
     if not np.isfinite(tensor).all():
@@ -346,7 +348,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _advice(absent: Sequence[str], shapes: Mapping[str, Any]) -> str:
+def _advise(absent: Sequence[str], shapes: Mapping[str, Any]) -> str:
     if all(path in flatten_dict(shapes.get("batch_stats", {}), sep="/") for path in absent):
         return (
             "statistics of batch normalisation, without which the network cannot be evaluated: save all of the "
@@ -355,5 +357,5 @@ def _advice(absent: Sequence[str], shapes: Mapping[str, Any]) -> str:
     return "allow_missing names what may stay fresh"
 
 
-def _listed(paths: Sequence[str]) -> str:
+def _format_paths(paths: Sequence[str]) -> str:
     return ", ".join(paths[:6]) + (f" and {len(paths) - 6} more" if len(paths) > 6 else "")

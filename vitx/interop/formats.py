@@ -78,11 +78,11 @@ class Candidate(WeightsPath):
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a caller wants of weights.
+    """Model that a caller wants weights for.
 
     Attributes:
         model: model that the caller named, with its own shapes; None where the source must know its model itself.
-        fields: fields of the model that the caller changed.
+        fields: {field of the model: value that the caller set}.
         from_image: how an image network is inflated.
     """
 
@@ -102,7 +102,7 @@ class WeightFormat(Protocol):
 
     Attributes:
         description: name of the format, for messages.
-        carries_model: whether the source says which model it is of; other formats need the model's name.
+        carries_model: whether the weights come with their model; other formats need the model's name.
     """
 
     description: str
@@ -272,7 +272,7 @@ class StateDict:
         return cnn.state_dict_source(source.path, source.tensors, self.layout, request.shaped, request.from_image)
 
 
-# the first that matches reads; `vitx.pretrained` adds runs, which need experiments and checkpoints to be read
+# The first format that matches reads. `vitx.pretrained` adds runs, whose reading needs experiments and checkpoints.
 FORMATS: Registry[WeightFormat] = Registry(
     "weight format",
     {

@@ -12,7 +12,7 @@ from vitx.data.class_names import clean_name, find_repeated_names, places_of
 Names = Mapping[str, tuple[str, ...]]
 Columns = Int[np.ndarray, "k"]
 
-# what transformers writes into config.json for classes that were never named
+# Names that transformers writes into config.json for classes without names.
 PLACEHOLDER = re.compile(r"LABEL_\d+")
 
 
@@ -21,8 +21,8 @@ def class_columns(
 ) -> dict[str, Columns]:
     """Returns {path of a head: column of the source's head for each class of the target's, -1 for none}.
 
-    Only of heads whose classes have names on both sides; without names, equal numbers of classes are all there is to
-    compare.
+    Heads are left out unless their classes have names on both sides: without names, only the numbers of classes can be
+    compared.
 
     Args:
         source: model of the source, with `num_classes`.
@@ -30,14 +30,14 @@ def class_columns(
         target: model to fill.
         target_names: {head: names of its classes}, where they are known.
     """
-    old, new = _by_path(source, source_names), _by_path(target, target_names)
+    old, new = _names_by_path(source, source_names), _names_by_path(target, target_names)
     return {head: places_of(old[head], new[head]) for head in old.keys() & new.keys()}
 
 
 def class_notes(
     source: Any, source_names: Names | None, target: Any, target_names: Names | None, loaded: Collection[str]
 ) -> list[str]:
-    """Returns what users should know about classes that are not matched by name, a line each.
+    """Returns notes about classes that are not matched by name, a line each.
 
     Args:
         source: model of the source, with `num_classes`.
@@ -46,7 +46,7 @@ def class_notes(
         target_names: {head: names of its classes}, where they are known.
         loaded: our paths that the source has given.
     """
-    old, new, notes = _by_path(source, source_names), _by_path(target, target_names), []
+    old, new, notes = _names_by_path(source, source_names), _names_by_path(target, target_names), []
     for head, names in new.items():
         if head not in old and f"{head}/kernel" in loaded:
             notes.append(
@@ -62,7 +62,7 @@ def class_notes(
     return notes
 
 
-def _by_path(model: Any, names: Names | None) -> dict[str, tuple[str, ...]]:
+def _names_by_path(model: Any, names: Names | None) -> dict[str, tuple[str, ...]]:
     """Returns {path of a head: names of its classes}, of heads whose classes were ever named."""
     several = isinstance(getattr(model, "num_classes", None), tuple)
     found = {}

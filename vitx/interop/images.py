@@ -62,7 +62,7 @@ class ImageFormat:
         return re.fullmatch(self.unused, name) is not None
 
 
-def _from_tree(tensors: Mapping[str, np.ndarray]) -> tuple[Tensors, dict[str, str], tuple[str, ...]]:
+def _read_tree(tensors: Mapping[str, np.ndarray]) -> tuple[Tensors, dict[str, str], tuple[str, ...]]:
     found, names, _ = trees.to_ours(tensors)
     if trees.kernel_axes(tensors) == 4:
         found["embedding/kernel"] = found["embedding/kernel"][None]  # [1, h, w, c, d]: of one frame
@@ -75,7 +75,7 @@ FORMATS = {
     "jax": ImageFormat(
         "AugReg's or big_vision",
         r".*Transformer/encoderblock_",
-        _from_tree,
+        _read_tree,
         {"activation": "gelu_tanh", "layer_norm_eps": 1e-6},
     ),
     "huggingface": ImageFormat(
@@ -179,11 +179,11 @@ def inflate(image: Mapping[str, np.ndarray], model: VideoTransformer, how: FromI
             ours = path.replace("encoder", encoder, 1)
             found[ours], sources[ours] = tensor, path
         elif not path.startswith(("positions/", "head/", "embedding/")):
-            found[path], sources[path] = tensor, path  # has no place; `fill` reports it
+            found[path], sources[path] = tensor, path  # no parameter of ours; `fill` reports it
     for name in ("embedding/kernel", "embedding/bias"):
         found[name], sources[name] = image[name], name
     if getattr(model, "position_kind", "learned") == "learned":
-        found[f"{positions}/positions"] = _positions(image, model, how)
+        found[f"{positions}/positions"] = _inflate_positions(image, model, how)
         sources[f"{positions}/positions"] = "positions/positions"
     if model.num_prefix and "positions/class_token" in image:
         found[f"{positions}/class_token"] = image["positions/class_token"]
@@ -193,7 +193,7 @@ def inflate(image: Mapping[str, np.ndarray], model: VideoTransformer, how: FromI
     return found, sources
 
 
-def _positions(image: Mapping[str, np.ndarray], model: VideoTransformer, how: FromImage) -> np.ndarray:
+def _inflate_positions(image: Mapping[str, np.ndarray], model: VideoTransformer, how: FromImage) -> np.ndarray:
     table = image["positions/positions"]
     table = table.reshape(1, -1, table.shape[-1])
     t, h, w = model.grid

@@ -1,6 +1,7 @@
 """Names of our parameters in other libraries: tables of rules that work in both directions.
 
-A rule pairs the name of a module there with its path here, and converts its tensors. {i} is the number of a block.
+A rule pairs a module's name in the other library with its path here, and converts its tensors. {i} is the number of a
+block.
 """
 
 import dataclasses
@@ -20,26 +21,28 @@ class Kind:
     """How one kind of module names and lays out its tensors, in the other library and here.
 
     Attributes:
-        leaves: (suffix of the name there, suffix of our path, conversion to ours, conversion to theirs), one for each
+        leaves: (suffix of the library's name, suffix of our path, conversion to ours, conversion to theirs) of each
             tensor; "" is no suffix.
     """
 
     leaves: tuple[tuple[str, str, Callable[..., np.ndarray], Callable[..., np.ndarray]], ...]
 
 
-def _same(x: np.ndarray) -> np.ndarray:
+def _identity(x: np.ndarray) -> np.ndarray:
     return x
 
 
-def _transposed(x: np.ndarray) -> np.ndarray:
+def _transpose(x: np.ndarray) -> np.ndarray:
     return x.T
 
 
-BIAS = ("bias", "bias", _same, _same)
-PLAIN = Kind((("", "", _same, _same),))
-DENSE = Kind((("weight", "kernel", _transposed, _transposed), BIAS))
-NORM = Kind((("weight", "scale", _same, _same), BIAS))
-BATCH_NORM = Kind((*NORM.leaves, ("running_mean", "mean", _same, _same), ("running_var", "var", _same, _same)))
+BIAS = ("bias", "bias", _identity, _identity)
+PLAIN = Kind((("", "", _identity, _identity),))
+DENSE = Kind((("weight", "kernel", _transpose, _transpose), BIAS))
+NORM = Kind((("weight", "scale", _identity, _identity), BIAS))
+BATCH_NORM = Kind(
+    (*NORM.leaves, ("running_mean", "mean", _identity, _identity), ("running_var", "var", _identity, _identity))
+)
 # PyTorch [width, channels, t, h, w], ours [t, h, w, channels, width]
 CONVOLUTION = Kind(
     (("weight", "kernel", lambda x: x.transpose(2, 3, 4, 1, 0), lambda x: x.transpose(4, 3, 0, 1, 2)), BIAS)
@@ -76,7 +79,9 @@ def to_ours(
     tensors: Mapping[str, np.ndarray], rules: Sequence[NameRule]
 ) -> tuple[Tensors, dict[str, str], tuple[str, ...]]:
     """Returns (tensors by our paths, {our path: name in the other library}, names that no rule knows)."""
-    patterns = [(_pattern(theirs), ours, convert) for rule in rules for theirs, ours, convert, _ in rule.tensors()]
+    patterns = [
+        (_compile_template(theirs), ours, convert) for rule in rules for theirs, ours, convert, _ in rule.tensors()
+    ]
     found, sources, unknown = {}, {}, []
     for name, tensor in tensors.items():
         for pattern, ours, convert in patterns:
@@ -100,7 +105,9 @@ def to_ours(
 
 def to_theirs(params: Mapping[str, np.ndarray], rules: Sequence[NameRule]) -> Tensors:
     """Inverse of `to_ours`; every parameter must have a rule."""
-    patterns = [(_pattern(ours), theirs, convert) for rule in rules for theirs, ours, _, convert in rule.tensors()]
+    patterns = [
+        (_compile_template(ours), theirs, convert) for rule in rules for theirs, ours, _, convert in rule.tensors()
+    ]
     tensors = {}
     for path, tensor in params.items():
         match, theirs, convert = next(
@@ -111,5 +118,5 @@ def to_theirs(params: Mapping[str, np.ndarray], rules: Sequence[NameRule]) -> Te
 
 
 @functools.cache
-def _pattern(template: str) -> re.Pattern[str]:
+def _compile_template(template: str) -> re.Pattern[str]:
     return re.compile(re.escape(template).replace(r"\{i\}", r"(?P<i>\d+)"))

@@ -43,7 +43,7 @@ def save_own(
 
 
 def read_own(path: Path) -> WeightsSource:
-    """Returns what a file of our format holds; its model can only be of a registered type.
+    """Returns the weights of a file of our format; its model can only be of a registered type.
 
     Raises:
         UserError: the file is damaged, or does not describe its model.

@@ -18,7 +18,7 @@ from vitx.interop.load import Pretrained
 from vitx.interop.preprocessing import Preprocessing
 from vitx.models import resolve_implementation
 
-HALF = (0.5, 0.5, 0.5)  # pixels in [-1, 1], where weights came without preprocessing
+HALF = (0.5, 0.5, 0.5)  # mean and std for pixels in [-1, 1], where weights came without preprocessing
 
 
 def read_clip(file: str, preprocessing: Preprocessing) -> Float[np.ndarray, "t h w 3"]:
@@ -37,12 +37,12 @@ def predict_each(
 ) -> Iterator[tuple[str, dict[str, dict[str, float]] | VideoError | OSError]]:
     """Yields (file, {head: {class: probability}}) of the `top` classes, most probable first.
 
-    Of a file that cannot be read as video it yields the error.
+    For a file that cannot be read as video it yields (file, error).
 
     Raises:
         UserError: the model has no head.
     """
-    preprocessing, apply = check_head(pretrained), jax.jit(on_device(pretrained.model).apply)
+    preprocessing, apply = check_head(pretrained), jax.jit(for_first_device(pretrained.model).apply)
     variables = pretrained.variables
     for file in map(str, files):
         try:
@@ -50,11 +50,11 @@ def predict_each(
         except (VideoError, OSError) as error:
             yield file, error
         else:
-            yield file, _best(apply(variables, clip[None]), pretrained, top)
+            yield file, _select_best(apply(variables, clip[None]), pretrained, top)
 
 
 def check_head(pretrained: Pretrained) -> Preprocessing:
-    """Returns the preprocessing of a model that predicts classes; where none came with the weights, it says which.
+    """Returns the preprocessing of a model that predicts classes; prints a default where none came with the weights.
 
     Raises:
         UserError: the model has no head, or needs more than pixels.
@@ -77,7 +77,7 @@ def check_head(pretrained: Pretrained) -> Preprocessing:
     return Preprocessing(HALF, HALF, tuple(size), None, frames)
 
 
-def on_device(model: nn.Module) -> nn.Module:
+def for_first_device(model: nn.Module) -> nn.Module:
     """Returns the model with the implementation for the first device."""
     return resolve_implementation(model, jax.devices()[0])
 
@@ -96,7 +96,7 @@ def class_names(pretrained: Pretrained, heads: Mapping[str, int]) -> dict[str, t
     }
 
 
-def _best(logits: Any, pretrained: Pretrained, top: int) -> dict[str, dict[str, float]]:
+def _select_best(logits: Any, pretrained: Pretrained, top: int) -> dict[str, dict[str, float]]:
     heads = dict(logits) if isinstance(logits, Mapping) else {"class": logits}
     names = class_names(pretrained, {head: row.shape[-1] for head, row in heads.items()})
     answers = {}

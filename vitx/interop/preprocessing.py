@@ -155,7 +155,7 @@ class Preprocessing:
 
     @classmethod
     def from_huggingface(cls, config: dict[str, Any], num_frames: int, size: Pair) -> "Preprocessing":
-        """Returns what a preprocessor_config.json asks for, with its processor's defaults for absent entries.
+        """Returns the preprocessing of a preprocessor_config.json, with its processor's defaults for absent entries.
 
         What cannot be done here is left out and named in the note. The files of the released ViViT models shift pixels
         to [-1, 1] (`offset`) and then normalise again, which gives [-3, 1], although the models were trained on
@@ -201,10 +201,10 @@ class Preprocessing:
 
 
 def _scaling_from(config: Mapping[str, Any], size: Pair) -> tuple[dict[str, Any], list[str]]:
-    """Returns (fields of scaling, what is done otherwise here) for a preprocessor_config.json.
+    """Returns (fields of scaling, notes about differences from transformers) for a preprocessor_config.json.
 
     Raises:
-        ValueError: its size is none.
+        ValueError: its size is no side, edge or (height, width).
     """
     if not config["do_resize"]:
         return {"short_side": None, "scale": False}, _crop_notes(config, size, None)
@@ -236,7 +236,7 @@ def _scaling_from(config: Mapping[str, Any], size: Pair) -> tuple[dict[str, Any]
 
 
 def _crop_notes(config: Mapping[str, Any], size: Pair, scaled_to: tuple[int, ...] | None) -> list[str]:
-    """Returns what is done otherwise here where the model's input is not what the file's crop gives."""
+    """Returns a note if the file's crop does not have the size of the model's input."""
     if not config["do_center_crop"]:
         if scaled_to == size:
             return []

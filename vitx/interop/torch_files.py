@@ -24,7 +24,7 @@ from vitx import strict_json
 from vitx.errors import UserError
 from vitx.limits import MAX_EXCESS, check_memory, check_unpacked
 
-CPU_SECONDS = 6  # of the reading itself, and one more for every 50 MB
+CPU_SECONDS = 6  # processor time to read a file, and one second more for every 50 MB
 MAX_HEADER = 2**26  # bytes of the line of JSON
 TYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool", "complex64", "complex128")
 
@@ -81,7 +81,7 @@ def _read_answer(stream: IO[bytes], path: Path, size: int) -> dict[str, np.ndarr
 
 
 def _budget(size: int) -> int:
-    """Returns the bytes that the tensors of a file may have together; tensors that share memory count each."""
+    """Returns the bytes that all tensors of a file may have; of tensors that share memory, each counts."""
     return 2 * size + MAX_EXCESS
 
 

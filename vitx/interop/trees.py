@@ -51,7 +51,7 @@ def kernel_axes(tensors: Mapping[str, np.ndarray]) -> int:
 def to_ours(tensors: Mapping[str, np.ndarray]) -> tuple[Tensors, dict[str, str], tuple[str, ...]]:
     """Returns (tensors by our paths, {our path: name in the tree}, names of training state beside the parameters).
 
-    Names that no pattern knows are kept.
+    Names that match no pattern are kept.
     """
     trained = [name for name in tensors if PARAMETERS.match(name)]
     found, sources = {}, {}
@@ -59,11 +59,11 @@ def to_ours(tensors: Mapping[str, np.ndarray]) -> tuple[Tensors, dict[str, str],
         path = name
         for pattern, replacement in RENAMED:
             path = pattern.sub(replacement, path)
-        found[path], sources[path] = _reshaped(path, tensors[name]), name
+        found[path], sources[path] = _merge_heads(path, tensors[name]), name
     return found, sources, tuple(name for name in tensors if trained and name not in trained)
 
 
-def _reshaped(path: str, x: np.ndarray) -> np.ndarray:
+def _merge_heads(path: str, x: np.ndarray) -> np.ndarray:
     """Removes the axis of heads: [width, heads, head_dim] for inputs, [heads, head_dim, width] for the output."""
     if re.search(r"attention/(query|key|value)/kernel$", path) and x.ndim == 3:
         return x.reshape(x.shape[0], -1)

@@ -18,7 +18,7 @@ from vitx.interop.names import CONVOLUTION, NORM, PLAIN, NameRule, to_ours
 from vitx.models.transformer import VideoEncoder
 from vitx.models.videomae import VideoMAEPretraining
 
-FRESH = ("norm/*", "pooler/*", "head/*")  # of a classifier that starts from a masked autoencoder
+FRESH = ("norm/*", "pooler/*", "head/*")  # paths that stay fresh when a classifier starts from a masked autoencoder
 UNUSED = re.compile(r"clip_decoder\..*")  # Unmasked Teacher's projections to the features of its teacher
 
 

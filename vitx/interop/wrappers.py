@@ -1,4 +1,4 @@
-"""Removal of what training scripts and wrappers add to the weights of a model: prefixes of names, and dictionaries.
+"""Removal of prefixes and dictionaries that training scripts and wrappers put around the weights of a model.
 
 A name is a path through nested dictionaries, joined by "/", and then the tensor's own name: "model/module.fc.weight".
 """
@@ -64,14 +64,14 @@ def unwrap(tensors: Mapping[str, np.ndarray], fits: Callable[[Tensors], bool]) -
     if others:
         notes.append(f"left out {', '.join(map(repr, others))}, which fit too")
     if len(cleaned) == len(inner) and cleaned.keys() != inner.keys():
-        notes.append("removed names of wrappers within names, such as " + _first_removed(inner))
+        notes.append("removed names of wrappers within names, such as " + _find_first_removed(inner))
         inner = cleaned
     return Unwrapped(inner, tuple(name for name in tensors if not name.startswith(prefix)), "; ".join(notes))
 
 
 def _find(tensors: Tensors, prefix: str, fits: Callable[[Tensors], bool]) -> tuple[str, Tensors, list[str]] | None:
     """Returns (prefix, tensors behind it, prefixes of others that fit), or None where nothing fits."""
-    parts = _parts(tensors) if prefix.count(".") + prefix.count("/") < MAX_DEPTH else {}
+    parts = _split_by_first_part(tensors) if prefix.count(".") + prefix.count("/") < MAX_DEPTH else {}
     wrappers = {part: inner for part, inner in parts.items() if part.endswith("/") or part[:-1] in WORDS}
     # A dictionary or wrapper first; behind other prefixes, such as an attribute of somebody's module, last.
     if found := _find_behind(wrappers, prefix, fits):
@@ -93,8 +93,8 @@ def _find_behind(
     return first, inner, others + [other for other, _, _ in found[1:]]
 
 
-def _parts(tensors: Tensors) -> dict[str, Tensors]:
-    """Returns the tensors by the first part of their names, which ends with its separator; training's state is left."""
+def _split_by_first_part(tensors: Tensors) -> dict[str, Tensors]:
+    """Returns {first part of the names, with its separator: tensors}, without the state of the training."""
     parts: dict[str, Tensors] = {}
     for name, x in tensors.items():
         if first := FIRST_PART.match(name):
@@ -102,5 +102,5 @@ def _parts(tensors: Tensors) -> dict[str, Tensors]:
     return {part: inner for part, inner in parts.items() if not TRAINING.search(part)}
 
 
-def _first_removed(names: Mapping[str, np.ndarray]) -> str:
+def _find_first_removed(names: Mapping[str, np.ndarray]) -> str:
     return next(repr(match[0]) for name in names if (match := INNER.search(name)))

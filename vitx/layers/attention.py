@@ -76,7 +76,7 @@ def core_cpu(q: Queries, k: Keys, v: Keys, *, bias: Bias = None, mask: Mask = No
 
 @jax.custom_vjp
 def _attend_in_blocks_forward(q: Array, k: Array, v: Array) -> Array:
-    """Attends in blocks where no gradients are taken; under differentiation everything is computed as in `core`."""
+    """Attends in blocks; under differentiation, both passes are computed as in `core`."""
     return attend_in_blocks(q, k, v)
 
 
@@ -92,7 +92,7 @@ class Implementation:
     Attributes:
         core: the attention call.
         supports: whether a device can run it.
-        needs: the devices that can, in words.
+        needs: description of the devices that can run it.
         check_vma: whether `jax.shard_map` checks along which axes of the mesh results vary. JAX's Pallas kernels do not
             declare it (0.10 to 0.12).
     """
@@ -125,11 +125,11 @@ def choose_implementation(name: AttentionImplementation, device: jax.Device) -> 
         UserError: the device cannot run `name`.
     """
     if name == "auto":
-        own = IMPLEMENTATIONS.get(device.platform)
-        if own and own.supports(device):
+        native = IMPLEMENTATIONS.get(device.platform)
+        if native and native.supports(device):
             return device.platform
-        if own:
-            log_once(f"attention is computed by XLA: found the device {device.device_kind}; expected {own.needs}")
+        if native:
+            log_once(f"attention is computed by XLA: found the device {device.device_kind}; expected {native.needs}")
         return "reference"
     if not IMPLEMENTATIONS[name].supports(device):
         raise UserError(
@@ -149,12 +149,12 @@ class SelfAttention(nn.Module):
         num_heads: attention heads; must divide the tokens' width.
         layout: name of the layout in `vitx.layers.layouts.LAYOUTS`.
         qkv_bias: whether the three input projections have a bias.
-        key_bias: whether keys have one too, if queries and values have. It adds the same number to all scores of a
-            query, so it changes no output.
+        key_bias: whether keys have a bias too, if queries and values have one. It adds the same number to all scores
+            of a query, so it changes no output.
         zero_init: whether the output projection starts at zero, so that the branch around it starts as the identity.
         implementation: name in `IMPLEMENTATIONS`. "reference" is two products and a softmax. "cpu", "gpu" and "tpu"
-            compute the same faster and in less memory there, and fall back to the reference by themselves. "cudnn" and
-            "splash" are the kernels of GPU and TPU or an error. "auto" is replaced by
+            compute the same faster and in less memory on their platform, and fall back to the reference by themselves.
+            "cudnn" and "splash" are the kernels of GPU and TPU, or an error. "auto" is replaced by
             `vitx.models.resolve_implementation`, and until then computes the reference.
         dtype: type of the computations; parameters are float32.
     """

@@ -10,7 +10,7 @@ from jaxtyping import Array
 from vitx.layers.attention_kernel import Bias, Kernel, Keys, Mask, Queries
 
 DTYPES = ("bfloat16", "float16")
-MAX_HEAD_DIM = 128  # of every GPU that cuDNN's attention supports; Hopper and later reach 256
+MAX_HEAD_DIM = 128  # supported on every GPU of cuDNN's attention; Hopper and later support 256
 HEAD_DIM_MULTIPLE = 8
 # A kernel's tile holds at least 64 keys, so a shorter sequence computes mostly padding. An estimate, not measured.
 MIN_KEYS = 64
@@ -42,7 +42,7 @@ def find_obstacle(q: Queries, k: Keys, *, bias: Bias = None, mask: Mask = None) 
             "hidden_size or num_heads"
         )
     for name, option in (("bias", bias), ("mask", mask)):
-        # cuDNN would need the whole [b, heads, q, k], stored and differentiated: what the kernel is there to avoid
+        # cuDNN would need the whole array [b, heads, q, k], stored and differentiated, which the kernel avoids.
         if option is not None:
             return f"found a {name} from the layout; expected none"
     return None

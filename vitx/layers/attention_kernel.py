@@ -1,4 +1,4 @@
-"""What every fused attention kernel declares, and how it takes the place of the reference: if possible, or by force.
+"""What every fused attention kernel declares, and how it replaces the reference: where possible, or always.
 
 In shapes: b batch, q queries, k keys, d size of a head.
 """

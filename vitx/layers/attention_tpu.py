@@ -15,8 +15,9 @@ from jaxtyping import Array
 from vitx.layers.attention_kernel import Bias, Kernel, Keys, Mask, Queries
 
 DTYPES = ("bfloat16", "float32")
-# Of queries and of keys, multiples of the 128 lanes of a register. Larger blocks read keys less often, smaller ones
-# pad less. Like MIN_KEYS a judgement, not measured: XLA is good at the 196 tokens of a frame and at lines of time.
+# Block sizes of queries and of keys: multiples of the 128 lanes of a register. Larger blocks read keys less often,
+# smaller ones pad less. BLOCKS and MIN_KEYS are judgements, not measured: XLA is good at the 196 tokens of a frame and
+# at lines of time.
 BLOCKS = (512, 384, 256)
 MIN_KEYS = 1024
 
@@ -28,7 +29,7 @@ def attend_by_splash(q: Queries, k: Keys, v: Keys, *, mask: Mask = None, interpr
         q: queries; padded to a multiple of the block.
         k: keys, padded likewise; the padding is masked.
         v: values.
-        mask: True for the keys that all queries attend to; broadcasts to [b, 1, 1, k]. Every clip needs one.
+        mask: True for the keys that all queries attend to; broadcasts to [b, 1, 1, k]. Every clip needs such a key.
         interpret: whether the kernel is interpreted, which any device can do, slowly.
     """
     (batch, queries, heads, head_dim), keys = q.shape, k.shape[1]

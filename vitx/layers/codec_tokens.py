@@ -21,7 +21,7 @@ from vitx.layers.types import promote_to_float32
 class CodecTokens(DynamicTokens):
     """The encoder reads the tokens of a clip that move most, and returns them alone.
 
-    A token's motion is the mean over its pixels of the clip's fourth channel. Of equal ones the earlier token is kept.
+    A token's motion is the mean over its pixels of the clip's fourth channel. Of equal ones, the earlier token is kept.
     See `DynamicTokens` for inherited fields.
     """
 

@@ -34,7 +34,7 @@ def convolve(
 
 
 IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {"auto": convolve, "reference": convolve, "cpu": convolve_on_cpu}
-# for `nn.Conv` over the maps of one frame
+# Implementations for `nn.Conv` over the maps of one frame.
 IMPLEMENTATIONS_2D: dict[str, Callable[..., Array]] = {
     "auto": lax.conv_general_dilated,
     "reference": lax.conv_general_dilated,
@@ -138,7 +138,7 @@ class BatchNorm(nn.Module):
 class ConvolutionUnit(nn.Module):
     """Convolution, batch normalisation and, by default, a rectifier.
 
-    A model creates one with the settings that all its units share, and `copy`s it with the settings of each.
+    A model creates one unit with the settings that all its units share, and `copy`s it with the settings of each.
 
     Attributes:
         width: output channels.

@@ -103,7 +103,7 @@ def sum_shifted_videos(
 ) -> Float[Array, "b to ho wo c"]:
     """Convolves depthwise by a sum of shifted videos, each times one tap of the kernel."""
     sizes = output_size(x.shape[1:4], kernel.shape[:3], stride, padding)
-    # Without these barriers XLA fuses the layers before into every tap, and the sum into every use of it.
+    # Without these barriers XLA fuses the previous layers into every tap, and the sum into every use of it.
     x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *((p, p) for p in padding), (0, 0))))
     weights = kernel.reshape(-1, kernel.shape[-1])
     products = (x[:, *part] * weights[i] for i, part in enumerate(tap_slices(kernel.shape[:3], stride, sizes)))
@@ -184,7 +184,7 @@ def kernel_gradient(
     stride: Triple,
     padding: Triple,
 ) -> Float[Array, "kt kh kw ci o"]:
-    """Returns the gradient by a kernel without groups, summed over frames: one frame fits the cache, all do not.
+    """Returns the gradient by a kernel without groups, summed over frames: one frame fits the cache, all frames do not.
 
     For each frame it is a matrix product of the frame's windows with the gradients, side by side, of all output frames
     that saw it.

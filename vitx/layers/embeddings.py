@@ -176,7 +176,7 @@ def sample_uniformly(video: Num[Array, "b t h w c"], num_frames: int) -> Num[Arr
 
 
 def split_frames(x: Float[Array, "b n d"], frames: int, num_prefix: int) -> Float[Array, "b t m d"]:
-    """Gives time an axis of its own; `num_prefix` of the prefix tokens belong to each time index."""
+    """Gives time an axis of its own; each time index has `num_prefix` prefix tokens."""
     parts = x[:, : frames * num_prefix], x[:, frames * num_prefix :]
     return jnp.concatenate([rearrange(part, "b (t n) d -> b t n d", t=frames) for part in parts], axis=2)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-NumClasses = int | tuple[tuple[str, int], ...] | None  # None: as many as the data has, known when training starts
+NumClasses = int | tuple[tuple[str, int], ...] | None  # None takes the data's number when training starts
 
 
 def classes_of(num_classes: NumClasses, heads: Iterable[str]) -> dict[str, int]:
@@ -27,7 +27,7 @@ def check_classes(num_classes: NumClasses) -> None:
 
 
 class Head(nn.Module):
-    """A linear classifier that starts at zero, or one for each name, or none.
+    """A linear classifier that starts at zero, or a classifier for each name, or none.
 
     Attributes:
         num_classes: an int; 0 for the features themselves; (("verb", 97), ("noun", 300)) for logits by name.
@@ -38,7 +38,7 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, features: Float[Array, "b d"]) -> Float[Array, "b classes"] | dict[str, Float[Array, "b _"]]:
         def dense(classes: int, name: str) -> Float[Array, "b classes"]:
-            # float32 whatever the model computes in: a loss over many classes needs the precision
+            # float32 whatever the model's dtype: a loss over many classes needs the precision
             return nn.Dense(classes, dtype="float32", kernel_init=nn.initializers.zeros, name=name)(features)
 
         if self.num_classes is None:

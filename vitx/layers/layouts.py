@@ -55,14 +55,14 @@ def no_parameters(*, grid: Grid, num_prefix: int, num_heads: int, head_dim: int)
 class Layout:
     """A rule for which tokens attend to which, and what models and meshes must know about it.
 
-    Streaming layouts extend this class by their cache; models and meshes use nothing but what stands here.
+    Streaming layouts extend this class by their cache; models and meshes use only the attributes of this class.
 
     Attributes:
         attend: function called as attend(core, q, k, v, grid=grid, num_prefix=num_prefix, **parameters).
-        independent: what is computed independently of the rest, which decides how a mesh may shard a clip's time. Each
-            time index ("times"): a shard of time is enough, and outputs of prefix tokens are averaged over all of them.
-            Each place of the frame ("places"): shards of time are exchanged for shards of space. None: the whole clip
-            is needed.
+        independent: what is computed independently of the rest, which decides how a mesh may shard a clip's time.
+            "times": each time index, so a shard of time is enough, and the outputs of prefix tokens are averaged over
+            all shards. "places": each place of the frame, so shards of time are exchanged for shards of space. None:
+            the whole clip is needed.
         is_global: every token attends to every token, so prefix tokens have one neighbourhood and tokens may be left
             out.
         parts: layouts that each get an equal part of the heads, in this order; see `split_heads`.
@@ -106,8 +106,8 @@ class Layout:
         heads = zip(*(jnp.split(x, len(self.parts), axis=-2) for x in qkv), strict=True)
         outputs = []
         for i, (part, qkv_of_part) in enumerate(zip(self.parts, heads, strict=True)):
-            own = {name.removeprefix(f"{i}_"): x for name, x in parameters.items() if name.startswith(f"{i}_")}
-            outputs.append(attend(part, *qkv_of_part, parameters=own))
+            named = {name.removeprefix(f"{i}_"): x for name, x in parameters.items() if name.startswith(f"{i}_")}
+            outputs.append(attend(part, *qkv_of_part, parameters=named))
         return jnp.concatenate(outputs, axis=-2)
 
 
@@ -150,7 +150,7 @@ def attend_in_groups(
         members: axes along which tokens attend.
         axes: all axes, in the order of the tokens.
         sizes: size of each axis; by default those of the grid.
-        valid: False for tokens that are padding, to which no token attends; None if none are.
+        valid: False for padding tokens, to which no token attends; None without padding.
     """
     batch = len(q)
     sizes = dict(zip("thw", grid, strict=True)) if sizes is None else sizes
@@ -213,8 +213,8 @@ def split_heads(*parts: Layout) -> Layout:
         return layout.map_parts(attend_part, q, k, v, parameters=parameters)
 
     def declare(*, num_heads: int, **shape: Any) -> dict[str, Parameter]:
-        own = [part.parameters(num_heads=num_heads // len(parts), **shape) for part in parts]
-        return {f"{i}_{name}": parameter for i, declared in enumerate(own) for name, parameter in declared.items()}
+        by_part = [part.parameters(num_heads=num_heads // len(parts), **shape) for part in parts]
+        return {f"{i}_{name}": parameter for i, declared in enumerate(by_part) for name, parameter in declared.items()}
 
     layout = Layout(attend, parts=parts, parameters=declare)
     return layout

@@ -39,7 +39,7 @@ def draw_tube_mask(key: Key[Array, ""], grid: Grid, num_places: int) -> Int[Arra
 
 
 def complement(indices: Int[Array, "b visible"], num_tokens: int) -> Int[Array, "b masked"]:
-    """Returns the indices of all other tokens, in ascending order; those of a clip must differ."""
+    """Returns the indices of all other tokens, in ascending order; a clip's `indices` must differ from one another."""
     rows = jnp.arange(len(indices))[:, None]
     taken = jnp.zeros((len(indices), num_tokens), bool).at[rows, indices].set(True)
     # a stable sort puts False first and keeps the order

@@ -122,7 +122,7 @@ def constrain_activations(x: Float[Array, "..."], last: str | None = None) -> Fl
 def num_time_chunks(layouts: Sequence[Layout], tokens: Float[Array, "*b n d"]) -> int:
     """Returns the number of chunks of time that an encoder divides its tokens into: one per device of `frames`.
 
-    Tokens whose time has an axis of its own stay as they are, and so do those that a layout needs all of.
+    Tokens whose time has an axis of its own are one chunk, and so are tokens of which a layout needs the whole clip.
     """
     return axis_size(TIME) if tokens.ndim == 3 and all(layout.can_shard_time for layout in layouts) else 1
 
@@ -155,11 +155,11 @@ def attend_locally(
     return layout(core, *batches, grid=grid, num_prefix=num_prefix, **parameters).reshape(qkv[0].shape)
 
 
-def _add_bias(core: Core, own: Array) -> Core:
+def _add_bias(core: Core, added: Array) -> Core:
     """Returns an attention call that adds a bias to the layout's, for layouts whose tokens all attend to all."""
 
     def biased(q: Array, k: Array, v: Array, *, bias: Array | None = None, mask: Array | None = None) -> Array:
-        return core(q, k, v, bias=own if bias is None else own + bias, mask=mask)
+        return core(q, k, v, bias=added if bias is None else added + bias, mask=mask)
 
     return biased
 
@@ -209,14 +209,15 @@ def attend(
     spec = PartitionSpec(*_leading_axes(qkv[0].ndim - 3), None, HEADS, None)
     shape = {"grid": (grid[0] * num_chunks, *grid[1:]), "num_heads": qkv[0].shape[-2], "head_dim": qkv[0].shape[-1]}
     declared = layout.parameters(num_prefix=num_prefix, **shape)
-    own = {name: PartitionSpec(*_heads_axis(declared[name].head_axis)) for name in parameters}
+    parameter_specs = {name: PartitionSpec(*_heads_axis(declared[name].head_axis)) for name in parameters}
     if bias is not None:
         on_shard = functools.partial(_attend_with_bias, layout, core, **local)
-        of_bias = PartitionSpec(*_leading_axes(qkv[0].ndim - 3), None, None, None)
-        specs = (own, of_bias, spec, spec, spec)
+        bias_spec = PartitionSpec(*_leading_axes(qkv[0].ndim - 3), None, None, None)
+        specs = (parameter_specs, bias_spec, spec, spec, spec)
         sharded = jax.shard_map(on_shard, in_specs=specs, out_specs=spec, check_vma=check_vma)
         return sharded(dict(parameters), bias, *qkv)
-    sharded = jax.shard_map(on_shard, in_specs=(own, spec, spec, spec), out_specs=spec, check_vma=check_vma)
+    specs = (parameter_specs, spec, spec, spec)
+    sharded = jax.shard_map(on_shard, in_specs=specs, out_specs=spec, check_vma=check_vma)
     return sharded(dict(parameters), *qkv)
 
 
@@ -261,7 +262,7 @@ def _attend_along_time(
     An all-to-all gives each device all time indices of some places, and a second one takes the outputs back.
     """
     (t, h, w), (batch, _, _, heads, head_dim) = grid, qkv[0].shape
-    places = -(-h * w // num_chunks)  # of a device, rounded up: padded where `frames` does not divide space
+    places = -(-h * w // num_chunks)  # places of a device, rounded up: padded where `frames` does not divide space
     # one all-to-all for queries, keys and values together
     x = jnp.concatenate(qkv, axis=-1).reshape(batch, t, h * w, heads, 3 * head_dim)
     x = jnp.pad(x, ((0, 0), (0, 0), (0, places * num_chunks - h * w), (0, 0), (0, 0)))

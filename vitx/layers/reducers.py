@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from vitx.layers.attention_kernel import Bias
 from vitx.layers.layouts import Grid
 
-Carry = Any  # a pytree of what a reducer remembers from block to block; at first, what it has observed, or None
+Carry = Any  # pytree that a reducer passes from block to block; at first the result of `observe`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Place:
     """Where in an encoder a reducer acts.
 
     Attributes:
-        layer: number of blocks before.
+        layer: number of blocks before this place.
         num_layers: number of blocks of the encoder.
         grid: grid (t, h, w) of the tokens before any reduction.
         num_prefix: number of prefix tokens, which come first and stay.
@@ -40,7 +40,7 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Reducer:
-    """A way to continue with fewer tokens. This one keeps all: subclasses override what they need.
+    """A way to continue with fewer tokens. The base class keeps all: subclasses override what they need.
 
     A model calls `observe` with the clip. In its encoder, `before_block` is called before every block, `in_block`
     between its attention and its MLP, and `restore` after the last block. Shapes must follow from shapes alone, so that
@@ -48,14 +48,14 @@ class Reducer:
     """
 
     needs_motion: ClassVar[bool] = False
-    """Whether `observe` needs the codec's motion, a fourth channel of the clip, which no token is made of."""
+    """Whether `observe` needs the codec's motion, a fourth channel of the clip that is not embedded in tokens."""
     parameters: ClassVar[tuple[str, ...]] = ()
     """Patterns of the paths of its parameters in an encoder; weights of a model without a reducer lack them."""
     may_drop: ClassVar[bool] = False
-    """Whether a budget may leave out tokens that the reducer would keep; `fraction_dropped` then says how many."""
+    """Whether a budget may leave out tokens that the reducer would keep; `fraction_dropped` then measures them."""
 
     def count_tokens(self, grid: Grid, num_prefix: int, num_layers: int) -> tuple[int, ...]:
-        """Returns the number of tokens, prefix tokens included, that enter each block, and that leave the last one.
+        """Returns the number of tokens, prefix tokens included, that enter each block and that leave the last one.
 
         Args:
             grid: grid of the tokens of one sequence.

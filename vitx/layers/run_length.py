@@ -29,10 +29,10 @@ class Runs(NamedTuple):
 
     Attributes:
         first: index of the first token of each run, in ascending order; unused slots repeat the last token's.
-        used: which slots hold a run.
+        used: True for slots that have a run.
         lengths: number of tokens that each run stands for; 0 in unused slots.
         owners: slot of the run that each token belongs to.
-        num_dropped: number of runs that the budget had no slot for, and that were added to the run before.
+        num_dropped: number of runs that the budget had no slot for; each was added to the run before it.
     """
 
     first: Int[Array, "r s"]
@@ -43,7 +43,7 @@ class Runs(NamedTuple):
 
 
 class Slots(NamedTuple):
-    """What blocks remember of the runs.
+    """State of the runs that is passed from block to block.
 
     Attributes:
         owners: slot of the run that each token belongs to.
@@ -72,7 +72,7 @@ def find_runs(
         grid: (t, h, w) of the tokens of a clip.
         threshold: greatest difference within a run.
         budget: number of slots for each clip; where there are more runs, those that begin with the greatest
-            differences are kept, and those of the first frame in any case. None has a slot for every token.
+            differences are kept, and those of the first frame in any case. None gives every token a slot.
         clips_per_sequence: number of consecutive clips that share a sequence and all of its slots.
     """
     places, num_tokens = grid[1] * grid[2], clips_per_sequence * math.prod(grid)
@@ -143,8 +143,8 @@ class RunLengthTokens(Reducer):
 
     def observe(self, tubelets: Float[Array, "b n p c"], grid: Grid) -> Runs:
         """See `Reducer`."""
-        clips = math.gcd(len(tubelets), self.clips_per_sequence)
-        return find_runs(tubelets, grid, threshold=self.threshold, budget=self.budget, clips_per_sequence=clips)
+        num_clips = math.gcd(len(tubelets), self.clips_per_sequence)
+        return find_runs(tubelets, grid, threshold=self.threshold, budget=self.budget, clips_per_sequence=num_clips)
 
     def fraction_dropped(self, carry: Runs) -> Float[Array, "r"]:
         """See `Reducer`: runs that were added to the one before."""
@@ -164,36 +164,36 @@ class RunLengthTokens(Reducer):
             return x, carry
         if carry is None:
             raise ValueError("RunLengthTokens has seen no clip; expected what `observe(video)` returns as `carry`")
-        clips, num_tokens = len(x) // len(carry.first), x.shape[1] - place.num_prefix
-        x = gather_tokens(_pack(x, clips, place.num_prefix), carry.first, clips * place.num_prefix)
+        num_clips, num_tokens = len(x) // len(carry.first), x.shape[1] - place.num_prefix
+        x = gather_tokens(_pack(x, num_clips, place.num_prefix), carry.first, num_clips * place.num_prefix)
         if self.length_embedding:
             options = {"embedding_init": nn.initializers.zeros, "dtype": x.dtype, "name": "length_embedding"}
             embedding = nn.Embed(place.grid[0] + 1, x.shape[-1], **options)
-            x = x.at[:, clips * place.num_prefix :].add(embedding(carry.lengths))
-        visible = jnp.pad(carry.used, ((0, 0), (clips * place.num_prefix, 0)), constant_values=True)[:, None, None]
-        if clips > 1:
-            of_prefix = jnp.broadcast_to(
-                jnp.repeat(jnp.arange(clips), place.num_prefix), (len(x), clips * place.num_prefix)
+            x = x.at[:, num_clips * place.num_prefix :].add(embedding(carry.lengths))
+        visible = jnp.pad(carry.used, ((0, 0), (num_clips * place.num_prefix, 0)), constant_values=True)[:, None, None]
+        if num_clips > 1:
+            prefix_segments = jnp.broadcast_to(
+                jnp.repeat(jnp.arange(num_clips), place.num_prefix), (len(x), num_clips * place.num_prefix)
             )
-            segments = jnp.concatenate([of_prefix, carry.first // num_tokens], axis=1)
+            segments = jnp.concatenate([prefix_segments, carry.first // num_tokens], axis=1)
             visible &= segments[:, None, :, None] == segments[:, None, None, :]
         return x, Slots(carry.owners, jnp.where(visible, 0.0, jnp.finfo(jnp.float32).min))
 
     def restore(self, x: Float[Array, "r m d"], carry: Slots, place: Place) -> Float[Array, "b n d"]:
         """See `Reducer`."""
-        clips = carry.owners.shape[1] // math.prod(place.grid)
-        return _unpack(gather_tokens(x, carry.owners, clips * place.num_prefix), clips, place.num_prefix)
+        num_clips = carry.owners.shape[1] // math.prod(place.grid)
+        return _unpack(gather_tokens(x, carry.owners, num_clips * place.num_prefix), num_clips, place.num_prefix)
 
 
-def _pack(x: Float[Array, "b n d"], clips: int, num_prefix: int) -> Float[Array, "r l d"]:
+def _pack(x: Float[Array, "b n d"], num_clips: int, num_prefix: int) -> Float[Array, "r l d"]:
     """Returns the tokens of consecutive clips as one sequence, the prefix tokens of all of them first."""
     parts = (x[:, :num_prefix], x[:, num_prefix:])
-    joined = [part.reshape(len(x) // clips, clips * part.shape[1], x.shape[-1]) for part in parts]
+    joined = [part.reshape(len(x) // num_clips, num_clips * part.shape[1], x.shape[-1]) for part in parts]
     return jnp.concatenate(joined, axis=1)
 
 
-def _unpack(x: Float[Array, "r l d"], clips: int, num_prefix: int) -> Float[Array, "b n d"]:
+def _unpack(x: Float[Array, "r l d"], num_clips: int, num_prefix: int) -> Float[Array, "b n d"]:
     """Inverts `_pack`."""
-    parts = (x[:, : clips * num_prefix], x[:, clips * num_prefix :])
-    apart = [part.reshape(len(x) * clips, part.shape[1] // clips, x.shape[-1]) for part in parts]
-    return jnp.concatenate(apart, axis=1)
+    parts = (x[:, : num_clips * num_prefix], x[:, num_clips * num_prefix :])
+    separated = [part.reshape(len(x) * num_clips, part.shape[1] // num_clips, x.shape[-1]) for part in parts]
+    return jnp.concatenate(separated, axis=1)

@@ -19,7 +19,7 @@ from vitx.layers.layouts import Grid
 from vitx.layers.reducers import Place, Reducer
 from vitx.layers.types import DType, promote_to_float32
 
-MLP_DIM = 64  # hidden width of the authors' MLPs
+MLP_DIM = 64  # width of the hidden layer of the authors' MLPs
 
 
 class PlaceWeights(nn.Module):
@@ -103,7 +103,7 @@ class TokenLearner(Reducer):
 
     Attributes:
         num_tokens: learned tokens of a frame; of a time index, if tubelets have several frames.
-        after_layer: number of blocks before.
+        after_layer: number of blocks that read all tokens, before TokenLearner.
         version: "1" or "1.1".
         fuse_after_layer: number of blocks after which a TokenFuser restores the tokens of the grid; None never does.
     """

@@ -43,7 +43,7 @@ class Merged(NamedTuple):
 
     Attributes:
         sizes: number of tokens that each one stands for.
-        owners: where each of the first tokens is now.
+        owners: index of the token that each original token is merged into.
     """
 
     sizes: Float[Array, "*b m"]
@@ -82,8 +82,8 @@ def merge(
 
     Args:
         x: tokens of one sequence.
-        sizes: number of tokens that each stands for.
-        matching: which to merge.
+        sizes: number of tokens that each token stands for.
+        matching: tokens to merge.
         num_prefix: number of prefix tokens.
     """
 
@@ -98,11 +98,11 @@ def merge(
 
 
 def find_owners(matching: Matching, num_tokens: int, num_prefix: int) -> Int[Array, "n"]:
-    """Returns where each token of one sequence is after merging.
+    """Returns the index that each token of one sequence has after merging.
 
     Args:
-        matching: which were merged.
-        num_tokens: number of tokens before.
+        matching: tokens that were merged.
+        num_tokens: number of tokens before merging.
         num_prefix: number of prefix tokens.
     """
     places, num_kept = jnp.arange(num_tokens), len(matching.kept)
@@ -129,7 +129,7 @@ class TokenMerging(Reducer):
 
     Attributes:
         r: number of tokens that a block merges away, from each sequence: a clip, or a frame where each is encoded
-            alone. Where fewer than 2 r are left, half of them.
+            alone. Where fewer than 2 r tokens are left, half of them are merged away.
         schedule: "constant", r in each block; "decreasing", from 2 r in the first block to 0 in the last, linearly.
         proportional_attention: whether a token is attended to as often as the tokens that it stands for (equation 1).
     """

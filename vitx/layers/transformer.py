@@ -90,7 +90,7 @@ class EncoderBlock(nn.Module):
         layer_norm_eps: added to the variance.
         activation: activation of the MLP; a name in `ACTIVATIONS`.
         qkv_bias: whether query, key and value have a bias.
-        key_bias: whether the key has one if query and value have.
+        key_bias: whether the key has a bias too, if query and value have one.
         zero_init: whether the last projection of every attention but the last starts at zero.
         projected: whether a dense layer follows every attention but the last (TimeSformer's temporal_fc).
         implementation: implementation of attention, see `SelfAttention`.
@@ -241,16 +241,16 @@ class Encoder(nn.Module):
 
         Args:
             x: [batch, tokens, width], or [batch, times, tokens, width] if every time index is encoded alone;
-                stochastic depth then drops each on its own.
+                stochastic depth then drops each time index independently.
             grid: (t, h, w) of the tokens that attend to one another.
             num_prefix: number of prefix tokens.
             train: whether dropout and stochastic depth apply.
             before_norm: applied after the last block, before the final norm.
             carry: what the reducer has observed of the clip.
         """
-        recording = self.is_mutable_collection("intermediates")
+        records_attention = self.is_mutable_collection("intermediates")
         rates = [self.drop_path_rate * i / max(self.num_layers - 1, 1) for i in range(self.num_layers)]
-        needs_whole_clip = recording or self.reducer is not None
+        needs_whole_clip = records_attention or self.reducer is not None
         num_chunks = 1 if needs_whole_clip else num_time_chunks([LAYOUTS[name] for name in self.block.layouts], x)
         if num_chunks > 1:
             x, grid = split_time(x, num_chunks, num_prefix), (grid[0] // num_chunks, *grid[1:])
@@ -259,7 +259,7 @@ class Encoder(nn.Module):
         if self.reducer is not None:
             x = self._run_blocks_with_reducer(x, carry, rates, arguments)
         # A scan neither creates the parameters of single blocks nor sows their attention.
-        elif self.scan_layers and not self.is_initializing() and not recording:
+        elif self.scan_layers and not self.is_initializing() and not records_attention:
             x = self._scan_blocks(x, rates, arguments)
         else:
             for i, rate in enumerate(rates):

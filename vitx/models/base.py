@@ -27,7 +27,7 @@ Logits = Float[Array, "b classes"] | dict[str, Float[Array, "b _"]]
 class VideoModel(Protocol):
     """A video model of any family; subclasses of `VideoTransformer` and `VideoCNN` have all of it.
 
-    A model may offer more, and what it offers is found by name:
+    A model may offer more methods and properties, which are found by name:
 
         num_classes                                     it classifies: int, 0 for features, or ((head, classes), ...)
         features(video, *, train) -> [b, d]             one vector per clip, which the head classifies
@@ -70,7 +70,7 @@ class VideoModel(Protocol):
 
 @runtime_checkable
 class TokenModel(VideoModel, Protocol):
-    """A video model whose tokens before and after the encoder can be had, for masked models and dense heads."""
+    """A video model that gives access to its tokens before and after the encoder, for masked models and dense heads."""
 
     def tokens(
         self, video: Float[Array, "b t h w c"], *, train: bool = False, keep: Int[Array, "b visible"] | None = None
@@ -108,7 +108,7 @@ class AnyShape(ShowsParameters):
         return override(model, {"clip": (model.clip[0] if frames is None else frames, *(size or model.clip[1:]))})
 
     def position_tables(self) -> dict[str, tuple[int, Grid]]:
-        """Returns {}: convolutions need no positions, and take other shapes as they are."""
+        """Returns {}: convolutions need no positions for another shape."""
         return {}
 
 

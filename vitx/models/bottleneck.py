@@ -16,7 +16,7 @@ from vitx.layers.types import Triple
 from vitx.models.cnn import Stage, WindowedCNN
 
 R50, R101 = (3, 4, 6, 3), (3, 4, 23, 3)
-TemporalSizes = tuple[int, ...]  # of the blocks of a stage in turn, over and over
+TemporalSizes = tuple[int, ...]  # temporal sizes of a stage's blocks in turn; repeated if there are more blocks
 
 
 class Bottleneck(nn.Module):
@@ -59,7 +59,7 @@ class Bottleneck(nn.Module):
         return nn.relu(x + shortcut)
 
 
-def bottlenecks(
+def create_stage(
     depth: int,
     width: int,
     unit: ConvolutionUnit,
@@ -71,7 +71,7 @@ def bottlenecks(
     factorised: bool = False,
     name: str,
 ) -> Stage:
-    """Returns a stage of blocks, the first of which strides."""
+    """Returns a stage of bottleneck blocks, the first of which strides."""
     sizes = (temporal_sizes * depth)[:depth]
     strides = (stride, *[(1, 1, 1)] * (depth - 1))
     blocks = (
@@ -116,12 +116,12 @@ class BottleneckResNet(WindowedCNN):
     @nn.compact
     def windows(self, video: Float[Array, "b t h w 3"], *, train: bool) -> Float[Array, "b to ho wo d"]:
         """Returns the average of the last feature maps in every window."""
-        x = stem(self.unit, self.width, self.stem_frames, "stem")(video, train=train)
+        x = create_stem(self.unit, self.width, self.stem_frames, "stem")(video, train=train)
         if self.stem_pooling:
             x = max_pool(x, (1, 3, 3), (1, 2, 2))
         for i, depth in enumerate(self.depths):
             step = 2 if i or not self.stem_pooling else 1
-            stage = bottlenecks(
+            stage = create_stage(
                 depth,
                 4 * self.width * 2**i,
                 self.unit,
@@ -139,7 +139,7 @@ class BottleneckResNet(WindowedCNN):
         return average_windows(x, self.window)
 
 
-def stem(unit: ConvolutionUnit, width: int, frames: int, name: str) -> ConvolutionUnit:
+def create_stem(unit: ConvolutionUnit, width: int, frames: int, name: str) -> ConvolutionUnit:
     """Returns the first convolution."""
     return unit.copy(width=width, kernel_size=(frames, 7, 7), stride=(1, 2, 2), name=name)
 

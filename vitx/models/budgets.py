@@ -22,7 +22,7 @@ from vitx.models.base import VideoModel
 @register
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """What a model may spend on a clip; None leaves as much as it has.
+    """Limits of what a model reads of a clip; None sets no limit.
 
     Attributes:
         num_tokens: tokens of a clip that the encoder reads, class tokens not counted: the budget of the model's
@@ -53,7 +53,7 @@ class Budget:
         return model.with_input_shape(self.num_frames, size, **fields)
 
     def fit_clip(self, num_frames: int, image_size: tuple[int, int]) -> tuple[int, int, int]:
-        """Returns (frames, height, width) of what is read of such a clip."""
+        """Returns the (frames, height, width) that are read of a clip of this shape."""
         return self.num_frames or num_frames, *height_and_width(self.image_size or image_size)
 
     def fit_video(self, video: UInt8[Array, "b t h w c"]) -> UInt8[Array, "b frames height width c"]:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from vitx.configuration import register, setting
 from vitx.layers.convolution import ConvolutionUnit, max_pool
 from vitx.layers.types import Triple, promote_to_float32
-from vitx.models.bottleneck import R50, bottlenecks, stem
+from vitx.models.bottleneck import R50, create_stage, create_stem
 from vitx.models.cnn import Stage, VideoCNN
 from vitx.models.streaming import RunningMean, StreamingCNN
 
@@ -95,10 +95,10 @@ class ResNetTrunk(Trunk):
         return 32 * width
 
     def maps(self, x: Float[Array, "b t h w 3"], unit: ConvolutionUnit, *, train: bool) -> Float[Array, "b t ho wo c"]:
-        x = max_pool(stem(unit, unit.width, 1, "stem")(x, train=train), (1, 3, 3), (1, 2, 2))
+        x = max_pool(create_stem(unit, unit.width, 1, "stem")(x, train=train), (1, 3, 3), (1, 2, 2))
         for i, depth in enumerate(self.depths):
             width, stride = 4 * unit.width * 2**i, (1, 2, 2) if i else (1, 1, 1)
-            stage = bottlenecks(depth, width, unit, stride=stride, temporal_sizes=(1,), name=f"stage_{i + 1}")
+            stage = create_stage(depth, width, unit, stride=stride, temporal_sizes=(1,), name=f"stage_{i + 1}")
             x = stage(x, train=train)
         return x
 
@@ -203,7 +203,7 @@ class LRCN(FrameCNN):
 
 
 def average_grid(x: Float[Array, "b t h w c"], grid: tuple[int, int]) -> Float[Array, "b t rows columns c"]:
-    """Returns averages over equal parts of maps; the first parts are larger by one if the division leaves a rest."""
+    """Returns averages over equal parts of maps; the first parts are larger by one if sizes do not divide evenly."""
     for axis, num_parts in zip((2, 3), grid, strict=True):
         x = jnp.stack([jnp.mean(part, axis) for part in jnp.array_split(x, num_parts, axis)], axis)
     return x

@@ -1,4 +1,4 @@
-"""How a notebook shows a model: its parameters, counted by module; no array is allocated."""
+"""Table of a model's parameters, counted by module, for notebooks; no array is allocated."""
 
 import html
 from typing import Any

@@ -10,7 +10,7 @@ from vitx.layers.convolution import ConvolutionUnit, average_windows
 from vitx.layers.types import Triple
 from vitx.models.cnn import Stage, WindowedCNN
 
-Kernels = tuple[Triple, ...]  # one after the other; each strides along the axes that it extends over
+Kernels = tuple[Triple, ...]  # kernels in sequence; each strides along the axes that it extends over
 
 
 class BasicBlock(nn.Module):

@@ -8,13 +8,13 @@ from jaxtyping import Array, Float
 from vitx.configuration import register, setting
 from vitx.layers.convolution import average_windows, max_pool
 from vitx.layers.types import Triple
-from vitx.models.bottleneck import R50, R101, bottlenecks, stem
+from vitx.models.bottleneck import R50, R101, create_stage, create_stem
 from vitx.models.cnn import WindowedCNN
 
 
 @register
 class SlowFast(WindowedCNN):
-    """Two pathways: few frames and many channels; all frames and few channels, joined to the first after each stage.
+    """A slow pathway of few frames and many channels, and a fast one of all frames, joined to it before each stage.
 
     Attributes:
         depths: blocks of each stage, of both pathways.
@@ -54,8 +54,8 @@ class SlowFast(WindowedCNN):
     @nn.compact
     def windows(self, video: Float[Array, "b t h w 3"], *, train: bool) -> Float[Array, "b 1 1 1 d"]:
         """Returns the averages of both pathways' last feature maps, the slow one's first: one for each clip."""
-        slow = stem(self.unit, self.width, 1, "slow_stem")(slow_frames(video, self.alpha), train=train)
-        fast = stem(self.unit, self.width // self.beta, 5, "fast_stem")(video, train=train)
+        slow = create_stem(self.unit, self.width, 1, "slow_stem")(slow_frames(video, self.alpha), train=train)
+        fast = create_stem(self.unit, self.width // self.beta, 5, "fast_stem")(video, train=train)
         slow, fast = (max_pool(x, (1, 3, 3), (1, 2, 2)) for x in (slow, fast))
         for i, depth in enumerate(self.depths):
             lateral = self.unit.copy(
@@ -67,10 +67,10 @@ class SlowFast(WindowedCNN):
             slow = jnp.concatenate([slow, lateral(fast, train=train)], axis=-1)
             width, stride = 4 * self.width * 2**i, (1, 2, 2) if i else (1, 1, 1)
             sizes = (3,) if i > 1 else (1,)
-            slow_stage = bottlenecks(
+            slow_stage = create_stage(
                 depth, width, self.unit, stride=stride, temporal_sizes=sizes, name=f"slow_stage_{i + 1}"
             )
-            fast_stage = bottlenecks(
+            fast_stage = create_stage(
                 depth, width // self.beta, self.unit, stride=stride, temporal_sizes=(3,), name=f"fast_stage_{i + 1}"
             )
             slow, fast = slow_stage(slow, train=train), fast_stage(fast, train=train)

@@ -56,8 +56,8 @@ class VideoEncoder(ShowsParameters, nn.Module):
         activation: activation of the MLP; "gelu_tanh" is the tanh approximation.
         qkv_bias: whether query, key and value projections have a bias.
         zero_init: whether every attention of a block but the last starts as zero.
-        reducer: what leaves out or merges tokens from some block on (docs/fewer_tokens.md); None keeps all. Weights
-            of a model without one may be loaded: see there.
+        reducer: leaves out or merges tokens from some block on (docs/fewer_tokens.md, also for weights of a model
+            without one); None keeps all.
         scan_layers: whether blocks are compiled once and looped over: compiles faster, computes the same.
         remat_policy: what the backward pass keeps instead of computing it again, to save memory: "nothing_saveable",
             "dots_saveable" (results of matrix products), "dots_with_no_batch_dims_saveable" (those of products with
@@ -208,7 +208,7 @@ class VideoEncoder(ShowsParameters, nn.Module):
         return gather_tokens(tokens, keep, self.num_prefix)
 
     def observe(self, video: Float[Array, "b t h w c"]) -> Carry:
-        """Returns what the reducer has to know of a clip beside its tokens, or None."""
+        """Returns the reducer's observation of a clip, the carry of the first block; None without a reducer."""
         if self.reducer is None:
             return None
         frames = sample_uniformly(video, self.sampled_frames or self.num_frames)

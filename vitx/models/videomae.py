@@ -25,7 +25,7 @@ from vitx.models.transformer import SIZES, VideoEncoder, VideoTransformer
 
 @register
 class VideoMAE(VideoTransformer):
-    """The classifier: fixed positions, no class token, keys without bias, a norm after pooling (and none before).
+    """The classifier: fixed positions, no class token, keys without bias, a norm after pooling and none before it.
 
     Attributes:
         num_frames: frames of a clip.
@@ -38,7 +38,7 @@ class VideoMAE(VideoTransformer):
 
     num_frames: int = 16
     activation: Activation = "gelu"
-    # the authors' is 1e-6, that of the released directories of transformers 1e-12
+    # 1e-6 in the authors' code, 1e-12 in the released directories of transformers
     layer_norm_eps: float = setting(1e-6, changes_function=True, chosen_by_user=True)
     pooling: Literal["mean", "attention"] = setting("mean", changes_function=True)
     final_norm_eps: float = setting(1e-6, changes_function=True)
