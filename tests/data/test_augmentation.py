@@ -102,7 +102,7 @@ ALONE = {
 }
 
 
-def drawn(augmentation: Augmentation) -> dict[str, np.ndarray]:
+def draw_changes(augmentation: Augmentation) -> dict[str, np.ndarray]:
     """Returns the box that a seed draws in frames of 64 x 96, and the clip after the seed's other draws."""
     rng = np.random.default_rng((7, 0, 3, 0))
     box = augmentation.draw_box(rng, 64, 96, (20, 30))
@@ -113,10 +113,10 @@ def drawn(augmentation: Augmentation) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", ALONE)
 def test_draws_of_a_seed_equal_the_golden_file(name):
     """`python tests/data/make_golden_augmentation.py` writes the file again: runs of before are then other runs."""
-    golden, found = np.load(GOLDEN), drawn(ALONE[name])
+    golden, found = np.load(GOLDEN), draw_changes(ALONE[name])
     np.testing.assert_allclose(found["box"], golden[f"{name}/box"], rtol=1e-12)
     np.testing.assert_array_equal(found["clip"], golden[f"{name}/clip"])
-    assert (found["clip"] != CLIP).any() or (found["box"] != drawn(Augmentation())["box"]).any()
+    assert (found["clip"] != CLIP).any() or (found["box"] != draw_changes(Augmentation())["box"]).any()
 
 
 @given(st.integers(0, 1000), st.integers(20, 400), st.integers(20, 400), st.integers(16, 32), st.floats(1, 1.5))

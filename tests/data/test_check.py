@@ -15,7 +15,7 @@ from vitx.cli import main
 from vitx.data.encoding import encode_video
 
 
-def video(seed: int, **how) -> bytes:
+def encode_noise(seed: int, **how) -> bytes:
     frames = np.random.default_rng(seed).integers(0, 255, (12, 32, 48, 3), np.uint8)
     return encode_video(frames, options={"x264-params": "keyint=4", "bframes": "2"}, **how)
 
@@ -28,7 +28,7 @@ def folder(tmp_path):
     ):
         (tmp_path / "videos" / split / name).mkdir(parents=True)
         for i in range(count):
-            data = video(100 * len(split) + 10 * len(name) + i + (name == "fall") * 5)
+            data = encode_noise(100 * len(split) + 10 * len(name) + i + (name == "fall") * 5)
             (tmp_path / "videos" / split / name / f"{i}.mp4").write_bytes(data)
     return tmp_path / "videos"
 
@@ -74,7 +74,7 @@ def test_broken_and_duplicate_videos_are_named(folder, capsys):
     assert "cannot be written" in capsys.readouterr().err
 
 
-def remuxed(whole: bytes, container: str) -> bytes:
+def remux(whole: bytes, container: str) -> bytes:
     file = io.BytesIO()
     with av.open(io.BytesIO(whole)) as source, av.open(file, "w", format=container) as target:
         stream = target.add_stream_from_template(source.streams.video[0])
@@ -85,16 +85,16 @@ def remuxed(whole: bytes, container: str) -> bytes:
     return file.getvalue()
 
 
-def claiming(samples: int) -> bytes:
+def claim_samples(samples: int) -> bytes:
     """A small file whose tables claim so many samples of one byte, all in one chunk."""
-    data = bytearray(video(0))
+    data = bytearray(encode_noise(0))
     struct.pack_into(">II", data, data.index(b"stsz") + 8, 1, samples)
     struct.pack_into(">III", data, data.index(b"stsc") + 8, 1, 1, samples)
     return bytes(data)
 
 
 HOSTILE = {
-    "forty million samples": claiming(40_000_000),
+    "forty million samples": claim_samples(40_000_000),
     "nothing": b"",
     "zeros": bytes(100_000),
     "gif of four gigapixels": b"GIF89a\xff\xff\xff\xff\0\0\0\x2c\0\0\0\0\xff\xff\xff\xff\0\x02\0\x3b",
@@ -107,7 +107,7 @@ HOSTILE = {
 }
 
 
-def mutated(whole: bytes, kind: int, rng: np.random.Generator) -> bytes:
+def mutate(whole: bytes, kind: int, rng: np.random.Generator) -> bytes:
     """A file cut short, with flipped bits, with a run of noise, or whose boxes claim sizes that are absurd."""
     data = bytearray(whole)
     if kind == 0:
@@ -139,7 +139,7 @@ def test_columns_of_a_list_are_refused_for_a_folder(words, tmp_path, capsys):
 def test_files_outside_of_classes_are_reported(tmp_path, capsys):
     for name in ("a/1.mp4", "b/2.mp4"):
         (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_bytes(video(ord(name[0])))
+        (tmp_path / name).write_bytes(encode_noise(ord(name[0])))
     # Two videos in all: too few of validation and of the test, whatever lies beside them.
     assert main(["data", "check", str(tmp_path)]) == 1
     assert "not read" not in capsys.readouterr().out
@@ -167,11 +167,11 @@ sys.exit(status)
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
 def test_mutated_files_are_counted_in_bounded_time_and_memory(count, tmp_path):
     """Half a second a file and 1.5 GiB at most; every file is intact or broken."""
-    rng, whole = np.random.default_rng(0), [video(i) for i in range(3)]
-    whole += [remuxed(whole[0], container) for container in ("matroska", "mpegts", "flv")]
+    rng, whole = np.random.default_rng(0), [encode_noise(i) for i in range(3)]
+    whole += [remux(whole[0], container) for container in ("matroska", "mpegts", "flv")]
     (tmp_path / "class").mkdir()
     for i in range(count - len(HOSTILE)):
-        (tmp_path / "class" / f"{i:04}.mp4").write_bytes(mutated(whole[i % 6], i % 4, rng))
+        (tmp_path / "class" / f"{i:04}.mp4").write_bytes(mutate(whole[i % 6], i % 4, rng))
     for name, data in HOSTILE.items():
         (tmp_path / "class" / f"{name}.mp4").write_bytes(data)
     words = [sys.executable, "-m", "vitx.cli", "data", "check", str(tmp_path), "--whole", "--json"]

@@ -11,7 +11,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from tests.data.test_decoding import encode, remux
-from tests.data.test_same_frames import coded, mux
+from tests.data.test_same_frames import mux, read_packets
 from vitx.cli import main
 from vitx.data.check import check
 from vitx.data.decoding import ReadOptions, VideoError, decode_frames, open_video
@@ -42,7 +42,7 @@ def scene() -> np.ndarray:
 
 def damage_packet(video: bytes, container_format: str, number: int, seed: int) -> bytes:
     """A video with other bytes in the middle half of one packet's data; the container stays sound."""
-    rng, packets = np.random.default_rng(seed), coded(video)
+    rng, packets = np.random.default_rng(seed), read_packets(video)
     data, *rest = packets[number]
     at = int(rng.integers(len(data) // 4, 3 * len(data) // 4))
     packets[number] = (data[:at] + rng.bytes(min(8, len(data) - at)) + data[at + 8 :], *rest)
@@ -121,7 +121,7 @@ def test_frames_that_are_shown_before_a_keyframe_share_the_damage_of_those_befor
     """In an open group they are decoded after the keyframe, and refer to both sides of it."""
     options = {"x264-params": "keyint=10:min-keyint=10:bframes=3:b-adapt=0:scenecut=0:open-gop=1"}
     video = encode(scene, "libx264", "matroska", "yuv420p", options)
-    packets = coded(video)
+    packets = read_packets(video)
     key = [number for number, packet in enumerate(packets) if packet[3]][2]
     leading = [packet[1] for packet in packets[key + 1 :] if packet[1] < packets[key][1]]
     assert leading

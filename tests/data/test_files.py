@@ -65,7 +65,7 @@ def test_folders_of_splits_are_used_and_the_missing_one_is_drawn(tmp_path):
     assert splits["train"].label_names == {"class": ("a", "b", "c")} and splits["validation"].labels["class"] == (0, 2)
 
 
-def table(tmp_path, *rows, name="list.csv"):
+def write_table(tmp_path, *rows, name="list.csv"):
     touch(tmp_path, "a.mp4")
     path = tmp_path / name
     path.write_text("\n".join(rows))
@@ -74,7 +74,7 @@ def table(tmp_path, *rows, name="list.csv"):
 
 def test_a_table_has_labels_segments_and_splits(tmp_path):
     rows = ["\ufeffpath,verb,noun,begin,end,split", "a.mp4,cut,10,0.5,2,train", '"b, c.mp4",peel,9,,,validation']
-    csv = Table(table(tmp_path, *rows), labels=("verb", "noun"), test=0.0)
+    csv = Table(write_table(tmp_path, *rows), labels=("verb", "noun"), test=0.0)
     assert csv.open("train")[0] == {
         "video": str(tmp_path / "a.mp4"),
         "labels": {"verb": 0, "noun": 1},
@@ -85,7 +85,7 @@ def test_a_table_has_labels_segments_and_splits(tmp_path):
         {"path": "a.mp4", "verb": "cut", "noun": 10, "begin": 0.5, "end": 2, "split": "train"},
         {"path": "b, c.mp4", "verb": "peel", "noun": 9, "split": "validation"},
     ]
-    jsonl = Table(table(tmp_path, *map(json.dumps, objects), name="list.jsonl"), labels=("verb", "noun"))
+    jsonl = Table(write_table(tmp_path, *map(json.dumps, objects), name="list.jsonl"), labels=("verb", "noun"))
     for split in ("train", "validation"):
         assert jsonl.open(split) == csv.open(split)
     with pytest.raises(UserError, match="leaves none of its 2 videos for the test split"):
@@ -96,15 +96,15 @@ def test_a_table_has_several_classes_and_numbers(tmp_path):
     """And splits are drawn where no label has one class."""
     rows = ["path,actions,EF,begin", "a.mp4, sit ; 10;2;sit,55.5,", "b.mp4,,60,", "c.mp4,10,-1e1,"]
     settings = {"labels": (), "multi_label": ("actions",), "targets": ("EF",), "test": 0.0, "validation": 0.0}
-    train = Table(table(tmp_path, *rows), **settings).open("train")
+    train = Table(write_table(tmp_path, *rows), **settings).open("train")
     assert train.label_names == {"actions": ("2", "10", "sit"), "EF": ("EF",)}
     columns = label_columns(train)
     np.testing.assert_array_equal(columns["actions"], np.float32([[1, 1, 1], [0, 0, 0], [0, 1, 0]]))
     np.testing.assert_array_equal(columns["EF"], np.float32([[55.5], [60], [-10]]))
     objects = [{"path": "a.mp4", "actions": ["sit", 10, "2"], "EF": 55.5}, {"path": "b.mp4", "actions": None, "EF": 60}]
-    jsonl = Table(table(tmp_path, *map(json.dumps, objects), name="list.jsonl"), **settings).open("train")
+    jsonl = Table(write_table(tmp_path, *map(json.dumps, objects), name="list.jsonl"), **settings).open("train")
     np.testing.assert_array_equal(label_columns(jsonl)["actions"], columns["actions"][:2])
-    many = table(tmp_path, "path,actions", *(f"{i or 'a'}.mp4,{i};{i + 1}" for i in range(100)))
+    many = write_table(tmp_path, "path,actions", *(f"{i or 'a'}.mp4,{i};{i + 1}" for i in range(100)))
     drawn = Table(many, labels=(), multi_label=("actions",)).splits()
     assert 65 <= len(drawn["train"]) <= 80 and sum(map(len, drawn.values())) == 100
 
@@ -190,7 +190,7 @@ def test_videos_that_are_added_move_few_others():
 )
 def test_a_malformed_table_names_file_and_line(rows, name, message, tmp_path):
     with pytest.raises(UserError) as error:
-        Table(table(tmp_path, *rows, name=name)).open("train")
+        Table(write_table(tmp_path, *rows, name=name)).open("train")
     assert message in str(error.value) and str(tmp_path) in str(error.value)
 
 
@@ -203,7 +203,7 @@ def test_malformed_classes_and_numbers_name_their_column(tmp_path):
         ({"multi_label": ("acts",)}, ["path,class,acts", "a.mp4,x,;"], "no row names a class in acts"),
     ):
         with pytest.raises(UserError) as error:
-            Table(table(tmp_path, *rows), **settings).open("train")
+            Table(write_table(tmp_path, *rows), **settings).open("train")
         assert message in str(error.value)
     with pytest.raises(ValueError, match="EF, EF"):
         Table("list.csv", labels=("EF",), targets=("EF",))

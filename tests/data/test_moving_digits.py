@@ -40,14 +40,14 @@ STANDARD = CONFIGS["standard"]
 
 
 @functools.cache
-def trajectories(motion: str, count: int = 1500) -> tuple[np.ndarray, np.ndarray]:
+def sample_trajectories(motion: str, count: int = 1500) -> tuple[np.ndarray, np.ndarray]:
     """Centres `[count, frames, 2]` and sizes `[count, frames]`."""
     code = MOTIONS.index(motion)
     drawn = [sample_trajectory(STANDARD, code, np.random.default_rng([code, seed])) for seed in range(count)]
     return np.stack([t.centre for t in drawn]), np.stack([t.size for t in drawn])
 
 
-def steps(centres: np.ndarray, side: int = STANDARD.side) -> np.ndarray:
+def measure_steps(centres: np.ndarray, side: int = STANDARD.side) -> np.ndarray:
     """Displacements the short way round the torus, `[count, frames - 1, 2]`."""
     return (np.diff(centres, axis=1) + side / 2) % side - side / 2
 
@@ -57,24 +57,24 @@ def steps(centres: np.ndarray, side: int = STANDARD.side) -> np.ndarray:
 
 @pytest.mark.parametrize("motion", MOTIONS)
 def test_position_is_uniform_in_every_frame(motion):
-    centres, _ = trajectories(motion)
+    centres, _ = sample_trajectories(motion)
     for frame in range(STANDARD.num_frames):
         for axis in range(2):
             assert stats.kstest(centres[:, frame, axis] / STANDARD.side, "uniform").pvalue > 1e-5
 
 
 def test_size_in_a_random_frame_is_the_same_for_every_motion():
-    reference = trajectories("growing")[1]
+    reference = sample_trajectories("growing")[1]
     clips, frame = np.arange(1500), np.random.default_rng(0).integers(STANDARD.num_frames, size=1500)
     for motion in MOTIONS:
-        size = trajectories(motion)[1][clips, frame]
+        size = sample_trajectories(motion)[1][clips, frame]
         assert stats.ks_2samp(size, reference[clips, ::-1][clips, frame]).pvalue > 1e-5
 
 
 @pytest.mark.parametrize("motion", MOTIONS)
 def test_each_motion_moves_as_named(motion):
-    centres, sizes = trajectories(motion)
-    step = steps(centres)
+    centres, sizes = sample_trajectories(motion)
+    step = measure_steps(centres)
     turn = step[:, :-1, 0] * step[:, 1:, 1] - step[:, :-1, 1] * step[:, 1:, 0]
     holds = {
         "left": (step[..., 0] < 0) & (step[..., 1] == 0),
@@ -94,8 +94,8 @@ def test_each_motion_moves_as_named(motion):
 
 def test_steps_are_visible_and_well_below_half_the_period():
     for motion in MOTIONS:
-        centres, sizes = trajectories(motion)
-        length = np.linalg.norm(steps(centres), axis=-1)
+        centres, sizes = sample_trajectories(motion)
+        length = np.linalg.norm(measure_steps(centres), axis=-1)
         assert length.max() < STANDARD.side / 4
         assert sizes.min() >= STANDARD.size[0] - 1e-9 and sizes.max() <= STANDARD.size[1] + 1e-9
         if motion not in ("growing", "shrinking"):
@@ -105,13 +105,13 @@ def test_steps_are_visible_and_well_below_half_the_period():
 @pytest.mark.parametrize("pair", range(4))
 def test_each_pair_is_one_motion_and_its_reversal(pair):
     """A path and the reversal of the other motion's path agree in distribution: in speed, in size, in both ends."""
-    forward, forward_size = trajectories(MOTIONS[2 * pair])
-    backward, backward_size = trajectories(MOTIONS[2 * pair + 1])
+    forward, forward_size = sample_trajectories(MOTIONS[2 * pair])
+    backward, backward_size = sample_trajectories(MOTIONS[2 * pair + 1])
     backward, backward_size = backward[:, ::-1], backward_size[:, ::-1]
     for feature in (
-        lambda centres, sizes: np.linalg.norm(steps(centres)[:, 0], axis=-1),
-        lambda centres, sizes: steps(centres)[:, 0, 0],
-        lambda centres, sizes: steps(centres)[:, -1, 1],
+        lambda centres, sizes: np.linalg.norm(measure_steps(centres)[:, 0], axis=-1),
+        lambda centres, sizes: measure_steps(centres)[:, 0, 0],
+        lambda centres, sizes: measure_steps(centres)[:, -1, 1],
         lambda centres, sizes: sizes[:, 0],
         lambda centres, sizes: sizes[:, -1],
         lambda centres, sizes: sizes[:, -1] / sizes[:, 0],
@@ -230,7 +230,7 @@ def measure(split: str, indices: list[int], options: dict | None = None) -> tupl
     return np.stack(features), np.stack(thumbnails), np.array([clip_labels(split, index)[1] for index in indices])
 
 
-def unordered(features: np.ndarray) -> np.ndarray:
+def drop_order(features: np.ndarray) -> np.ndarray:
     """What the set of frames gives away, whatever their order: quantiles, moments and correlations over frames."""
     quantiles = np.sort(features, axis=1)[:, [0, 3, 6, 9, 11]].reshape(len(features), -1)
     scaled = (features - features.mean(1, keepdims=True)) / (features.std(1, keepdims=True) + 1e-6)
@@ -238,7 +238,7 @@ def unordered(features: np.ndarray) -> np.ndarray:
     return np.concatenate([quantiles, features.mean(1), features.std(1), (scaled**3).mean(1), correlations], axis=1)
 
 
-def change(features: np.ndarray) -> np.ndarray:
+def measure_change(features: np.ndarray) -> np.ndarray:
     return features[:, -1] - features[:, 0]
 
 
@@ -267,11 +267,11 @@ def test_only_the_order_of_frames_reveals_the_motion():
         one_frame.append((np.concatenate([features[np.arange(len(frame)), frame], thumbnails], axis=1), motions))
     assert abs(cross_score(*one_frame) - 1 / 8) < 0.05
 
-    frame_set = [(unordered(features), motions) for features, _, motions in measured]
+    frame_set = [(drop_order(features), motions) for features, _, motions in measured]
     scores = {MOTIONS[2 * pair]: pair_score(frame_set, pair) for pair in range(4)}
     assert max(scores.values()) < 0.53, scores
 
-    ordered = [(change(features), motions) for features, _, motions in measured]
+    ordered = [(measure_change(features), motions) for features, _, motions in measured]
     assert pair_score(ordered, MOTIONS.index("growing") // 2) > 0.95
 
 
@@ -282,7 +282,7 @@ def test_ordinary_coding_reveals_the_motion_in_the_set_of_frames():
     for split in ("train", "test"):
         indices = [index for index in range(1600) if clip_labels(split, index)[1] // 2 == pair][:200]
         features, _, motions = measure(split, indices, options={})
-        sets.append((unordered(features), motions))
+        sets.append((drop_order(features), motions))
     assert pair_score(sets, pair) > 0.8
 
 

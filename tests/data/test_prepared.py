@@ -24,7 +24,7 @@ from vitx.data.prepared import Prepared
 from vitx.errors import UserError
 
 
-def video(seed: int, frames: int = 12, height: int = 64, width: int = 96, **how) -> bytes:
+def encode_noise(seed: int, frames: int = 12, height: int = 64, width: int = 96, **how) -> bytes:
     slow = np.random.default_rng(seed).uniform(0, 215, (1, 8, 8, 1)) + np.linspace(0, 40, frames)[:, None, None, None]
     pixels = slow.astype(np.uint8).repeat(-(-height // 8), 1).repeat(-(-width // 8), 2).repeat(3, 3)
     return encode_video(pixels[:, :height, :width], **how)
@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
     for number, name in enumerate(("fall", "walk")):
         (root / name).mkdir()
         for i in range(10):
-            (root / name / f"{i}.mp4").write_bytes(video(10 * number + i))
+            (root / name / f"{i}.mp4").write_bytes(encode_noise(10 * number + i))
     (root / "walk" / "3.mp4").write_bytes(b"no video")
     return root
 
@@ -217,7 +217,7 @@ def test_prepared_videos_pickle_and_settings_survive_a_round_trip(ready):
 
 @pytest.mark.parametrize("codec", ["copy", "libx264"])
 def test_segments_and_several_classes_are_prepared(codec, tmp_path):
-    (tmp_path / "a.mp4").write_bytes(video(0, 50))
+    (tmp_path / "a.mp4").write_bytes(encode_noise(0, 50))
     rows = ["path,acts,EF,begin,end", "a.mp4,x;y,1.5,0.4,1", "a.mp4,,2.5,1,1.4", "a.mp4,y,-3,,"]
     (tmp_path / "list.csv").write_text("\n".join(rows))
     columns = ["--multi_label", "acts", "--targets", "EF"]

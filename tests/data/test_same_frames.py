@@ -28,7 +28,7 @@ PLACEHOLDER = VOP + b"\x53\x40\x7f"  # a frame that is not coded
 X264 = "qp=10:bframes=3:b-adapt=0:scenecut=0"
 
 
-def plain_pass(video: bytes) -> np.ndarray:
+def decode_plainly(video: bytes) -> np.ndarray:
     """Frames of FFmpeg's best stream, as the decoder returns them."""
     with av.open(io.BytesIO(video)) as container:
         stream = container.streams.best("video")
@@ -38,7 +38,7 @@ def plain_pass(video: bytes) -> np.ndarray:
 
 def assert_reads_like_a_plain_pass(video: bytes, whole: np.ndarray | None = None) -> None:
     """In one go, every frame alone, and in clips of any order."""
-    expected = plain_pass(video) if whole is None else whole
+    expected = decode_plainly(video) if whole is None else whole
     ours = decode_frames(video, range(probe(video).num_frames))
     assert ours.shape == expected.shape
     # PyAV's own conversion to RGB rounds otherwise.
@@ -55,7 +55,7 @@ Packet = tuple[bytes, int | None, int | None, bool]
 """Bytes, presentation and decoding time in frames, and whether it is a keyframe."""
 
 
-def coded(video: bytes) -> list[Packet]:
+def read_packets(video: bytes) -> list[Packet]:
     """Packets of a video's first stream."""
     with av.open(io.BytesIO(video)) as container:
         stream = container.streams.video[0]
@@ -86,11 +86,11 @@ def mux(packets: Sequence[Packet], video: bytes, container_format: str) -> bytes
     return file.getvalue()
 
 
-def packed(container_format: str, b_frames: int = 1) -> bytes:
+def pack_pairs(container_format: str, b_frames: int = 1) -> bytes:
     """MPEG-4 whose first B-frame of each group is in the packet of the frame before it, as DivX and XviD wrote AVI."""
     options = {"bf": str(b_frames), "g": "12", "q": "2"}
     video = encode(numbered_frames(NUM_FRAMES, 64), "mpeg4", "avi", "yuv420p", options)
-    frames = [(data, is_keyframe) for data, _, _, is_keyframe in coded(video)]
+    frames = [(data, is_keyframe) for data, _, _, is_keyframe in read_packets(video)]
     is_b = [data[data.index(VOP) + 4] >> 6 == 2 for data, _ in frames] + [False, False]
     chunks, number = [], 0
     while number < len(frames):
@@ -109,7 +109,7 @@ def packed(container_format: str, b_frames: int = 1) -> bytes:
     return mux([(data, i, i, key) for i, (data, key) in enumerate(chunks)], video, container_format)
 
 
-def unpacked(video: bytes) -> bytes:
+def unpack_pairs(video: bytes) -> bytes:
     """The same frames, each in a packet of its own, by FFmpeg's filter."""
     with av.open(io.BytesIO(video)) as container:
         stream = container.streams.video[0]
@@ -122,8 +122,8 @@ def unpacked(video: bytes) -> bytes:
 @pytest.mark.parametrize("b_frames", [1, 2])
 @pytest.mark.parametrize("container_format", ["avi", "matroska"])
 def test_packed_b_frames_are_read_in_the_order_of_a_plain_pass(container_format, b_frames):
-    video = packed(container_format, b_frames)
-    whole = plain_pass(video)
+    video = pack_pairs(container_format, b_frames)
+    whole = decode_plainly(video)
     assert read_numbers(whole[:, :32, :32]) == list(range(NUM_FRAMES))
     assert_reads_like_a_plain_pass(video, whole)
     with open_video(video) as opened:
@@ -131,13 +131,13 @@ def test_packed_b_frames_are_read_in_the_order_of_a_plain_pass(container_format,
 
 
 def test_packed_and_unpacked_b_frames_are_the_same_frames():
-    video = packed("avi")
-    assert_reads_like_a_plain_pass(unpacked(video), plain_pass(video))
+    video = pack_pairs("avi")
+    assert_reads_like_a_plain_pass(unpack_pairs(video), decode_plainly(video))
 
 
 @pytest.mark.smoke
 def test_clips_of_packed_b_frames_and_of_prepared_copies_are_the_plain_frames(tmp_path):
-    video, how = packed("avi"), {"short_side": 64, "codec": "libx264", "crf": 0, "keyint": 8}
+    video, how = pack_pairs("avi"), {"short_side": 64, "codec": "libx264", "crf": 0, "keyint": 8}
     whole = decode_frames(video, range(NUM_FRAMES))
     # Lossless, so that the prepared frames differ by the rounding of one more conversion of colours only.
     ready = decode_frames(transcode(video, **how), range(NUM_FRAMES))
@@ -163,14 +163,14 @@ def test_h264_without_presentation_times_is_read(container_format, b_frames):
         assert np.all(np.diff(opened.times) > 0)
 
 
-def x264(container_format: str, options: str) -> bytes:
+def encode_x264(container_format: str, options: str) -> bytes:
     return encode(numbered_frames(NUM_FRAMES, 64), "libx264", container_format, "yuv420p", {"x264-params": options})
 
 
 @pytest.mark.parametrize("container_format", ["mp4", "mpegts", "matroska", "flv", "nut"])
 @pytest.mark.parametrize("open_gop", [0, 1])
 def test_groups_that_are_open_and_closed_are_read_in_the_order_of_a_plain_pass(container_format, open_gop):
-    video = x264(container_format, f"{X264}:keyint=9:min-keyint=9:open-gop={open_gop}")
+    video = encode_x264(container_format, f"{X264}:keyint=9:min-keyint=9:open-gop={open_gop}")
     assert_reads_like_a_plain_pass(video)
     with open_video(video) as opened:
         assert opened.index.keyframes  # found by seeking, not by counting
@@ -179,7 +179,7 @@ def test_groups_that_are_open_and_closed_are_read_in_the_order_of_a_plain_pass(c
 @pytest.mark.parametrize("container_format", ["mp4", "mpegts"])
 @pytest.mark.parametrize("b_frames", [0, 2])
 def test_intra_refresh_is_decoded_from_further_back(container_format, b_frames, monkeypatch):
-    video = x264(container_format, f"qp=10:intra-refresh=1:keyint=10:b-adapt=0:scenecut=0:bframes={b_frames}")
+    video = encode_x264(container_format, f"qp=10:intra-refresh=1:keyint=10:b-adapt=0:scenecut=0:bframes={b_frames}")
     assert_reads_like_a_plain_pass(video)
     # What a decoder recovers after a while may be right only roughly, so it is not read, though here it would be exact.
     begun, decode_from_start = [], PyAVVideo._decode_from_start
@@ -191,24 +191,24 @@ def test_intra_refresh_is_decoded_from_further_back(container_format, b_frames, 
 
 
 def test_a_video_of_one_keyframe_is_read_in_the_order_of_a_plain_pass():
-    assert_reads_like_a_plain_pass(x264("mp4", f"{X264}:keyint=infinite"))
+    assert_reads_like_a_plain_pass(encode_x264("mp4", f"{X264}:keyint=infinite"))
 
 
 @pytest.mark.parametrize("container_format", ["matroska", "mpegts", "mp4"])
 @pytest.mark.parametrize("cut", [5, 9, 12])  # in a group, at its keyframe, in the next group
 def test_a_stream_cut_without_re_encoding_has_the_frames_of_a_plain_pass(container_format, cut):
-    video = x264("matroska", f"{X264}:keyint=9:min-keyint=9")
-    assert_reads_like_a_plain_pass(mux(coded(video)[cut:], video, container_format))
+    video = encode_x264("matroska", f"{X264}:keyint=9:min-keyint=9")
+    assert_reads_like_a_plain_pass(mux(read_packets(video)[cut:], video, container_format))
 
 
 @pytest.mark.parametrize("skipped", [0, 2])
 def test_an_open_group_cut_at_its_keyframe_is_not_taken_for_damage(skipped):
     """Its frames refer back: H.264 is to forget some that are not there, and H.265 leaves out those that lack any."""
-    video = x264("matroska", f"{X264}:keyint=9:min-keyint=9:open-gop=1")
-    assert_reads_like_a_plain_pass(mux(coded(video)[9 + skipped :], video, "matroska"))
+    video = encode_x264("matroska", f"{X264}:keyint=9:min-keyint=9:open-gop=1")
+    assert_reads_like_a_plain_pass(mux(read_packets(video)[9 + skipped :], video, "matroska"))
     options = {"x265-params": "log-level=none:keyint=9:min-keyint=9:bframes=3:open-gop=1:scenecut=0"}
     video = encode(numbered_frames(NUM_FRAMES, 64), "libx265", "matroska", "yuv420p", options)
-    packets = coded(video)
+    packets = read_packets(video)
     second = [number for number, packet in enumerate(packets) if packet[3]][1]
     assert_reads_like_a_plain_pass(mux(packets[second + skipped :], video, "matroska"))
 
@@ -216,7 +216,7 @@ def test_an_open_group_cut_at_its_keyframe_is_not_taken_for_damage(skipped):
 def test_hidden_frames_of_vp8_are_no_frames():
     options = {"deadline": "realtime", "cpu-used": "8", "g": "20"}
     video = encode(numbered_frames(NUM_FRAMES, 64), "libvpx", "webm", "yuv420p", options)
-    packets = coded(video)
+    packets = read_packets(video)
     for number in (3, 17, 30):
         data, *rest = packets[number]
         packets[number] = (bytes([data[0] & ~0x10]) + data[1:], *rest)
@@ -228,15 +228,15 @@ def test_hidden_frames_of_vp8_are_no_frames():
 
 def test_times_that_a_container_does_not_store_are_ignored():
     """MXF without an index, and a stream whose decoding times were copied as presentation times."""
-    video = x264("mxf", f"{X264}:keyint=9")
+    video = encode_x264("mxf", f"{X264}:keyint=9")
     assert_reads_like_a_plain_pass(video)
-    packets = [(data, number, number, key) for number, (data, _, _, key) in enumerate(coded(video))]
-    assert_reads_like_a_plain_pass(mux(packets, x264("matroska", f"{X264}:keyint=9"), "matroska"))
+    packets = [(data, number, number, key) for number, (data, _, _, key) in enumerate(read_packets(video))]
+    assert_reads_like_a_plain_pass(mux(packets, encode_x264("matroska", f"{X264}:keyint=9"), "matroska"))
 
 
 def test_times_that_begin_again_leave_every_frame_in_its_place():
     """Two recordings, one behind the other."""
-    video = x264("mpegts", f"{X264}:keyint=9") * 2
+    video = encode_x264("mpegts", f"{X264}:keyint=9") * 2
     assert_reads_like_a_plain_pass(video)
     with open_video(video) as opened:
         assert len(opened.times) == 2 * NUM_FRAMES and np.all(np.diff(opened.times) > 0)
@@ -245,30 +245,30 @@ def test_times_that_begin_again_leave_every_frame_in_its_place():
 @pytest.mark.parametrize("hidden", [3, 12, 15])  # in a group, at its end, in the next group
 @pytest.mark.parametrize("container_format", ["mp4", "mov"])
 def test_frames_before_the_beginning_of_an_edit_list_are_not_shown(container_format, hidden):
-    video = x264("mp4", f"{X264}:keyint=12:min-keyint=12")
-    packets = [(data, pts - hidden, dts - hidden, is_key) for data, pts, dts, is_key in coded(video)]
+    video = encode_x264("mp4", f"{X264}:keyint=12:min-keyint=12")
+    packets = [(data, pts - hidden, dts - hidden, is_key) for data, pts, dts, is_key in read_packets(video)]
     video = mux(packets, video, container_format)
     assert_reads_like_a_plain_pass(video)
     assert read_numbers(decode_frames(video, [0])[:, :32, :32]) == [hidden]
 
 
 def test_two_frames_of_one_time_are_two_frames():
-    video = x264("matroska", f"{X264}:keyint=12")
-    packets = coded(video)
+    video = encode_x264("matroska", f"{X264}:keyint=12")
+    packets = read_packets(video)
     packets[7] = (packets[7][0], packets[6][1], *packets[7][2:])
     assert_reads_like_a_plain_pass(mux(packets, video, "matroska"))
 
 
 def test_times_that_contradict_the_order_of_the_decoder_are_ignored():
     video = encode(numbered_frames(NUM_FRAMES, 64), "mjpeg", "matroska", "yuvj420p", {})
-    packets = [(data, ((number - 1) ^ 1) + 2, number, True) for number, (data, *_) in enumerate(coded(video))]
+    packets = [(data, ((number - 1) ^ 1) + 2, number, True) for number, (data, *_) in enumerate(read_packets(video))]
     packets[0] = (packets[0][0], 0, 0, True)
     assert_reads_like_a_plain_pass(mux(packets, video, "matroska"))
 
 
 def test_frames_that_are_falsely_marked_as_keyframes_are_not_begun_at():
     video = encode(numbered_frames(NUM_FRAMES, 64), "mpeg4", "matroska", "yuv420p", {"g": "40", "q": "2"})
-    packets = [(data, pts, dts, True) for data, pts, dts, _ in coded(video)]
+    packets = [(data, pts, dts, True) for data, pts, dts, _ in read_packets(video)]
     assert_reads_like_a_plain_pass(mux(packets, video, "matroska"))
 
 
@@ -279,7 +279,7 @@ def test_short_videos_are_read_like_a_plain_pass(length):
 
 
 def test_frames_that_were_counted_are_not_all_kept_in_memory(monkeypatch):
-    video = packed("avi")
+    video = pack_pairs("avi")
     whole = decode_frames(video, range(NUM_FRAMES))
     monkeypatch.setattr(pyav_video, "MAX_KEPT", 10_000)
     with open_video(video) as opened:

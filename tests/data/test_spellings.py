@@ -34,7 +34,7 @@ def write_list(file, rows, delimiter=","):
     return str(file)
 
 
-def notes(dataset):
+def list_notes(dataset):
     return "\n".join(next(iter(dataset.splits().values())).notes)
 
 
@@ -72,13 +72,13 @@ def test_numbers_and_text_that_print_alike_are_one_group_and_named(tmp_path):
     dataset = Table(str(tmp_path / "list.jsonl"), seed=1)
     places = {path: split for split, videos in dataset.splits().items() for path in videos.paths}
     assert len({places[str(tmp_path / name)] for name in NAMES[:4]}) == 1
-    assert "'7'" in notes(dataset) and "one group" in notes(dataset)
+    assert "'7'" in list_notes(dataset) and "one group" in list_notes(dataset)
 
 
 # The same file twice
 
 
-def copy_of(root, kind):
+def copy_file(root, kind):
     """Returns another path of a/0.mp4."""
     first, other = root / "a" / "0.mp4", root / "a" / "other.mp4"
     match kind:
@@ -101,7 +101,7 @@ KINDS = ["path", "absolute", "link", "hard link", "copy"]
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_file_with_two_labels_is_refused(kind, tmp_path, capsys):
     fill(tmp_path, *NAMES)
-    rows = [("path", "class"), *((name, name[0]) for name in NAMES), (copy_of(tmp_path, kind), "b")]
+    rows = [("path", "class"), *((name, name[0]) for name in NAMES), (copy_file(tmp_path, kind), "b")]
     file = write_list(tmp_path / "list.csv", rows)
     with pytest.raises(UserError) as error:
         Table(file).open("train")
@@ -113,10 +113,10 @@ def test_one_file_with_two_labels_is_refused(kind, tmp_path, capsys):
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_file_in_two_splits_is_reported_and_drawn_splits_keep_it_together(kind, tmp_path, capsys):
     fill(tmp_path, *NAMES)
-    other = copy_of(tmp_path, kind)
+    other = copy_file(tmp_path, kind)
     rows = [("path", "class", "split"), *((name, name[0], "train") for name in NAMES), (other, "a", "test")]
     dataset = Table(write_list(tmp_path / "list.csv", rows))
-    assert "0.mp4" in notes(dataset) and "train" in notes(dataset) and "test" in notes(dataset)
+    assert "0.mp4" in list_notes(dataset) and "train" in list_notes(dataset) and "test" in list_notes(dataset)
     assert main(["data", "check", dataset.path, "--json"]) == 1
     (leak,) = json.loads(capsys.readouterr().out)["leaks"]
     assert str(tmp_path / "a" / "0.mp4") in leak
@@ -131,10 +131,10 @@ def test_one_file_in_two_splits_is_reported_and_drawn_splits_keep_it_together(ki
 @pytest.mark.parametrize("kind", ["line", *KINDS])
 def test_videos_that_are_there_twice_are_counted(kind, tmp_path, capsys):
     fill(tmp_path, *NAMES)
-    again = "a/0.mp4" if kind == "line" else copy_of(tmp_path, kind)
+    again = "a/0.mp4" if kind == "line" else copy_file(tmp_path, kind)
     rows = [("path", "class", "split"), *((name, name[0], "train") for name in NAMES), *[(again, "a", "train")] * 2]
     dataset = Table(write_list(tmp_path / "list.csv", rows))
-    assert "2 videos repeat others" in notes(dataset)
+    assert "2 videos repeat others" in list_notes(dataset)
     main(["data", "check", dataset.path, "--json"])
     assert any("2 videos" in note for note in json.loads(capsys.readouterr().out)["notes"])
 
@@ -143,9 +143,9 @@ def test_segments_of_one_video_may_differ_and_leak_where_they_overlap(tmp_path):
     fill(tmp_path, *NAMES)
     head = ("path", "class", "begin", "end", "split")
     apart = [head, ("a/0.mp4", "a", 0, 1, "train"), ("a/0.mp4", "b", 1, 2, "test")]
-    assert "test" not in notes(Table(write_list(tmp_path / "apart.csv", apart)))
+    assert "test" not in list_notes(Table(write_list(tmp_path / "apart.csv", apart)))
     overlapping = [head, ("a/0.mp4", "a", 0, 1, "train"), ("a/0.mp4", "b", 0.5, 2, "test")]
-    assert "test" in notes(Table(write_list(tmp_path / "overlapping.csv", overlapping)))
+    assert "test" in list_notes(Table(write_list(tmp_path / "overlapping.csv", overlapping)))
     same = [head, ("a/0.mp4", "a", 0, 1, "train"), ("a/0.mp4", "b", 0, 1, "train")]
     with pytest.raises(UserError, match=r"0\.mp4"):
         Table(write_list(tmp_path / "same.csv", same), test=0.0, validation=0.0).open("train")
@@ -173,7 +173,11 @@ def test_spellings_of_one_class_are_one_class_and_named(tmp_path):
     dataset = Folder(str(tmp_path), test=0.0, validation=0.0)
     train = dataset.open("train")
     assert train.label_names == {"class": ("Walk", "caf\u00e9", "walk")} and len(train) == 8
-    assert "cafe\\u0301" in notes(dataset) and "' walk'" in notes(dataset) and "'Walk', 'walk'" in notes(dataset)
+    assert (
+        "cafe\\u0301" in list_notes(dataset)
+        and "' walk'" in list_notes(dataset)
+        and "'Walk', 'walk'" in list_notes(dataset)
+    )
     rows = [("path", "class", "acts"), ("walk/2.mp4", "caf\u00e9", "x; y"), (" walk/3.mp4", " cafe\u0301 ", "x ;z")]
     listed = Table(write_list(tmp_path / "list.csv", rows), multi_label=("acts",), test=0.0, validation=0.0)
     assert listed.open("train").label_names == {"class": ("caf\u00e9",), "acts": ("x", "y", "z")}
@@ -196,7 +200,7 @@ def test_usual_names_of_splits_are_recognised(train, validation, test, tmp_path)
     assert {name: set(map(os.path.basename, videos.paths)) for name, videos in splits.items()} == {
         split: {f"{split}.mp4"} for split in of
     }
-    assert splits["train"].label_names == {"class": ("a", "b")} and "extra" in notes(dataset)
+    assert splits["train"].label_names == {"class": ("a", "b")} and "extra" in list_notes(dataset)
     assert list(dataset.read().ignored) == [str(tmp_path / "extra" / "c" / "0.mp4")]
     rows = [("path", "class", "split"), *((f"{name}/a/{split}.mp4", "a", name) for split, name in of.items())]
     assert set(Table(write_list(tmp_path / "list.csv", rows)).splits()) == set(of)
@@ -233,7 +237,7 @@ def test_links_are_followed_once_and_loops_end(tmp_path):
     dataset = Folder(str(tmp_path / "videos"), test=0.0, validation=0.0)
     train = dataset.open("train")
     assert sorted(map(os.path.basename, train.paths)) == ["0.mp4", "1.mp4", "2.mp4", "3.mp4", "one.mp4"]
-    assert all(name in notes(dataset) for name in ("more", "gone.mp4", "deep/up", "repeat others"))
+    assert all(name in list_notes(dataset) for name in ("more", "gone.mp4", "deep/up", "repeat others"))
 
 
 @pytest.mark.parametrize("place", ["", "a", "a/deep", "b"])
@@ -243,7 +247,7 @@ def test_a_link_that_leads_to_itself_is_named_and_left_out(place, tmp_path):
     (tmp_path / place / "loop.mp4").symlink_to("loop.mp4")
     dataset = Folder(str(tmp_path), test=0.0, validation=0.0)
     assert len(dataset.open("train")) == len(NAMES) + 1
-    assert not place or f"{place}/loop.mp4" in notes(dataset)
+    assert not place or f"{place}/loop.mp4" in list_notes(dataset)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +264,7 @@ def test_a_link_to_a_folder_that_holds_it_is_named_and_left_out(place, target, t
     dataset = Folder(str(root), test=0.0, validation=0.0)
     train = dataset.open("train")
     assert train.label_names == {"class": ("a", "b")} and len(train) == len(names)
-    assert f"{root / place} leads back to" in notes(dataset)
+    assert f"{root / place} leads back to" in list_notes(dataset)
 
 
 def test_a_link_into_a_folder_that_may_not_be_entered_is_named(tmp_path, monkeypatch):

@@ -95,7 +95,7 @@ def test_pictures_of_cameras_are_turned_as_their_exif_data_say(kind):
         np.testing.assert_allclose(decode_frames(video, [1])[0].astype(int), expected, atol=3)
 
 
-def with_pixels(aspect: Fraction, codec: str = "libx264", container_format: str = "mp4") -> bytes:
+def encode_with_pixels(aspect: Fraction, codec: str = "libx264", container_format: str = "mp4") -> bytes:
     """Frames of 32 x 64 pixels that are `aspect` as wide as high."""
     file = io.BytesIO()
     with av.open(file, "w", format=container_format) as container:
@@ -111,7 +111,7 @@ def with_pixels(aspect: Fraction, codec: str = "libx264", container_format: str 
 @pytest.mark.parametrize("codec,container_format", [("libx264", "mp4"), ("libx264", "matroska"), ("mpeg4", "avi")])
 def test_pixels_that_are_not_square_become_square_unless_a_setting_says_not_to(codec, container_format):
     for aspect, width in ((Fraction(2), 128), (Fraction(1, 2), 32), (Fraction(16, 11), 93), (Fraction(640, 639), 64)):
-        video = with_pixels(aspect, codec, container_format)
+        video = encode_with_pixels(aspect, codec, container_format)
         assert decode_frames(video, [1]).shape == (1, 32, width, 3)
         assert decode_frames(video, [1], options=ReadOptions(square_pixels=False)).shape == (1, 32, 64, 3)
         ready = transcode(video, **HOW)
@@ -121,15 +121,15 @@ def test_pixels_that_are_not_square_become_square_unless_a_setting_says_not_to(c
 
 
 def test_pixels_of_a_turned_video_are_made_square_before_it_is_turned():
-    video = turned(with_pixels(Fraction(2)), (0, 1, -1, 0))
+    video = turned(encode_with_pixels(Fraction(2)), (0, 1, -1, 0))
     assert decode_frames(video, [0]).shape == (1, 128, 32, 3)
-    upright = decode_frames(with_pixels(Fraction(2)), [0])
+    upright = decode_frames(encode_with_pixels(Fraction(2)), [0])
     np.testing.assert_allclose(decode_frames(video, [0]), np.rot90(upright, -1, (1, 2)), atol=3)
 
 
 def test_pixels_too_wide_to_become_square_are_refused(monkeypatch):
     monkeypatch.setattr(upright, "MAX_PIXELS", 32 * 64 * 10)
-    video = with_pixels(Fraction(20))
+    video = encode_with_pixels(Fraction(20))
     with pytest.raises(VideoError, match=r"32 x 64.* 20 "):
         decode_frames(video, [0])
     assert decode_frames(video, [0], options=ReadOptions(square_pixels=False)).shape == (1, 32, 64, 3)
@@ -139,14 +139,14 @@ def test_check_reports_pixels_that_are_not_square(tmp_path, capsys):
     for number, aspect in enumerate((Fraction(1), Fraction(16, 11), Fraction(16, 11))):
         path = tmp_path / "class" / f"{number}.mp4"
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(with_pixels(aspect) + bytes([0, 0, 0, 9]) + b"free" + bytes([number]))
+        path.write_bytes(encode_with_pixels(aspect) + bytes([0, 0, 0, 9]) + b"free" + bytes([number]))
     report = check(Folder(str(tmp_path)).splits())
     assert report["pixel_aspects"] == {"16:11": 2, "1:1": 1}
     assert main(["data", "check", str(tmp_path), "--stored_pixels"]) == 1  # one class, three videos
     assert "16:11 (2)" in capsys.readouterr().out
 
 
-def several_streams(*streams: tuple[np.ndarray, str, int], container_format: str = "matroska") -> bytes:
+def mux_streams(*streams: tuple[np.ndarray, str, int], container_format: str = "matroska") -> bytes:
     """Video streams of (frames, encoder, disposition) in one file."""
     file = io.BytesIO()
     with av.open(file, "w", format=container_format) as container:
@@ -178,7 +178,7 @@ FILM, PREVIEW = numbered_frames(20, 64), numbered_frames(1, 128)
     ids=["one", "default", "two"],
 )
 def test_the_film_of_a_file_is_read_and_never_a_preview(before):
-    video = several_streams(*before, (FILM, "libx264", 0))
+    video = mux_streams(*before, (FILM, "libx264", 0))
     assert read_numbers(decode_frames(video, range(20))[:, :32, :32]) == list(range(20))
     assert probe(video).num_frames == 20
     assert probe(transcode(video, **HOW)).num_frames == 20
@@ -190,7 +190,7 @@ def test_of_two_films_the_one_that_ffmpeg_takes_is_read_unless_another_is_named(
     small, large = numbered_frames(20, 32), numbered_frames(20, 64)[::-1]
     pairs = [*itertools.permutations(((small, "libx264", 0), (large, "libx264", 0)))]
     for first, second in [*pairs, ((small, "libx264", 0), (large, "libx264", DEFAULT))]:
-        video = several_streams(first, second)
+        video = mux_streams(first, second)
         with av.open(io.BytesIO(video)) as container:
             best = container.streams.best("video").index
         assert probe(video).height == (first, second)[best][0].shape[1]
@@ -205,17 +205,17 @@ def test_of_two_films_the_one_that_ffmpeg_takes_is_read_unless_another_is_named(
 
 def test_a_film_of_an_unknown_codec_is_left_for_one_that_can_be_read():
     codec = b"V_MPEG4/ISO/AVC"
-    video = several_streams((FILM, "libx264", DEFAULT), (FILM, "mpeg4", 0)).replace(codec, codec[:-3] + b"XYZ")
+    video = mux_streams((FILM, "libx264", DEFAULT), (FILM, "mpeg4", 0)).replace(codec, codec[:-3] + b"XYZ")
     assert probe(video).codec == "mpeg4" and probe(video).num_frames == 20
     with pytest.raises(VideoError, match="unknown codec"):
         probe(video, options=ReadOptions(stream=0))
 
 
 def test_a_file_of_nothing_but_one_picture_is_read_as_one_frame():
-    assert probe(several_streams((PREVIEW, "mjpeg", 0))).num_frames == 1
+    assert probe(mux_streams((PREVIEW, "mjpeg", 0))).num_frames == 1
 
 
-def changing(codec: str) -> bytes:
+def encode_changing(codec: str) -> bytes:
     """Twenty frames of 64 x 64 pixels, then twenty of 32 x 64."""
     halves = (numbered_frames(40, 64)[:20], numbered_frames(40, 64)[20:, :32])
     if codec == "libx264":  # two recordings, one behind the other
@@ -237,7 +237,7 @@ def changing(codec: str) -> bytes:
 
 @pytest.mark.parametrize("codec", ["libx264", "libvpx"])
 def test_a_frame_size_that_changes_within_a_file_changes_no_size_of_a_clip(codec):
-    video = changing(codec)
+    video = encode_changing(codec)
     whole = decode_frames(video, range(40), size=(32, 32))
     for index in (0, 5, 19, 20, 33, 39):  # the same alone, whatever size the first frame of a clip has
         np.testing.assert_array_equal(decode_frames(video, [index], size=(32, 32))[0], whole[index])
@@ -252,7 +252,7 @@ def test_a_frame_size_that_changes_within_a_file_changes_no_size_of_a_clip(codec
 
 def test_settings_of_reading_are_given_on_the_command_line(tmp_path, capsys):
     (tmp_path / "videos" / "class").mkdir(parents=True)
-    (tmp_path / "videos" / "class" / "a.mkv").write_bytes(several_streams((PREVIEW, "mjpeg", 0), (FILM, "libx264", 0)))
+    (tmp_path / "videos" / "class" / "a.mkv").write_bytes(mux_streams((PREVIEW, "mjpeg", 0), (FILM, "libx264", 0)))
     assert main(["data", "check", str(tmp_path / "videos"), "--stream", "0", "--json"]) == 1  # one class, one video
     assert json.loads(capsys.readouterr().out)["sizes"] == {"128x128": 1}
     arguments = [str(tmp_path / "videos"), str(tmp_path / "ready"), "--stream", "0", "--json"]

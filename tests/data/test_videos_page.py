@@ -16,7 +16,7 @@ import pytest
 
 from tests.data.test_decoding import encode, numbered_frames, read_numbers
 from tests.data.test_file_kinds import animation, write_pictures
-from tests.data.test_same_frames import NUM_FRAMES, packed
+from tests.data.test_same_frames import NUM_FRAMES, pack_pairs
 from tests.data.test_upright import ORIENTATIONS, turned
 from vitx.data.decoding import VideoError, decode_frames, open_video, probe
 from vitx.data.encoding import encode_video
@@ -70,7 +70,7 @@ FILES = (  # (container, encoder, pixel format, the encoder's options)
 )
 CODECS = {"libx264": "H.264", "libx265": "H.265", "libsvtav1": "AV1", "libvpx": "VP8", "libvpx-vp9": "VP9"}
 OTHERS = {  # videos that PyAV's muxers do not write so
-    "AVI, two frames in one packet (DivX, XviD)": lambda: packed("avi"),
+    "AVI, two frames in one packet (DivX, XviD)": lambda: pack_pairs("avi"),
     "animated PNG": lambda: animation("PNG"),
     "animated AVIF": lambda: animation("AVIF"),
     "animated WebP": lambda: animation("WEBP"),

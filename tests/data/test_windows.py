@@ -15,19 +15,19 @@ from vitx.errors import UserError
 TIMES = np.arange(100) / 25  # four seconds
 
 
-def bounds(windows):
+def list_bounds(windows):
     return [(round(window.start, 3), round(window.end, 3)) for window in windows]
 
 
 def test_windows_in_seconds_and_in_frames_cover_the_video():
     assert video_seconds(TIMES) == pytest.approx(4)
     expected = [(0, 1.5), (1, 2.5), (2, 3.5), (2.5, 4)]
-    assert bounds(SlidingWindows.parse("1.5s", "1").plan(TIMES)) == expected
+    assert list_bounds(SlidingWindows.parse("1.5s", "1").plan(TIMES)) == expected
     in_frames = SlidingWindows.parse("38f", "25f").plan(TIMES)
-    assert bounds(in_frames) == [(0, 1.52), (1, 2.52), (2, 3.52), (2.48, 4)]
+    assert list_bounds(in_frames) == [(0, 1.52), (1, 2.52), (2, 3.52), (2.48, 4)]
     assert [len(window.frames) for window in in_frames] == [38] * 4
-    assert bounds(SlidingWindows.parse("2s").plan(TIMES)) == [(0, 2), (1, 3), (2, 4)]
-    assert bounds(SlidingWindows.parse("9s").plan(TIMES)) == [(0, 4)] == bounds(whole_video(TIMES))
+    assert list_bounds(SlidingWindows.parse("2s").plan(TIMES)) == [(0, 2), (1, 3), (2, 4)]
+    assert list_bounds(SlidingWindows.parse("9s").plan(TIMES)) == [(0, 4)] == list_bounds(whole_video(TIMES))
 
 
 @pytest.mark.parametrize(("rate", "length", "count"), [(10, "1.6s", 16), (30, "0.533333s", 16), (20, "1.6s", 32)])

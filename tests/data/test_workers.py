@@ -79,7 +79,7 @@ def test_the_pipeline_lets_its_workers_end_with_their_parent(monkeypatch):
         assert workers.num_workers == 2 and started is end_with_parent
 
 
-def children(pid: int) -> list[int]:
+def find_children(pid: int) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -91,7 +91,7 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -106,13 +106,13 @@ def test_workers_end_when_their_parent_is_killed(program, pytestconfig):
     command = [sys.executable, "-c", program]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, cwd=root) as parent:
         parent.stdout.readline()
-        workers = children(parent.pid)
+        workers = find_children(parent.pid)
         os.kill(parent.pid, signal.SIGKILL)
     assert workers
     deadline = time.monotonic() + 8
-    while any(map(alive, workers)) and time.monotonic() < deadline:
+    while any(map(is_alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    left = [pid for pid in workers if alive(pid)]
+    left = [pid for pid in workers if is_alive(pid)]
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert not left

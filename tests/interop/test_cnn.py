@@ -189,7 +189,7 @@ def random_video(shape):
     return np.random.RandomState(1).standard_normal((2, *shape, 3)).astype(np.float32)
 
 
-def facts(model, shape):
+def summarise(model, shape):
     """What a model of PyTorch computes: (shapes of its weights, logits in evaluation mode, all in training mode).
 
     Training mode is in float64: a value that rounding takes across a rectifier's kink changes gradients by percents,
@@ -258,7 +258,7 @@ def relative_error(ours, theirs):
     return np.linalg.norm(np.asarray(ours) - theirs) / np.linalg.norm(theirs)
 
 
-def projected(x):
+def project_gradient(x):
     """Four random projections of an array: small to keep, and no error that matters escapes them."""
     return np.random.RandomState(2).standard_normal((4, x.size)) @ np.ravel(x).astype(np.float64)
 
@@ -324,7 +324,7 @@ KEPT = [
 def test_results_statistics_and_gradients_are_those_of_the_original(case, tmp_path):
     import torch
 
-    shapes, evaluated, changed = facts(case.original(), case.shape)
+    shapes, evaluated, changed = summarise(case.original(), case.shape)
     weights = {name: torch.tensor(x) for name, x in random_weights(shapes).items()}
     torch.save({"model_state": weights}, tmp_path / "weights.pyth")
     check(tmp_path / "weights.pyth", case.name, case.here() | {"implementation": "cpu"}, case.shape, evaluated, changed)
@@ -344,7 +344,7 @@ def test_golden_files_of_the_originals_equal_our_outputs(case, tmp_path):
     write_safetensors(random_weights(golden["shapes"]), tmp_path / "weights.safetensors", {})
     found = (golden["evaluated"], golden["changed"])
     fields = case.here() | {"implementation": "cpu"}  # convolutions of float64 are slow elsewhere
-    check(tmp_path / "weights.safetensors", case.name, fields, case.shape, *found, project=projected)
+    check(tmp_path / "weights.safetensors", case.name, fields, case.shape, *found, project=project_gradient)
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ def as_huggingface(params):
     return found
 
 
-def saved(tmp_path, params, kind):
+def save(tmp_path, params, kind):
     if kind == "augreg":
         np.savez(tmp_path / "image.npz", **as_augreg(params))
         return tmp_path / "image.npz"
@@ -139,7 +139,7 @@ def saved(tmp_path, params, kind):
     return tmp_path / "image.safetensors"
 
 
-def still(frames=4):
+def create_still(frames=4):
     frame = jax.random.normal(jax.random.key(1), (2, 1, 16, 24, 3))
     return frame, jnp.repeat(frame, frames, axis=1)
 
@@ -148,10 +148,10 @@ def still(frames=4):
 @pytest.mark.parametrize("inflation", ["central", "average"])
 def test_the_average_pool_model_of_a_still_clip_is_the_image_model(kind, inflation, tmp_path):
     image, variables = image_vit(kind)
-    path = saved(tmp_path, variables["params"], kind)
+    path = save(tmp_path, variables["params"], kind)
     how = FromImage(inflation=inflation, grid=GRID)
     model, inflated = vitx.load_pretrained(path, "vivit_b_16x2_avg", from_image=how, **SMALL)
-    frame, clip = still()
+    frame, clip = create_still()
     np.testing.assert_allclose(model.apply(inflated, clip), image.apply(variables, frame), rtol=1e-4, atol=1e-5)
 
 
@@ -168,10 +168,10 @@ def test_other_models_of_a_still_clip_are_the_image_model_where_they_must(name, 
     """Divided: its dense layer after time is zero. Model 3: time attention zeroed. Joint: copies of equal tokens."""
     mean = name.startswith("vivit")
     image, variables = image_vit()
-    path = saved(tmp_path, variables["params"], "augreg")
+    path = save(tmp_path, variables["params"], "augreg")
     how = FromImage(inflation="average", other_attention=other, grid=GRID)
     model, inflated = vitx.load_pretrained(path, name, from_image=how, **(SMALL | fields))
-    frame, clip = still()
+    frame, clip = create_still()
     if mean:  # without its class token
         params = variables["params"]
         positions = {"positions": params["positions"]["positions"][:, 1:]}
@@ -181,7 +181,7 @@ def test_other_models_of_a_still_clip_are_the_image_model_where_they_must(name, 
 
 def test_model_2_gets_a_fresh_temporal_encoder_which_the_report_lists(tmp_path, capsys):
     _, variables = image_vit()
-    path = saved(tmp_path, variables["params"], "timm")
+    path = save(tmp_path, variables["params"], "timm")
     how = FromImage(grid=GRID)
     fields = SMALL | {"num_temporal_layers": 1}
     loaded = vitx.load_pretrained(path, "vivit_b_16x2_fe", from_image=how, **fields)
@@ -194,7 +194,7 @@ def test_model_2_gets_a_fresh_temporal_encoder_which_the_report_lists(tmp_path, 
 
 def test_time_attention_is_copied_or_zeroed(tmp_path):
     _, variables = image_vit()
-    path = saved(tmp_path, variables["params"], "augreg")
+    path = save(tmp_path, variables["params"], "augreg")
     for start in ("copy", "zero"):
         how = FromImage(other_attention=start, grid=GRID)
         _, loaded = vitx.load_pretrained(path, "vivit_b_16x2_fsa", from_image=how, **SMALL)
@@ -207,7 +207,7 @@ def test_time_attention_is_copied_or_zeroed(tmp_path):
 
 def test_an_unused_class_token_is_reported_as_left_over(tmp_path):
     _, variables = image_vit()
-    path = saved(tmp_path, variables["params"], "augreg")
+    path = save(tmp_path, variables["params"], "augreg")
     loaded = vitx.load_pretrained(path, "vivit_b_16x2_fsa", from_image=FromImage(grid=GRID), **SMALL)
     assert set(loaded.report.left_over) == {"head/kernel", "head/bias", "cls"}
 
@@ -223,7 +223,7 @@ def test_a_layer_before_the_logits_is_left_over(tmp_path):
 
 def test_a_grid_is_never_guessed_and_is_interpolated(tmp_path):
     _, variables = image_vit()
-    path = saved(tmp_path, variables["params"], "augreg")
+    path = save(tmp_path, variables["params"], "augreg")
     for size in ((32, 48), (16, 24)):  # even where the number of patches agrees: which way round is not known
         with pytest.raises(UserError, match=r"7 positions, and the video .* patches.*FromImage\(grid"):
             vitx.load_pretrained(path, "vivit_b_16x2_avg", **(SMALL | {"image_size": size}))

@@ -31,7 +31,7 @@ BARE = {
 }
 
 
-def edited(directory, change, file="model.safetensors"):
+def edit(directory, change, file="model.safetensors"):
     """The directory with its tensors, or its config, changed in place."""
     path = directory / file
     if file.endswith(".json"):
@@ -88,7 +88,7 @@ def test_names_of_transformers_5_are_read(vivit):
             new = new.replace("intermediate.dense", "mlp.fc1").replace("output.dense", "mlp.fc2")
             tensors[new] = tensors.pop(name)
 
-    _, again = vitx.load_pretrained(edited(vivit, rename))
+    _, again = vitx.load_pretrained(edit(vivit, rename))
     jax.tree.map(np.testing.assert_array_equal, variables, again)
 
 
@@ -211,13 +211,13 @@ def with_nan(tensors):
 )
 def test_tensors_and_settings_that_do_not_fit_are_named(change, file, message, vivit):
     with pytest.raises(UserError) as error:
-        vitx.load_pretrained(edited(vivit, change, file))
+        vitx.load_pretrained(edit(vivit, change, file))
     assert message in str(error.value)
 
 
 def test_missing_and_unexpected_tensors_may_be_named(vivit):
-    edited(vivit, drop("vivit.layernorm.weight"))
-    edited(vivit, put("pooler.dense.weight", np.ones(3, np.float32)))
+    edit(vivit, drop("vivit.layernorm.weight"))
+    edit(vivit, put("pooler.dense.weight", np.ones(3, np.float32)))
     loaded = vitx.load_pretrained(vivit, allow_missing=["encoder/norm/*"], allow_unexpected=["pooler*"])
     assert loaded.report.fresh == ("encoder/norm/scale",) and loaded.report.left_over == ("pooler.dense.weight",)
     np.testing.assert_array_equal(loaded[1]["params"]["encoder"]["norm"]["scale"], 1)
@@ -304,19 +304,19 @@ def test_a_name_must_agree_with_what_is_found(vivit):
         vitx.load_pretrained(vivit, "timesformer_b_16_divided")
 
 
-def own_file(path, model):
+def write_own_file(path, model):
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.input_shape)))
     save_own(model, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes), path, preprocessing=None, labels=None)
     return path
 
 
 def test_a_name_must_agree_with_a_file_of_ours(tmp_path):
-    own = own_file(tmp_path / "own.safetensors", vitx.create_model("mc3_18", width=4, num_classes=3))
+    own = write_own_file(tmp_path / "own.safetensors", vitx.create_model("mc3_18", width=4, num_classes=3))
     with pytest.raises(UserError, match=r"(?s)another model than mc3_18; leave the name out.*\n  width: 4 .*64"):
         vitx.load_pretrained(own, "mc3_18")
     assert vitx.load_pretrained(own, "mc3_18", width=4)[0].num_classes == 3
     longer = vitx.create_model("vivit_ti_16x2", num_frames=4, image_size=(32, 48), num_classes=3)
-    resized = own_file(tmp_path / "resized.safetensors", longer)
+    resized = write_own_file(tmp_path / "resized.safetensors", longer)
     assert vitx.load_pretrained(resized, "vivit_ti_16x2")[0].num_frames == 4
     with pytest.raises(UserError, match=r"leave the name out, or give its own\n  model: ViViT .*ResNet3D"):
         vitx.load_pretrained(resized, "mc3_18")
@@ -336,7 +336,7 @@ def test_a_name_must_agree_with_a_file_of_ours(tmp_path):
 )
 def test_recurrent_networks_do_not_start_from_weights_of_another_function(name, fields, other, message, tmp_path):
     model = vitx.create_model(name, num_classes=3, **fields)
-    own = own_file(tmp_path / "own.safetensors", model)
+    own = write_own_file(tmp_path / "own.safetensors", model)
     assert start_from(own, model)[0]
     with pytest.raises(UserError, match=message):
         start_from(own, model.copy(**other))
@@ -357,7 +357,7 @@ def test_training_does_not_start_from_weights_of_another_function(fields, messag
     assert set(start_from(vivit, vitx.create_model("vivit_b_16x2", **(BARE | {"num_classes": 9})))[0]) == {"params"}
 
 
-def named_file(path, names):
+def write_named_file(path, names):
     """A file of ours with random weights of a small model and these names of its classes."""
     model = vitx.create_model("vivit_b_16x2", **(BARE | {"num_classes": len(names)}))
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.input_shape)))
@@ -377,7 +377,7 @@ def named_file(path, names):
     ],
 )
 def test_classes_are_matched_by_name(names, columns, tmp_path, capsys):
-    model, head = named_file(tmp_path / "own.safetensors", ("jump", "walk", "run"))
+    model, head = write_named_file(tmp_path / "own.safetensors", ("jump", "walk", "run"))
     target = model.copy(num_classes=len(names))
     variables, report = start_from(tmp_path / "own.safetensors", target, {"action": names})
     found = variables["params"]["head"]["logits"]
@@ -392,7 +392,7 @@ def test_classes_are_matched_by_name(names, columns, tmp_path, capsys):
 
 
 def test_classes_without_names_on_both_sides_are_matched_by_their_number(tmp_path, vivit):
-    model, head = named_file(tmp_path / "own.safetensors", ("jump", "walk", "run"))
+    model, head = write_named_file(tmp_path / "own.safetensors", ("jump", "walk", "run"))
     kernel = start_from(tmp_path / "own.safetensors", model)[0]["params"]["head"]["logits"]["kernel"]
     np.testing.assert_array_equal(kernel, head["kernel"])
     other, report = start_from(tmp_path / "own.safetensors", model.copy(num_classes=2))
@@ -406,7 +406,7 @@ def test_classes_without_names_on_both_sides_are_matched_by_their_number(tmp_pat
 
 
 def test_spellings_of_a_class_match_and_classes_of_one_name_do_not(tmp_path):
-    model, head = named_file(tmp_path / "own.safetensors", ("cafe\u0301", "walk", "walk", "run "))
+    model, head = write_named_file(tmp_path / "own.safetensors", ("cafe\u0301", "walk", "walk", "run "))
     names = ("run", "caf\u00e9", "walk", "swim")
     variables, report = start_from(tmp_path / "own.safetensors", model, {"class": names})
     kernel = variables["params"]["head"]["logits"]["kernel"]

@@ -23,7 +23,7 @@ class Bomb:
         return (pytest.fail, ("unpickled",))
 
 
-def written(tmp_path, suffix):
+def write(tmp_path, suffix):
     path = tmp_path / f"weights{suffix}"
     if suffix == ".safetensors":
         write_safetensors(TENSORS, path, {})
@@ -35,7 +35,7 @@ def written(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
 @pytest.mark.smoke
 def test_tensors_are_read_as_written(suffix, tmp_path):
-    found = read_tensors(written(tmp_path, suffix))
+    found = read_tensors(write(tmp_path, suffix))
     assert found.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
         np.testing.assert_array_equal(found[name], tensor)
@@ -44,7 +44,7 @@ def test_tensors_are_read_as_written(suffix, tmp_path):
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
 def test_a_truncated_file_is_reported(suffix, tmp_path):
-    path = written(tmp_path, suffix)
+    path = write(tmp_path, suffix)
     whole = path.read_bytes()
     for length in (0, 5, 20, len(whole) // 2, len(whole) - 3):
         path.write_bytes(whole[:length])

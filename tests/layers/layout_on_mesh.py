@@ -33,7 +33,7 @@ def on_mesh(q, k, v, parameters, check_vma):
     return merge_time(out.reshape(2, 2, 12, 12), 0).reshape(q.shape)
 
 
-def with_gradients(attend):
+def add_gradients(attend):
     """Returns the outputs and the gradients of their squares' sum, of queries, keys, values and parameters."""
 
     def squares(*inputs):
@@ -50,10 +50,10 @@ run = functools.partial(encoder.apply, grid=(1, 3, 4), num_prefix=1, train=False
 variables = encoder.init(jax.random.key(2), frames, grid=(1, 3, 4), num_prefix=1, train=False)
 merged = jax.jit(run)(variables, frames)
 
-expected = with_gradients(on_one_device)(q, k, v, parameters)
+expected = add_gradients(on_one_device)(q, k, v, parameters)
 types = (jax.sharding.AxisType.Auto,) * 4
 with jax.set_mesh(jax.make_mesh((2, 1, 2, 2), ("data", "fsdp", "tensor", "frames"), axis_types=types)):
     for check_vma in (True, False):
-        found = with_gradients(functools.partial(on_mesh, check_vma=check_vma))(q, k, v, parameters)
+        found = add_gradients(functools.partial(on_mesh, check_vma=check_vma))(q, k, v, parameters)
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), found, expected)
     np.testing.assert_allclose(jax.jit(run)(variables, frames), merged, rtol=1e-5, atol=1e-5)

@@ -56,7 +56,7 @@ TASK = Classification(label="action")
 COLLECTIVE = re.compile(r" = (.*?) (all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute)(?:-start)?\(")
 
 
-def batch(number: int) -> dict[str, Any]:
+def create_batch(number: int) -> dict[str, Any]:
     rng = np.random.default_rng(number)
     return {
         "video": rng.integers(0, 255, (8, 8, 24, 36, 3), np.uint8),
@@ -67,10 +67,10 @@ def batch(number: int) -> dict[str, Any]:
 
 
 @functools.cache
-def initial(name: str) -> tuple[Any, Any]:
+def create_initial(name: str) -> tuple[Any, Any]:
     """The optimiser, and the state before the first step, on one device."""
     transformation = SGD(peak_lr=RATES.get(name, 0.1)).build(STEPS)
-    init = functools.partial(init_state, MODELS[name], TASK, transformation, batch(0), 0, with_ema=False)
+    init = functools.partial(init_state, MODELS[name], TASK, transformation, create_batch(0), 0, with_ema=False)
     return transformation, jax.device_get(jax.jit(init)())
 
 
@@ -80,19 +80,19 @@ class OnMesh:
     def __init__(self, name: str, axes: str):
         model, shape = MODELS[name], [int(size) for size in axes.split(",")]
         mesh = Mesh(*shape).build(8, model, jax.devices()[: int(np.prod(shape))])
-        self.rows, (transformation, first) = batch_sharding(mesh), initial(name)
+        self.rows, (transformation, first) = batch_sharding(mesh), create_initial(name)
         shardings = state_shardings(first, mesh)
         self.abstract, self.first = abstract_state(first, shardings), jax.device_put(first, shardings)
         step = functools.partial(train_step, model=model, task=TASK, optimizer=transformation, seed=0, ema_decay=None)
         everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
         with jax.set_mesh(mesh):
             jitted = jax.jit(step, out_shardings=(shardings, everywhere))
-            self.step = jitted.lower(self.abstract, to_devices(batch(0), self.rows)).compile()
+            self.step = jitted.lower(self.abstract, to_devices(create_batch(0), self.rows)).compile()
 
     def train(self, state: Any, steps: range) -> tuple[Any, list[float]]:
         losses = []
         for number in steps:
-            state, metrics = self.step(state, to_devices(batch(number), self.rows))
+            state, metrics = self.step(state, to_devices(create_batch(number), self.rows))
             losses.append(float(metrics["loss"]))
         return state, losses
 

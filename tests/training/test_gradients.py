@@ -47,7 +47,7 @@ class Pixels(nn.Module):
         return nn.Dense(self.num_classes, name="head")(video.mean(1).reshape(len(video), -1))
 
 
-def batch_of(size, seed=0):
+def create_batch(size, seed=0):
     rng = np.random.default_rng(seed)
     return {
         "video": jnp.asarray(rng.integers(0, 255, (size, 2, 16, 16, 3), np.uint8)),
@@ -56,14 +56,14 @@ def batch_of(size, seed=0):
     }
 
 
-def prepared(model, optimizer, num_parts=1, **settings):
+def prepare_step(model, optimizer, num_parts=1, **settings):
     """The jitted step, and the state before the first."""
     task, transformation = Classification(), optimizer.build(10)
     init = functools.partial(
         init_state, model, task, transformation, seed=3, with_ema=settings["ema_decay"] is not None
     )
     step = functools.partial(train_step, model=model, task=task, optimizer=transformation, seed=3, **settings)
-    return jax.jit(functools.partial(step, gradients=optimizer.gradients(num_parts))), jax.jit(init)(batch_of(8))
+    return jax.jit(functools.partial(step, gradients=optimizer.gradients(num_parts))), jax.jit(init)(create_batch(8))
 
 
 SHARP = SGD(peak_lr=0.3, sam_rho=0.05)  # not Adam, which takes full steps by the rounding of gradients near nothing
@@ -78,10 +78,10 @@ def test_ten_accumulated_steps_equal_those_of_whole_batches(optimizer):
     """With weights of examples that differ, one of them zero; metrics too."""
     ends = []
     for num_parts in (1, 4):
-        step, state = prepared(ViViT(), optimizer, num_parts, ema_decay=None)
+        step, state = prepare_step(ViViT(), optimizer, num_parts, ema_decay=None)
         start, metrics = state.variables["params"], []
         for number in range(10):
-            state, row = step(state, batch_of(8, number))
+            state, row = step(state, create_batch(8, number))
             metrics.append(row)
         ends.append((state.variables["params"], metrics))
     assert optax.tree.norm(jax.tree.map(jnp.subtract, start, ends[0][0])) > 0.1
@@ -150,8 +150,8 @@ def test_frozen_parameters_have_no_gradient_and_cost_nothing():
 def test_non_finite_step_changes_only_the_step_number():
     """Neither parameters, statistics, the optimiser's state nor the average; the next step is as if it had not been."""
     model = ResNet3D(width=4, stem_width=3, kernels=(((1, 3, 3), (3, 1, 1)),), depths=(1,), num_classes=4)
-    step, start = prepared(model, AdamW(freeze=("stem_a/",)), ema_decay=0.5)
-    good = batch_of(8)
+    step, start = prepare_step(model, AdamW(freeze=("stem_a/",)), ema_decay=0.5)
+    good = create_batch(8)
     state, metrics = step(start, good | {"weight": jnp.full(8, jnp.nan)})
     assert metrics["skipped"] == 1 and not np.isfinite(metrics["loss"]) and np.isfinite(metrics["parameter_norm"])
     assert state.step == 1
@@ -167,10 +167,10 @@ def test_non_finite_step_changes_only_the_step_number():
 def test_ema_warmup_begins_with_a_short_memory():
     averages = {}
     for warmup in (False, True):
-        step, state = prepared(Pixels(), AdamW(peak_lr=1e-2), ema_decay=0.999, ema_warmup=warmup)
+        step, state = prepare_step(Pixels(), AdamW(peak_lr=1e-2), ema_decay=0.999, ema_warmup=warmup)
         kernels = [state.variables["params"]["head"]["kernel"]]
         for number in range(3):
-            state, _ = step(state, batch_of(8, number))
+            state, _ = step(state, create_batch(8, number))
             kernels.append(state.variables["params"]["head"]["kernel"])
         averages[warmup] = state.ema["params"]["head"]["kernel"]
     expected = {False: kernels[0], True: kernels[0]}

@@ -27,7 +27,7 @@ SHAPES = {
 }
 
 
-def drawn(seed):
+def draw_leaf(seed):
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda shape: rng.standard_normal(shape), SHAPES, is_leaf=lambda x: isinstance(x, tuple))
 
@@ -99,12 +99,12 @@ def muon(p, g, t, s):
 def test_ten_steps_follow_the_definition(optimizer, direction, trusted):
     """Clipped by the global norm, decayed where it is a kernel, as long as the parameter under LAMB; float64."""
     transformation = optimizer.build(10)
-    ours = jax.tree.map(jnp.float32, drawn(0))
+    ours = jax.tree.map(jnp.float32, draw_leaf(0))
     state, update = transformation.init(ours), jax.jit(transformation.update)
-    paths, structure = jax.tree_util.tree_flatten_with_path(drawn(0))
+    paths, structure = jax.tree_util.tree_flatten_with_path(draw_leaf(0))
     theirs, moments = [leaf for _, leaf in paths], [{} for _ in paths]
     for t in range(1, 11):
-        gradient = drawn(t)
+        gradient = draw_leaf(t)
         updates, state = update(jax.tree.map(jnp.float32, gradient), state, ours)
         ours = optax.apply_updates(ours, updates)
         leaves, rate = jax.tree.leaves(gradient), float(optimizer.schedule.build(optimizer.peak_lr, 10)(t - 1))
@@ -133,11 +133,11 @@ def test_ten_steps_follow_the_definition(optimizer, direction, trusted):
 def test_ten_steps_equal_those_of_torch(ours, name, settings):
     import torch
 
-    transformation, params = ours.build(10), jax.tree.map(jnp.float32, drawn(0))
-    theirs = [torch.nn.Parameter(torch.tensor(leaf, dtype=torch.float64)) for leaf in jax.tree.leaves(drawn(0))]
+    transformation, params = ours.build(10), jax.tree.map(jnp.float32, draw_leaf(0))
+    theirs = [torch.nn.Parameter(torch.tensor(leaf, dtype=torch.float64)) for leaf in jax.tree.leaves(draw_leaf(0))]
     optimizer, state = getattr(torch.optim, name)(theirs, lr=1.0, **settings), transformation.init(params)
     for step in range(10):
-        gradient = drawn(step + 1)
+        gradient = draw_leaf(step + 1)
         updates, state = transformation.update(jax.tree.map(jnp.float32, gradient), state, params)
         params = optax.apply_updates(params, updates)
         optimizer.param_groups[0]["lr"] = float(ours.schedule.build(ours.peak_lr, 10)(step))
@@ -212,12 +212,12 @@ def test_first_moments_in_bfloat16_take_half_the_memory(optimizer):
 
 @pytest.mark.parametrize("optimizer", [SGD(), AdamW()])
 def test_first_moments_in_bfloat16_give_nearly_the_same_steps(optimizer):
-    start, ends = jax.tree.map(jnp.float32, drawn(0)), []
+    start, ends = jax.tree.map(jnp.float32, draw_leaf(0)), []
     for dtype in ("float32", "bfloat16"):
         transformation = dataclasses.replace(optimizer, state_dtype=dtype).build(20)
         params, state, update = start, transformation.init(start), jax.jit(transformation.update)
         for t in range(20):
-            updates, state = update(jax.tree.map(jnp.float32, drawn(t)), state, params)
+            updates, state = update(jax.tree.map(jnp.float32, draw_leaf(t)), state, params)
             params = jax.tree.map(lambda p, u: p + u, params, updates)
         ends.append(params)
     moved, difference = (

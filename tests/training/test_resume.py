@@ -23,7 +23,7 @@ def test_interrupted_run_resumes_bit_identically(
     """The loop dies when batch `moment` is asked for; the same command again ends as if nothing had happened."""
     place, asked = trainer.to_devices, 0
 
-    def dies(batch, sharding):
+    def interrupt(batch, sharding):
         nonlocal asked
         asked += 1
         if asked == moment:
@@ -32,7 +32,7 @@ def test_interrupted_run_resumes_bit_identically(
 
     experiment = small.override({"training.ema_decay": 0.9})
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "to_devices", dies)
+        patch.setattr(trainer, "to_devices", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(experiment, tmp_path)
     train(experiment.override({"data.num_workers": 2 if moment == 8 else 0}), tmp_path)
@@ -109,7 +109,7 @@ def test_run_stopped_during_evaluation_evaluates_when_it_resumes(
     place, look = trainer.to_devices, validation.evaluate
     experiment = small.override({"training.ema_decay": 0.9, "training.checkpoint_every": 100})
 
-    def stops(name, moment, number):
+    def stop_at(name, moment, number):
         calls, (module, real) = 0, {"to_devices": (trainer, place), "evaluate": (validation, look)}[name]
 
         def disturbed(*arguments, **options):
@@ -125,10 +125,10 @@ def test_run_stopped_during_evaluation_evaluates_when_it_resumes(
                 train(experiment, tmp_path)
 
     handler = signal.getsignal(signal.SIGTERM)
-    stops("to_devices", 5, signal.SIGINT)
-    stops("evaluate", 1, signal.SIGTERM)
+    stop_at("to_devices", 5, signal.SIGINT)
+    stop_at("evaluate", 1, signal.SIGTERM)
     assert [row["step"] for row in read_metrics(tmp_path) if row["split"] == "validation"] == [4]
-    stops("evaluate", 2, signal.SIGINT)
+    stop_at("evaluate", 2, signal.SIGINT)
     with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.steps()[-1] == 12
     train(experiment, tmp_path)

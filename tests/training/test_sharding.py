@@ -22,11 +22,11 @@ from vitx.training.optimizers import Adafactor, AdamW
 from vitx.training.sharding import AXES, Mesh, device_array, state_shardings
 
 
-def abstract(*sizes: int) -> AbstractMesh:
+def abstract_mesh(*sizes: int) -> AbstractMesh:
     return AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def state_of(name: str, optimizer=AdamW()) -> dict:  # noqa: B008  settings are frozen
+def create_state(name: str, optimizer=AdamW()) -> dict:  # noqa: B008  settings are frozen
     model = VARIANTS[name]
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.input_shape)))["params"]
     return {"params": params, "optimizer": jax.eval_shape(optimizer.build(10).init, params)}
@@ -44,28 +44,30 @@ def fraction_held(state: dict, mesh: AbstractMesh) -> float:
     "name", ["vivit_b_16x2", "vivit_b_16x2_fe", "vivit_ti_16x4_avg", "vivit_b_16x2_fsa", "timesformer_b_16_divided"]
 )
 def test_every_large_array_is_split(name):
-    state = state_of(name)
-    assert fraction_held(state, abstract(2, 4, 1, 1)) == pytest.approx(1 / 4, rel=0.02)
-    assert fraction_held(state, abstract(1, 64, 1, 1)) == pytest.approx(
+    state = create_state(name)
+    assert fraction_held(state, abstract_mesh(2, 4, 1, 1)) == pytest.approx(1 / 4, rel=0.02)
+    assert fraction_held(state, abstract_mesh(1, 64, 1, 1)) == pytest.approx(
         1 / 64, abs=0.006
     )  # vectors are on every device
     # heads split all of the blocks but their norms; embeddings and the classifier are on every device
     sizes = {jax.tree_util.keystr(path): leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
     blocks = sum(size for path, size in sizes.items() if "block_" in path and "dense" not in path) / sum(sizes.values())
     heads = 3 if "_ti_" in name else 4
-    assert fraction_held(state, abstract(1, 1, heads, 1)) == pytest.approx(1 - blocks + blocks / heads, abs=0.003)
-    assert fraction_held(state, abstract(1, 2, heads, 1)) < 0.51 * fraction_held(state, abstract(1, 1, heads, 1))
+    assert fraction_held(state, abstract_mesh(1, 1, heads, 1)) == pytest.approx(1 - blocks + blocks / heads, abs=0.003)
+    assert fraction_held(state, abstract_mesh(1, 2, heads, 1)) < 0.51 * fraction_held(
+        state, abstract_mesh(1, 1, heads, 1)
+    )
 
 
 def test_convolution_kernels_are_split_over_fsdp_and_replicated_over_tensor():
-    state = state_of("slow_r50")
-    assert fraction_held(state, abstract(1, 4, 1, 1)) == pytest.approx(1 / 4, rel=0.02)
-    assert fraction_held(state, abstract(1, 1, 4, 1)) == 1
+    state = create_state("slow_r50")
+    assert fraction_held(state, abstract_mesh(1, 4, 1, 1)) == pytest.approx(1 / 4, rel=0.02)
+    assert fraction_held(state, abstract_mesh(1, 1, 4, 1)) == 1
 
 
 def test_tensor_splits_whole_heads():
-    params = state_of("vivit_b_16x2_fe")["params"]
-    specs = jax.tree.map(lambda sharding: sharding.spec, state_shardings(params, abstract(1, 1, 4, 1)))
+    params = create_state("vivit_b_16x2_fe")["params"]
+    specs = jax.tree.map(lambda sharding: sharding.spec, state_shardings(params, abstract_mesh(1, 1, 4, 1)))
     block = specs["spatial_encoder"]["block_0"]
     attention, mlp = block["attention"], block["mlp"]
     for into in (attention["query"], attention["key"], attention["value"], mlp["hidden"]):
@@ -75,13 +77,13 @@ def test_tensor_splits_whole_heads():
 
 
 def test_factored_optimizer_state_is_sharded():
-    assert fraction_held(state_of("vivit_ti_16x4_avg", Adafactor()), abstract(1, 4, 3, 1)) < 0.2
+    assert fraction_held(create_state("vivit_ti_16x4_avg", Adafactor()), abstract_mesh(1, 4, 3, 1)) < 0.2
 
 
 def test_unknown_parameters_are_split_if_they_are_matrices_and_replicated_otherwise():
     shapes = {"mask_token": (1, 1, 64), "rel_pos_h": (31, 64), "gate": (), "odd": (3, 5)}
     state = {"params": {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}}
-    specs = {name: tuple(s.spec) for name, s in state_shardings(state, abstract(1, 4, 1, 1))["params"].items()}
+    specs = {name: tuple(s.spec) for name, s in state_shardings(state, abstract_mesh(1, 4, 1, 1))["params"].items()}
     assert specs == {"mask_token": (None,) * 3, "rel_pos_h": (None, "fsdp"), "gate": (), "odd": (None, None)}
 
 
@@ -121,7 +123,7 @@ def test_impossible_batch_is_refused():
         Mesh().build(3, JOINT.clone(num_heads=1, hidden_size=64), EIGHT)
 
 
-def slices(number: int) -> list[SimpleNamespace]:
+def create_slices(number: int) -> list[SimpleNamespace]:
     return [
         SimpleNamespace(id=i, platform="gpu", device_kind="gpu", process_index=i // 4, slice_index=i % number)
         for i in range(8)
@@ -130,7 +132,7 @@ def slices(number: int) -> list[SimpleNamespace]:
 
 @pytest.mark.parametrize("sizes", [(4, 1, 2, 1), (2, 2, 2, 1), (1, 4, 2, 1), (1, 2, 4, 1)])
 def test_slices_of_a_pod_share_only_the_batch(sizes):
-    devices = device_array(sizes, slices(2))
+    devices = device_array(sizes, create_slices(2))
     number = np.vectorize(lambda device: device.slice_index)(devices).reshape(-1, sizes[2])
     assert {*number.flat} == {0, 1}
     assert (number == number[:, :1]).all()  # heads of one layer are within a slice
@@ -140,7 +142,7 @@ def test_slices_of_a_pod_share_only_the_batch(sizes):
 
 def test_slices_that_would_share_heads_are_refused():
     with pytest.raises(UserError, match="2 slices do not divide data x fsdp = 1 x 1"):
-        Mesh(1, 1, 8).build(8, devices=slices(2))
+        Mesh(1, 1, 8).build(8, devices=create_slices(2))
 
 
 def test_video_shards_hold_whole_frames():

@@ -16,7 +16,7 @@ from vitx.training import trainer
 from vitx.training.statistics import precise_statistics
 
 
-def batches(number):
+def create_batches(number):
     random = np.random.default_rng(0)
     shared = {"weight": jnp.ones(3), "labels": {"class": jnp.zeros(3, jnp.int32)}}
     clips = random.integers(0, 256, (number, 3, 2, 16, 16, 3), np.uint8)
@@ -24,7 +24,7 @@ def batches(number):
 
 
 def test_precise_statistics_equal_those_of_all_batches_together():
-    task, many = Classification(), batches(5)
+    task, many = Classification(), create_batches(5)
     model = vitx.create_model("cnn_small", width=4, num_classes=2)
     variables = task.init(model, jax.random.key(0), many[0])
     found = precise_statistics(variables, many, model=model, task=task, seed=0, step=jnp.int32(3))
@@ -59,13 +59,13 @@ def runs(small, tmp_path_factory):
     train(precise, found["precise"])
     given = iter(range(5))  # two steps and one evaluation
 
-    def dies(batch, rows):
+    def interrupt(batch, rows):
         if next(given, None) is None:
             raise KeyboardInterrupt
         return to_devices(batch, rows)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "to_devices", dies)
+        patch.setattr(trainer, "to_devices", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(precise, found["stopped"])
     train(precise, found["stopped"])

@@ -45,7 +45,7 @@ SPARING = [
 
 
 @functools.cache
-def gradients_of(name, **fields):
+def compute_gradients(name, **fields):
     """The jitted loss and gradient of a model, once for all optimisers; and variables of random numbers.
 
     No biases of keys: softmax does not see them, and Adam would amplify the rounding of a zero gradient.
@@ -68,7 +68,7 @@ def gradients_of(name, **fields):
 
 
 @functools.cache
-def update_of(optimizer):
+def find_update(optimizer):
     transformation = OPTIMIZERS[optimizer].build(5)
 
     def update(gradient, state, params):
@@ -78,9 +78,9 @@ def update_of(optimizer):
     return jax.jit(transformation.init), jax.jit(update)
 
 
-def five_steps(name, optimizer, **fields):
-    gradients, params = gradients_of(name, **fields)
-    init, update = update_of(optimizer)
+def take_five_steps(name, optimizer, **fields):
+    gradients, params = compute_gradients(name, **fields)
+    init, update = find_update(optimizer)
     state, losses = init(params), []
     for _ in range(5):
         loss, gradient = gradients(params)
@@ -99,10 +99,10 @@ def five_steps(name, optimizer, **fields):
 )
 def test_scanning_and_rematerialisation_change_no_training_step(name, sparing):
     for optimizer in OPTIMIZERS:  # in one test, so that the gradients are compiled once
-        losses, params = five_steps(name, optimizer)
+        losses, params = take_five_steps(name, optimizer)
         assert losses[-1] < 0.99 * losses[0], optimizer
         for fields in sparing:
-            other_losses, other = five_steps(name, optimizer, **fields)
+            other_losses, other = take_five_steps(name, optimizer, **fields)
             np.testing.assert_allclose(losses, other_losses, rtol=1e-5, err_msg=f"{optimizer} {fields}")
             assert jax.tree.structure(params) == jax.tree.structure(other)
             close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4, err_msg=f"{optimizer} {fields}")
