@@ -159,7 +159,7 @@ def test_convert_to_a_disk_that_takes_nothing_is_one_message(destination, option
     ],
 )
 def test_a_folder_that_may_not_be_written_is_found_before_the_work(words, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("vitx.analysis.growth.growth", lambda *_: pytest.fail("worked first"))
+    monkeypatch.setattr("vitx.analysis.growth.count_growth", lambda *_: pytest.fail("worked first"))
     monkeypatch.setattr("vitx.data.check.check", lambda *_, **__: pytest.fail("worked first"))
     with disk(tmp_path / "disk", "ro") as folder:
         assert main([word.format(folder) for word in words]) == 2
