@@ -40,9 +40,6 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     return f"; did you mean {matches[0]}?" if matches else "."
 
 
-closest = did_you_mean  # the name by which `vitx.experiment` imports it
-
-
 @contextlib.contextmanager
 def as_user_error(hint: str = "", of: str = "") -> Iterator[None]:
     """Re-raises ValueError as UserError with a hint, for code in which only a user's settings can be at fault.

@@ -18,7 +18,7 @@ import vitx
 from vitx import configuration
 from vitx.configuration import register
 from vitx.data.pipeline import Data
-from vitx.errors import UserError, as_user_error, closest
+from vitx.errors import UserError, as_user_error, did_you_mean
 from vitx.models import VARIANTS, create_model
 from vitx.models.base import VideoModel, resize_position_tables
 from vitx.storage import as_path, is_file, read_json, write_json
@@ -126,7 +126,7 @@ class Experiment:
         if not isinstance(name, str):
             return None
         if name not in VARIANTS and name not in configuration.part_names(nn.Module):
-            raise UserError(f"model is {name!r}{closest(name, VARIANTS)} Expected a name that `vitx models` lists")
+            raise UserError(f"model is {name!r}{did_you_mean(name, VARIANTS)} Expected a name that `vitx models` lists")
         if name not in VARIANTS:
             return None
         return create_model(name, num_classes=getattr(self.model, "num_classes", None))
@@ -167,8 +167,8 @@ class Experiment:
             if not (part == "data" and rest.split(".")[0] in allowed) and not of_mesh:
                 known = [f"data.{name}" for name in allowed]
                 raise UserError(
-                    f"{path} cannot change after training{closest(path, known)} Expected training.mesh or a setting of "
-                    f"the data that an evaluation uses: {', '.join(known)}"
+                    f"{path} cannot change after training{did_you_mean(path, known)} Expected training.mesh or a setting "
+                    f"of the data that an evaluation uses: {', '.join(known)}"
                 )
         changed = self.override(changes)
         if changed.model != self.model:

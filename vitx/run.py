@@ -23,13 +23,7 @@ from vitx.data.windows import Duration, SlidingWindows
 from vitx.errors import UserError
 from vitx.evaluation import report
 from vitx.evaluation.calibration import FILE as CALIBRATION
-from vitx.evaluation.calibration import (
-    Calibration,
-    fit_calibration,
-    load_calibration,
-    save_calibration,
-    scale_logits,
-)
+from vitx.evaluation.calibration import Calibration, fit_calibration, load_calibration, save_calibration, scale_logits
 from vitx.evaluation.evaluate import predict
 from vitx.evaluation.forecast import Forecast, forecast_clip
 from vitx.evaluation.metrics_table import MetricsTable
@@ -49,13 +43,7 @@ from vitx.models.budgets import check_budgets
 from vitx.pretrained import starting_weights
 from vitx.run_budgets import evaluate_budgets
 from vitx.run_evaluation import evaluate_and_report, predict_split
-from vitx.run_folder import (
-    check_may_train,
-    check_record,
-    check_same_data,
-    lock_run,
-    open_checkpoints,
-)
+from vitx.run_folder import check_may_train, check_record, check_same_data, lock_run, open_checkpoints
 from vitx.run_parts import choose_mesh, fit_to_record, learnt_classes, open_sources, restore_variables
 from vitx.tasks.frame_prediction import FramePrediction
 from vitx.tasks.task import Supervised
