@@ -167,8 +167,8 @@ class Experiment:
             if not (part == "data" and rest.split(".")[0] in allowed) and not of_mesh:
                 known = [f"data.{name}" for name in allowed]
                 raise UserError(
-                    f"{path} cannot change after training{did_you_mean(path, known)} Expected training.mesh or a setting "
-                    f"of the data that an evaluation uses: {', '.join(known)}"
+                    f"{path} cannot change after training{did_you_mean(path, known)} Expected training.mesh or a "
+                    f"setting of the data that an evaluation uses: {', '.join(known)}"
                 )
         changed = self.override(changes)
         if changed.model != self.model:
