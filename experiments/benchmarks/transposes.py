@@ -71,7 +71,7 @@ def find_outputs(fused: dict[str, re.Match]) -> list[re.Match]:
 def shorten(source: str) -> str:
     """Returns the modules of an operation's name, without the functions around them and the number of the block."""
     parts = [part for part in source.split("/") if not part.startswith("jit(")]
-    return "/".join(re.sub(r"_\d+$", "", part) for part in parts[-4:])
+    return "/".join(re.sub(r"(block)_\d+", r"\1", part) for part in parts[-4:])
 
 
 def main() -> None:
