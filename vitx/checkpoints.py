@@ -1,13 +1,4 @@
-"""Checkpoints: Orbax behind one file, with a digest of every array; the content of a run's folder.
-
-A run's folder, on a local disk or in a bucket:
-
-    config.json      the experiment: settings, versions; never executed
-    metrics.jsonl    one JSON object a line: step, split, metrics; rows that are new in a bucket lie in metrics/
-    checkpoints/     one folder for each step, written asynchronously, complete as soon as it is listed
-    events.*         TensorBoard's view of metrics.jsonl
-    report.md        what the run learnt, with its pictures
-    .lock            held by the process that writes
+"""Checkpoints: Orbax behind one file, with a digest of every array. `vitx.run_folder` lists what a run's folder holds.
 
 Orbax (0.12.8, 2026-11) writes arrays to gs:// through TensorStore, and folders and lists through etils.epath, which
 takes gcsfs; it asks google-cloud-storage for the bucket's kind, which needs the permission `storage.buckets.get`. An

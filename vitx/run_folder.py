@@ -2,12 +2,13 @@
 
 config.json      the experiment: settings, versions; never executed
 overview.md      parameters, mesh and cost, as printed when the run began
-metrics.jsonl    one object a line: step, split, metrics
+metrics.jsonl    one JSON object a line: step, split, metrics; new rows in a bucket lie in metrics/
 checkpoints/     one folder a step, written in the background and renamed into place when complete
 events.*         TensorBoard's view of metrics.jsonl
 report.md        what the run learnt, with its pictures
 predictions_*    outputs and labels of every example of an evaluated split
 calibration.json temperatures by which logits are divided, where the run was calibrated
+.lock            held by the process that writes
 """
 
 import contextlib

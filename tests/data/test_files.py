@@ -39,7 +39,7 @@ def test_a_folder_of_classes_is_split_in_equal_fractions(tmp_path):
     assert counts["test"] == counts["validation"] == {1: 1, 2: 6, 3: 3} and counts["train"][0] == 1
     example = splits["test"][0]
     assert example["video"] in everything and set(example["labels"]) == {"class"} and "segment" not in example
-    # another seed is another draw, the same seed the same; a file that is added moves no other
+    # another seed is another draw, the same seed the same; a file that is added moves few others
     assert Folder(path, seed=1).open("test").paths != splits["test"].paths == Folder(path).open("test").paths
     before = set(splits["train"].paths)
     touch(tmp_path, "fall/zz.mp4")

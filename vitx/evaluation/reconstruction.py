@@ -10,7 +10,7 @@ from vitx.evaluation.rollout import draw_rows
 
 Clip = Float[np.ndarray, "t h w 3"]
 
-GREY = 0.5  # of masked pixels
+GREY = 0.5  # value of masked pixels
 MAX_FRAMES = 8
 
 

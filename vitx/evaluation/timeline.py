@@ -15,13 +15,13 @@ from vitx.evaluation.predictor import Predictor, VideoPrediction
 from vitx.evaluation.segments import Segment, Thresholds, cell_bounds
 from vitx.fonts import add_fallback_fonts
 
-COLOURS = (0, 1, 2, 3, 4, 5, 6, 8)  # of tab10, without its grey
-MAX_CLASSES = len(COLOURS)  # lines of a label
-MINUTES_FROM = 120.0  # seconds of a video from which times are written as minutes
+COLOURS = (0, 1, 2, 3, 4, 5, 6, 8)  # indices into tab10, without its grey
+MAX_CLASSES = len(COLOURS)  # classes of a label that get a line
+MINUTES_FROM = 120.0  # times of longer videos, in seconds, are written as minutes
 GREY = "#8a8a8a"
-LINES_HEIGHT, ROW_HEIGHT = 2.6, 0.27  # inches of the lines of a label, and of a row of segments
-LETTER_WIDTH = 0.0085  # of a letter on a bar, in parts of the width of the axes
-MIN_LETTERS = 8  # of a class that does not fit as a whole
+LINES_HEIGHT, ROW_HEIGHT = 2.6, 0.27  # height in inches of the lines of a label, and of a row of segments
+LETTER_WIDTH = 0.0085  # width of a letter on a bar, as a fraction of the width of the axes
+MIN_LETTERS = 8  # a name that is cut keeps at least so many letters
 MINUTE_STEPS, MAX_TICKS = (15, 30, 60, 120, 300, 600, 900, 1800, 3600), 10  # seconds from tick to tick
 
 Colour = tuple[float, float, float, float]
