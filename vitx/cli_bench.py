@@ -110,7 +110,7 @@ def _bench(options: argparse.Namespace, settings: list[str]) -> int:
         records.write_record(file, command, machine, rows)
         print_text(f"see {file}", error=True)
     if record is not None:
-        return _print_comparison(records.compare(record["models"], rows), options.json)
+        return _print_comparison(records.compare_rows(record["models"], rows), options.json)
     if options.json is True:
         print_json({"machine": machine, "models": rows})
     else:

@@ -149,7 +149,7 @@ def _cost(options: argparse.Namespace, settings: list[str]) -> None:
         if not rows:
             raise UserError(f"no published numbers are known for {' '.join(options.names)}")
         bar = progress_bar(rows, desc="counting", unit=" models")
-        print_rows([published.compare(row) for row in bar], options.json)
+        print_rows([published.compare_row(row) for row in bar], options.json)
         return
     if not options.names:
         raise UserError("vitx cost needs the NAME of a model (`vitx models` lists them), or --published")

@@ -19,7 +19,7 @@ from vitx.evaluation.report import table
 from vitx.models.budgets import Budget
 from vitx.run_evaluation import open_run_split, predict_split, record_evaluation
 from vitx.training.logs import log_info, read_metrics
-from vitx.training.overview import count_macs
+from vitx.training.overview import count_prediction_macs
 from vitx.training.processes import is_first_process
 
 Rows = Sequence[Mapping[str, Any]]
@@ -43,7 +43,7 @@ def evaluate_budgets(run: Any, budgets: Sequence[int], split: str) -> list[dict[
             "reducer": _describe_reducer(budgeted.experiment.model.reducer),
             "clip": "x".join(map(str, (data.num_frames, *data.image_size))),
             "num_tokens": budget,
-            "gmacs": count_macs(budgeted.experiment.model, task, run.variables, data) / 1e9,
+            "gmacs": count_prediction_macs(budgeted.experiment.model, task, run.variables, data) / 1e9,
         }
         dropped = dropped_tokens(budgeted.experiment.model, task, data, source, predictions)
         rows.append({"step": run.step, "split": split, **about, **metrics, **dropped})

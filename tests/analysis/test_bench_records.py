@@ -54,7 +54,7 @@ def measured(monkeypatch):
     ],
 )
 def test_a_loss_is_more_than_five_percent_beyond_the_spread(now, losses):
-    compared = records.compare([row()], [now])
+    compared = records.compare_rows([row()], [now])
     assert [x["measurement"] for x in compared if x["loss"]] == losses
     (time,) = (x for x in compared if x["measurement"] == "forward_ms")
     assert time["ratio"] == pytest.approx(100 / now["forward_ms"])
@@ -75,7 +75,7 @@ def test_a_record_is_compared_by_its_own_command_and_a_loss_is_status_1(record, 
 
 def test_what_is_no_longer_measured_is_a_loss():
     before = [row(), row(batch=2) | {"frame_ms": 3.0}]
-    compared = records.compare(before, [row(batch=2)])
+    compared = records.compare_rows(before, [row(batch=2)])
     missing = [(x["batch"], x["measurement"]) for x in compared if x["now"] is None]
     assert missing == [(1, "forward_memory_bytes"), (1, "forward_ms"), (2, "frame_ms")]
     assert [x["loss"] for x in compared] == [x["now"] is None for x in compared]

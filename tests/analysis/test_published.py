@@ -91,7 +91,7 @@ def test_stored_counts_are_of_exactly_the_models_of_the_tables_and_the_index(mak
 def test_stored_counts_are_what_is_counted_now(pattern):
     """One model of each family; all of them when run by hand."""
     row = next(published.published_rows([pattern]))
-    cost, compared = published.count(row.key), published.compare(row)
+    cost, compared = published.count(row.key), published.compare_row(row)
     assert COUNTS[row.key] == published.Count(cost.params, cost.macs)
     assert compared["params"] == cost.params
     assert compared["params_deviation_%"] == pytest.approx(100 * (cost.params / 1e6 / float(row.params_m) - 1))

@@ -14,7 +14,7 @@ import pytest
 
 import vitx
 from vitx import storage
-from vitx.ablations.comparison import different_settings
+from vitx.ablations.comparison import compare_settings
 from vitx.board import explanations, shown_runs
 from vitx.board.clips import SplitClips
 from vitx.board.folders import find_runs
@@ -66,7 +66,7 @@ def frames_of(video):
 def test_all_runs_are_listed_with_state_metrics_and_the_settings_that_differ(client, done):
     found = client.get("")
     assert [run["name"] for run in found["runs"]] == NAMES
-    expected = different_settings({name: load_config(done[0] / "runs" / name) for name in NAMES})
+    expected = compare_settings({name: load_config(done[0] / "runs" / name) for name in NAMES})
     ours = {row["path"]: {NAMES[int(index)]: x for index, x in row["values"].items()} for row in found["settings"]}
     assert ours == expected
     for run in found["runs"]:

@@ -130,7 +130,7 @@ def compare(
         split=split,
         runs={run.name: str(run.workdir) for run in tested},
         tested={run.name: f"{run.predictions.coverage}, step {run.step}" for run in tested},
-        settings=different_settings({run.name: run.experiment for run in tested}),
+        settings=compare_settings({run.name: run.experiment for run in tested}),
         metrics=_collect_metrics(tested),
         differences=tuple(correct_for_rows(differences)),
         disagreements=tuple(disagreements),
@@ -140,7 +140,7 @@ def compare(
     return comparison
 
 
-def different_settings(experiments: Mapping[str, Experiment]) -> dict[str, dict[str, Any]]:
+def compare_settings(experiments: Mapping[str, Experiment]) -> dict[str, dict[str, Any]]:
     """Returns {dotted path: {name: value}} of each setting in which some of the named experiments differ."""
     (first, reference), *others = experiments.items()
     changes = {name: configuration.differences(reference, experiment) for name, experiment in others}

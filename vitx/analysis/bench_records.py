@@ -74,7 +74,7 @@ def check_same_machine(path: Path, record: Mapping[str, Any], machine: Mapping[s
         )
 
 
-def compare(before: Rows, now: Rows) -> list[dict[str, Any]]:
+def compare_rows(before: Rows, now: Rows) -> list[dict[str, Any]]:
     """Returns a row for each measurement of the record: what it was, what it is, and whether it is a loss.
 
     "ratio" is before over now, so more than 1 is better. A loss is more than 5 %, and where there are quartiles, they
@@ -111,7 +111,7 @@ def measure_beside(
         report: gets a line of progress for each turn.
 
     Returns:
-        Rows as of `compare`: "ratio" is the median of the rounds' ratios, "spread" their quartiles.
+        Rows as of `compare_rows`: "ratio" is the median of the rounds' ratios, "spread" their quartiles.
 
     Raises:
         UserError: there is no vitx in the checkout, or the two versions measured nothing of the same name.
@@ -139,7 +139,7 @@ def measure_beside(
 
 
 def format_comparison(rows: Rows) -> str:
-    """Returns a table of `compare` or `measure_beside`."""
+    """Returns a table of `compare_rows` or `measure_beside`."""
     lines = [f"{'model':28} {'batch':>5} {'measurement':24} {'before':>12} {'now':>12} {'ratio':>6}  spread"]
     for row in rows:
         values, spread = f"{row['before']:12,.5g} {'missing':>12} {'-':>6}", "-"

@@ -138,7 +138,7 @@ def list_deviations(row: PublishedRow, counted: Count | Cost) -> list[str]:
     return names
 
 
-def compare(row: PublishedRow) -> Mapping[str, Any]:
+def compare_row(row: PublishedRow) -> Mapping[str, Any]:
     """Returns our counts, computed now, beside the published ones."""
     cost = count(row.key)
     frames, height, _, _ = cost.clip

@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from vitx import storage
-from vitx.ablations.comparison import different_settings
+from vitx.ablations.comparison import compare_settings
 from vitx.board.clips import SplitClips
 from vitx.board.evaluated import EvaluatedSplit
 from vitx.board.folders import ListedRun, find_runs, same_folder
@@ -222,7 +222,7 @@ def _differences(experiments: Mapping[int, Experiment]) -> list[dict[str, Any]]:
     if len(experiments) < 2:
         return []
     named = {str(index): experiment for index, experiment in experiments.items()}
-    return [{"path": path, "values": values} for path, values in different_settings(named).items()]
+    return [{"path": path, "values": values} for path, values in compare_settings(named).items()]
 
 
 def _load_split(folder: PurePath, split: str, version: Any) -> EvaluatedSplit:

@@ -476,10 +476,10 @@ def _build_splits(
 
 
 def _sort_names(names: Set[str]) -> tuple[str, ...]:
-    return tuple(sorted(names, key=_natural_key))
+    return tuple(sorted(names, key=_number_key))
 
 
-def _natural_key(name: str) -> tuple[bool, int, str]:
+def _number_key(name: str) -> tuple[bool, int, str]:
     """Returns a key that sorts 2 before 10, and numbers before words."""
     return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)
 

@@ -70,10 +70,10 @@ def _macs_of_budget(budget: Budget, experiment: Any, variables: Any) -> int | No
     frames, *size = budget.fit_clip(data.num_frames, data.image_size)
     data = dataclasses.replace(data, num_frames=frames, image_size=tuple(size))
     fitted = jax.eval_shape(lambda x: resize_position_tables(x, experiment.model, model), variables)
-    return count_macs(model, experiment.task, fitted, data)
+    return count_prediction_macs(model, experiment.task, fitted, data)
 
 
-def count_macs(model: Any, task: Any, variables: Any, data: Any) -> int | None:
+def count_prediction_macs(model: Any, task: Any, variables: Any, data: Any) -> int | None:
     """Returns the multiply-accumulates of one prediction, or None where a loop has no known length."""
     video = jax.ShapeDtypeStruct((1, data.num_frames, *data.image_size, data.channels), jnp.uint8)
     plain = to_reference(model)
@@ -85,9 +85,9 @@ def count_macs(model: Any, task: Any, variables: Any, data: Any) -> int | None:
 
 
 def count_cost_of(experiment: Any) -> tuple[int, int | None]:
-    """Returns (parameters, multiply-accumulates of one view or None) of an experiment's model; see `count_macs`."""
+    """Returns (parameters, multiply-accumulates of one view or None) of a model; see `count_prediction_macs`."""
     if getattr(experiment.model, "num_classes", 0) is None:  # the data, which is not opened, would give the classes
         experiment = experiment.override({"model.num_classes": 0})
     variables = jax.eval_shape(experiment.init, jax.random.key(0))
-    macs = count_macs(experiment.model, experiment.task, variables, experiment.data)
+    macs = count_prediction_macs(experiment.model, experiment.task, variables, experiment.data)
     return sum(count_parameters(variables["params"]).values()), macs
