@@ -164,7 +164,7 @@ def test_pictures_have_names_of_any_script_without_warnings(number, has, install
 
 def test_a_picture_of_costs_and_one_of_videos_have_names_of_any_script(install_font, tmp_path):
     rows = [{"model": "狗", "frames": 8, "macs": 1e9, "activation_bytes": 2**30}]
-    growth.draw(rows, tmp_path / "growth.png")
+    growth.draw_growth(rows, tmp_path / "growth.png")
     (tmp_path / "videos" / "狗 $a$b").mkdir(parents=True)
     video = encode_video(np.zeros((4, 16, 16, 3), np.uint8), fps=4)
     (tmp_path / "videos" / "狗 $a$b" / "$猫$.mp4").write_bytes(video)

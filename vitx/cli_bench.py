@@ -163,7 +163,7 @@ def _measure(options: argparse.Namespace, settings: list[str]) -> list[dict[str,
 
     from vitx.analysis.bench import bench, check_options, sweep
     from vitx.analysis.bench_programs import check_fits, compile_programs
-    from vitx.analysis.cost import abstract
+    from vitx.analysis.cost import abstract_inputs
     from vitx.compiled_programs import keep_programs
 
     keep_programs()
@@ -171,7 +171,7 @@ def _measure(options: argparse.Namespace, settings: list[str]) -> list[dict[str,
     for name, model in models.items():
         check_options(model, options.batch)
         with as_user_error(of=name):
-            abstract(model, model.input_shape)
+            abstract_inputs(model, model.input_shape)
     size = {"batch": options.batch, "repeats": options.repeats}
     if options.sweep:
         return [row for name, model in models.items() for row in sweep(name, model, **size)]
