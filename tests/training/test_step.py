@@ -1,12 +1,14 @@
 """The step: scanned and rematerialised blocks train as listed and plain ones do, under every optimiser."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 import vitx
 from vitx.layers.transformer import Encoder, EncoderBlock
@@ -147,12 +149,24 @@ def test_dropout_differs_from_block_to_block_and_from_key_to_key(scan):
     assert not np.array_equal(*outputs)
 
 
+class MeanColour(nn.Module):
+    """A model of a linear head for each label, on a clip's mean colour."""
+
+    num_classes: Any
+
+    @nn.compact
+    def __call__(self, video, *, train=False):
+        x, heads = video.mean(axis=(1, 2, 3)), self.num_classes
+        if isinstance(heads, int):
+            return nn.Dense(heads)(x)
+        return {name: nn.Dense(classes)(x) for name, classes in heads}
+
+
 @pytest.mark.smoke
 @pytest.mark.parametrize("heads", [4, (("action", 4), ("place", 2))])
 def test_examples_without_a_label_change_neither_loss_nor_gradient(heads):
     """A batch of two examples steps as the same two do beside two that have no label, also in micro-batches."""
-    model = vitx.create_model("vivit_b_16x2", **SMALL | {"num_classes": heads, "num_layers": 1})
-    task, optimizer = Classification(), optax.sgd(0.1)
+    model, task, optimizer = MeanColour(heads), Classification(), optax.sgd(0.1)
     rng = np.random.default_rng(0)
     unlabelled = jnp.array([2, -1, 1, -1])
     batch = {
@@ -172,7 +186,7 @@ def test_examples_without_a_label_change_neither_loss_nor_gradient(heads):
     labelled, expected = step(jax.tree.map(lambda rows: rows[::2], batch))
     # Micro-batch 0 has rows 0 and 2, the labelled ones; micro-batch 1 has none with a label.
     parts, summed = step(batch, accumulate(plain, 2))
-    assert metrics["loss"] > 1
+    assert metrics["loss"] > 0.5
     for found, state_found in ((metrics, both), (summed, parts)):
         np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)
         np.testing.assert_allclose(found["gradient_norm"], expected["gradient_norm"], rtol=1e-4)
