@@ -49,7 +49,7 @@ def split_by_font(text: str) -> list[tuple[str, Face]]:
 
 def choose_faces(text: str) -> Faces:
     """Returns the font of each character that DejaVu Sans lacks; reports those that no font has, once a process."""
-    missing = frozenset(text) - _DEJAVU_CHARACTERS - {"\n"}
+    missing = frozenset(filter(str.isprintable, text)) - _DEJAVU_CHARACTERS
     faces = _search_fonts(missing) if missing else {}
     absent = sorted(x for x, face in faces.items() if face is None)
     if absent and not _reported:  # the frames of one video may have new ones again and again
@@ -62,7 +62,8 @@ def choose_faces(text: str) -> Faces:
 @functools.lru_cache(1024)
 def _search_fonts(missing: frozenset[str]) -> Faces:
     """Returns a font for each character, of few fonts: the one that has most of them, then most of the rest."""
-    fonts = [x for x in font_manager.fontManager.ttflist if "LastResort" not in x.fname]  # has boxes for everything
+    # LastResort has boxes for everything; what `_register` has added is in the list under its own name, too.
+    fonts = [x for x in font_manager.fontManager.ttflist if "LastResort" not in x.fname and not _is_registered(x)]
     # Regular before bold and italic, sans-serif first, colour last: it may have no outlines.
     fonts.sort(key=lambda x: ("Color" in x.name, x.style != "normal", x.weight not in (400, 500), "Sans" not in x.name))
     found: dict[Face, frozenset[str]] = {}
@@ -89,6 +90,10 @@ def _find_characters(path: str, index: int, wanted: frozenset[str]) -> frozenset
 
 def _put_boxes(text: str, faces: Faces) -> str:
     return "".join(BOX if faces.get(x, DEJAVU) is None else x for x in text)
+
+
+def _is_registered(entry: font_manager.FontEntry) -> bool:
+    return entry.name.startswith(f"{entry.fname}#")
 
 
 def _register(path: str, index: int) -> str:

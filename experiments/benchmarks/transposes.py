@@ -9,6 +9,7 @@ import argparse
 import collections
 import math
 import re
+from collections.abc import Mapping
 
 import jax
 from tqdm import tqdm
@@ -23,7 +24,8 @@ DEPTHS = ("num_layers", "num_temporal_layers")
 KINDS = ("transpose", "copy", "concatenate", "pad", "gather", "scatter")
 COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) .*{$")
 INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.-]+) = (?:(\w+)\[([\d,]*)\]\S*|\(.*?\)) ([\w-]+)\((.*?)\)(?:,|$)(.*)")
-CALLED = re.compile(r"calls=%?([\w.-]+)")
+CALLED = re.compile(r"(?:calls|body|to_apply)=%?([\w.-]+)")
+ROUNDS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 SOURCE = re.compile(r'op_name="([^"]*)"')
 BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1}
 Key = tuple[str, int, str]  # kind of operation, bytes that it writes, the modules that it comes from
@@ -44,15 +46,26 @@ def count_operations(program: str) -> collections.Counter[Key]:
             computations[computation][found[2]] = found
     fusions = [x for part in computations.values() for x in part.values() if x[5] == "fusion"]
     fused = {CALLED.search(fusion[7])[1] for fusion in fusions}
-    alone = [x for name, part in computations.items() if name not in fused for x in part.values()]
-    written = [output for fusion in fusions for output in find_outputs(computations[CALLED.search(fusion[7])[1]])]
-    counts: collections.Counter[Key] = collections.Counter()
-    for _, _, dtype, shape, kind, _, rest in (x.groups() for x in [*alone, *written]):
-        if kind in KINDS and shape:
-            source = SOURCE.search(rest)
-            size = math.prod(map(int, shape.split(","))) * BYTES.get(dtype, 4)
-            counts[kind, size, shorten(source[1]) if source else "parameters"] += 1
+    runs, counts = count_runs(computations), collections.Counter[Key]()
+    for name, part in computations.items():
+        for found in find_outputs(part) if name in fused else part.values():
+            _, _, dtype, shape, kind, _, rest = found.groups()
+            if kind in KINDS and shape:
+                source = SOURCE.search(rest)
+                size = math.prod(map(int, shape.split(","))) * BYTES.get(dtype, 4)
+                counts[kind, size, shorten(source[1]) if source else "no name"] += runs[name]
     return counts
+
+
+def count_runs(computations: Mapping[str, Mapping[str, re.Match]]) -> collections.Counter[str]:
+    """Counts how often each computation runs in one step: the body of a loop once for each of its rounds."""
+    runs = collections.Counter({list(computations)[-1]: 1})  # the entry stands last, and callers behind what they call
+    for name in reversed(computations):
+        for found in computations[name].values():
+            rounds = ROUNDS.search(found[7]) if found[5] == "while" else None
+            for called in CALLED.findall(found[7]):
+                runs[called] += runs[name] * (int(rounds[1]) if rounds else 1)
+    return runs
 
 
 def find_outputs(fused: dict[str, re.Match]) -> list[re.Match]:
@@ -88,17 +101,22 @@ def main() -> None:
             depth = {field: layers for field in DEPTHS if hasattr(plain, field)}
             model = resolve_implementation(plain.with_input_shape(options.num_frames, **depth), device)
             counted.append(count_operations(compile_step(name, model, 1, device).as_text()))
-        block = counted[1] - counted[0]
-        for part, counts in (("a block", block), ("the rest", counted[0] - block - block)):
+        # `subtract` keeps what is negative: it shows where three blocks are fused in another way than two.
+        block, rest = counted[1].copy(), counted[0].copy()
+        block.subtract(counted[0])
+        for _ in range(2):
+            rest.subtract(block)
+        for part, counts in (("a block", block), ("the rest", rest)):
             cells = []
             for kind in KINDS:
-                found = {key: number for key, number in counts.items() if key[0] == kind}
+                found = {key: number for key, number in counts.items() if key[0] == kind and number}
                 total = sum(size * number for (_, size, _), number in found.items())
                 cells.append(f"{sum(found.values())} ({total / 2**20:.1f})" if found else "")
             rows.append((name, part, *cells))
             if options.sources:
                 for (kind, size, source), number in sorted(counts.items(), key=lambda item: -item[0][1] * item[1]):
-                    tqdm.write(f"{name}, {part}: {number} x {kind} of {size / 2**20:.2f} MiB: {source}")
+                    if number:
+                        tqdm.write(f"{name}, {part}: {number} x {kind} of {size / 2**20:.2f} MiB: {source}")
     print("\n".join(table(("model", "part", *(f"{kind} (MiB)" for kind in KINDS)), rows)))
 
 

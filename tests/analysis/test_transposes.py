@@ -23,11 +23,17 @@ HloModule jit_step
   ROOT %tuple.1 = (f32[32]{0}, f32[4,8]{1,0}) tuple(%bitcast.1, %negate.1)
 }
 
+%body (state: f32[4,8]) -> f32[4,8] {
+  %state = f32[4,8]{1,0} parameter(0)
+  ROOT %copy.4 = f32[4,8]{1,0} copy(%state)
+}
+
 ENTRY %main (x: f32[4,8]) -> f32[8,4] {
   %x = f32[4,8]{1,0} parameter(0)
   %copy.2 = bf16[4,8]{1,0} copy(%x)
   %fusion.1 = f32[8,4]{1,0} fusion(%x), kind=kLoop, calls=%fused_inner
   %fusion.2 = (f32[32]{0}, f32[4,8]{1,0}) fusion(%x), kind=kLoop, calls=%fused_outputs
+  %while.1 = f32[4,8]{1,0} while(%x), condition=%test, body=%body, backend_config={"known_trip_count":{"n":"3"}}
   ROOT %transpose.3 = f32[8,4]{1,0} transpose(%x), dimensions={1,0}, metadata={op_name="jit(step)/head/transpose"}
 }
 """
@@ -42,7 +48,8 @@ def count_operations(pytestconfig):
 @pytest.mark.smoke
 def test_what_a_fusion_keeps_to_itself_is_not_counted(count_operations):
     assert count_operations(PROGRAM) == {
-        ("copy", 64, "parameters"): 1,
+        ("copy", 64, "no name"): 1,
+        ("copy", 128, "no name"): 3,
         ("copy", 128, "encoder/block/attention/transpose"): 1,
         ("transpose", 128, "head/transpose"): 1,
     }

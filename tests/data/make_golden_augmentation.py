@@ -10,6 +10,8 @@ tests = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tests)
 
 arrays = {
-    f"{name}/{what}": x for name, augmentation in tests.ALONE.items() for what, x in tests.drawn(augmentation).items()
+    f"{name}/{what}": x
+    for name, augmentation in tests.ALONE.items()
+    for what, x in tests.draw_changes(augmentation).items()
 }
 np.savez_compressed(tests.GOLDEN, **arrays)

@@ -11,7 +11,7 @@ spec.loader.exec_module(tests)
 
 tests.GOLDEN.mkdir(exist_ok=True)
 for case in tests.KEPT:
-    shapes, evaluated, changed = tests.facts(case.original(), case.shape)
-    projections = {name: tests.projected(x).tolist() for name, x in changed.items()}
+    shapes, evaluated, changed = tests.summarise(case.original(), case.shape)
+    projections = {name: tests.project_gradient(x).tolist() for name, x in changed.items()}
     golden = {"shapes": shapes, "evaluated": evaluated.tolist(), "changed": projections}
     (tests.GOLDEN / f"{case.name}.json").write_text(json.dumps(golden, indent=0))

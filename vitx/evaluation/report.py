@@ -23,12 +23,8 @@ from vitx.fonts import add_fallback_fonts
 
 Rows = Sequence[Mapping[str, Any]]
 BLUE, ORANGE, GREY, GREEN, RED = "#2f6db3", "#d9822b", "#8a8a8a", "#1c6b2a", "#b3261e"
-MARKERS = (
-    (ORANGE, "o"),
-    (GREY, "s"),
-    (GREEN, "^"),
-    (RED, "v"),
-)  # how evaluated splits are marked, in the order of their rows
+# How evaluated splits are marked, in the order of their rows.
+MARKERS = ((ORANGE, "o"), (GREY, "s"), (GREEN, "^"), (RED, "v"))
 
 
 def learning_curves(rows: Rows, curves: Mapping[str, str]) -> Figure:

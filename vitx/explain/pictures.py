@@ -122,6 +122,7 @@ def heads(frames: UInt8[np.ndarray, "t h w 3"], maps: Float[np.ndarray, "heads g
         axes.set_title(plain_text(title))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=9)
+        add_fallback_fonts(figure)
         return figure
     shown = np.linspace(0, maps.shape[1] - 1, min(maps.shape[1], MAX_COLUMNS)).round().astype(int)
     at = (shown + 0.5) * len(frames) / maps.shape[1]  # the frame in the middle of a time index
@@ -140,4 +141,5 @@ def heads(frames: UInt8[np.ndarray, "t h w 3"], maps: Float[np.ndarray, "heads g
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
+    add_fallback_fonts(figure)
     return figure

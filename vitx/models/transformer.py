@@ -224,10 +224,8 @@ class VideoEncoder(ShowsParameters, nn.Module):
         Raises:
             ValueError: tokens are missing, and a layout needs the whole grid.
         """
-        expected, partial = (
-            self.num_prefix + math.prod(self.grid),
-            [x for x in self.layouts if not LAYOUTS[x].is_global],
-        )
+        expected = self.num_prefix + math.prod(self.grid)
+        partial = [x for x in self.layouts if not LAYOUTS[x].is_global]
         if tokens.shape[1] != expected and partial:
             raise ValueError(
                 f"found {tokens.shape[1]} tokens with the layout {partial[0]}; expected all {expected}, since only a "

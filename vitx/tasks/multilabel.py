@@ -5,7 +5,7 @@ Letters in shapes: b batch, n examples, k classes.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,8 @@ class MultiLabel(Supervised):
     label_smoothing: float = 0.0
     focal_gamma: float = 0.0
     average: Literal["logits", "probabilities"] = "logits"
+
+    label_ndim: ClassVar[int] = 1
 
     def __post_init__(self):
         if not 0 <= self.label_smoothing <= 1:

@@ -44,6 +44,7 @@ class Regression(Supervised):
     error: Literal["squared", "absolute", "huber"] = "squared"
     moments: Moments = ()
 
+    label_ndim: ClassVar[int] = 1
     lower_is_better: ClassVar[tuple[str, ...]] = ("loss", "mae", "rmse")
 
     def fit(self, source: Source) -> "Regression":

@@ -204,8 +204,9 @@ class Supervised(Task):
     label: str | None = None
     mixing: Mixing = Mixing()
 
-    label_ndim: ClassVar[int] = 1
-    """Dimensions of an example's label: 0 is the number of its class, 1 is as many floats as the label has names."""
+    label_ndim: ClassVar[int | None] = None
+    """Dimensions of an example's label: 0 is the number of its class, 1 is as many floats as the label has names; None
+    takes both."""
 
     def output_names(self, model: nn.Module, label_names: Names) -> dict[str, tuple[str, ...]]:
         heads = self._heads(model, label_names)
@@ -238,13 +239,15 @@ class Supervised(Task):
         return ((self.label or next(iter(label_names)), model.num_classes),)
 
     def check_label_kinds(self, output_names: Names, labels: Mapping[str, np.ndarray]) -> None:
-        kinds = ("the number of a class", "floats")
+        if self.label_ndim is None:
+            return
+        expected = ("the number of a class", "a list of floats")[self.label_ndim]
         for name in output_names:
             if labels[name].ndim != self.label_ndim:
                 raise UserError(
-                    f"the label {name} is {kinds[labels[name].ndim]} and {type(self).__name__} learns "
-                    f"{kinds[self.label_ndim]}; choose another task.label, or another task: Classification for "
-                    "classes, MultiLabel for several of them at once, Regression for values"
+                    f"found {labels[name].tolist()} as the label {name}; {type(self).__name__} learns {expected}: "
+                    "choose another task.label or task (Classification for a class, MultiLabel for several at once, "
+                    "Regression for values)"
                 )
 
     def outputs_by_label(self, outputs: Any, labels: Mapping[str, Any]) -> dict[str, Outputs]:

@@ -106,7 +106,7 @@ def train_step(
             variables = resize_position_tables({"params": params, **collections}, model, fitted)
             clips = {**batch, "video": budget.fit_video(batch["video"])}
             losses, aux = task.loss(fitted, variables, clips, key=key, step=state.step, train=True)
-            return (losses * batch["weight"]).sum() / total_weight, aux
+            return (losses * task.example_weights(fitted, batch)).sum() / total_weight, aux
 
         return gradients(loss, params, batch, key)
 
