@@ -48,6 +48,7 @@ def test_a_damaged_last_checkpoint_leaves_the_best_of_the_others(run, tmp_path, 
     steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
     next((workdir / "checkpoints" / str(steps[-1]) / "record").glob("*")).write_text("{}")
     assert load_run(workdir).step in steps[:-1]
+    assert vitx.load_pretrained(workdir).model == run.experiment.model
     assert f"checkpoint {steps[-1]}" in capsys.readouterr().err
     with pytest.raises(UserError, match=f"{steps[-1]} cannot be read"):
         load_run(workdir, "last")
