@@ -263,10 +263,19 @@ class Checkpoints:
         return state, record
 
     def newest_record(self) -> dict[str, Any]:
-        """Returns the newest record that can be read, {} where there is none."""
+        """Returns the newest record that can be read, {} where there are no checkpoints.
+
+        Raises:
+            DamagedCheckpointError: there are checkpoints, and no record can be read; the error is that of the newest.
+        """
+        errors = []
         for step in reversed(self.steps()):
-            with contextlib.suppress(DamagedCheckpointError):
+            try:
                 return self.restore(step, {})[1]
+            except DamagedCheckpointError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
         return {}
 
     def restore_newest(self, abstract: State, log: Callable[[str], None]) -> tuple[State, dict[str, Any]] | None:

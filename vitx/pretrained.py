@@ -175,7 +175,7 @@ class RunFolder:
         experiment = load_config(source.path)
         data, task, model = experiment.data, experiment.task, experiment.model
         with open_checkpoints(source.path) as checkpoints:
-            record = checkpoints.newest_record() or checkpoints.restore(checkpoints.steps()[-1], {})[1]
+            record = checkpoints.newest_record()
         check_record(source.path, record)
         check_layers(model, len(record["digests"]), str(source.path / "config.json"))
         variables, record = _restore_best(
@@ -213,7 +213,7 @@ def _restore_best(
     part = "ema" if averaged else "variables"
     with open_checkpoints(workdir) as checkpoints:
         steps = checkpoints.steps()
-        record = checkpoints.newest_record() or checkpoints.restore(steps[-1], {})[1]  # the latter raises why not
+        record = checkpoints.newest_record()
         best = (record["best"] or {}).get("step")
         state, _ = checkpoints.restore(best if best in steps else record["step"], {part: abstract})
     return state[part], record

@@ -452,7 +452,7 @@ def load_run(workdir: str | PurePath, which: Which = "best", settings: Mapping[s
     mesh = choose_mesh(experiment)
     with open_checkpoints(workdir) as checkpoints:
         steps = checkpoints.steps()
-        record = checkpoints.newest_record() or checkpoints.restore(steps[-1], {})[1]  # the latter raises why not
+        record = checkpoints.newest_record()
         check_record(workdir, record)
         check_layers(experiment.model, len(record["digests"]), str(workdir / "config.json"))
         step = steps[-1]

@@ -17,7 +17,7 @@ from pathlib import PurePath
 from typing import Any
 
 from vitx import configuration, storage
-from vitx.checkpoints import Checkpoints, check_fields
+from vitx.checkpoints import Checkpoints, DamagedCheckpointError, check_fields
 from vitx.errors import UserError
 from vitx.experiment import Experiment, load_config
 from vitx.locks import FolderLock, lock_folder
@@ -209,5 +209,6 @@ def read_newest_record(workdir: PurePath) -> Mapping[str, Any]:
     folder = workdir / "checkpoints"
     if not storage.is_folder(folder):
         return {}
-    with Checkpoints(folder, read_only=True) as checkpoints:
+    with Checkpoints(folder, read_only=True) as checkpoints, contextlib.suppress(DamagedCheckpointError):
         return checkpoints.newest_record()
+    return {}

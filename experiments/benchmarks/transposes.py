@@ -2,7 +2,7 @@
 
 Two programs of each model differ by one block (of each encoder), so their difference is what a block has. Counted in
 XLA's optimised program are the operations that write memory: those inside a fusion do not, unless it returns them.
-Nothing is run, so the counts are the same on any machine of one platform.
+Nothing is run, so the counts do not depend on the load of the machine.
 """
 
 import argparse

@@ -236,7 +236,7 @@ class Supervised(Task):
                 f"the data has the labels {', '.join(label_names)} and the model one head; name the one to learn "
                 "(task.label), or give the model a head for each (model.num_classes=((name, classes), ...))"
             )
-        return ((self.label or next(iter(label_names)), model.num_classes),)
+        return ((self._only_label(label_names), model.num_classes),)
 
     def check_label_kinds(self, output_names: Names, labels: Mapping[str, np.ndarray]) -> None:
         if self.label_ndim is None:
