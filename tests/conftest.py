@@ -15,6 +15,7 @@ import urllib.request
 import uuid
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import filelock
 import fsspec
@@ -22,11 +23,10 @@ import hypothesis
 import numpy as np
 import pytest
 
-from vitx.data.moving_digits import ClipConfig
-from vitx.data.sources import MovingDigits
-from vitx.evaluation import report
-from vitx.experiment import Experiment, load_experiment
-from vitx.storage import as_path, write_bytes
+if TYPE_CHECKING:
+    # Fixtures import vitx: pytest's own process, which only hands tests to others, need not check its types for 10 s.
+    from vitx.data.sources import MovingDigits
+    from vitx.experiment import Experiment
 
 # No time limit of one example: machines that run tests are busy.
 hypothesis.settings.register_profile("vitx", deadline=None)
@@ -79,6 +79,9 @@ def drawing():
 
     Returns a context in which they are drawn.
     """
+    from vitx.evaluation import report
+    from vitx.storage import write_bytes
+
     save = report._save
 
     @contextlib.contextmanager
@@ -171,8 +174,11 @@ def bounded():
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory) -> MovingDigits:
+def digits(tmp_path_factory) -> "MovingDigits":
     """A small build of moving digits, built once for all test processes."""
+    from vitx.data.moving_digits import ClipConfig
+    from vitx.data.sources import MovingDigits
+
     shared = tmp_path_factory.getbasetemp().parent / "moving_digits"
     dataset = MovingDigits(
         ClipConfig(num_frames=6, side=24, size=(8.0, 14.0), radius=(3.0, 4.0), num_clips=(52, 21, 19)), str(shared)
@@ -183,8 +189,10 @@ def digits(tmp_path_factory) -> MovingDigits:
 
 
 @pytest.fixture(scope="session")
-def small(digits, pytestconfig) -> Experiment:
+def small(digits, pytestconfig) -> "Experiment":
     """The two-label experiment on moving digits, small in every way."""
+    from vitx.experiment import load_experiment
+
     two_labels = load_experiment(pytestconfig.rootpath / "experiments" / "moving_digits" / "two_labels.py")
     return two_labels.override({"data.dataset": digits, **SMALL_MODEL})
 
@@ -316,6 +324,8 @@ def folder(request, tmp_path):
     """A folder on a local disk, and one in a bucket of each store."""
     if request.param == "local":
         return tmp_path
+    from vitx.storage import as_path
+
     return as_path(request.getfixturevalue("new_bucket")(request.param)) / "run"
 
 

@@ -278,7 +278,7 @@ def test_clips_that_a_network_cannot_take_are_refused(small_file, tmp_path, caps
         (["--data.num_frames", 3], "data.num_frames"),
         (["--data.image_size", "(6, 24)"], "data.image_size"),
         (["--model.norm_groups", 3], "model.norm_groups is 3; expected a divisor of the 8 clips"),
-        (["--training.accumulate", 4, "--model.norm_groups", 4], "a divisor of the 2 clips"),
+        (["--training.num_micro_batches", 4, "--model.norm_groups", 4], "a divisor of the 2 clips"),
     ):
         stderr = refused(capsys, "train", file, "--workdir", tmp_path / "run", *settings)
         assert message in stderr and "ValueError" not in stderr

@@ -18,9 +18,9 @@ MODEL = vitx.create_model("vivit_s_16x2_fe", num_frames=16, image_size=112, num_
 SCANNED = MODEL.copy(scan_layers=True)
 CASES = {
     "nothing saved": (MODEL, AdamW(), 1),
-    "training.accumulate 2": (MODEL, AdamW(), 2),
-    "training.accumulate 4": (MODEL, AdamW(), 4),
-    "training.accumulate 8": (MODEL, AdamW(), 8),
+    "training.num_micro_batches 2": (MODEL, AdamW(), 2),
+    "training.num_micro_batches 4": (MODEL, AdamW(), 4),
+    "training.num_micro_batches 8": (MODEL, AdamW(), 8),
     "model.remat_policy nothing_saveable": (MODEL.copy(remat_policy="nothing_saveable"), AdamW(), 1),
     "model.scan_layers True": (SCANNED, AdamW(), 1),
     "model.scan_layers True, model.remat_policy dots_saveable": (
@@ -33,7 +33,7 @@ CASES = {
         AdamW(),
         1,
     ),
-    "the same, training.accumulate 4": (SCANNED.copy(remat_policy="nothing_saveable"), AdamW(), 4),
+    "the same, training.num_micro_batches 4": (SCANNED.copy(remat_policy="nothing_saveable"), AdamW(), 4),
     "optimizer.state_dtype bfloat16": (MODEL, AdamW(state_dtype="bfloat16"), 1),
     "Lion": (MODEL, Lion(), 1),
     "Lion, optimizer.state_dtype bfloat16": (MODEL, Lion(state_dtype="bfloat16"), 1),

@@ -41,7 +41,7 @@ experiment = Experiment(
             rand_augment=RandAugment(layers=4, magnitude=7.0, deviation=0.5),
             erase=0.25,
         ),
-        repeats=2,
+        num_repeats=2,
         batch_size=2 * VIDEOS,
         eval_clips=5,
         eval_crops=3,

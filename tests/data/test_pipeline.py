@@ -109,7 +109,8 @@ VARIED = Augmentation(
 @pytest.fixture(scope="module")
 def varied_batches(digits):
     """Everything that varies training: augmentation, repeats, resampling, a stride that jitters."""
-    settings = {"augmentation": VARIED, "repeats": 2, "class_power": 0.0, "class_label": "motion", "stride_jitter": 0.3}
+    settings = {"augmentation": VARIED, "num_repeats": 2, "class_power": 0.0, "class_label": "motion"}
+    settings["stride_jitter"] = 0.3
     settings = data(digits, num_frames=4, image_size=(24, 24), batch_size=8, **settings)
     source = digits.open("train")  # 52 clips: epochs end inside batches
     return settings, source, batches(settings.train_batches(source, 5, range(0, 20)))
@@ -147,7 +148,7 @@ def test_any_training_clip_can_be_read_again_by_itself(varied_batches):
 
 def test_repeats_of_an_example_are_adjacent_and_augmented_independently():
     source = Numbered(12)
-    settings = data(source, batch_size=6, repeats=3, augmentation=Augmentation(brightness=0.5))
+    settings = data(source, batch_size=6, num_repeats=3, augmentation=Augmentation(brightness=0.5))
     epoch = batches(settings.train_batches(source, 0, range(0, 6)))
     index = np.concatenate([batch["index"] for batch in epoch]).reshape(-1, 3)
     assert (index == index[:, :1]).all() and sorted(index[:, 0]) == list(range(12))
@@ -184,8 +185,8 @@ def test_labels_classes_and_repeats_that_do_not_fit_are_refused(digits):
         data(digits, class_power=0.5).train_batches(digits.open("train"), 0, range(0, 1))
     with pytest.raises(UserError, match=r"data.augmentation names the class 'lefd'.*did you mean left"):
         data(digits, augmentation=Augmentation(flip_never=("lefd",))).train_batches(digits.open("train"), 0, range(1))
-    with pytest.raises(ValueError, match=r"batch_size is 4.*repeats, 3"):
-        data(digits, repeats=3)
+    with pytest.raises(ValueError, match=r"batch_size is 4.*num_repeats, 3"):
+        data(digits, num_repeats=3)
 
 
 def test_evaluation_prefetches_no_more_than_its_memory_budget(monkeypatch):

@@ -87,10 +87,10 @@ def test_progress_survives_a_checkpoint():
     progress.meter.add_time(2.0, 0.5, 0.1)
     progress.spikes.update(2.0)
     assert progress.best.update(3, "loss", 2.0, lambda _, new, old: new < old)
-    assert not progress.best.update(6, "loss", 3.0, lambda _, new, old: new < old) and progress.best.stale == 1
+    assert not progress.best.update(6, "loss", 3.0, lambda _, new, old: new < old) and progress.best.num_since == 1
     progress.productive_seconds, progress.began = 2.0, time.time() - 8.0
     again = Progress.from_record(progress.to_record(), 10.0)
-    assert again.to_record() == progress.to_record() and (again.best.step, again.best.stale) == (3, 1)
+    assert again.to_record() == progress.to_record() and (again.best.step, again.best.num_since) == (3, 1)
     row = progress.next_row(16, peak_steps=2.0)
     assert row["clips_per_second"] == 8 and row["mfu_percent"] == 25 and row["motion/top1"] == 50
     assert row["goodput_percent"] == pytest.approx(25, rel=0.01)

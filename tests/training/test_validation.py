@@ -27,24 +27,38 @@ def test_each_validation_set_is_evaluated_at_its_own_cadence(small, digits, tmp_
     assert len(lines) == 1 and re.search(r"motion/top1 [\d.]+ % \([\d.]+ to [\d.]+\)", lines[0])
 
 
-def test_a_stop_before_the_last_evaluation_of_another_set_leaves_it_to_the_resume(small, digits, tmp_path, monkeypatch):
-    changes = {"optimizer.peak_lr": 0.0, "training.patience": 1, "training.evaluate_every": 2}
+@pytest.mark.parametrize(
+    ("stopped", "patience", "expected"),
+    [
+        (("other", 4), 1, [(2, "validation"), (4, "validation"), (4, "other")]),
+        (("validation", 6), 1, [(2, "validation"), (4, "validation"), (6, "validation"), (6, "other")]),
+    ],
+)
+def test_a_run_that_was_stopped_before_an_evaluation_resumes_with_it(
+    stopped, patience, expected, small, digits, tmp_path, monkeypatch
+):
+    """Also where the run resumes with less patience, which earlier evaluations have exhausted."""
+    changes = {
+        "optimizer.peak_lr": 0.0,
+        "training.patience": 1 if stopped[0] == "other" else 3,
+        "training.evaluate_every": 2,
+    }
     patient = small.override({**changes, "training.validation_sets": (ValidationSet("other", dataset=digits),)})
     evaluate = validation.Evaluator.__call__
 
     def stop(self, name, step, variables):
-        if name == "other":
+        if (name, step) == stopped:
             raise Preempted
         return evaluate(self, name, step, variables)
 
     with monkeypatch.context() as patch, pytest.raises(Preempted):
         patch.setattr(validation.Evaluator, "__call__", stop)
         train(patient, tmp_path)
-    train(patient, tmp_path)
+    train(patient.override({"training.patience": patience}), tmp_path)
     evaluated = [
         (row["step"], row["split"]) for row in read_metrics(tmp_path) if row["split"] in ("validation", "other")
     ]
-    assert evaluated == [(2, "validation"), (4, "validation"), (4, "other")]
+    assert evaluated == expected
 
 
 @pytest.mark.parametrize("names", [("test",), ("same", "same"), ("",)])

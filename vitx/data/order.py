@@ -14,21 +14,21 @@ class Order:
     Attributes:
         seed: seed of the run.
         size: examples of the source, and draws of an epoch.
-        repeats: clips of each drawn example in a row, with other draws of its augmentation (Hoffer et al. 2020).
+        num_repeats: clips of each drawn example in a row, with other draws of its augmentation (Hoffer et al. 2020).
         weights: sampling weight of each example; None draws each once an epoch.
     """
 
     seed: int
     size: int
-    repeats: int = 1
+    num_repeats: int = 1
     weights: Float[np.ndarray, " size"] | None = None
 
     def __getitem__(self, position: int) -> tuple[int, int, int]:
         """Returns (epoch, example, occurrence index in the epoch) of a run's clip at a position."""
-        draw, repeat = divmod(position, self.repeats)
+        draw, repeat = divmod(position, self.num_repeats)
         epoch, place = divmod(draw, self.size)
         examples, occurrences = _draw_epoch(self, epoch)
-        return epoch, int(examples[place]), int(occurrences[place]) * self.repeats + repeat
+        return epoch, int(examples[place]), int(occurrences[place]) * self.num_repeats + repeat
 
 
 def class_weights(labels: Int[np.ndarray, " size"], power: float) -> Float[np.ndarray, " size"]:

@@ -59,11 +59,12 @@ class Data:
         stride_jitter: greatest deviation from 1 of the factor of the stride (or the rate) in training.
         temporal: frames of a clip: "dense" neighbours; one of each of num_frames equal "segments" of the video (TSN);
             or "uniform", evenly spread from its first frame to its last.
-        short: content of a clip that is longer than its video: the video again ("loop"), or its last frame ("pad").
+        short_videos: what fills a clip that is longer than its video: the video again ("loop"), or its last frame
+            ("pad").
         image_size: (height, width) of a clip in pixels; frames are scaled to cover it and cropped; None
             takes the model's.
         augmentation: random changes of the clips in training.
-        repeats: clips of each example in a training batch, each with its own augmentation (Hoffer et al. 2020).
+        num_repeats: clips of each example in a training batch, each with its own augmentation (Hoffer et al. 2020).
         class_power: exponent of resampling: a class of n examples is drawn in proportion to n to this power. 1 leaves
             classes as frequent as they are, 0.5 is square-root resampling, 0 draws all equally often (Kang et al.
             2020). An epoch always has as many draws as the source has examples.
@@ -96,10 +97,10 @@ class Data:
     frame_rate: float | None = None
     stride_jitter: float = setting(0.0, training_only=True)
     temporal: Literal["dense", "segments", "uniform"] = "dense"
-    short: sampling.Short = "loop"
+    short_videos: sampling.Short = "loop"
     image_size: tuple[int, int] | None = None
     augmentation: Augmentation = setting(Augmentation(), training_only=True)
-    repeats: int = setting(1, training_only=True)
+    num_repeats: int = setting(1, training_only=True)
     class_power: float = setting(1.0, training_only=True)
     class_label: str | None = setting(None, training_only=True)
     batch_size: int = setting(64, training_only=True)
@@ -119,7 +120,7 @@ class Data:
 
     def __post_init__(self):
         bounds = {"num_frames": 1, "frame_stride": 1, "batch_size": 1, "eval_batch_size": 1, "max_eval_clips": 1}
-        bounds |= {"repeats": 1, "num_threads": 1, "num_workers": 0, "eval_short_side": 1}
+        bounds |= {"num_repeats": 1, "num_threads": 1, "num_workers": 0, "eval_short_side": 1}
         bounds |= {} if self.eval_clips == "all" else {"eval_clips": 1}
         for name, bound in bounds.items():
             if getattr(self, name) is not None and getattr(self, name) < bound:
@@ -132,8 +133,8 @@ class Data:
             raise ValueError(
                 f"eval_clips is 'all' with temporal {self.temporal!r}; expected a number, or temporal 'dense'"
             )
-        if self.batch_size % self.repeats:
-            raise ValueError(f"batch_size is {self.batch_size}; expected a multiple of repeats, {self.repeats}")
+        if self.batch_size % self.num_repeats:
+            raise ValueError(f"batch_size is {self.batch_size}; expected a multiple of num_repeats, {self.num_repeats}")
         if not 0 <= self.class_power <= 1:
             raise ValueError(f"class_power is {self.class_power}; expected 0 to 1")
         if not 0 <= self.stride_jitter < 1:
@@ -318,9 +319,9 @@ class Data:
         jitter = 1.0 if rng is None or not self.stride_jitter else 1 + self.stride_jitter * rng.uniform(-1, 1)
         if self.frame_rate is not None:
             rate = self.frame_rate / jitter
-            return segment[sampling.sample_at_rate(times[segment], self.num_frames, rate, start, self.short)]
+            return segment[sampling.sample_at_rate(times[segment], self.num_frames, rate, start, self.short_videos)]
         return segment[
-            sampling.sample_dense(len(segment), self.num_frames, self.frame_stride * jitter, start, self.short)
+            sampling.sample_dense(len(segment), self.num_frames, self.frame_stride * jitter, start, self.short_videos)
         ]
 
     def train_example(self, source: Source, seed: int, epoch: int, index: int, repeat: int) -> Batch:
@@ -345,7 +346,7 @@ class Data:
 
     def _order(self, source: Source, seed: int) -> Order:
         """Returns the order of the training clips of a run."""
-        return Order(seed, len(source), self.repeats, self._weights(source))
+        return Order(seed, len(source), self.num_repeats, self._weights(source))
 
     def _weights(self, source: Source) -> Float[np.ndarray, " size"] | None:
         """Returns the sampling weight of each example, or None where every example comes once an epoch."""

@@ -39,9 +39,9 @@ class Training:
         ema_decay: decay of the moving average of parameters that is evaluated in place of the last ones; None keeps no
             average.
         ema_warmup: whether the average starts with a short memory: its decay is at most (1 + step) / (10 + step).
-        accumulate: micro-batches that a batch is split into, one after the other, to save memory. The result equals
-            that of the whole batch except for batch norm, and for mixup, cutmix, dropout and drop path, which each
-            micro-batch draws independently (see `vitx.training.gradients.accumulate`).
+        num_micro_batches: number of parts of a batch that are computed one after another, to save memory. The result
+            equals that of the whole batch except for batch norm, and for mixup, cutmix, dropout and drop path, which
+            each micro-batch draws independently (see `vitx.training.gradients.accumulate`).
         budgets: tokens, frames and sizes at which one model is to serve (docs/fewer_tokens.md): every step draws one
             of them from seed and step. Empty trains on whole clips.
         initialise_from: weights that the run starts from: a vitx run, a Hugging Face directory, or a file of weights,
@@ -72,7 +72,7 @@ class Training:
     seed: int = 0
     ema_decay: float | None = None
     ema_warmup: bool = False
-    accumulate: int = 1
+    num_micro_batches: int = 1
     budgets: tuple[Budget, ...] = ()
     initialise_from: str | None = setting(None, is_path=True)
     precise_bn_batches: int = 0
@@ -92,7 +92,7 @@ class Training:
     wandb: str | None = mutable_on_resume(None)
 
     def __post_init__(self):
-        bounds = {"steps": 1, "log_every": 1, "checkpoint_every": 1, "accumulate": 1, "patience": 1}
+        bounds = {"steps": 1, "log_every": 1, "checkpoint_every": 1, "num_micro_batches": 1, "patience": 1}
         bounds |= {"evaluate_every": 0, "max_skipped": 0, "precise_bn_batches": 0}
         for name, bound in bounds.items():
             if getattr(self, name) is not None and getattr(self, name) < bound:
@@ -220,28 +220,29 @@ def run_steps(trainer: Trainer, start: int, settings: Training) -> None:
         settings: how long and how often.
     """
     best, evaluator = trainer.progress.best, trainer.evaluator
-    # A run that was stopped between a step and its evaluation begins with that evaluation.
-    begin = start + 1 if trainer.progress.evaluated else start
-    for step in range(begin, settings.steps + 1):
-        # Where patience has ended a run that was stopped before the last evaluation of its other sets, that is missing.
-        exhausted = best.exhausts(settings.patience)
-        if exhausted and step > start:
-            log_info(f"stopping early: {best.stale} evaluations in a row were not better than step {best.step}")
+    # A run that was stopped between a step and its evaluations begins with those that are missing.
+    pending = evaluator.known(trainer.progress.pending)
+    for step in range(start if pending else start + 1, settings.steps + 1):
+        if step > start and best.exhausts(settings.patience):
+            log_info(f"stopping early: {best.num_since} evaluations in a row were not better than step {best.step}")
             break
         last = step == settings.steps
         log_due = last or step % settings.log_every == 0
         save_due = last or step % settings.checkpoint_every == 0
-        evaluations = evaluator.due(step, last=last)
+        due = evaluator.due(step, last=last)
+        evaluations = due if step > start else pending
         stopping = improved = False
         if step > start:
             stopping = trainer.take_step(step, wait=bool(log_due or save_due or evaluations))
             if log_due:
                 trainer.log_metrics(step)
-        if evaluations and not exhausted:
+        if evaluations:
             improved = trainer.evaluate(step, evaluations)
         is_over = last or best.exhausts(settings.patience)
-        if is_over and (others := tuple(name for name in evaluator.due(step, last=True) if name not in evaluations)):
-            trainer.evaluate(step, others)  # patience ends the run: the other sets get their last evaluation
+        # Where patience ends the run, the sets that are not due get their last evaluation, too.
+        others = [name for name in evaluator.due(step, last=is_over) if name not in (*due, *evaluations)]
+        if others:
+            trainer.evaluate(step, tuple(others))
         if stopping:
             trainer.save_and_stop(step)
         # After a skipped step the parameters may have diverged: a save at the usual interval would replace a good

@@ -41,7 +41,7 @@ def describe_run(experiment: Any, variables: Any, mesh: jax.sharding.Mesh, num_e
     lines += [f"{name:{width}}  {count:>15,}" for name, count in counts.items()]
     axes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1) or "one device"
     lines += [f"mesh: {axes}; {mesh.size} x {mesh.devices.flat[0].device_kind}"]
-    epochs = settings.steps * data.batch_size / max(num_examples * data.repeats, 1)
+    epochs = settings.steps * data.batch_size / max(num_examples * data.num_repeats, 1)
     lines += [
         f"data: {num_examples:,} training examples, batches of {data.batch_size} clips of {data.num_frames} x "
         f"{data.image_size[0]} x {data.image_size[1]}; {settings.steps:,} steps are {epochs:.1f} epochs"

@@ -20,11 +20,11 @@ from vitx.training.faults import LossSpikeDetector
 
 RECORDED = {  # fields of a checkpoint's record, which may be missing in one of an older version
     "best": dict | None,
-    "stale": int,
-    "evaluated": bool,
+    "evaluations_since_best": int,
+    "pending": list,
     "counters": dict,
     "unreadable": list,
-    "window": dict | None,
+    "metric_sums": dict | None,
     "losses": list,
     "first_loss": int | float | None,
     "began": int | float,
@@ -85,11 +85,11 @@ class BestCheckpoint:
 
     Attributes:
         evaluation: {"step", "metric", "value"} of the best evaluation; None before the first.
-        stale: evaluations since then.
+        num_since: number of evaluations since then.
     """
 
-    def __init__(self, evaluation: dict[str, Any] | None = None, stale: int = 0) -> None:
-        self.evaluation, self.stale = evaluation, stale
+    def __init__(self, evaluation: dict[str, Any] | None = None, num_since: int = 0) -> None:
+        self.evaluation, self.num_since = evaluation, num_since
 
     @property
     def step(self) -> int | None:
@@ -100,14 +100,14 @@ class BestCheckpoint:
         """Adds an evaluation; returns whether it is the best so far."""
         previous = self.evaluation if self.evaluation and self.evaluation["metric"] == metric else None
         if previous is not None and not is_better(metric, value, previous["value"]):
-            self.stale += 1
+            self.num_since += 1
             return False
-        self.evaluation, self.stale = {"step": step, "metric": metric, "value": value}, 0
+        self.evaluation, self.num_since = {"step": step, "metric": metric, "value": value}, 0
         return True
 
     def exhausts(self, patience: int | None) -> bool:
         """Returns whether `patience` evaluations in a row were not better."""
-        return patience is not None and self.stale >= patience
+        return patience is not None and self.num_since >= patience
 
 
 @dataclasses.dataclass
@@ -116,7 +116,7 @@ class Progress:
 
     Attributes:
         best: best checkpoint so far.
-        evaluated: False if the current step is due for evaluation and the run was stopped before it.
+        pending: names of the sets that the run was stopped before evaluating on after the current step.
         counters: "replaced" clips and "skipped" steps.
         unreadable: indices of the training examples that could not be read.
         meter: metrics since the last logged training row.
@@ -126,7 +126,7 @@ class Progress:
     """
 
     best: BestCheckpoint
-    evaluated: bool
+    pending: tuple[str, ...]
     counters: collections.Counter[str]
     unreadable: set[int]
     meter: Meter
@@ -140,11 +140,11 @@ class Progress:
         kinds = {name: kind for name, kind in RECORDED.items() if name in record}
         check_fields(record, kinds, "the record of the newest checkpoint")
         return cls(
-            best=BestCheckpoint(record.get("best"), record.get("stale", 0)),
-            evaluated=record.get("evaluated", True),
+            best=BestCheckpoint(record.get("best"), record.get("evaluations_since_best", 0)),
+            pending=tuple(record.get("pending", ())),
             counters=collections.Counter(record.get("counters", {})),
             unreadable=set(record.get("unreadable", ())),
-            meter=Meter(record.get("window")),
+            meter=Meter(record.get("metric_sums")),
             spikes=LossSpikeDetector(spike_deviations, record.get("losses", ()), record.get("first_loss")),
             began=record.get("began", time.time()),
             productive_seconds=record.get("productive_seconds", 0.0),
@@ -154,11 +154,11 @@ class Progress:
         """Returns JSON data for a checkpoint's record."""
         return {
             "best": self.best.evaluation,
-            "stale": self.best.stale,
-            "evaluated": self.evaluated,
+            "evaluations_since_best": self.best.num_since,
+            "pending": list(self.pending),
             "counters": dict(self.counters),
             "unreadable": sorted(self.unreadable),
-            "window": dict(self.meter.sums),
+            "metric_sums": dict(self.meter.sums),
             "losses": list(self.spikes.losses),
             "first_loss": self.spikes.first,
             "began": self.began,

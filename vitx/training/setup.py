@@ -59,7 +59,7 @@ def set_up(experiment: Any, sources: Mapping[str, Source]) -> Setup:
 
     # Data
     data = experiment.data.for_devices(mesh.size)
-    check_batch_divides(data.batch_size, settings.accumulate, sharding, getattr(model, "norm_groups", 1))
+    check_batch_divides(data.batch_size, settings.num_micro_batches, sharding, getattr(model, "norm_groups", 1))
     batch_shapes = task.batch_spec(data, sources["train"], sharding)
 
     # Model and optimiser: shapes only. `create_state` creates each array on the devices that keep it.
@@ -103,7 +103,7 @@ def bind_step(experiment: Any, optimizer: optax.GradientTransformation) -> Calla
         optimizer=optimizer,
         ema_decay=settings.ema_decay,
         ema_warmup=settings.ema_warmup,
-        gradients=experiment.optimizer.gradients(settings.accumulate),
+        gradients=experiment.optimizer.gradients(settings.num_micro_batches),
         budgets=settings.budgets,
     )
 
@@ -153,20 +153,20 @@ def measure_step_seconds(experiment: Any, source: Source, *, steps: int = 5) -> 
 
 
 def check_batch_divides(
-    batch_size: int, accumulate: int, sharding: jax.sharding.NamedSharding, norm_groups: int
+    batch_size: int, num_micro_batches: int, sharding: jax.sharding.NamedSharding, norm_groups: int
 ) -> None:
     """Raises UserError unless a batch divides into micro-batches, and these into groups of batch normalisation."""
     per_device = sharding.shard_shape((batch_size,))[0]
-    if per_device % accumulate:
+    if per_device % num_micro_batches:
         raise UserError(
-            f"training.accumulate is {accumulate}; expected a divisor of the {per_device} clips of a batch on each "
-            "device. Choose data.batch_size or training.accumulate accordingly"
+            f"training.num_micro_batches is {num_micro_batches}; expected a divisor of the {per_device} clips of a "
+            "batch on each device. Choose data.batch_size or training.num_micro_batches accordingly"
         )
-    micro_batch = batch_size // accumulate
+    micro_batch = batch_size // num_micro_batches
     if micro_batch % norm_groups:
         raise UserError(
             f"model.norm_groups is {norm_groups}; expected a divisor of the {micro_batch} clips of a micro-batch "
-            "(data.batch_size divided by training.accumulate)"
+            "(data.batch_size divided by training.num_micro_batches)"
         )
 
 

@@ -168,7 +168,7 @@ class Trainer:
         """Writes a row of training metrics since the last row, and shows it in the terminal."""
         data = self._experiment.data
         row = self.progress.next_row(data.batch_size, self._peak_steps)
-        row["epoch"] = step * data.batch_size / (data.repeats * max(len(self._sources["train"]), 1))
+        row["epoch"] = step * data.batch_size / (data.num_repeats * max(len(self._sources["train"]), 1))
         # A skipped step leaves the optimiser's own count of updates behind the number of the step.
         row |= self._learning_rates(step - 1 - self.progress.counters["skipped"])
         self._log.write(step, "train", row)
@@ -193,7 +193,7 @@ class Trainer:
             Preempted: the process was asked to stop; the step is saved, and is evaluated when the run resumes.
         """
         settings, task = self._experiment.training, self._experiment.task
-        self.progress.evaluated = False
+        self.progress.pending = names
         try:
             # A request to stop may interrupt an evaluation: it is repeated when the run resumes.
             with self._clock("evaluate"), self._guard.allow():
@@ -205,7 +205,7 @@ class Trainer:
                     check_monitor(settings.monitor, evaluations["validation"].metrics)
         except Preempted:
             self.save_and_stop(step)
-        self.progress.evaluated = True
+        self.progress.pending = ()
         for evaluation in evaluations.values():
             self.evaluator.record(evaluation)
         if "validation" not in evaluations:

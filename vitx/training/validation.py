@@ -1,7 +1,7 @@
 """Evaluation while a run trains: named validation sets, each with its own cadence."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,6 +100,10 @@ class Evaluator:
     def due(self, step: int, *, last: bool) -> tuple[str, ...]:
         """Returns the names of the sets to evaluate after a step."""
         return tuple(name for name, every in self._cadence.items() if last or (every and step % every == 0))
+
+    def known(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Returns those names that are names of sets: a resumed run may have other sets than before."""
+        return tuple(name for name in self._cadence if name in names)
 
     def __call__(self, name: str, step: int, variables: Any) -> Evaluation:
         """Evaluates variables on one set.
