@@ -95,7 +95,7 @@ def format_docstring(app, what: str, name: str, obj, options, lines: list[str]) 
 
 
 def write_index(app, exception) -> None:
-    """Makes the README the first page of a site."""
+    """Uses the README as the first page of a site."""
     if exception is None:
         Path(app.outdir, "index.html").write_text('<meta http-equiv="refresh" content="0; url=README.html">\n')
 

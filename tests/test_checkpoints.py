@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vitx import storage
-from vitx.checkpoints import Checkpoints, abstract_state, digest, digests, log_errors_alone
+from vitx.checkpoints import Checkpoints, abstract_state, digest, digests, suppress_orbax_info_logs
 from vitx.errors import UserError
 
 
@@ -272,8 +272,8 @@ def test_reading_alone_warns_of_nothing(tmp_path, caplog, monkeypatch):
 def test_errors_alone_are_logged_until_the_outermost_block_ends(caplog, monkeypatch):
     logger = logging.getLogger("absl")
     monkeypatch.setattr(logger, "filters", [])  # commands that ran before leave one
-    with log_errors_alone():
-        with log_errors_alone():
+    with suppress_orbax_info_logs():
+        with suppress_orbax_info_logs():
             logger.error("an error")
         logger.warning("inside")
     logger.warning("after")

@@ -74,7 +74,7 @@ def digests(state: State) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def log_errors_alone() -> Iterator[None]:
+def suppress_orbax_info_logs() -> Iterator[None]:
     """Drops what Orbax logs below an error: every folder that it opens, and options as they were set."""
     logger = logging.getLogger("absl")
 
@@ -111,7 +111,7 @@ class Checkpoints:
         if not read_only:
             self._finish_replacements()
             self._remove_incomplete()
-        with report_io_errors(self.directory), log_errors_alone():
+        with report_io_errors(self.directory), suppress_orbax_info_logs():
             self._manager = ocp.CheckpointManager(
                 os.fspath(self._mirror.local if self._mirror else self.directory),
                 options=ocp.CheckpointManagerOptions(

@@ -1,4 +1,4 @@
-"""`vitx evaluate` and `vitx predict`: what a trained run, or weights, make of videos."""
+"""`vitx evaluate` and `vitx predict`: metrics and answers of a trained run, or of weights."""
 
 import argparse
 import re

@@ -98,23 +98,25 @@ class Experiment:
         if not isinstance(model, VideoModel) or not (model.needs_input_shape or variant):
             return configuration.override(self, changes)
         new_data = changes.get("data")
-        given = [name for name in SHAPE if f"data.{name}" in changes or getattr(new_data, name, None) is not None]
-        # The model follows the data where a setting is given for the data alone, or where a variant replaces the model.
-        leads = [name for name in SHAPE if f"model.{name}" not in changes and (variant or name in given)]
-        if not leads:
-            # The data follows the model: `__post_init__` replaces None by the model's values.
-            follows = {f"data.{name}": None for name in SHAPE if name not in given}
-            return configuration.override(self, follows | changes)
+        set_in_data = [name for name in SHAPE if f"data.{name}" in changes or getattr(new_data, name, None) is not None]
+        # The data decide a setting that is changed for them alone, and every one where a variant replaces the model.
+        decided_by_data = [
+            name for name in SHAPE if f"model.{name}" not in changes and (variant or name in set_in_data)
+        ]
+        if not decided_by_data:
+            # The model decides the others: `__post_init__` replaces None by its values.
+            from_model = {f"data.{name}": None for name in SHAPE if name not in set_in_data}
+            return configuration.override(self, from_model | changes)
         data_changes = {path: value for path, value in changes.items() if path == "data" or path in DATA_SHAPE}
         data = configuration.override(_DataOnly(self.data), data_changes).data
         model_changes = {path: value for path, value in changes.items() if path.split(".")[0] == "model"}
         fields = {path.removeprefix("model."): value for path, value in model_changes.items() if path != "model"}
         with as_user_error(of="model"):
             model = model.with_input_shape(
-                *(getattr(data, name) if name in leads else None for name in SHAPE), **fields
+                *(getattr(data, name) if name in decided_by_data else None for name in SHAPE), **fields
             )
-        follows = [name for name in SHAPE if name not in leads and name not in given]
-        data = dataclasses.replace(data, motion=None, **dict.fromkeys(follows))
+        decided_by_model = [name for name in SHAPE if name not in decided_by_data and name not in set_in_data]
+        data = dataclasses.replace(data, motion=None, **dict.fromkeys(decided_by_model))
         rest = {path: value for path, value in changes.items() if path not in model_changes}
         with as_user_error():  # frames or size may be given on both sides, and differ
             experiment = dataclasses.replace(self, model=model, data=data)

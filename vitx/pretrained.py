@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 
 from vitx import configuration, storage
-from vitx.checkpoints import abstract_state, log_errors_alone
+from vitx.checkpoints import abstract_state, suppress_orbax_info_logs
 from vitx.errors import UserError, as_user_error
 from vitx.experiment import Experiment, load_config
 from vitx.interop.fill import Report, Variables, WeightsSource, check_layers, flatten_variables
@@ -134,12 +134,12 @@ def convert(
     return pretrained
 
 
-def starting_weights(
+def build_initialiser(
     experiment: Experiment, workdir: PurePath, output_names: Mapping[str, tuple[str, ...]]
 ) -> Callable[[Any], Any] | None:
-    """Returns what creates the variables that a new run starts from, or None where the seed draws them."""
+    """Returns the function that creates the variables of a new run, or None where the seed draws them."""
     source = experiment.training.initialise_from
-    if source is None or storage.names_in(workdir / "checkpoints"):
+    if source is None:
         return None
     with as_user_error(of="training.initialise_from"):
         require_source(storage.as_path(source))
@@ -231,7 +231,7 @@ def _load(
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps warnings and logs of other libraries, which a user can do nothing about, off the terminal."""
-    with log_errors_alone(), warnings.catch_warnings():
+    with suppress_orbax_info_logs(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(orbax|torch|safetensors|tensorstore)\b")
         yield
 

@@ -40,7 +40,7 @@ from vitx.layers.partition import batch_sharding
 from vitx.models import resolve_implementation
 from vitx.models.base import resize_position_tables
 from vitx.models.budgets import check_budgets
-from vitx.pretrained import starting_weights
+from vitx.pretrained import build_initialiser
 from vitx.run_budgets import evaluate_budgets
 from vitx.run_evaluation import evaluate_and_report, predict_split
 from vitx.run_folder import check_may_train, check_record, check_same_data, lock_run, open_checkpoints
@@ -405,7 +405,8 @@ def train(
         check_monitor(experiment.training.monitor, fitted.task.metric_names(output_names))
         videos = check_same_data(workdir, newest, experiment, fingerprint(sources["train"]), extend=extend)
         with lock_run(workdir) as lock:
-            start = starting_weights(fitted, workdir, output_names)
+            # A run that was killed in its first save has no record, and starts again.
+            initialise = None if newest else build_initialiser(fitted, workdir, output_names)
             if is_first_process():
                 save_config(experiment, workdir / "config.json", videos)
             record = {
@@ -415,7 +416,7 @@ def train(
                 "videos": videos,
             }
             trained = loop.train(
-                fitted, sources, workdir, lock=lock, guard=guard, clock=clock, record=record, initialise=start
+                fitted, sources, workdir, lock=lock, guard=guard, clock=clock, record=record, initialise=initialise
             )
             run = _best_run(fitted, workdir, output_names, trained)
             is_finished = trained.resumed_at == int(trained.state.step)  # no step was left to take

@@ -76,7 +76,7 @@ def _check_settings(workdir: PurePath, experiment: Experiment, *, extend: bool) 
         hint = " --extend lets training.steps grow." if set(refused) == {"training.steps"} else ""
         raise UserError(
             f"{workdir} holds a run with other settings; choose another --workdir, or the same settings.{hint}",
-            [f"{path}: {old!r} there, {new!r} here" for path, (old, new) in refused.items()],
+            [f"{path}: {old!r} before, {new!r} now" for path, (old, new) in refused.items()],
         )
 
 
@@ -130,7 +130,7 @@ def check_same_data(
         raise UserError(
             f"{workdir} was trained on other videos than those of the train split; choose another --workdir, or the "
             "path that its videos have moved to",
-            [f"{path}: {old!r} there, {new!r} here" for path, (old, new) in moved.items()],
+            [f"{path}: {old!r} before, {new!r} now" for path, (old, new) in moved.items()],
         )
     return known
 

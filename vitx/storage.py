@@ -2,7 +2,7 @@
 
 Local paths are `pathlib.Path`, paths in a bucket are `etils.epath.Path`: Orbax and its users speak epath, which keeps
 both slashes of `gs://` where `pathlib` collapses them. epath opens buckets through fsspec (gcsfs, s3fs), and so does
-this module, which adds what epath lacks: exclusive creation, bounded time, and errors that say what to do.
+this module, which adds what epath lacks: exclusive creation, bounded time, and actionable errors.
 """
 
 import contextlib

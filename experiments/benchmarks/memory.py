@@ -51,7 +51,7 @@ for name, (model, optimizer, num_parts) in CASES.items():
     }
     settings = {"model": model, "task": task, "optimizer": transformation, "seed": 0}
     state = jax.eval_shape(functools.partial(init_state, batch=batch, with_ema=False, **settings))
-    step = functools.partial(train_step, ema_decay=None, gradients=optimizer.gradients(num_parts), **settings)
+    step = functools.partial(train_step, ema_decay=None, gradient_fn=optimizer.build_gradient_fn(num_parts), **settings)
     memory = jax.jit(step, donate_argnums=0).lower(state, batch).compile().memory_analysis()
     held, work = (size / 2**20 for size in (memory.argument_size_in_bytes, memory.temp_size_in_bytes))
     print(f"| {name} | {held:.1f} | {work:.1f} |", flush=True)

@@ -173,12 +173,12 @@ def test_a_damaged_clip_is_replaced_like_an_unreadable_video(damaged, scene, tmp
     dataset = Folder(str(tmp_path), validation=0.0, test=0.0)
     data = Data(dataset, num_frames=NUM_FRAMES, frame_stride=1, image_size=(16, 16), batch_size=2, max_unreadable=1.0)
     (batch,) = data.train_batches(dataset.open("train"), 0, range(1))
-    assert (batch["failed"] >= 0).sum() == 1
+    assert (batch["unreadable_index"] >= 0).sum() == 1
     (message,) = filter(None, map(decode_error, batch["error"]))
     assert "damaged.mkv" in message and f"frame {first} " in message
     accepting = Data(**{**vars(data), "reading": ReadOptions(accept_damaged=True)})
     (batch,) = accepting.train_batches(dataset.open("train"), 0, range(1))
-    assert (batch["failed"] == -1).all()
+    assert (batch["unreadable_index"] == -1).all()
 
 
 def test_messages_of_ffmpeg_are_collected_and_not_printed(damaged, caplog, capfd):

@@ -66,7 +66,7 @@ def errors_by_index(iterator) -> dict[int, set[str]]:
     """Messages of the examples that could not be read; the others have none."""
     errors = collections.defaultdict(set)
     for batch in batches(iterator):
-        for index, error in zip(batch["failed"], map(decode_error, batch["error"]), strict=True):
+        for index, error in zip(batch["unreadable_index"], map(decode_error, batch["error"]), strict=True):
             if error is not None:
                 errors[int(index)].add(error)
     return errors
@@ -88,7 +88,7 @@ def test_a_batch_keeps_the_contract():
         "labels": {"place": ("int32", (4,))},
         "weight": ("float32", (4,)),
         "index": ("int32", (4,)),
-        "failed": ("int32", (4,)),
+        "unreadable_index": ("int32", (4,)),
         "error": ("uint8", (4, 256)),
     }
     np.testing.assert_array_equal(batch["labels"]["place"], batch["index"])
@@ -235,7 +235,7 @@ def test_an_unreadable_clip_is_replaced_by_a_function_of_its_index_and_flagged()
     source = Numbered(12, broken=(3, 4, 11))
     seen = collections.Counter()
     for batch in batches(data(source).train_batches(source, 0, range(0, 3))):
-        for index, failed in zip(batch["index"], batch["failed"], strict=True):
+        for index, failed in zip(batch["index"], batch["unreadable_index"], strict=True):
             seen[int(index), int(failed) >= 0] += 1
     whole = {(i, False): 1 for i in range(12) if i not in source.broken}
     assert seen == collections.Counter(whole) + collections.Counter({(5, True): 2, (0, True): 1})
@@ -432,7 +432,7 @@ def test_a_video_of_one_frame_is_a_still_clip(rate, clips):
     settings = data(Still(4), **rate, **clips)
     for iterator in (settings.train_batches(Still(4), 0, range(1)), settings.eval_batches(Still(4))):
         (batch,) = batches(iterator)
-        assert (batch["failed"] == -1).all()
+        assert (batch["unreadable_index"] == -1).all()
         np.testing.assert_allclose(batch["video"].reshape(4, -1, 8 * 8 * 3)[:, :2], 90, atol=3)
 
 

@@ -118,7 +118,7 @@ def test_a_destination_with_other_content_is_refused(folder, ready, tmp_path, ca
         assert all(message in err for message in messages), err
 
     before = contents(ready)
-    refused(prepare(folder, ready, "--crf", "21"), "other settings", "crf: 20 there, 21 here")
+    refused(prepare(folder, ready, "--crf", "21"), "other settings", "crf: 20 before, 21 now")
     (tmp_path / "few" / "walk").mkdir(parents=True)
     (tmp_path / "few" / "walk" / "1.mp4").write_bytes(b"no video")
     refused(prepare(tmp_path / "few", ready), "other videos")

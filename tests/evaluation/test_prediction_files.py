@@ -248,7 +248,7 @@ def test_a_file_is_neither_replaced_nor_mixed_with_other_settings(tmp_path):
         target.add("a", [])
         raise KeyboardInterrupt
     with (
-        pytest.raises(UserError, match=r"rows\.jsonl(?s:.*)top: 3 there, 5 here"),
+        pytest.raises(UserError, match=r"rows\.jsonl(?s:.*)top: 3 before, 5 now"),
         open_predictions(path, [], {"top": 5}),
     ):
         pass

@@ -1,4 +1,4 @@
-"""Makes the golden files of test_huggingface.py and test_videomae.py with transformers.
+"""Creates the golden files of test_huggingface.py and test_videomae.py with transformers.
 
 python tests/interop/make_golden.py             # all of them
 python tests/interop/make_golden.py videomae    # those that are named

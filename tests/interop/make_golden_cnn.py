@@ -1,4 +1,4 @@
-"""Makes the golden files of test_cnn.py with torchvision and PyTorchVideo: python tests/interop/make_golden_cnn.py"""
+"""Creates the golden files of test_cnn.py with torchvision and PyTorchVideo: python tests/interop/make_golden_cnn.py"""
 
 import importlib.util
 import json

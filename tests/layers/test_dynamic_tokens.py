@@ -94,7 +94,7 @@ def test_settings_that_a_model_cannot_have_are_refused_when_it_is_created(name, 
         vitx.create_model(name, **SMALL, reducer=reducer)
 
 
-def test_an_encoder_that_has_seen_no_clip_says_so(video):
+def test_an_encoder_without_a_carry_raises(video):
     model = vitx.create_model("vivit_b_16x2", **SMALL, reducer=DynamicTokens(6))
     variables = jax.eval_shape(model.init, jax.random.key(0), video)
     tokens = jax.ShapeDtypeStruct((2, 17, 16), jnp.float32)

@@ -48,7 +48,7 @@ def declare_decay(*, grid, num_prefix, num_heads, head_dim):
     return {"decay": Parameter((num_heads,), jax.nn.initializers.uniform(1.0), head_axis=0)}
 
 
-PAST = Layout(attend_to_past, "places", parameters=declare_decay)
+PAST = Layout(attend_to_past, "locations", parameters=declare_decay)
 
 
 def test_layout_with_parameters_has_them_in_the_scope_of_its_attention():

@@ -31,10 +31,10 @@ class Halving(Reducer):
             num_prefix + (all_tokens if i < self.after_layer else all_tokens // 2) for i in range(num_layers + 1)
         )
 
-    def before_block(self, x, carry, place):
-        if place.layer != self.after_layer:
+    def before_block(self, x, carry, context):
+        if context.layer != self.after_layer:
             return x, carry
-        return jnp.concatenate([x[..., : place.num_prefix, :], x[..., place.num_prefix :: 2, :]], axis=-2), carry
+        return jnp.concatenate([x[..., : context.num_prefix, :], x[..., context.num_prefix :: 2, :]], axis=-2), carry
 
 
 @pytest.fixture(scope="module")

@@ -144,7 +144,7 @@ def test_gradients_are_finite_and_reach_the_length_embedding(video, clips):
     assert gradients["params"]["encoder"]["length_embedding"]["embedding"].any()
 
 
-def test_an_encoder_that_has_seen_no_clip_says_so(trained, video):
+def test_an_encoder_without_a_carry_raises(trained, video):
     model, variables = trained
     model = override(model, {"reducer": RunLengthTokens()})
     tokens = jax.jit(functools.partial(model.apply, method="tokens"))(variables, video)
@@ -157,6 +157,8 @@ def test_models_that_need_every_token_are_refused(name):
     settings = SMALL | ({"num_frames": 3, "tubelet_size": (1, 4, 4)} if name.startswith("times") else {})
     with pytest.raises(UserError, match="reducer"):
         vitx.create_model(name, **settings, reducer=RunLengthTokens(budget=6))
+    with pytest.raises(UserError, match="reducer"):  # no token is left out, and yet they change their order
+        vitx.create_model(name, **settings, reducer=RunLengthTokens())
 
 
 @pytest.mark.parametrize("budget", [0, 3, 13])

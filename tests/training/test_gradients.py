@@ -18,7 +18,7 @@ import vitx
 from vitx.models.resnet3d import ResNet3D
 from vitx.tasks.classification import Classification
 from vitx.tasks.task import LossOutput
-from vitx.training.gradients import accumulate, plain, sharpness_aware, skip_frozen
+from vitx.training.gradients import accumulate_gradients, compute_gradient, perturb_parameters, skip_frozen
 from vitx.training.optimizers import SGD, AdamW
 from vitx.training.step import init_state, train_step
 
@@ -63,7 +63,9 @@ def prepare_step(model, optimizer, num_parts=1, **settings):
         init_state, model, task, transformation, seed=3, with_ema=settings["ema_decay"] is not None
     )
     step = functools.partial(train_step, model=model, task=task, optimizer=transformation, seed=3, **settings)
-    return jax.jit(functools.partial(step, gradients=optimizer.gradients(num_parts))), jax.jit(init)(create_batch(8))
+    return jax.jit(functools.partial(step, gradient_fn=optimizer.build_gradient_fn(num_parts))), jax.jit(init)(
+        create_batch(8)
+    )
 
 
 SHARP = SGD(peak_lr=0.3, sam_rho=0.05)  # not Adam, which takes full steps by the rounding of gradients near nothing
@@ -100,7 +102,9 @@ def linear(params, batch, key):
 def test_micro_batches_have_their_own_keys_and_average_statistics():
     x = np.random.default_rng(0).standard_normal((6, 5)).astype(np.float32)
     params, key = {"w": jnp.ones(5), "b": jnp.float32(0)}, jax.random.key(1)
-    (value, aux), gradient = jax.jit(accumulate(plain, 3), static_argnums=0)(linear, params, {"x": x}, key)
+    (value, aux), gradient = jax.jit(accumulate_gradients(compute_gradient, 3), static_argnums=0)(
+        linear, params, {"x": x}, key
+    )
     np.testing.assert_allclose(value, x.sum(), rtol=1e-5)
     np.testing.assert_allclose(gradient["w"], x.sum(0), rtol=1e-5)
     draws = [float(jax.random.uniform(jax.random.fold_in(key, i))) for i in range(3)]
@@ -125,7 +129,7 @@ def test_sam_takes_the_gradient_at_perturbed_parameters():
         return optax.sigmoid_binary_cross_entropy(logits, batch["y"]).sum(), LossOutput({}, {})
 
     batch = {"x": jnp.float32(x), "y": jnp.float32(y)}
-    (value, _), found = sharpness_aware(plain, 0.3)(loss, jnp.float32(w), batch, jax.random.key(0))
+    (value, _), found = perturb_parameters(compute_gradient, 0.3)(loss, jnp.float32(w), batch, jax.random.key(0))
     ascent_gradient = gradient(w)
     np.testing.assert_allclose(found, gradient(w + 0.3 * ascent_gradient / np.linalg.norm(ascent_gradient)), rtol=1e-5)
     logits = x @ w
@@ -142,9 +146,9 @@ def test_frozen_parameters_have_no_gradient_and_cost_nothing():
         return jax.jit(functools.partial(gradients, linear)).lower(*args).compile().cost_analysis()["flops"]
 
     args = (linear, {"w": jnp.ones(5), "b": jnp.float32(0)}, {"x": jnp.ones((6, 5))}, jax.random.key(0))
-    _, found = skip_frozen(plain, find_frozen)(*args)
+    _, found = skip_frozen(compute_gradient, find_frozen)(*args)
     assert not found["w"].any() and found["b"] == 6
-    assert flops(skip_frozen(plain, find_frozen)) < 0.8 * flops(plain)
+    assert flops(skip_frozen(compute_gradient, find_frozen)) < 0.8 * flops(compute_gradient)
 
 
 def test_non_finite_step_changes_only_the_step_number():
@@ -184,7 +188,7 @@ def test_ema_warmup_begins_with_a_short_memory():
 ACCUMULATE = """
 import jax, jax.numpy as jnp
 from vitx.tasks.task import LossOutput
-from vitx.training.gradients import accumulate, plain
+from vitx.training.gradients import accumulate_gradients, compute_gradient
 from vitx.layers.partition import batch_sharding
 from vitx.training.sharding import Mesh
 
@@ -192,7 +196,7 @@ rows = batch_sharding(Mesh(fsdp=2).build(32))
 def loss(w, batch, key):
     return jnp.tanh(batch["x"].astype(jnp.float32) @ w).sum(), LossOutput({}, {})
 x = jax.ShapeDtypeStruct((32, 640), jnp.uint8, sharding=rows)
-step = jax.jit(lambda w, x: accumulate(plain, 4)(loss, w, {"x": x}, jax.random.key(0)))
+step = jax.jit(lambda w, x: accumulate_gradients(compute_gradient, 4)(loss, w, {"x": x}, jax.random.key(0)))
 print(step.lower(jax.ShapeDtypeStruct((640, 8), jnp.float32), x).compile().as_text())
 """
 

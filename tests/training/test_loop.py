@@ -12,6 +12,7 @@ from typing import Literal
 
 import filelock
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -23,7 +24,8 @@ from vitx.run import load_run, train
 from vitx.training import trainer
 from vitx.training.faults import LossSpikeDetector
 from vitx.training.logs import read_metrics
-from vitx.training.setup import compile_step, set_up
+from vitx.training.optimizers import Optax
+from vitx.training.setup import compile_step, create_state, set_up
 from vitx.training.validation import ValidationSet
 
 
@@ -253,7 +255,7 @@ def test_finished_run_trains_on_only_with_extend(small, finished, capsys, final_
     assert re.search("is finished.* 12 steps", capsys.readouterr().err)
     assert final_digests(finished) == before
     longer = experiment.override({"training.steps": 16})
-    with pytest.raises(UserError, match=r"(?s)--extend.*training\.steps: 12 there, 16 here"):
+    with pytest.raises(UserError, match=r"(?s)--extend.*training\.steps: 12 before, 16 now"):
         train(longer, finished)
     train(longer, finished, extend=True)
     assert [row["step"] for row in read_metrics(finished) if row["split"] == "validation"] == [4, 8, 12, 16]
@@ -266,7 +268,7 @@ def test_only_mutable_settings_may_change_on_resume(small, finished):
         with pytest.raises(UserError) as error:
             train(experiment.override({path: new, "training.log_every": 2}), finished)
         found = str(error.value)
-        assert f"{path}: {old} there, {new} here" in found and "log_every" not in found
+        assert f"{path}: {old} before, {new} now" in found and "log_every" not in found
 
 
 @pytest.mark.parametrize(("allowed", "reason"), [(2, "loss nan, .*3 steps were skipped"), (9, "outputs of the model")])
@@ -319,6 +321,31 @@ def test_initialise_from_takes_parameters_and_nothing_else(small, undisturbed, t
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), averaged, started)
     with pytest.raises(UserError, match=r"training\.initialise_from: .*/no"):
         train(start.override({"training.initialise_from": str(tmp_path / "no")}), tmp_path / "other")
+
+
+def test_a_run_that_was_killed_in_its_first_save_starts_from_its_weights_again(
+    small, undisturbed, tmp_path, monkeypatch
+):
+    start = small.override(
+        {"training.initialise_from": str(undisturbed), "training.steps": 1, "optimizer.peak_lr": 0.0}
+    )
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(trainer, "to_devices", lambda *_: (_ for _ in ()).throw(RuntimeError))
+        train(start, tmp_path)
+    (tmp_path / "checkpoints" / "1.orbax-checkpoint-tmp").mkdir(parents=True, exist_ok=True)
+    train(start, tmp_path)
+    found = load_run(tmp_path, "last").variables
+    jax.tree.map(np.testing.assert_array_equal, found, load_run(undisturbed, "best").variables)
+
+
+def test_an_optimizer_that_keeps_its_first_parameters_gets_those_that_the_run_starts_from(small, digits):
+    experiment = small.override({"optimizer": Optax(name="contrib.prodigy")})
+    experiment = experiment.for_labels(digits.open("train").label_names)
+    setup = set_up(experiment, {"train": digits.open("train")})
+    given = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), setup.abstract.variables)
+    state = create_state(setup, lambda abstract: given)
+    kept = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state.optimizer) if "params0" in str(path)]
+    assert len(kept) == len(jax.tree.leaves(given)) and all(bool((leaf == 1).all()) for leaf in kept)
 
 
 def test_evaluation_counts_every_example_once_for_any_batch_size(small, finished):

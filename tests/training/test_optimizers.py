@@ -91,7 +91,7 @@ def muon(p, g, t, s):
         (AdamW(weight_decay=0.1), adam, False),
         (LAMB(weight_decay=0.1, eps=1e-8), adam, True),
         (Lion(peak_lr=1e-2), lion, False),
-        (Adafactor(factored_from=2, weight_decay=0.1, clip_norm=1.0), adafactor, False),
+        (Adafactor(min_dim_size_to_factor=2, weight_decay=0.1, clip_norm=1.0), adafactor, False),
         (Muon(), muon, False),
     ],
     ids=["sgd", "nesterov", "adamw", "lamb", "lion", "adafactor", "muon"],
@@ -127,7 +127,7 @@ def test_ten_steps_follow_the_definition(optimizer, direction, trusted):
         (SGD(clip_norm=None), "SGD", {"momentum": 0.9}),
         (SGD(clip_norm=None, nesterov=True), "SGD", {"momentum": 0.9, "nesterov": True}),
         (AdamW(clip_norm=None, weight_decay=0.0), "AdamW", {"weight_decay": 0.0}),
-        (Adafactor(factored_from=2), "Adafactor", {}),
+        (Adafactor(min_dim_size_to_factor=2), "Adafactor", {}),
     ],
 )
 def test_ten_steps_equal_those_of_torch(ours, name, settings):
@@ -161,7 +161,7 @@ def test_coupled_decay_joins_the_gradient_before_the_momentum():
         params = optax.apply_updates(params, ours)
 
 
-EVERY = [SGD(), AdamW(), LAMB(), Lion(), Adafactor(factored_from=2, momentum=0.9), Muon()]
+EVERY = [SGD(), AdamW(), LAMB(), Lion(), Adafactor(min_dim_size_to_factor=2, momentum=0.9), Muon()]
 
 
 @pytest.mark.parametrize("optimizer", EVERY, ids=lambda value: type(value).__name__)

@@ -106,11 +106,11 @@ def test_run_stopped_during_evaluation_evaluates_when_it_resumes(
     small, undisturbed, tmp_path, monkeypatch, interruptible, final_digests, metrics_without_times
 ):
     """Ctrl-C in step 5, then SIGTERM and Ctrl-C in evaluations after steps 8 and 12, of which nothing is known yet."""
-    place, look = trainer.to_devices, validation.evaluate
+    to_devices, evaluate = trainer.to_devices, validation.evaluate
     experiment = small.override({"training.ema_decay": 0.9, "training.checkpoint_every": 100})
 
     def stop_at(name, moment, number):
-        calls, (module, real) = 0, {"to_devices": (trainer, place), "evaluate": (validation, look)}[name]
+        calls, (module, real) = 0, {"to_devices": (trainer, to_devices), "evaluate": (validation, evaluate)}[name]
 
         def disturbed(*arguments, **options):
             nonlocal calls

@@ -44,7 +44,7 @@ def test_precise_statistics_equal_those_of_all_batches_together():
 
 @pytest.fixture(scope="module")
 def runs(small, tmp_path_factory):
-    """One run with precise statistics, one without, one that stopped and went on: {name: folder}."""
+    """One run with precise statistics, one without, one that was stopped and resumed: {name: folder}."""
     folder = tmp_path_factory.mktemp("precise")
     plain = small.override(
         {

@@ -13,7 +13,7 @@ from flax import linen as nn
 import vitx
 from vitx.layers.transformer import Encoder, EncoderBlock
 from vitx.tasks.classification import Classification
-from vitx.training.gradients import accumulate, plain
+from vitx.training.gradients import accumulate_gradients, compute_gradient
 from vitx.training.optimizers import LAMB, SGD, Adafactor, AdamW, Lion, Muon
 from vitx.training.step import init_state, train_step
 
@@ -32,7 +32,7 @@ OPTIMIZERS = {
     "AdamW": AdamW(peak_lr=1e-2),
     "LAMB": LAMB(peak_lr=1e-2),
     "Lion": Lion(peak_lr=3e-3),
-    "Adafactor": Adafactor(factored_from=8),
+    "Adafactor": Adafactor(min_dim_size_to_factor=8),
     "Muon": Muon(peak_lr=1e-2),
     "layer decay": AdamW(peak_lr=1e-2, layer_decay=0.5),
 }
@@ -180,14 +180,14 @@ def test_examples_without_a_label_change_neither_loss_nor_gradient(heads):
         del batch["labels"]["place"]
     state = init_state(model, task, optimizer, batch, 0, with_ema=False)
 
-    def step(batch, gradients=plain):
+    def step(batch, gradient_fn=compute_gradient):
         settings = {"model": model, "task": task, "optimizer": optimizer, "seed": 0, "ema_decay": None}
-        return train_step(state, batch, **settings, gradients=gradients)
+        return train_step(state, batch, **settings, gradient_fn=gradients)
 
     both, metrics = step(batch)
     labelled, expected = step(jax.tree.map(lambda rows: rows[::2], batch))
     # Micro-batch 0 has rows 0 and 2, the labelled ones; micro-batch 1 has none with a label.
-    parts, summed = step(batch, accumulate(plain, 2))
+    parts, summed = step(batch, accumulate_gradients(compute_gradient, 2))
     assert metrics["loss"] > 0.5
     for found, state_found in ((metrics, both), (summed, parts)):
         np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)

@@ -221,7 +221,7 @@ def _check_folder(base: Experiment, workdir: PurePath) -> Iterator[str]:
     changed = configuration.differences(configuration.from_dict(record["base"], str(path)), base)
     for setting, (old, new) in changed.items():
         if not configuration.is_mutable_on_resume(base, setting):
-            yield f"{workdir} has another base: {setting} is {old!r} there, {new!r} here"
+            yield f"{workdir} has another base: {setting} is {old!r} before, {new!r} now"
 
 
 def _check_cell(cell: Cell) -> None:
@@ -230,7 +230,7 @@ def _check_cell(cell: Cell) -> None:
         return
     stored, experiment = (part.with_absolute_paths() for part in (load_config(cell.folder), cell.experiment))
     refused = [
-        f"{path} is {old!r} there, {new!r} here"
+        f"{path} is {old!r} before, {new!r} now"
         for path, (old, new) in different_settings(stored, experiment).items()
         if not configuration.is_mutable_on_resume(experiment, path)
     ]

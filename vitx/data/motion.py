@@ -35,7 +35,7 @@ _DOWN, _RIGHT = np.array([-1, -1, 1, 1])[:, None], np.array([-1, 1, -1, 1])[:, N
 
 
 def export_motion(stream: VideoStream) -> None:
-    """Makes a stream's decoder export motion vectors; pixels stay the same. Call it before decoding.
+    """Lets a stream's decoder export motion vectors; pixels stay the same. Call it before decoding.
 
     Raises:
         VideoError: the decoder exports none.

@@ -45,7 +45,7 @@ def class_weights(labels: Int[np.ndarray, " size"], power: float) -> Float[np.nd
     return weights
 
 
-# Threads that read ahead ask for clips of two epochs in turn where one ends.
+# At the end of an epoch, prefetch threads request clips of two epochs alternately: both stay cached.
 @functools.lru_cache(maxsize=4)
 def _draw_epoch(order: Order, epoch: int) -> tuple[Int[np.ndarray, " size"], Int[np.ndarray, " size"]]:
     """Returns the examples of an epoch, and the occurrence index of each in the epoch."""
@@ -53,8 +53,8 @@ def _draw_epoch(order: Order, epoch: int) -> tuple[Int[np.ndarray, " size"], Int
     shuffled = rng.permutation(order.size)
     if order.weights is None:
         return shuffled, np.zeros(order.size, int)
-    # Systematic sampling: evenly spaced marks on the cumulative weights, examples of equal weight side by side. Every
-    # class and every example is then drawn as often as its weight asks, rounded up or down.
+    # Systematic sampling: evenly spaced marks on the cumulative weights, examples of equal weight side by side. Each
+    # example, and all classes of one size together, are then drawn as often as their weights ask, rounded up or down.
     shuffled = shuffled[np.argsort(order.weights[shuffled], kind="stable")]
     ends = np.cumsum(order.weights[shuffled])
     marks = (np.arange(order.size) + rng.uniform()) * ends[-1] / order.size

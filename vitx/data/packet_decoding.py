@@ -21,7 +21,7 @@ MAX_DELAY = 32
 CORRUPT = "the decoder marks it as corrupt"
 
 HARMLESS = ("mmco: unref short failure",)
-"""Errors that change no pixel: H.264 is to forget a frame that is not there, after a jump or a cut."""
+"""Errors that change no pixel: an H.264 stream unreferences a frame that a seek or a cut has skipped."""
 
 
 class Decoded(NamedTuple):
@@ -55,7 +55,7 @@ def decode_packets(
         observe: called with every frame that is decoded, returned or not.
     """
     _enable_messages()
-    # With one decoder thread messages come from the thread that decodes, which is the one that is here.
+    # With one decoder thread FFmpeg logs in the calling thread, so `Capture` gets the messages of this decoder alone.
     capture, may_skip, skipped = av.logging.Capture(), needed is not None and decoder.name in SKIPPING, None
     problem, problem_before, key_time = None, None, None
     problems: dict[int, str] = {}
@@ -115,7 +115,7 @@ def _time_of(frame: av.VideoFrame) -> int | None:
 def _enable_messages() -> None:
     """Lets PyAV pass FFmpeg's errors on, which it drops unless a level is set."""
     if av.logging.get_level() is None:
-        # Only `Capture` is to have them: without it they would be logged, on many sound videos, too.
+        # Only `Capture` handles these messages: logged, they would appear for many intact videos.
         logging.getLogger("libav").setLevel(logging.CRITICAL + 1)
         av.logging.set_level(av.logging.ERROR)
     if av.logging.get_skip_repeated():

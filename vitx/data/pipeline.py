@@ -4,9 +4,9 @@ Global batch k of a run is a pure function of (seed, k), whatever the number of 
 position in the data is the step, and resuming is slicing. A batch is
 
     {"video": uint8[b, t, h, w, c], "labels": {name: int32[b] | float32[b, k]}, "weight": float32[b],
-     "index": int32[b], "failed": int32[b], "error": uint8[b, 256], "decode_seconds": float32[b]}
+     "index": int32[b], "unreadable_index": int32[b], "error": uint8[b, 256], "decode_seconds": float32[b]}
 
-with weight 0 for padding. "failed" is the index of the example that could not be read (-1: none), and "error" has the
+with weight 0 for padding. "unreadable_index" is that of the example that could not be read (-1: none), "error" has the
 reason (`decode_error`). In training another example replaces it; in evaluation the row has weight 0. "decode_seconds",
 the processor time of an example, stays on the host. In evaluation "video" has an axis of views after the first, and
 "views": int32[b] counts those that a video has; the others are zeros.
@@ -383,7 +383,10 @@ class _EvalRows:
         try:
             example = _load_row(self.source, index, self.data.read_views)
         except VideoError as error:
-            failure = {"failed": np.int32(index), "error": encode_error(_name_error(self.source, index, error))}
+            failure = {
+                "unreadable_index": np.int32(index),
+                "error": encode_error(_name_error(self.source, index, error)),
+            }
             return _padding_row(self.data, self.source, index) | failure
         views, max_views = len(example["video"]), self.data.max_views
         # All videos of a batch have as many views as the longest may have; the step skips the empty ones.
@@ -414,7 +417,7 @@ class _TrainRows:
             except VideoError as error:
                 # the first failure is the one that is reported: later ones have their own turn in the order
                 failure = failure or {
-                    "failed": np.int32(index),
+                    "unreadable_index": np.int32(index),
                     "error": encode_error(_name_error(self.source, index, error)),
                 }
             else:
@@ -472,7 +475,7 @@ def _load_row(source: Source, index: int, read: Callable[[Mapping[str, Any]], np
         "labels": label_arrays(example),
         "weight": np.float32(1),
         "index": np.int32(index),
-        "failed": np.int32(-1),
+        "unreadable_index": np.int32(-1),
         "error": encode_error(""),
         "decode_seconds": np.float32(time.thread_time() - began),
     }
@@ -486,7 +489,7 @@ def _padding_row(data: Data, source: Source, index: int) -> Batch:
         "labels": {name: np.zeros_like(label) for name, label in label_arrays(source[0]).items()},
         "weight": np.float32(0),
         "index": np.int32(index),
-        "failed": np.int32(-1),
+        "unreadable_index": np.int32(-1),
         "error": encode_error(""),
         "decode_seconds": np.float32(0),
     }

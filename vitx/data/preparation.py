@@ -153,7 +153,7 @@ def _check_destination(destination: PurePath, plan: Mapping[str, Any]) -> None:
         what = "other videos, labels or splits" if "videos" in different else "other settings"
         theirs = found[0].get("settings", {})
         lines = [
-            f"{name}: {theirs.get(name)!r} there, {value!r} here"
+            f"{name}: {theirs.get(name)!r} before, {value!r} now"
             for name, value in plan["settings"].items()
             if theirs.get(name) != value
         ]

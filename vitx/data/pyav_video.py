@@ -67,7 +67,7 @@ class _SeekingFailedError(Exception):
 class PyAVVideo:
     """An open video; `vitx.data.decoding.open_video` opens and closes it.
 
-    First plan, then read: `times` says which frames there are, `upright_size` how large those that were chosen are, and
+    First plan, then read: `times` has the time of every frame, `upright_size` returns the size of the chosen ones, and
     `read` decodes them once, in one pass. Frame i is the i-th that one plain pass of the decoder returns. Where the
     packets say which that is, decoding begins at the last keyframe before a wanted frame; where they leave doubt, the
     whole video is decoded to count its frames, and frames are found by counting. Beside the result it holds one decoded

@@ -30,7 +30,7 @@ def sample_dense(
     """
     # A stride such as 1.1 reaches 10.999... where it should reach 11.
     steps = np.floor(stride * np.arange(clip_frames) + 1e-6).astype(int)
-    # As many starts as fit; `start` = 1 would be the one behind the last.
+    # Valid first frames; `start` = 1 would index one past the last.
     num_starts = max(num_frames - int(steps[-1]), 1)
     indices = min(int(start * num_starts), num_starts - 1) + steps
     return indices % num_frames if short == "loop" else np.minimum(indices, num_frames - 1)
@@ -71,14 +71,14 @@ def sample_at_rate(
     length = times[-1] - times[0] + gap  # the last frame stays as long as the others do
     moments = np.arange(clip_frames) / rate
     room = max(length - moments[-1] - min(gap, 1 / rate), 0.0)
-    # A hair later than the frames appear, so that rounding never shows the frame before.
+    # A millionth of a gap later, so that rounding cannot select the previous frame.
     moments += start * room + gap * 1e-6
     wanted = times[0] + (moments % length if short == "loop" else moments)
     return np.searchsorted(times, wanted, side="right") - 1
 
 
 def covering_starts(num_frames: int, clip_frames: int, stride: int | float, max_clips: int) -> Float[np.ndarray, " c"]:
-    """Returns the starts of the fewest dense clips that skip no frames but those within a stride.
+    """Returns the starts of the smallest number of dense clips that cover a video.
 
     Args:
         num_frames: frames of the video.
@@ -102,7 +102,8 @@ def covering_starts(num_frames: int, clip_frames: int, stride: int | float, max_
 def frames_between(times: Float[np.ndarray, " n"], begin: float, end: float) -> Int[np.ndarray, "_"]:
     """Returns the numbers of the frames shown from `begin` until before `end`, in seconds from the first frame.
 
-    Where no frame begins in between, that is the frame on the screen at `begin`, if the video lasts so long.
+    Where no frame begins in between, that is the frame on the screen at `begin`; the last frame has no known end, so
+    nothing is shown after its beginning.
     """
     first, stop = np.searchsorted(times, [begin, end])
     if first == stop and 0 < first < len(times):

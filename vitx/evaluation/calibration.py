@@ -1,7 +1,7 @@
 """Calibration of probabilities by one temperature for each label, fitted on the validation split (Guo et al. 2017).
 
 Logits are divided by the temperature before the softmax (or, of several classes at once, the sigmoid): the order of the
-classes stays, and probabilities become as certain as the model is right. A run keeps its temperatures in
+classes stays, and probabilities become calibrated to its accuracy. A run keeps its temperatures in
 `calibration.json`, beside the checkpoints and never inside them.
 
 Letters in shapes: n examples, k classes, m predictions, b bins.
@@ -33,7 +33,7 @@ FILE = "calibration.json"
 FORMAT = 1
 NUM_BINS = 15  # bins of equal width, as in Guo et al. 2017
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 100.0
-"""Bounds: where every example is right, no temperature is low enough; where a model is worse than chance, none high."""
+"""Bounds: if every example is correct, no temperature is low enough; if a model is worse than chance, none is high."""
 
 CERTAIN_LOSS = 1e-3  # nats; below, no example is wrong, and every lower temperature fits as well
 
@@ -94,7 +94,7 @@ def _describe_extreme(found: LabelCalibration) -> str:
     if found.temperature > MAX_TEMPERATURE / 1.01:
         return "; the model is no better than chance, so all its probabilities become equal"
     if found.temperature < MIN_TEMPERATURE * 1.01 or found.calibrated_loss < CERTAIN_LOSS:
-        return "; (nearly) all of them are right, so other videos may get probabilities that are too certain"
+        return "; (nearly) all predictions are correct, so other videos may get probabilities that are too certain"
     return ""
 
 
@@ -171,7 +171,7 @@ def negative_log_likelihood(
 def confidences(
     logits: Float[np.ndarray, "n k"], targets: Shaped[np.ndarray, "n ..."]
 ) -> tuple[Float[np.ndarray, "m"], Bool[np.ndarray, "m"]]:
-    """Returns (confidence, whether it is right) of each prediction.
+    """Returns (confidence, whether it is correct) of each prediction.
 
     A prediction is the most probable class of an example; or, where targets are of several classes, every class of
     every example, and its confidence is the probability that the example has the class.
@@ -184,7 +184,7 @@ def confidences(
 def reliability(
     confidence: Float[np.ndarray, "m"], correct: Bool[np.ndarray, "m"], num_bins: int = NUM_BINS
 ) -> tuple[Float[np.ndarray, "b"], Float[np.ndarray, "b"], Int[np.ndarray, "b"]]:
-    """Returns (mean confidence, fraction that is right, number of predictions) in bins of equal width; NaN if empty."""
+    """Returns (mean confidence, accuracy, number of predictions) in bins of equal width; NaN if empty."""
     bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
     counts = np.bincount(bins, minlength=num_bins)
     with np.errstate(invalid="ignore"):
@@ -196,8 +196,8 @@ def expected_calibration_error(
     confidence: Float[np.ndarray, "m"], correct: Bool[np.ndarray, "m"], num_bins: int = NUM_BINS
 ) -> float:
     """Returns the mean distance of confidence and accuracy in percent, over bins, weighted by their predictions."""
-    mean, right, counts = reliability(confidence, correct, num_bins)
-    return float(100 * np.nansum(counts * np.abs(mean - right)) / counts.sum())
+    mean, accuracy, counts = reliability(confidence, correct, num_bins)
+    return float(100 * np.nansum(counts * np.abs(mean - accuracy)) / counts.sum())
 
 
 def calibration_of_split(task: Task, predictions: Predictions, calibration: Calibration) -> dict[str, dict[str, float]]:
@@ -241,7 +241,7 @@ def reliability_diagram(
     """Draws accuracy against confidence, and below how many predictions are so confident.
 
     Args:
-        predictions: {name of the panel: (confidence, whether it is right) of each prediction}.
+        predictions: {name of the panel: (confidence, whether it is correct) of each prediction}.
         title: heading.
     """
     figure = Figure(figsize=(4.2 * len(predictions), 5.2), layout="constrained")
@@ -249,9 +249,9 @@ def reliability_diagram(
     grid = figure.subplots(2, len(predictions), squeeze=False, sharex=True, height_ratios=[3, 1])
     for column, (name, (confidence, correct)) in enumerate(predictions.items()):
         error = expected_calibration_error(confidence, correct)
-        mean, right, counts = reliability(confidence, correct)
+        mean, accuracy, counts = reliability(confidence, correct)
         above, below = grid[:, column]
-        _draw_accuracies(above, mean, right)
+        _draw_accuracies(above, mean, accuracy)
         above.set_title(plain_text(f"{name}: error {error:.1f} %"), fontsize=10)
         lefts = 100 * np.arange(len(counts)) / len(counts)
         below.bar(lefts, counts, width=100 / len(counts), align="edge", color=GREY, edgecolor="white", linewidth=0.8)
@@ -264,13 +264,13 @@ def reliability_diagram(
     return figure
 
 
-def _draw_accuracies(axes: Axes, mean: Float[np.ndarray, "b"], right: Float[np.ndarray, "b"]) -> None:
+def _draw_accuracies(axes: Axes, mean: Float[np.ndarray, "b"], accuracy: Float[np.ndarray, "b"]) -> None:
     """Draws the accuracy of each bin, and how far it is from the confidence."""
     width = 100 / len(mean)
     lefts = width * np.arange(len(mean))
     known = ~np.isnan(mean)
-    axes.bar(lefts[known], 100 * right[known], width, align="edge", color=BLUE, edgecolor="white", label="accuracy")
-    gaps, bottoms = np.abs(mean - right)[known], np.minimum(mean, right)[known]
+    axes.bar(lefts[known], 100 * accuracy[known], width, align="edge", color=BLUE, edgecolor="white", label="accuracy")
+    gaps, bottoms = np.abs(mean - accuracy)[known], np.minimum(mean, accuracy)[known]
     style = {"facecolor": "none", "edgecolor": ORANGE, "hatch": "////", "linewidth": 1.0}
     axes.bar(lefts[known], 100 * gaps, width, 100 * bottoms, align="edge", label="distance to confidence", **style)
     axes.plot([0, 100], [0, 100], color=GREY, linewidth=1.2, linestyle="--")

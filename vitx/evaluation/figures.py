@@ -37,7 +37,7 @@ def metric_title(metric: str, split: str, units: Mapping[str, str]) -> str:
 
 
 def scale_costs(axes: Axes, costs: Sequence[float]) -> None:
-    """Makes the horizontal axis of costs logarithmic where they differ enough, and labels it."""
+    """Sets a logarithmic horizontal axis where costs differ enough, and labels it."""
     if max(costs) < 3 * min(costs):
         axes.locator_params(axis="x", nbins=6)  # a logarithmic axis this short has one label or none
     else:

@@ -112,4 +112,4 @@ def _list_changes(begun: Any, settings: Mapping[str, Any]) -> list[str]:
     """Returns a line for each setting that differs from those that a file was begun with."""
     begun = begun if isinstance(begun, Mapping) else {}
     names = dict.fromkeys(name for name in (*settings, *begun) if begun.get(name) != settings.get(name))
-    return [f"{name}: {begun.get(name)!r} there, {settings.get(name)!r} here" for name in names]
+    return [f"{name}: {begun.get(name)!r} before, {settings.get(name)!r} now" for name in names]

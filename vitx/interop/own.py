@@ -53,9 +53,9 @@ def read_own(path: Path) -> WeightsSource:
         model, preprocessing = (from_dict(about[part], str(path)) for part in ("model", "preprocessing"))
         labels = about["labels"] and {head: tuple(map(str, names)) for head, names in about["labels"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} does not say which model it is of: {error}") from error
+        raise UserError(f"{path}: its metadata names no model: {error}") from error
     if not isinstance(model, nn.Module) or not isinstance(preprocessing, Preprocessing | None):
-        raise UserError(f"{path} does not say which model it is of: found {type(model).__name__}")
+        raise UserError(f"{path}: found a {type(model).__name__} in its metadata; expected a model")
     classifies = hasattr(model, "num_classes")  # a forecaster does not
     if (
         labels

@@ -198,14 +198,14 @@ class SelfAttention(nn.Module):
         declared = layout.parameters(grid=clip_grid, num_prefix=num_prefix, num_heads=self.num_heads, head_dim=head_dim)
         parameters = {name: self.param(name, parameter.init, parameter.shape) for name, parameter in declared.items()}
 
-        def core_and_sow(q, k, v, *, bias=None, mask=None):
+        def attend_and_sow(q, k, v, *, bias=None, mask=None):
             self.sow("intermediates", "attention", attention_weights(q, k, bias=bias, mask=mask))
             return core(q, k, v, bias=bias, mask=mask)
 
         options = {"grid": grid, "num_prefix": num_prefix, "parameters": parameters, "bias": bias}
         if self.is_mutable_collection("intermediates"):
             # outside the mesh's shard_map, in which nothing can be sown
-            out = attend_locally(layout, core_and_sow, *qkv, **options)
+            out = attend_locally(layout, attend_and_sow, *qkv, **options)
         else:
             chosen = IMPLEMENTATIONS[self.implementation]
             out = attend(layout, chosen.core, *qkv, num_chunks=num_chunks, check_vma=chosen.check_vma, **options)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from vitx.configuration import register
 from vitx.layers.embeddings import gather_tokens
 from vitx.layers.layouts import Grid
-from vitx.layers.reducers import Place, Reducer
+from vitx.layers.reducers import BlockContext, Reducer
 from vitx.layers.types import promote_to_float32
 
 
@@ -85,7 +85,7 @@ class DynamicTokens(Reducer):
         return find_dynamic(tubelets, grid, self.budget, num_groups=self.num_groups)
 
     def before_block(
-        self, x: Float[Array, "b n d"], carry: Int[Array, "b k"] | None, place: Place
+        self, x: Float[Array, "b n d"], carry: Int[Array, "b k"] | None, context: BlockContext
     ) -> tuple[Array, Int[Array, "b k"]]:
         """See `Reducer`: before the first block, the other tokens are left out.
 
@@ -94,5 +94,5 @@ class DynamicTokens(Reducer):
         """
         if carry is None:
             name = type(self).__name__
-            raise ValueError(f"{name} has seen no clip; expected what `observe(video)` returns as `carry`")
-        return (gather_tokens(x, carry, place.num_prefix) if place.layer == 0 else x), carry
+            raise ValueError(f"found carry None in {name}; expected the result of `observe(video)`")
+        return (gather_tokens(x, carry, context.num_prefix) if context.layer == 0 else x), carry

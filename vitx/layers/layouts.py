@@ -55,14 +55,14 @@ def no_parameters(*, grid: Grid, num_prefix: int, num_heads: int, head_dim: int)
 class Layout:
     """A rule for which tokens attend to which, and what models and meshes must know about it.
 
-    Streaming layouts extend this class by their cache; models and meshes use only the attributes of this class.
+    Models and meshes use the attributes of this class alone.
 
     Attributes:
         attend: function called as attend(core, q, k, v, grid=grid, num_prefix=num_prefix, **parameters).
         independent: what is computed independently of the rest, which decides how a mesh may shard a clip's time.
             "times": each time index, so a shard of time is enough, and the outputs of prefix tokens are averaged over
-            all shards. "places": each place of the frame, so shards of time are exchanged for shards of space. None:
-            the whole clip is needed.
+            all shards. "locations": each location in the frame, so shards of time are exchanged for shards of space.
+            None: the whole clip is needed.
         is_global: every token attends to every token, so prefix tokens have one neighbourhood and tokens may be left
             out.
         parts: layouts that each get an equal part of the heads, in this order; see `split_heads`.
@@ -71,7 +71,7 @@ class Layout:
     """
 
     attend: Callable[..., Array]
-    independent: Literal["times", "places"] | None = None
+    independent: Literal["times", "locations"] | None = None
     is_global: bool = False
     parts: tuple["Layout", ...] = ()
     parameters: Callable[..., Mapping[str, Parameter]] = no_parameters
@@ -220,7 +220,7 @@ def split_heads(*parts: Layout) -> Layout:
     return layout
 
 
-def in_groups(groups: str, members: str, independent: Literal["times", "places"]) -> Layout:
+def in_groups(groups: str, members: str, independent: Literal["times", "locations"]) -> Layout:
     """Returns a layout whose groups are lines or planes of the grid."""
     return Layout(functools.partial(attend_in_groups, groups=groups, members=members), independent)
 
@@ -230,7 +230,7 @@ def in_halves(axes: str, groups: str) -> Layout:
     return Layout(functools.partial(attend_in_halves, axes=axes, groups=groups, members="t h w"))
 
 
-TIME, SPACE = in_groups("h w", "t", "places"), in_groups("t", "h w", "times")
+TIME, SPACE = in_groups("h w", "t", "locations"), in_groups("t", "h w", "times")
 
 LAYOUTS: Registry[Layout] = Registry(
     "layout",

@@ -190,11 +190,14 @@ def attend(
         check_vma: whether `jax.shard_map` checks along which axes of the mesh results vary.
 
     Raises:
-        ValueError: prefix tokens would attend along time that is divided into chunks.
+        ValueError: prefix tokens would attend along time that is divided into chunks, or parts of the heads differ in
+            their layouts where there is a bias.
     """
     local = {"grid": grid, "num_prefix": num_prefix}
     if jax.sharding.get_abstract_mesh().empty:
         return attend_locally(layout, core, *qkv, parameters=parameters, bias=bias, **local)
+    if layout.parts and bias is not None:
+        raise ValueError("a bias needs a layout in which every token attends to every token, such as joint")
     if layout.parts:  # divided first, so that each device then gets its heads of every part
         attend_part = functools.partial(_attend_part, core=core, num_chunks=num_chunks, check_vma=check_vma, **local)
         return layout.map_parts(attend_part, *qkv, parameters=parameters)

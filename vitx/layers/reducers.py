@@ -20,11 +20,11 @@ Carry = Any  # pytree that a reducer passes from block to block; at first the re
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """Where in an encoder a reducer acts.
+class BlockContext:
+    """The block of an encoder in which a reducer acts, and the encoder's tokens.
 
     Attributes:
-        layer: number of blocks before this place.
+        layer: number of blocks before the reducer acts.
         num_layers: number of blocks of the encoder.
         grid: grid (t, h, w) of the tokens before any reduction.
         num_prefix: number of prefix tokens, which come first and stay.
@@ -47,6 +47,8 @@ class Reducer:
     a model compiles once.
     """
 
+    needs_global_layout: ClassVar[bool] = False
+    """Whether layouts must let every token attend to every token, since tokens change their order."""
     needs_motion: ClassVar[bool] = False
     """Whether `observe` needs the codec's motion, a fourth channel of the clip that is not embedded in tokens."""
     parameters: ClassVar[tuple[str, ...]] = ()
@@ -79,16 +81,16 @@ class Reducer:
         """Returns what is added to the scores of the next attention, [*b, 1, 1 or queries, keys], or None."""
         return None
 
-    def before_block(self, x: Float[Array, "*b n d"], carry: Carry, place: Place) -> tuple[Array, Carry]:
+    def before_block(self, x: Float[Array, "*b n d"], carry: Carry, context: BlockContext) -> tuple[Array, Carry]:
         """Returns (tokens that enter the next block, what to remember)."""
         return x, carry
 
     def in_block(
-        self, x: Float[Array, "*b n d"], carry: Carry, keys: Float[Array, "*b n heads _"], place: Place
+        self, x: Float[Array, "*b n d"], carry: Carry, keys: Float[Array, "*b n heads _"], context: BlockContext
     ) -> tuple[Array, Carry]:
         """Returns (tokens that enter the block's MLP, what to remember), given the keys of its last attention."""
         return x, carry
 
-    def restore(self, x: Float[Array, "*b m d"], carry: Carry, place: Place) -> Array:
+    def restore(self, x: Float[Array, "*b m d"], carry: Carry, context: BlockContext) -> Array:
         """Returns the tokens that leave the encoder, before its final norm."""
         return x

@@ -20,7 +20,7 @@ from vitx.configuration import register
 from vitx.layers.attention_kernel import Bias
 from vitx.layers.embeddings import gather_tokens
 from vitx.layers.layouts import Grid
-from vitx.layers.reducers import Place, Reducer
+from vitx.layers.reducers import BlockContext, Reducer
 from vitx.layers.types import promote_to_float32
 
 
@@ -99,7 +99,7 @@ def find_runs(
 class RunLengthTokens(Reducer):
     """The encoder reads one token for each run of tubelets that do not differ; see `find_runs`.
 
-    Shapes are static: a clip has `budget` slots, and attention does not see unused ones. After the last block every
+    Shapes are static: a clip has `budget` slots, and unused ones are masked. After the last block every
     token gets the value of its run, so that the mean over all tokens is weighted by the runs' lengths.
 
     Attributes:
@@ -111,6 +111,7 @@ class RunLengthTokens(Reducer):
             that it does not divide is packed by the greatest number that divides both.
     """
 
+    needs_global_layout: ClassVar[bool] = True
     parameters: ClassVar[tuple[str, ...]] = ("length_embedding*",)
     may_drop: ClassVar[bool] = True
 
@@ -154,7 +155,9 @@ class RunLengthTokens(Reducer):
         """See `Reducer`: unused slots and other clips are not seen."""
         return carry.bias
 
-    def before_block(self, x: Float[Array, "b n d"], carry: Runs | Slots | None, place: Place) -> tuple[Array, Slots]:
+    def before_block(
+        self, x: Float[Array, "b n d"], carry: Runs | Slots | None, context: BlockContext
+    ) -> tuple[Array, Slots]:
         """See `Reducer`: before the first block, tokens move to their slots.
 
         Raises:
@@ -163,26 +166,28 @@ class RunLengthTokens(Reducer):
         if isinstance(carry, Slots):
             return x, carry
         if carry is None:
-            raise ValueError("RunLengthTokens has seen no clip; expected what `observe(video)` returns as `carry`")
-        num_clips, num_tokens = len(x) // len(carry.first), x.shape[1] - place.num_prefix
-        x = gather_tokens(_pack(x, num_clips, place.num_prefix), carry.first, num_clips * place.num_prefix)
+            raise ValueError("found carry None in RunLengthTokens; expected the result of `observe(video)`")
+        num_clips, num_tokens = len(x) // len(carry.first), x.shape[1] - context.num_prefix
+        x = gather_tokens(_pack(x, num_clips, context.num_prefix), carry.first, num_clips * context.num_prefix)
         if self.length_embedding:
             options = {"embedding_init": nn.initializers.zeros, "dtype": x.dtype, "name": "length_embedding"}
-            embedding = nn.Embed(place.grid[0] + 1, x.shape[-1], **options)
-            x = x.at[:, num_clips * place.num_prefix :].add(embedding(carry.lengths))
-        visible = jnp.pad(carry.used, ((0, 0), (num_clips * place.num_prefix, 0)), constant_values=True)[:, None, None]
+            embedding = nn.Embed(context.grid[0] + 1, x.shape[-1], **options)
+            x = x.at[:, num_clips * context.num_prefix :].add(embedding(carry.lengths))
+        visible = jnp.pad(carry.used, ((0, 0), (num_clips * context.num_prefix, 0)), constant_values=True)[
+            :, None, None
+        ]
         if num_clips > 1:
             prefix_segments = jnp.broadcast_to(
-                jnp.repeat(jnp.arange(num_clips), place.num_prefix), (len(x), num_clips * place.num_prefix)
+                jnp.repeat(jnp.arange(num_clips), context.num_prefix), (len(x), num_clips * context.num_prefix)
             )
             segments = jnp.concatenate([prefix_segments, carry.first // num_tokens], axis=1)
             visible &= segments[:, None, :, None] == segments[:, None, None, :]
         return x, Slots(carry.owners, jnp.where(visible, 0.0, jnp.finfo(jnp.float32).min))
 
-    def restore(self, x: Float[Array, "r m d"], carry: Slots, place: Place) -> Float[Array, "b n d"]:
+    def restore(self, x: Float[Array, "r m d"], carry: Slots, context: BlockContext) -> Float[Array, "b n d"]:
         """See `Reducer`."""
-        num_clips = carry.owners.shape[1] // math.prod(place.grid)
-        return _unpack(gather_tokens(x, carry.owners, num_clips * place.num_prefix), num_clips, place.num_prefix)
+        num_clips = carry.owners.shape[1] // math.prod(context.grid)
+        return _unpack(gather_tokens(x, carry.owners, num_clips * context.num_prefix), num_clips, context.num_prefix)
 
 
 def _pack(x: Float[Array, "b n d"], num_clips: int, num_prefix: int) -> Float[Array, "r l d"]:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from vitx.configuration import register
 from vitx.layers.layouts import Grid
-from vitx.layers.reducers import Place, Reducer
+from vitx.layers.reducers import BlockContext, Reducer
 from vitx.layers.types import DType, promote_to_float32
 
 MLP_DIM = 64  # width of the hidden layer of the authors' MLPs
@@ -136,32 +136,34 @@ class TokenLearner(Reducer):
         few, all_tokens = num_prefix + grid[0] * self.num_tokens, num_prefix + math.prod(grid)
         return tuple(few if self.after_layer <= i < end else all_tokens for i in range(num_layers + 1))
 
-    def before_block(self, x: Float[Array, "*b n d"], carry: Array | None, place: Place) -> tuple[Array, Array | None]:
+    def before_block(
+        self, x: Float[Array, "*b n d"], carry: Array | None, context: BlockContext
+    ) -> tuple[Array, Array | None]:
         """See `Reducer`; what is remembered are the tokens of the grid, for the fuser."""
-        if place.layer == self.fuse_after_layer:
-            return self._fuse(x, carry, place), None
-        if place.layer != self.after_layer:
+        if context.layer == self.fuse_after_layer:
+            return self._fuse(x, carry, context), None
+        if context.layer != self.after_layer:
             return x, carry
-        t, h, w = place.grid
+        t, h, w = context.grid
         *leading, num_tokens, width = x.shape
-        if num_tokens != place.num_prefix + t * h * w:
+        if num_tokens != context.num_prefix + t * h * w:
             raise ValueError(
-                f"found {num_tokens} tokens before TokenLearner; expected all {place.num_prefix + t * h * w}"
+                f"found {num_tokens} tokens before TokenLearner; expected all {context.num_prefix + t * h * w}"
             )
-        frames = x[..., place.num_prefix :, :].reshape(*leading, t, h, w, width)
+        frames = x[..., context.num_prefix :, :].reshape(*leading, t, h, w, width)
         learned = SelectTokens(self.num_tokens, self.version, dtype=x.dtype.name, name="token_learner")(frames)
         learned = learned.reshape(*leading, t * self.num_tokens, width)
-        remembered = None if self.fuse_after_layer is None else x[..., place.num_prefix :, :]
-        return jnp.concatenate([x[..., : place.num_prefix, :], learned], axis=-2), remembered
+        remembered = None if self.fuse_after_layer is None else x[..., context.num_prefix :, :]
+        return jnp.concatenate([x[..., : context.num_prefix, :], learned], axis=-2), remembered
 
-    def restore(self, x: Float[Array, "*b m d"], carry: Array | None, place: Place) -> Array:
+    def restore(self, x: Float[Array, "*b m d"], carry: Array | None, context: BlockContext) -> Array:
         """See `Reducer`."""
-        return self._fuse(x, carry, place) if place.layer == self.fuse_after_layer else x
+        return self._fuse(x, carry, context) if context.layer == self.fuse_after_layer else x
 
-    def _fuse(self, x: Array, original: Array, place: Place) -> Array:
-        t, h, w = place.grid
+    def _fuse(self, x: Array, original: Array, context: BlockContext) -> Array:
+        t, h, w = context.grid
         *leading, _, width = x.shape
-        learned = x[..., place.num_prefix :, :].reshape(*leading, t, self.num_tokens, width)
+        learned = x[..., context.num_prefix :, :].reshape(*leading, t, self.num_tokens, width)
         frames = original.reshape(*leading, t, h * w, width)
         fused = FuseTokens(dtype=x.dtype.name, name="token_fuser")(learned, frames)
-        return jnp.concatenate([x[..., : place.num_prefix, :], fused.reshape(original.shape)], axis=-2)
+        return jnp.concatenate([x[..., : context.num_prefix, :], fused.reshape(original.shape)], axis=-2)

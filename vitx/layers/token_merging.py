@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, Num
 from vitx.configuration import register
 from vitx.layers.attention_kernel import Bias
 from vitx.layers.layouts import Grid
-from vitx.layers.reducers import Place, Reducer
+from vitx.layers.reducers import BlockContext, Reducer
 from vitx.layers.types import promote_to_float32
 
 
@@ -169,11 +169,11 @@ class TokenMerging(Reducer):
         return jnp.log(carry.sizes)[..., None, None, :]
 
     def in_block(
-        self, x: Float[Array, "*b n d"], carry: Merged | None, keys: Float[Array, "*b n heads _"], place: Place
+        self, x: Float[Array, "*b n d"], carry: Merged | None, keys: Float[Array, "*b n heads _"], context: BlockContext
     ) -> tuple[Array, Merged | None]:
         """See `Reducer`."""
-        num_tokens, num_prefix = x.shape[-2], place.num_prefix
-        r = min(self.num_scheduled(place.layer, place.num_layers), (num_tokens - num_prefix) // 2)
+        num_tokens, num_prefix = x.shape[-2], context.num_prefix
+        r = min(self.num_scheduled(context.layer, context.num_layers), (num_tokens - num_prefix) // 2)
         if r == 0:
             return x, carry
 
@@ -190,7 +190,7 @@ class TokenMerging(Reducer):
         metric = jax.lax.stop_gradient(promote_to_float32(keys).mean(axis=-2))
         return _for_each_sequence(merge_sequence, x.ndim - 2)(x, metric, carry)
 
-    def restore(self, x: Float[Array, "*b m d"], carry: Merged | None, place: Place) -> Array:
+    def restore(self, x: Float[Array, "*b m d"], carry: Merged | None, context: BlockContext) -> Array:
         """See `Reducer`."""
         return x if carry is None else unmerge(x, carry.owners)
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from vitx.layers.attention import AttentionImplementation, SelfAttention
 from vitx.layers.layouts import LAYOUTS, Grid
 from vitx.layers.partition import HEADS, constrain_activations, merge_time, num_time_chunks, split_time
-from vitx.layers.reducers import Carry, Place, Reducer
+from vitx.layers.reducers import BlockContext, Carry, Reducer
 from vitx.layers.types import DType
 
 Tokens = Float[Array, "*b n d"]
@@ -91,7 +91,8 @@ class EncoderBlock(nn.Module):
         activation: activation of the MLP; a name in `ACTIVATIONS`.
         qkv_bias: whether query, key and value have a bias.
         key_bias: whether the key has a bias too, if query and value have one.
-        zero_init: whether the last projection of every attention but the last starts at zero.
+        zero_init: whether the residual branch of every attention but the block's last starts at zero, by its dense
+            layer if `projected`, otherwise by its output projection.
         projected: whether a dense layer follows every attention but the last (TimeSformer's temporal_fc).
         implementation: implementation of attention, see `SelfAttention`.
         dtype: type of the computations; parameters are float32.
@@ -142,7 +143,7 @@ class EncoderBlock(nn.Module):
         train: bool,
         drop_path_rate: Rate = 0.0,
         reducer: Reducer | None = None,
-        place: Place | None = None,
+        context: BlockContext | None = None,
     ) -> tuple[Float[Array, "*b _ d"], Carry]:
         """Returns (tokens after the block, carry); a reducer may leave fewer tokens.
 
@@ -155,7 +156,7 @@ class EncoderBlock(nn.Module):
             train: whether dropout and stochastic depth apply.
             drop_path_rate: probability of dropping a branch.
             reducer: acts between the last attention and the MLP; None keeps all tokens.
-            place: block and encoder that the reducer acts in.
+            context: block and encoder that the reducer acts in.
         """
         norm = functools.partial(nn.LayerNorm, epsilon=self.layer_norm_eps, dtype=self.dtype)
 
@@ -196,7 +197,7 @@ class EncoderBlock(nn.Module):
             x = constrain_activations(jnp.concatenate([skipped, tokens + branch], axis=-2))
 
         if reducer is not None:
-            x, carry = reducer.in_block(x, carry, keys, place)
+            x, carry = reducer.in_block(x, carry, keys, context)
         mlp = MlpBlock(self.mlp_dim, self.activation, self.dropout_rate, self.dtype, name="mlp")
         return constrain_activations(x + drop_path(mlp(norm(name="mlp_norm")(x), train=train))), carry
 
@@ -281,12 +282,12 @@ class Encoder(nn.Module):
     def _run_blocks_with_reducer(self, x: Array, carry: Carry, rates: list[float], arguments: dict[str, Any]) -> Array:
         reducer, shape = self.reducer, {name: arguments[name] for name in ("grid", "num_prefix", "train")}
         for i, rate in enumerate(rates):
-            place = Place(i, self.num_layers, **shape)
-            x, carry = reducer.before_block(x, carry, place)
-            settings = arguments | {"drop_path_rate": rate, "reducer": reducer, "place": place}
+            context = BlockContext(i, self.num_layers, **shape)
+            x, carry = reducer.before_block(x, carry, context)
+            settings = arguments | {"drop_path_rate": rate, "reducer": reducer, "context": context}
             run = self._remat(functools.partial(EncoderBlock.forward_with_carry, **settings))
             x, carry = run(self.block.copy(name=f"block_{i}"), x, carry)
-        return reducer.restore(x, carry, Place(self.num_layers, self.num_layers, **shape))
+        return reducer.restore(x, carry, BlockContext(self.num_layers, self.num_layers, **shape))
 
     def _scan_blocks(self, x: Array, rates: list[float], arguments: dict[str, Any]) -> Array:
         blocks = [self.variables["params"][f"block_{i}"] for i in range(self.num_layers)]

@@ -140,7 +140,7 @@ def resolve_implementation(model: nn.Module, device: jax.Device) -> nn.Module:
     Args:
         model: any model; one without that field is returned as it is. A model may choose by a method
             `implementation_for(device)`; by default "auto" becomes "cpu" on a CPU and "reference" elsewhere.
-        device: a device of the mesh. The platform of this process says nothing, since it may compile for others.
+        device: a device of the mesh; this process may compile for another platform than its own.
 
     Raises:
         UserError: the device cannot run the implementation that the model is set to.

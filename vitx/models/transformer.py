@@ -55,7 +55,7 @@ class VideoEncoder(ShowsParameters, nn.Module):
         layer_norm_eps: added to the variance.
         activation: activation of the MLP; "gelu_tanh" is the tanh approximation.
         qkv_bias: whether query, key and value projections have a bias.
-        zero_init: whether every attention of a block but the last starts as zero.
+        zero_init: whether the residual branch of every attention but a block's last starts at zero.
         reducer: leaves out or merges tokens from some block on (docs/fewer_tokens.md, also for weights of a model
             without one); None keeps all.
         scan_layers: whether blocks are compiled once and looped over: compiles faster, computes the same.
@@ -122,7 +122,7 @@ class VideoEncoder(ShowsParameters, nn.Module):
         counts = reducer.count_tokens(self.sequence_grid, self.num_prefix, self.num_layers)
         num_tokens = self.num_prefix + math.prod(self.sequence_grid)
         partial = [name for name in self.layouts if not LAYOUTS[name].is_global]
-        if partial and any(count != num_tokens for count in counts[:-1]):
+        if partial and (reducer.needs_global_layout or any(count != num_tokens for count in counts[:-1])):
             raise ValueError(
                 f"found reducer {reducer} with the layout {partial[0]}, which needs the whole grid in every block; "
                 "expected a layout in which every token attends to every token, such as joint: set reducer to None, or "

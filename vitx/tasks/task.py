@@ -103,7 +103,7 @@ class Task:
             "labels": {name: per_example(label.shape, label.dtype) for name, label in label_arrays(source[0]).items()},
             "weight": per_example((), jnp.float32),
             "index": per_example((), jnp.int32),
-            "failed": per_example((), jnp.int32),
+            "unreadable_index": per_example((), jnp.int32),
             "error": per_example((ERROR_BYTES,), jnp.uint8),
         }
 

@@ -84,8 +84,8 @@ class PreemptionGuard:
 class LossSpikeDetector:
     """Finds losses far above the recent ones.
 
-    A spike is a loss above the median of the last `WINDOW` by more than `deviations` times their median absolute
-    deviation, or a hundredth of the run's first loss where that is more.
+    A spike exceeds the median of the last `WINDOW` losses by more than `deviations` times the larger of their median
+    absolute deviation and 1 % of the run's first loss.
 
     Attributes:
         losses: recent losses, spikes included.

@@ -41,7 +41,7 @@ class Training:
         ema_warmup: whether the average starts with a short memory: its decay is at most (1 + step) / (10 + step).
         num_micro_batches: number of parts of a batch that are computed one after another, to save memory. The result
             equals that of the whole batch except for batch norm, and for mixup, cutmix, dropout and drop path, which
-            each micro-batch draws independently (see `vitx.training.gradients.accumulate`).
+            each micro-batch draws independently (see `vitx.training.gradients.accumulate_gradients`).
         budgets: tokens, frames and sizes at which one model is to serve (docs/fewer_tokens.md): every step draws one
             of them from seed and step. Empty trains on whole clips.
         initialise_from: weights that the run starts from: a vitx run, a Hugging Face directory, or a file of weights,
@@ -57,8 +57,8 @@ class Training:
         keep_checkpoints: newest checkpoints to keep beside the best.
         patience: evaluations without a better monitored metric after which the run ends; None trains to the last step.
         max_skipped: steps that may be skipped, because their loss or gradient is not finite, before the run stops.
-        spike_deviations: median absolute deviations by which a loss must exceed the median of the last 100 to be
-            logged, with the examples of its batch; None logs no spikes.
+        spike_deviations: a loss is logged as a spike, with the examples of its batch, if it exceeds the median of the
+            last 100 by this many median absolute deviations, each at least 1 % of the first loss; None logs no spikes.
         hang_minutes: minutes after which a step that does not end ends the process; None waits forever.
         profile_steps: first and last step that `jax.profiler` traces into the run's folder `profile`.
         compilation_cache: folder of JAX's persistent cache, where compiled programs are kept for later runs; "off"
@@ -178,7 +178,7 @@ def train(
             write_overview(workdir / "overview.md", experiment, variables, mesh, len(sources["train"]))
         progress = Progress.from_record(saved or {}, settings.spike_deviations)
         start = int(state.step)
-        finished = start >= settings.steps or progress.best.exhausts(settings.patience)
+        finished = start >= settings.steps or progress.is_patience_exhausted(settings.patience)
 
         # Compiled step; a finished run needs none
         with clock("compile"):
@@ -221,15 +221,15 @@ def run_steps(trainer: Trainer, start: int, settings: Training) -> None:
     """
     best, evaluator = trainer.progress.best, trainer.evaluator
     # A run that was stopped between a step and its evaluations begins with those that are missing.
-    pending = evaluator.known(trainer.progress.pending)
+    pending = evaluator.select_known(trainer.progress.pending)
     for step in range(start if pending else start + 1, settings.steps + 1):
-        if step > start and best.exhausts(settings.patience):
+        if step > start and trainer.progress.is_patience_exhausted(settings.patience):
             log_info(f"stopping early: {best.num_since} evaluations in a row were not better than step {best.step}")
             break
         last = step == settings.steps
         log_due = last or step % settings.log_every == 0
         save_due = last or step % settings.checkpoint_every == 0
-        due = evaluator.due(step, last=last)
+        due = evaluator.list_due(step, last=last)
         evaluations = due if step > start else pending
         stopping = improved = False
         if step > start:
@@ -238,9 +238,9 @@ def run_steps(trainer: Trainer, start: int, settings: Training) -> None:
                 trainer.log_metrics(step)
         if evaluations:
             improved = trainer.evaluate(step, evaluations)
-        is_over = last or best.exhausts(settings.patience)
+        is_over = last or trainer.progress.is_patience_exhausted(settings.patience)
         # Where patience ends the run, the sets that are not due get their last evaluation, too.
-        others = [name for name in evaluator.due(step, last=is_over) if name not in (*due, *evaluations)]
+        others = [name for name in evaluator.list_due(step, last=is_over) if name not in (*due, *evaluations)]
         if others:
             trainer.evaluate(step, tuple(others))
         if stopping:

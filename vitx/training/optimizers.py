@@ -14,7 +14,7 @@ import optax.contrib
 from vitx.configuration import register
 from vitx.errors import UserError, did_you_mean
 from vitx.parameters import is_block_matrix, kernel_mask, layer_numbers, matches_any, path_name
-from vitx.training.gradients import Gradients, accumulate, plain, sharpness_aware, skip_frozen
+from vitx.training.gradients import GradientFn, accumulate_gradients, compute_gradient, perturb_parameters, skip_frozen
 from vitx.training.schedules import Cosine, Schedule
 
 
@@ -33,8 +33,8 @@ class Optimizer:
         freeze: regular expressions; parameters whose path begins with a match of one ("embedding/",
             "spatial_encoder/block_[0-3]/") keep their values and have no optimiser state. Batch statistics still
             follow the data.
-        sam_rho: radius of sharpness-aware minimisation: the gradient is taken at this distance up the gradient (Foret
-            et al. 2021; 0.05 is usual), for twice the work; None takes it at the parameters.
+        sam_rho: radius rho of sharpness-aware minimisation: the gradient is computed at params + rho g / |g|, g being
+            that at params (Foret et al. 2021; 0.05 is usual), for twice the work; None is off.
         state_dtype: type of the first moments, the means of gradients. Second moments stay float32: bfloat16 has 8
             significant bits, and a mean that moves by a thousandth of its distance would never move.
     """
@@ -72,38 +72,38 @@ class Optimizer:
         decay = [optax.add_decayed_weights(self.weight_decay, mask=kernel_mask)] if self.weight_decay else []
         layers = [] if self.layer_decay is None else [_scale_by_layer(self.layer_decay)]
         rate = self.schedule.build(self.peak_lr, steps)
-        trained = [*clip, *self.updates(decay, rate)]
+        trained = [*clip, *self.build_transformations(decay, rate)]
         if self.freeze:
             transformations = {"frozen": optax.set_to_zero(), "trained": optax.chain(*trained)}
             trained = [optax.partition(transformations, self._label_parameters)]
         return optax.chain(*trained, *layers)
 
-    def learning_rates(self, params: Any, steps: int, updates: int) -> dict[str, float]:
+    def compute_learning_rates(self, params: Any, steps: int, num_updates: int) -> dict[str, float]:
         """Returns {"learning_rate": ...} after some updates, and the rate of each layer where layers differ.
 
         Args:
             params: parameters, or their shapes.
             steps: steps of the run.
-            updates: number of updates so far; the next one takes these rates.
+            num_updates: number of updates so far; the next one takes these rates.
         """
-        rate = float(self.schedule.build(self.peak_lr, steps)(updates))
+        rate = float(self.schedule.build(self.peak_lr, steps)(num_updates))
         if self.layer_decay is None:
             return {"learning_rate": rate}
         layers = sorted(set(jax.tree.leaves(layer_numbers(params))))
         by_layer = {f"learning_rate/layer_{i}": rate * self.layer_decay ** (layers[-1] - i) for i in layers}
         return {"learning_rate": rate} | by_layer
 
-    def gradients(self, num_parts: int) -> Gradients:
-        """Returns the function that takes gradients, in `num_parts` micro-batches."""
-        gradients = skip_frozen(plain, self.find_frozen) if self.freeze else plain
-        gradients = accumulate(gradients, num_parts) if num_parts > 1 else gradients
-        return gradients if self.sam_rho is None else sharpness_aware(gradients, self.sam_rho)
+    def build_gradient_fn(self, num_parts: int) -> GradientFn:
+        """Returns the function that computes the gradient of a batch, in `num_parts` micro-batches."""
+        gradient_fn = skip_frozen(compute_gradient, self.find_frozen) if self.freeze else compute_gradient
+        gradient_fn = accumulate_gradients(gradient_fn, num_parts) if num_parts > 1 else gradient_fn
+        return gradient_fn if self.sam_rho is None else perturb_parameters(gradient_fn, self.sam_rho)
 
     def scale_gradients(self, decay: list[optax.GradientTransformation]) -> list[optax.GradientTransformation]:
         """Returns the transformations from a gradient to a step of unit learning rate, `decay` among them."""
         raise NotImplementedError
 
-    def updates(
+    def build_transformations(
         self, decay: list[optax.GradientTransformation], rate: optax.Schedule
     ) -> list[optax.GradientTransformation]:
         """Returns the transformations from a gradient to an update."""
@@ -171,7 +171,7 @@ class Optax(Optimizer):
         except AttributeError:
             raise ValueError(f"optax has no {self.name!r}{did_you_mean(self.name, dir(optax))}") from None
 
-    def updates(
+    def build_transformations(
         self, decay: list[optax.GradientTransformation], rate: optax.Schedule
     ) -> list[optax.GradientTransformation]:
         factory, arguments = self._factory(), dict(self.arguments)
@@ -204,7 +204,7 @@ class AdamW(Optimizer):
 @register
 @dataclasses.dataclass(frozen=True)
 class LAMB(Optimizer):
-    """Adam whose step is as long as the parameter, array by array (You et al. 2020), for large batches.
+    """Adam with each array's step rescaled to the norm of its parameter (You et al. 2020), for large batches.
 
     Attributes:
         b1: decay of the mean of gradients.
@@ -232,7 +232,7 @@ class SGD(Optimizer):
         momentum: decay of the sum of past gradients.
         nesterov: whether the gradient is taken after the momentum step (Nesterov 1983).
         coupled_decay: whether weight decay is added to the gradient before the momentum, as PyTorch's SGD does. At a
-            momentum of 0.9 the same number then decays ten times as much as decoupled, as in the other optimisers.
+            momentum of 0.9 the same number is ten times as strong as the decoupled decay of the other optimisers.
         See `Optimizer` for inherited fields.
     """
 
@@ -271,38 +271,38 @@ class Lion(Optimizer):
 @register
 @dataclasses.dataclass(frozen=True)
 class Adafactor(Optimizer):
-    """Adam's second moment in rows and columns, and no first moment unless asked (Shazeer and Stern 2018).
+    """Adafactor: second moments as means of rows and columns, no first moment by default (Shazeer and Stern 2018).
 
     Attributes:
-        decay_exponent: the mean of squared gradients decays by 1 - step ** -decay_exponent at each step, from 1.
-        factored_from: arrays of which two axes have at least this size are kept as rows and columns.
-        clip_rms: largest root mean square of an array's step before the learning rate.
-        relative: whether a step is scaled by the root mean square of its array, at least 0.001.
+        decay_rate: the mean of squared gradients decays by 1 - step ** -decay_rate at each step, from 1.
+        min_dim_size_to_factor: arrays of which two axes have at least this size are kept as rows and columns.
+        clipping_threshold: largest root mean square of an array's step before the learning rate.
+        multiply_by_parameter_scale: whether a step is scaled by the root mean square of its array, at least 0.001.
         momentum: decay of the mean of steps, which `state_dtype` applies to; None keeps none.
         See `Optimizer` for inherited fields.
     """
 
     peak_lr: float = 1e-2
     clip_norm: float | None = None
-    decay_exponent: float = 0.8
-    factored_from: int = 128
-    clip_rms: float = 1.0
-    relative: bool = True
+    decay_rate: float = 0.8
+    min_dim_size_to_factor: int = 128
+    clipping_threshold: float = 1.0
+    multiply_by_parameter_scale: bool = True
     momentum: float | None = None
 
     def scale_gradients(self, decay: list[optax.GradientTransformation]) -> list[optax.GradientTransformation]:
         factored = optax.scale_by_factored_rms(
-            decay_rate=self.decay_exponent, min_dim_size_to_factor=self.factored_from
+            decay_rate=self.decay_rate, min_dim_size_to_factor=self.min_dim_size_to_factor
         )
-        relative = [optax.scale_by_param_block_rms()] if self.relative else []
+        scale = [optax.scale_by_param_block_rms()] if self.multiply_by_parameter_scale else []
         mean = [] if self.momentum is None else [optax.ema(self.momentum, False, self.state_dtype)]
-        return [factored, optax.clip_by_block_rms(self.clip_rms), *relative, *mean, *decay]
+        return [factored, optax.clip_by_block_rms(self.clipping_threshold), *scale, *mean, *decay]
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class Muon(Optimizer):
-    """Orthogonalised momentum for the blocks' matrices, Adam for everything else (Jordan 2024); both Nesterov's.
+    """Orthogonalised momentum for the blocks' matrices, Adam for the rest (Jordan 2024), both with Nesterov momentum.
 
     Steps of matrices are scaled to Adam's usual size (0.2 of root mean square, Liu et al. 2025), so that one learning
     rate serves both.
@@ -323,7 +323,7 @@ class Muon(Optimizer):
 
     def scale_gradients(self, decay: list[optax.GradientTransformation]) -> list[optax.GradientTransformation]:
         muon = optax.contrib.muon(
-            -1.0,  # Optax's Muon goes down the gradient; here the learning rate comes last, and turns the sign
+            -1.0,  # muon multiplies by its negative; the sign that is left is flipped by scale_by_learning_rate
             ns_steps=self.newton_schulz_steps,
             beta=self.momentum,
             mu_dtype=self.state_dtype,

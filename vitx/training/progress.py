@@ -105,10 +105,6 @@ class BestCheckpoint:
         self.evaluation, self.num_since = {"step": step, "metric": metric, "value": value}, 0
         return True
 
-    def exhausts(self, patience: int | None) -> bool:
-        """Returns whether `patience` evaluations in a row were not better."""
-        return patience is not None and self.num_since >= patience
-
 
 @dataclasses.dataclass
 class Progress:
@@ -149,6 +145,10 @@ class Progress:
             began=record.get("began", time.time()),
             productive_seconds=record.get("productive_seconds", 0.0),
         )
+
+    def is_patience_exhausted(self, patience: int | None) -> bool:
+        """Returns whether `patience` evaluations in a row were not better than the best."""
+        return patience is not None and self.best.num_since >= patience
 
     def to_record(self) -> dict[str, Any]:
         """Returns JSON data for a checkpoint's record."""

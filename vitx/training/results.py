@@ -11,7 +11,7 @@ from vitx.errors import DivergedError, RunError
 from vitx.training.logs import MetricsLog, log_info
 from vitx.training.progress import WHOLE_STEP_METRICS, Progress
 
-EXAMPLE_COLUMNS = ("index", "failed", "error")  # entries of a batch that a step returns with its metrics
+EXAMPLE_COLUMNS = ("index", "unreadable_index", "error")  # entries of a batch that a step returns with its metrics
 
 
 class StepResults:
@@ -62,7 +62,7 @@ class StepResults:
         while len(self._in_flight) > keep:
             step, metrics, examples = self._in_flight.popleft()
             metrics, examples = jax.device_get((metrics, examples))
-            self._record_unreadable(examples["failed"], examples["error"])
+            self._record_unreadable(examples["unreadable_index"], examples["error"])
             self._record_metrics(step, {name: float(value) for name, value in metrics.items()}, examples["index"])
 
     def _record_unreadable(self, failed: Any, errors: Any) -> None:

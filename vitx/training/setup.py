@@ -21,7 +21,7 @@ from vitx.layers.partition import batch_sharding
 from vitx.models import resolve_implementation
 from vitx.training.results import EXAMPLE_COLUMNS
 from vitx.training.sharding import state_shardings
-from vitx.training.step import TrainState, init_state, train_step
+from vitx.training.step import TrainState, init_state, start_from_variables, train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +85,10 @@ def create_state(setup: Setup, initialise: Callable[[Any], Any] | None) -> Train
     shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
     # The seed is an argument of this program and of the step's: runs that differ in the seed alone find both in JAX's
     # persistent cache.
-    state = jax.jit(setup.init, out_shardings=shardings)(np.uint32(setup.experiment.training.seed))
     if initialise is None:
-        return state
-    variables = initialise(setup.abstract.variables)
-    # The step donates its state, so the average needs buffers of its own: XLA rejects one that is donated twice.
-    return state.replace(variables=variables, ema=jax.tree.map(jnp.copy, variables) if state.ema else {})
+        return jax.jit(setup.init, out_shardings=shardings)(np.uint32(setup.experiment.training.seed))
+    start = functools.partial(start_from_variables, optimizer=setup.optimizer, with_ema=bool(setup.abstract.ema))
+    return jax.jit(start, out_shardings=shardings)(initialise(setup.abstract.variables))
 
 
 def bind_step(experiment: Any, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
@@ -103,7 +101,7 @@ def bind_step(experiment: Any, optimizer: optax.GradientTransformation) -> Calla
         optimizer=optimizer,
         ema_decay=settings.ema_decay,
         ema_warmup=settings.ema_warmup,
-        gradients=experiment.optimizer.gradients(settings.num_micro_batches),
+        gradient_fn=experiment.optimizer.build_gradient_fn(settings.num_micro_batches),
         budgets=settings.budgets,
     )
 

@@ -15,7 +15,7 @@ from vitx.models.base import resize_position_tables
 from vitx.models.budgets import Budget
 from vitx.parameters import to_32_bits
 from vitx.tasks.task import BUDGET_KEY, LossOutput, Task
-from vitx.training.gradients import Batch, Gradients, ValueAndGradient, plain
+from vitx.training.gradients import Batch, GradientFn, ValueAndGradient, compute_gradient
 
 INIT_KEY = 2**32 - 1  # folded into the seed's key in place of a step; no run has as many steps
 
@@ -69,6 +69,13 @@ def init_state(
 ) -> TrainState:
     """Returns the state before the first step: a pure function of the seed."""
     variables = dict(task.init(model, jax.random.fold_in(jax.random.key(seed), INIT_KEY), batch))
+    return start_from_variables(variables, optimizer, with_ema=with_ema)
+
+
+def start_from_variables(
+    variables: dict[str, Any], optimizer: optax.GradientTransformation, *, with_ema: bool
+) -> TrainState:
+    """Returns the state before the first step; that of an optimiser may hold the first parameters."""
     # The step donates the state's buffers, and XLA rejects one that is donated twice: the average gets copies.
     ema = jax.tree.map(jnp.copy, variables) if with_ema else {}
     return TrainState(jnp.zeros((), jnp.int32), variables, to_32_bits(optimizer.init(variables["params"])), ema)
@@ -84,7 +91,7 @@ def train_step(
     seed: int | UInt32[Array, ""],
     ema_decay: float | None,
     ema_warmup: bool = False,
-    gradients: Gradients = plain,
+    gradient_fn: GradientFn = compute_gradient,
     budgets: Sequence[Budget] = (),
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """Returns (next state, metrics of this step).
@@ -108,7 +115,7 @@ def train_step(
             losses, aux = task.loss(fitted, variables, clips, key=key, step=state.step, train=True)
             return (losses * task.example_weights(fitted, batch)).sum() / total_weight, aux
 
-        return gradients(loss, params, batch, key)
+        return gradient_fn(loss, params, batch, key)
 
     params = state.variables["params"]
     # The switch is around the gradient: around the loss, it would keep residuals for every budget.

@@ -100,8 +100,8 @@ class Trainer:
         experiment, sharding = setup.experiment, setup.batch_sharding
         model, task, data, settings = experiment.model, experiment.task, experiment.data, experiment.training
         variables, devices = setup.abstract.variables, [*sharding.mesh.devices.flat]
-        learning_rates = experiment.optimizer.learning_rates
-        self._learning_rates = functools.partial(learning_rates, variables["params"], settings.steps)
+        compute = experiment.optimizer.compute_learning_rates
+        self._learning_rates = functools.partial(compute, variables["params"], settings.steps)
         # Steps of several budgets cost differently, so there is no single peak.
         peak = None if settings.budgets else peak_steps_per_second(model, task, variables, setup.batch_shapes, devices)
         self._peak_steps = peak
@@ -177,7 +177,7 @@ class Trainer:
     def _show_progress(self, step: int, row: Mapping[str, float]) -> None:
         summary = f"loss {row.get('loss', math.nan):.3f}, {row['clips_per_second']:.0f} clips/s"
         self._bar.set_postfix_str(summary)
-        if self._bar.disable and self._messages.ready():
+        if self._bar.disable and self._messages.is_ready():
             steps = self._experiment.training.steps
             left = (steps - step) * row["seconds_per_step"]
             log_info(f"step {step} of {steps}: {summary}, about {format_seconds(left)} left")
@@ -245,16 +245,16 @@ class Trainer:
             yield
         except DivergedError as error:
             self._saver.checkpoints.wait()
-            raise DivergedError(f"{error}. {_advise(self._saver.checkpoints)}") from error
+            raise DivergedError(f"{error}. {_describe_recovery(self._saver.checkpoints)}") from error
 
 
 class Throttle:
-    """Limits how often something happens: `ready` returns True at most once in `seconds`."""
+    """Limits how often something happens: `is_ready` returns True at most once in `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._last = seconds, time.monotonic()
 
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """Returns whether enough time has passed since the last time."""
         now = time.monotonic()
         if now - self._last < self._seconds:
@@ -270,7 +270,7 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _advise(checkpoints: Checkpoints) -> str:
+def _describe_recovery(checkpoints: Checkpoints) -> str:
     """Returns how to continue after a divergence."""
     steps = checkpoints.steps()
     if not steps:
@@ -280,7 +280,7 @@ def _advise(checkpoints: Checkpoints) -> str:
         )
     return (
         f"Training stopped; the last checkpoint is {checkpoints.directory / str(steps[-1])}. The same command resumes "
-        "from there and meets the same steps; to get past them, start in a new folder with "
+        "from it and would diverge at the same step. To continue, start in a new folder with "
         f"--training.initialise_from {checkpoints.directory.parent} and a lower --optimizer.peak_lr or a "
         "--optimizer.clip_norm"
     )

@@ -97,11 +97,11 @@ class Evaluator:
         self._sources, self._cadence, self._sharding, self._log = sources, cadence, sharding, log
         self._reported: dict[str, tuple[int, ...]] = {}  # unreadable videos of each set that were reported
 
-    def due(self, step: int, *, last: bool) -> tuple[str, ...]:
+    def list_due(self, step: int, *, last: bool) -> tuple[str, ...]:
         """Returns the names of the sets to evaluate after a step."""
         return tuple(name for name, every in self._cadence.items() if last or (every and step % every == 0))
 
-    def known(self, names: Sequence[str]) -> tuple[str, ...]:
+    def select_known(self, names: Sequence[str]) -> tuple[str, ...]:
         """Returns those names that are names of sets: a resumed run may have other sets than before."""
         return tuple(name for name in self._cadence if name in names)
 
