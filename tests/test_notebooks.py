@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,6 +25,21 @@ def test_outputs_are_stripped_and_the_first_cell_installs(path):
     assert "".join(cells(path, "markdown")[0]["source"]).startswith("# ")
     # what a notebook defines, the package lacks
     assert not any(line.startswith(("def ", "class ")) for cell in code for line in cell["source"])
+
+
+@pytest.mark.parametrize(
+    ("clone", "expected"), [(None, "git clone"), ("vitx", "mv vitx vitx-src"), ("vitx-src", "restart")]
+)
+def test_the_first_cell_installs_from_a_clone_that_does_not_hide_the_package(clone, expected, tmp_path):
+    """Python itself finds a clone named vitx as a package without code."""
+    (source,) = {"".join(cells(path, "code")[0]["source"]) for path in NOTEBOOKS}
+    if clone is not None:
+        (tmp_path / clone / "vitx").mkdir(parents=True)
+        (tmp_path / clone / "vitx" / "run.py").touch()
+    bare = [sys.executable, "-S", "-c", re.sub("%pip .*", "pass", source)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(bare, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and expected in done.stderr
 
 
 @pytest.mark.slow

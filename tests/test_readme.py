@@ -2,7 +2,6 @@
 
 import fnmatch
 import importlib
-import operator
 import re
 import shlex
 import shutil
@@ -13,6 +12,7 @@ import pytest
 
 import vitx
 from vitx.cli import _parser
+from vitx.cli_settings import parse_settings, take_settings
 from vitx.configuration import _PARTS
 from vitx.data.encoding import encode_video
 from vitx.interop.formats import FORMATS
@@ -129,13 +129,12 @@ def test_commands_parse_and_settings_exist(name):
     for words in commands(ROOT / name):
         if {"--help", "--version"} & set(words):
             continue
-        options, settings = _parser().parse_known_args(words)
+        others, settings = take_settings(words)
+        options, parts = _parser().parse_known_args(others)
         if words[0] == "train":
             file = ROOT / (options.experiment or "none.py")
             experiment = vitx.load_experiment(file if file.exists() else ROOT / "experiments" / "quickstart.py")
-            for word in settings:
-                if word.startswith("--"):
-                    operator.attrgetter(word[2:].split("=")[0])(experiment)
+            experiment.override(parse_settings([*parts, *settings]))
 
 
 @pytest.mark.parametrize("name", NAMES)
