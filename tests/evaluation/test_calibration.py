@@ -81,22 +81,22 @@ def test_scaling_keeps_the_order_of_classes():
 
 
 def test_temperatures_are_bounded_where_none_is_best():
-    """Where all is right the loss of every low temperature rounds to 0, so that one of them is found."""
+    """Where all predictions are correct the loss of every low temperature rounds to 0, so that one of them is found."""
     logits = np.array([[4.0, 0], [0, 4]])
-    right, wrong = (
+    correct, wrong = (
         fit_temperature(lambda inverse, labels=labels: negative_log_likelihood(logits, labels, inverse))
         for labels in (np.array([0, 1]), np.array([1, 0]))
     )
-    assert MIN_TEMPERATURE <= right < 0.2 and wrong == pytest.approx(MAX_TEMPERATURE, rel=1e-2)
+    assert MIN_TEMPERATURE <= correct < 0.2 and wrong == pytest.approx(MAX_TEMPERATURE, rel=1e-2)
 
 
 def test_calibration_error_by_hand():
-    """Three bins: 0.2 confident and never right; 0.9 and 0.8 confident, half of them right."""
+    """Three bins: 0.2 confident and never correct; 0.9 and 0.8 confident, half of them correct."""
     confidence, correct = np.array([0.2, 0.9, 0.8, 0.9, 0.8]), np.array([False, True, False, True, False])
     assert expected_calibration_error(confidence, correct, 3) == pytest.approx(100 * (0.2 + 4 * 0.35) / 5)
-    mean, right, counts = reliability(confidence, correct, 3)
+    mean, accuracy, counts = reliability(confidence, correct, 3)
     np.testing.assert_allclose(mean, [0.2, np.nan, 0.85])
-    np.testing.assert_allclose(right, [0, np.nan, 0.5])
+    np.testing.assert_allclose(accuracy, [0, np.nan, 0.5])
     assert counts.tolist() == [1, 0, 4] and reliability(np.ones(2), np.ones(2, bool), 3)[2].tolist() == [0, 0, 2]
 
 
@@ -129,7 +129,7 @@ def test_a_calibration_comes_back_from_its_file_and_a_damaged_one_is_refused(tmp
 
 def test_a_run_without_mistakes_and_one_that_guesses_are_described_as_such():
     logits, labels = np.eye(4) * 20, np.arange(4)
-    for truth, words in ((labels, "all of them are right"), ((labels + 1) % 4, "no better than chance")):
+    for truth, words in ((labels, "all predictions are correct"), ((labels + 1) % 4, "no better than chance")):
         (line,) = fit_calibration(Classification(), predictions_of(logits, truth), 7, {}).describe()
         assert words in line
     (line,) = fit_calibration(Classification(), predictions_of(*drawn(2.0, False, n=99)), 7, {}).describe()

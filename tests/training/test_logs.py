@@ -1,5 +1,7 @@
 """What a run writes: rows of metrics, the overview, Weights & Biases."""
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -56,3 +58,15 @@ def test_wandb_without_the_package_names_the_extra(small, tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"training\.wandb is 'project'.*vitx\[wandb\]"):
         train(small.override({"training.wandb": "project"}), tmp_path)
+
+
+def test_writing_events_does_not_import_pytorch(tmp_path):
+    """A module of that name stands for it, since most tests run without PyTorch."""
+    (tmp_path / "torch.py").write_text("raise AssertionError('PyTorch was imported')\n")
+    script = "import pathlib, sys\nfrom vitx.training.logs import Events\n"
+    script += "Events(pathlib.Path(sys.argv[1]), [{'step': 1, 'split': 'train', 'loss': 0.5}]).close()\n"
+    script += "assert 'torch' not in sys.modules"
+    (tmp_path / "run").mkdir()
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    subprocess.run([sys.executable, "-c", script, tmp_path / "run"], env=os.environ | {"PYTHONPATH": paths}, check=True)
+    assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) == 1

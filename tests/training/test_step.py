@@ -182,7 +182,7 @@ def test_examples_without_a_label_change_neither_loss_nor_gradient(heads):
 
     def step(batch, gradient_fn=compute_gradient):
         settings = {"model": model, "task": task, "optimizer": optimizer, "seed": 0, "ema_decay": None}
-        return train_step(state, batch, **settings, gradient_fn=gradients)
+        return train_step(state, batch, **settings, gradient_fn=gradient_fn)
 
     both, metrics = step(batch)
     labelled, expected = step(jax.tree.map(lambda rows: rows[::2], batch))

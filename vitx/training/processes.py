@@ -26,6 +26,7 @@ HEARTBEAT_SECONDS = 30  # a process without a heartbeat for this long is taken f
 FAILURE_KEY, ACKNOWLEDGED_KEY = "vitx/failure", "vitx/acknowledged"
 POLL_SECONDS = 2.0  # between checks whether another process has failed
 ACKNOWLEDGE_SECONDS = 30  # limit of the coordinator's wait for each process to acknowledge a failure
+EXIT_SECONDS = 2.0  # the coordinator's wait for the other processes to end
 
 
 def join_processes(
@@ -231,4 +232,8 @@ def _exit_process(client: Any, status: int) -> None:
         client.key_value_set(f"{ACKNOWLEDGED_KEY}/{jax.process_index()}", "")
         for other in range(1, jax.process_count()) if is_first_process() else ():
             client.blocking_key_value_get(f"{ACKNOWLEDGED_KEY}/{other}", 1000 * ACKNOWLEDGE_SECONDS)
+        if is_first_process():
+            # Whoever has acknowledged ends next; a process that still lives when the coordinator is gone is aborted by
+            # JAX (0.10.2, 2026-11), with another exit status than the run's.
+            time.sleep(EXIT_SECONDS)
     os._exit(status)
