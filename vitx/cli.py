@@ -190,7 +190,7 @@ def _train_in(workdir: Any, options: argparse.Namespace, settings: list[str], cl
     keep_programs(experiment.training.compilation_cache)
     with processes.fail_together(describe_error):
         run = train(experiment, workdir, extend=options.extend, clock=clock)
-    print_text(f"vitx predict {run.workdir} clip.mp4 classifies a video with it", error=True)
+    print_text(f"vitx predict {run.workdir} clip.mp4 applies it to a video", error=True)
 
 
 def _print_settings(experiment: Any, source: Any) -> None:

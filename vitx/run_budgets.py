@@ -24,6 +24,8 @@ from vitx.training.processes import is_first_process
 
 Rows = Sequence[Mapping[str, Any]]
 
+HEIGHTS = (5, -11, 13)  # of the labels of each curve in turn, in points from their markers
+
 
 def evaluate_budgets(run: Any, budgets: Sequence[int], split: str) -> list[dict[str, Any]]:
     """Evaluates a run at each budget; see `Run.evaluate_budgets`. The caller holds the lock."""
@@ -92,12 +94,14 @@ def draw_budgets(rows: Rows, presenter: Presenter) -> Figure:
             costs, values, budgets = zip(*points, strict=True)
             colour = COLOURS[number % len(COLOURS)]
             axes.plot(costs, values, color=colour, marker="o", label=", ".join(curve))
+            # Points of several curves lie side by side at the same value, so each writes at a height of its own.
+            place = {"xytext": (0, HEIGHTS[number % len(HEIGHTS)]), "textcoords": "offset points", "ha": "center"}
             for point in zip(costs, values, budgets, strict=True):
-                axes.annotate(point[2], point[:2], textcoords="offset points", xytext=(0, 5), fontsize=7, ha="center")
+                axes.annotate(point[2], point[:2], color=colour, fontsize=7, **place)
         axes.set(
             xlabel="GMACs per view (points: tokens)", title=metric_title(metric, rows[0]["split"], presenter.curves)
         )
-        axes.margins(y=0.1)  # room for the numbers of tokens
+        axes.margins(y=0.15)  # room for the numbers of tokens
         scale_costs(axes, [row["gmacs"] for row in rows])
     add_legend(figure)
     return figure

@@ -5,11 +5,10 @@
 Digits of half the size on black, four frames. Tokens are patches of 4x4 pixels of single frames, 4 x 6 x 6 of them; the
 encoder sees 60 and the decoder predicts 84, the same places in all frames.
 
-Not run at its full length yet: two busy cores of an Intel Xeon, JAX 0.10.2, 2026-11-28, seed 0, loss 0.040 after 300
-steps, where predicting the mean has 0.043. A prototype outside of vitx's loop reached 20 % of the mean's loss in 2,000
-steps, with positions by time, row and column (63 % after 250 steps); with the usual ones it had 84 % after 250 steps.
-In vitx's loop such positions bring nothing in 250 steps: loss 0.0426 on the test split, 0.0430 with the usual ones
-(two cores of an AMD EPYC, 2026-11-28, seed 0). So the prototype differs in something else, which is not found yet.
+Not run to its end yet: two busy cores of an AMD EPYC, JAX 0.10.2, 2026-11-28, seed 0. Predicting the mean has a
+training loss of 0.041, which the run leaves between steps 300 and 500: 0.026 at step 500, 0.020 at 700, 0.018 at 800
+(44 %). The learning rate of a run of 250 steps falls to zero before that, so its loss of 0.043 said nothing, neither
+of this experiment nor of positions by time, row and column, which were tried in such runs (0.0426).
 
 Tried, and not kept: digits of 48 pixels on texture, tubelets of 2x12x12, a decoder of two blocks 48 wide and batches of
 16 (14.7 dB after 700 steps, the mean brightness alone); cubes that are normalised one by one, as the task does by

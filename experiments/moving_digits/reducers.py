@@ -136,7 +136,8 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
     for colour, height, name in zip(COLOURS, heights, names, strict=False):
         own = [row for row in rows if row["name"] == name]
         x, y = ([row[key] for row in own] for key in ("clips", "top1"))
-        axes.plot(x, y, color=colour, marker="o", label=name)
+        marker = {"marker": "*", "markersize": 14, "zorder": 3} if name == "all tokens" else {"marker": "o"}
+        axes.plot(x, y, color=colour, label=name, **marker)
         for row in own:
             place = {"textcoords": "offset points", "xytext": (0, height), "fontsize": 7, "ha": "center"}
             axes.annotate(row["setting"], (row["clips"], row["top1"]), color=colour, **place)

@@ -153,7 +153,7 @@ class Events:
 def _import_tensorboard() -> Any:
     """Returns tensorboardX, imported without PyTorch.
 
-    Where PyTorch is installed, tensorboardX 2.6.5 (2026-11) imports it, to accept its tensors: four seconds, and 470 MB.
+    Where PyTorch is installed, tensorboardX 2.6.5 (2026-11) imports it, to accept its tensors: 4 s, and 470 MB.
     """
     is_hidden = "torch" not in sys.modules
     if is_hidden:
