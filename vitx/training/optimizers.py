@@ -33,8 +33,8 @@ class Optimizer:
         freeze: regular expressions; parameters whose path begins with a match of one ("embedding/",
             "spatial_encoder/block_[0-3]/") keep their values and have no optimiser state. Batch statistics still
             follow the data.
-        sam_rho: radius rho of sharpness-aware minimisation: the gradient is computed at params + rho g / |g|, g being
-            that at params (Foret et al. 2021; 0.05 is usual), for twice the work; None is off.
+        sam_rho: radius rho of sharpness-aware minimisation: the gradient is computed at params + rho g / norm(g), g
+            being that at params (Foret et al. 2021; 0.05 is usual), for twice the work; None is off.
         state_dtype: type of the first moments, the means of gradients. Second moments stay float32: bfloat16 has 8
             significant bits, and a mean that moves by a thousandth of its distance would never move.
     """
