@@ -13,7 +13,7 @@ from vitx import configuration, storage
 from vitx.errors import as_user_error
 from vitx.evaluation.dropped_tokens import dropped_tokens
 from vitx.evaluation.examples import accuracy_intervals
-from vitx.evaluation.figures import COLOURS, add_legend, metric_title, save_figure, scale_costs
+from vitx.evaluation.figures import add_legend, choose_style, metric_title, save_figure, scale_costs
 from vitx.evaluation.presentation import Presenter, presenter_for
 from vitx.evaluation.report import table
 from vitx.models.budgets import Budget
@@ -92,12 +92,12 @@ def draw_budgets(rows: Rows, presenter: Presenter) -> Figure:
             members = [row for row in rows if _describe_curve(row) == curve]
             points = sorted((row["gmacs"], row[metric], row["num_tokens"]) for row in members)
             costs, values, budgets = zip(*points, strict=True)
-            colour = COLOURS[number % len(COLOURS)]
-            axes.plot(costs, values, color=colour, marker="o", label=", ".join(curve))
+            style = choose_style(number)
+            axes.plot(costs, values, label=", ".join(curve), **style)
             # Points of several curves lie side by side at the same value, so each writes at a height of its own.
             place = {"xytext": (0, HEIGHTS[number % len(HEIGHTS)]), "textcoords": "offset points", "ha": "center"}
             for point in zip(costs, values, budgets, strict=True):
-                axes.annotate(point[2], point[:2], color=colour, fontsize=7, **place)
+                axes.annotate(point[2], point[:2], color=style["color"], fontsize=7, **place)
         axes.set(
             xlabel="GMACs per view (points: tokens)", title=metric_title(metric, rows[0]["split"], presenter.curves)
         )

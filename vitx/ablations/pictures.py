@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from vitx.ablations.plan import COSTS, Cell, Plan
 from vitx.ablations.tables import Table
-from vitx.evaluation.figures import COLOURS, add_legend, metric_title, plain_text, save_figure, scale_costs
+from vitx.evaluation.figures import add_legend, choose_style, metric_title, plain_text, save_figure, scale_costs
 from vitx.evaluation.presentation import presenter_for
 from vitx.training.logs import read_metrics
 
@@ -56,11 +56,18 @@ def learning_curves(runs: Mapping[str, Sequence[Rows]], metrics: Sequence[str], 
                 continue
             values = np.array([[curve[step] for step in steps] for curve in curves], np.float64)
             mean, deviation = values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else 0.0
-            colour = COLOURS[number % len(COLOURS)]
+            style = choose_style(number)
             axes.plot(
-                steps, mean, color=colour, marker="o" if len(steps) < 12 else "", markersize=3, label=plain_text(name)
+                steps,
+                mean,
+                markevery=max(len(steps) // 4, 1),
+                markersize=4,
+                linewidth=1,
+                label=plain_text(name),
+                **style,
             )
-            axes.fill_between(steps, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
+            alpha = 0.2 if len(runs) <= 10 else 0.08
+            axes.fill_between(steps, mean - deviation, mean + deviation, color=style["color"], alpha=alpha, linewidth=0)
         axes.set(xlabel="step", title=metric_title(metric, split, units))
         axes.grid(alpha=0.25)
     add_legend(figure)
@@ -90,16 +97,15 @@ def pareto(
             if metric not in values:
                 continue
             mean, deviation = values[metric]
-            colour = COLOURS[number % len(COLOURS)]
             axes.errorbar(
-                values["gmacs"][0], mean, yerr=deviation, color=colour, marker="o", label=plain_text(name), capsize=2
+                values["gmacs"][0], mean, yerr=deviation, label=plain_text(name), capsize=2, **choose_style(number)
             )
         known = {name: (v["gmacs"][0], v[metric][0]) for name, v in points.items() if metric in v}
         front = [known[name] for name in pareto_front(known, is_higher=is_higher)]
         costs = [cost for cost, _ in known.values()]
         front.append((max(costs), front[-1][1]))  # the best row stays the best at any higher cost
-        style = {"color": "#8a8a8a", "linewidth": 1, "drawstyle": "steps-post"}
-        axes.plot(*zip(*front, strict=True), label="Pareto front", zorder=0, **style)
+        line = {"color": "#8a8a8a", "linewidth": 1, "drawstyle": "steps-post"}
+        axes.plot(*zip(*front, strict=True), label="Pareto front", zorder=0, **line)
         axes.set(xlabel="GMACs per view", title=metric_title(metric, "test", units))
         scale_costs(axes, costs)
     add_legend(figure)

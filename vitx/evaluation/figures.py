@@ -5,6 +5,7 @@ import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -15,8 +16,13 @@ from vitx import storage
 from vitx.console import escape
 from vitx.fonts import add_fallback_fonts
 
-_PAIRED = matplotlib.colormaps["tab20"].colors
-COLOURS = _PAIRED[::2] + _PAIRED[1::2]  # dark ones first: a light one is hard to see beside its dark twin
+COLOURS = matplotlib.colormaps["tab10"].colors
+
+
+def choose_style(number: int) -> dict[str, Any]:
+    """Returns colour, line and marker of a curve: ten colours, then the same with dashed lines and triangles."""
+    repeat, colour = divmod(number, len(COLOURS))
+    return {"color": COLOURS[colour], "linestyle": ("-", "--")[repeat % 2], "marker": ("o", "^")[repeat % 2]}
 
 
 def plain_text(text: str) -> str:
