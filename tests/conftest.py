@@ -62,12 +62,19 @@ def pytest_configure():
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *quick]).strip()
 
 
+@pytest.fixture(scope="session")
+def common_folder(tmp_path_factory) -> Path:
+    """A folder that all processes of these tests share, and no later tests do."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _compile_once(tmp_path_factory):
+def _compile_once(common_folder):
     """Small runs of one shape are compiled once for all tests and the processes that they start."""
     import jax
 
-    cache = str(tmp_path_factory.getbasetemp().parent / "compiled")
+    cache = str(common_folder / "compiled")
     os.environ |= {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
@@ -174,12 +181,12 @@ def bounded():
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory) -> "MovingDigits":
+def digits(common_folder) -> "MovingDigits":
     """A small build of moving digits, built once for all test processes."""
     from vitx.data.moving_digits import ClipConfig
     from vitx.data.sources import MovingDigits
 
-    shared = tmp_path_factory.getbasetemp().parent / "moving_digits"
+    shared = common_folder / "moving_digits"
     dataset = MovingDigits(
         ClipConfig(num_frames=6, side=24, size=(8.0, 14.0), radius=(3.0, 4.0), num_clips=(52, 21, 19)), str(shared)
     )

@@ -22,7 +22,7 @@ def two_rows(tiny):
 
 
 @pytest.fixture(scope="session")
-def done(two_rows, tmp_path_factory):
+def done(two_rows, common_folder):
     """(folder, table) of that ablation, which has run; all test processes share its folder, and so its cells."""
-    workdir = tmp_path_factory.getbasetemp().parent / "ablation" / "done"
+    workdir = common_folder / "ablation" / "done"
     return workdir, vitx.ablate(two_rows, workdir)

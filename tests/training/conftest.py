@@ -16,9 +16,9 @@ CLOCK_METRICS = {"clips_per_second", "seconds_per_step", "input_wait_percent", "
 
 
 @pytest.fixture(scope="session")
-def undisturbed(small, drawing, tmp_path_factory) -> Path:
+def undisturbed(small, drawing, common_folder) -> Path:
     """A small run with a moving average, trained once for all test processes; nobody writes into it."""
-    shared = tmp_path_factory.getbasetemp().parent / "undisturbed"
+    shared = common_folder / "undisturbed"
     with filelock.FileLock(f"{shared}.lock"):
         if not (shared / "report.md").exists():
             with drawing():
