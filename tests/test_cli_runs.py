@@ -235,7 +235,7 @@ def test_a_stopped_prediction_resumes_and_repeats_nothing(home, tmp_path, monkey
     )
     assert main([*words, "--top", "1"]) == 2 and "top: None before, 1 now" in capsys.readouterr().err
     # Of videos that are done nobody would draw a picture.
-    assert main([*words, "--overlay", str(tmp_path)]) == 2 and "overlay: None there" in capsys.readouterr().err
+    assert main([*words, "--overlay", str(tmp_path)]) == 2 and "overlay: None before" in capsys.readouterr().err
     assert main(words) == 0 and "5 of 24 videos" in capsys.readouterr().err
     assert len(added) == len(set(added)) == 24
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]

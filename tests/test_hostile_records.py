@@ -158,7 +158,17 @@ def test_a_record_without_names_of_classes_is_refused(names, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["stale", "counters", "unreadable", "window", "losses", "first_loss", "began", "productive_seconds"]
+    "name",
+    [
+        "evaluations_since_best",
+        "counters",
+        "unreadable",
+        "metric_sums",
+        "losses",
+        "first_loss",
+        "began",
+        "productive_seconds",
+    ],
 )
 def test_progress_of_another_type_is_refused(name):
     Progress.from_record({}, None)
