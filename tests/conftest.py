@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
-    # Fixtures import vitx: pytest's own process, which only hands tests to others, need not check its types for 10 s.
+    # Fixtures import vitx: the process of pytest that only hands tests out need not import it, with its type checks.
     from vitx.data.sources import MovingDigits
     from vitx.experiment import Experiment
 

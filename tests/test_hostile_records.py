@@ -18,7 +18,7 @@ from vitx.locks import lock_folder
 from vitx.run import Run, train
 from vitx.run_folder import check_record
 from vitx.training.logs import MetricsLog, read_metrics
-from vitx.training.progress import Progress
+from vitx.training.progress import RECORDED, Progress
 
 LISTS = {
     "NUL in a path": ("list.csv", b"path,class\na.mp4,x\nb\0.mp4,x\n", "line 3.*NUL"),
@@ -157,19 +157,7 @@ def test_a_record_without_names_of_classes_is_refused(names, tmp_path):
         check_record(tmp_path, record)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "evaluations_since_best",
-        "counters",
-        "unreadable",
-        "metric_sums",
-        "losses",
-        "first_loss",
-        "began",
-        "productive_seconds",
-    ],
-)
+@pytest.mark.parametrize("name", RECORDED)
 def test_progress_of_another_type_is_refused(name):
     Progress.from_record({}, None)
     with pytest.raises(UserError, match=name):

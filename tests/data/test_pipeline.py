@@ -235,8 +235,8 @@ def test_an_unreadable_clip_is_replaced_by_a_function_of_its_index_and_flagged()
     source = Numbered(12, broken=(3, 4, 11))
     seen = collections.Counter()
     for batch in batches(data(source).train_batches(source, 0, range(0, 3))):
-        for index, failed in zip(batch["index"], batch["unreadable_index"], strict=True):
-            seen[int(index), int(failed) >= 0] += 1
+        for index, unreadable in zip(batch["index"], batch["unreadable_index"], strict=True):
+            seen[int(index), int(unreadable) >= 0] += 1
     whole = {(i, False): 1 for i in range(12) if i not in source.broken}
     assert seen == collections.Counter(whole) + collections.Counter({(5, True): 2, (0, True): 1})
     errors = errors_by_index(data(source).train_batches(source, 0, range(0, 3)))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from vitx.layers.attention import core
 from vitx.layers.layouts import LAYOUTS, split_heads
@@ -57,3 +58,6 @@ with jax.set_mesh(jax.make_mesh((2, 1, 2, 2), ("data", "fsdp", "tensor", "frames
         found = add_gradients(functools.partial(on_mesh, check_vma=check_vma))(q, k, v, parameters)
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), found, expected)
     np.testing.assert_allclose(jax.jit(run)(variables, frames), merged, rtol=1e-5, atol=1e-5)
+    # Parts of the heads get no bias, so none may be left out silently.
+    with pytest.raises(ValueError, match="bias"):
+        attend(layout, core, q, k, v, grid=grid, num_prefix=0, parameters=parameters, bias=np.zeros((2, 1, 1, 24)))

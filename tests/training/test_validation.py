@@ -28,21 +28,17 @@ def test_each_validation_set_is_evaluated_at_its_own_cadence(small, digits, tmp_
 
 
 @pytest.mark.parametrize(
-    ("stopped", "patience", "expected"),
+    ("patience", "stopped", "expected"),
     [
-        (("other", 4), 1, [(2, "validation"), (4, "validation"), (4, "other")]),
-        (("validation", 6), 1, [(2, "validation"), (4, "validation"), (6, "validation"), (6, "other")]),
+        (1, ("other", 4), [(2, "validation"), (4, "validation"), (4, "other")]),
+        (3, ("validation", 6), [(2, "validation"), (4, "validation"), (6, "validation"), (6, "other")]),
     ],
 )
 def test_a_run_that_was_stopped_before_an_evaluation_resumes_with_it(
-    stopped, patience, expected, small, digits, tmp_path, monkeypatch
+    patience, stopped, expected, small, digits, tmp_path, monkeypatch
 ):
     """Also where the run resumes with less patience, which earlier evaluations have exhausted."""
-    changes = {
-        "optimizer.peak_lr": 0.0,
-        "training.patience": 1 if stopped[0] == "other" else 3,
-        "training.evaluate_every": 2,
-    }
+    changes = {"optimizer.peak_lr": 0.0, "training.patience": patience, "training.evaluate_every": 2}
     patient = small.override({**changes, "training.validation_sets": (ValidationSet("other", dataset=digits),)})
     evaluate = validation.Evaluator.__call__
 
@@ -54,7 +50,7 @@ def test_a_run_that_was_stopped_before_an_evaluation_resumes_with_it(
     with monkeypatch.context() as patch, pytest.raises(Preempted):
         patch.setattr(validation.Evaluator, "__call__", stop)
         train(patient, tmp_path)
-    train(patient.override({"training.patience": patience}), tmp_path)
+    train(patient.override({"training.patience": 1}), tmp_path)
     evaluated = [
         (row["step"], row["split"]) for row in read_metrics(tmp_path) if row["split"] in ("validation", "other")
     ]

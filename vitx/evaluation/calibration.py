@@ -1,7 +1,7 @@
 """Calibration of probabilities by one temperature for each label, fitted on the validation split (Guo et al. 2017).
 
 Logits are divided by the temperature before the softmax (or, of several classes at once, the sigmoid): the order of the
-classes stays, and probabilities become calibrated to its accuracy. A run keeps its temperatures in
+classes stays, and of answers with a probability of 80 % about 80 % are correct. A run keeps its temperatures in
 `calibration.json`, beside the checkpoints and never inside them.
 
 Letters in shapes: n examples, k classes, m predictions, b bins.

@@ -65,10 +65,10 @@ class StepResults:
             self._record_unreadable(examples["unreadable_index"], examples["error"])
             self._record_metrics(step, {name: float(value) for name, value in metrics.items()}, examples["index"])
 
-    def _record_unreadable(self, failed: Any, errors: Any) -> None:
+    def _record_unreadable(self, indices: Any, errors: Any) -> None:
         progress = self._progress
-        messages = {int(index): decode_error(error) for index, error in zip(failed, errors, strict=True) if index >= 0}
-        progress.counters["replaced"] += int((failed >= 0).sum())
+        messages = {int(index): decode_error(error) for index, error in zip(indices, errors, strict=True) if index >= 0}
+        progress.counters["replaced"] += int((indices >= 0).sum())
         for index in sorted(messages.keys() - progress.unreadable):
             progress.unreadable.add(index)
             log_info(f"another clip replaces one that cannot be read: {messages[index]}")
