@@ -133,10 +133,12 @@ def test_the_fraction_of_the_matrix_product_peak_counts_the_models_own_operation
 
 def test_three_calls_are_timed_where_more_would_take_too_long(monkeypatch):
     calls = itertools.count()
-    assert benchmark._time({"forward": lambda: next(calls)}, 5, "")["forward_calls"] == 5 and next(calls) == 5
-    monkeypatch.setattr(benchmark, "MEASURING_SECONDS", 0.0)
-    results = benchmark._time({"forward": lambda: None, "peer_forward": lambda: None}, 5, "")
+    assert benchmark._time({"forward": lambda: next(calls)}, 5, 60.0, "")["forward_calls"] == 5 and next(calls) == 5
+    results = benchmark._time({"forward": lambda: None, "peer_forward": lambda: None}, 5, 0.0, "")
     assert results["forward_calls"] == 3 and "peer_forward_calls" not in results
+    monkeypatch.setattr(benchmark, "MODEL_SECONDS", 0.0)
+    row = benchmark.bench("cnn_small", vitx.create_model("cnn_small", **SMALL), repeats=5)
+    assert row["forward_calls"] == 3 and row["train_step_calls"] == 3
 
 
 def test_calls_take_turns_and_ratios_are_those_of_a_round(monkeypatch):
@@ -151,7 +153,7 @@ def test_calls_take_turns_and_ratios_are_those_of_a_round(monkeypatch):
 
         return run
 
-    results = benchmark._time({"forward": call("own", 1.0), "peer_forward": call("peer", 3.0)}, 3, "")
+    results = benchmark._time({"forward": call("own", 1.0), "peer_forward": call("peer", 3.0)}, 3, 60.0, "")
     assert order == ["own", "peer", "peer", "own", "own", "peer"]
     assert results["forward_ratio"] == 3.0 and results["forward_ratio_quartiles"] == [3.0, 3.0]
     assert results["forward_ms"] == 1000 and results["forward_quartiles_ms"] == [1000, 1500]

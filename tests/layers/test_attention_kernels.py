@@ -188,6 +188,25 @@ def test_splash_attention_equals_the_reference(masked):
         np.testing.assert_allclose(gradient, reference, atol=2e-6)
 
 
+@pytest.mark.parametrize("attend", [functools.partial(attend_by_splash, interpret=True), attention_gpu.attend_by_cudnn])
+def test_half_precision_is_as_exact_as_the_reference(monkeypatch, attend):
+    """Errors against float32 of the same numbers are no larger than those of the reference; 251 tokens are padded."""
+    by_xla = jax.nn.dot_product_attention
+    monkeypatch.setattr(
+        jax.nn, "dot_product_attention", lambda *heads, implementation, **lengths: by_xla(*heads, **lengths)
+    )
+    halves = list(jax.random.normal(jax.random.key(0), (3, 2, 251, 2, 8), "bfloat16"))
+
+    def call(function, *heads):
+        out, pull_back = jax.vjp(jax.jit(function), *heads)
+        return [np.asarray(x, np.float32) for x in (out, *pull_back(jnp.cos(out)))]
+
+    exact = call(core, *(x.astype("float32") for x in halves))
+    for target, expected, found in zip(exact, call(core, *halves), call(attend, *halves), strict=True):
+        error, permitted = np.linalg.norm(found - target), np.linalg.norm(expected - target)
+        assert 0 < error < 1.5 * permitted + 1e-3 * np.linalg.norm(target)
+
+
 @pytest.fixture
 def one_device():
     axes = ("data", "fsdp", "tensor", "frames")

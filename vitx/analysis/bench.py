@@ -7,7 +7,7 @@ speed affects both.
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,7 +34,8 @@ from vitx.models.streaming import StreamingModel
 
 AGREEMENT = {"float32": 1e-3, "bfloat16": 0.1}  # largest deviation of our results from the peer's, relative to them
 LEAST_REPEATS = 3
-MEASURING_SECONDS = 60.0  # limit for all forward passes, and for all training steps, beyond LEAST_REPEATS
+MODEL_SECONDS = 170.0  # limit for a model, its compilation included, beyond LEAST_REPEATS
+STREAM_SECONDS = 10.0  # limit for the frames of a stream
 SWEEP_SECONDS = 180.0  # limit for a sweep over batch sizes
 Call = Callable[[], Any]
 
@@ -58,7 +59,8 @@ def bench(
         name: name of the variant.
         model: the variant, with any fields.
         batch: clips of a forward pass and of a training step; a stream is one video.
-        repeats: number of timed calls, after an untimed one; fewer, but at least three, where they take a minute.
+        repeats: number of timed calls, after an untimed one; fewer, but at least three, where the model would take more
+            than three minutes.
         against: "huggingface", "torchvision" or "pytorchvideo": run the original with the same weights on the same
             clips, in turns with ours. Before that its logits, the losses of two training steps and the norm of the
             momentum after them must match ours.
@@ -81,6 +83,7 @@ def bench(
     check_options(model, batch)
     programs = programs or compile_programs(name, model, batch, jax.devices()[0])
     check_fits(name, batch, programs.bytes_beside(against), programs.device)
+    deadline = time.perf_counter() + MODEL_SECONDS - programs.seconds
     model, device = programs.model, programs.device
     clip, random = model.input_shape, np.random.default_rng(0)
     video = random.standard_normal((batch, *clip), np.float32)
@@ -110,16 +113,17 @@ def bench(
         ours = {"logits": forward["forward"](), "loss": trained, "gradient": gradient_norm}
         results |= {"peer_mode": peer.mode} | _check_agreement(peer, ours, dtype)
         forward["peer_forward"], steps["peer_train_step"] = peer.forward, peer.train_step
-    _announce(name, programs.seconds, (forward, steps), repeats)
+    _announce(name, programs.seconds, (forward, steps), repeats, deadline)
     peaks = [matmul_peak(device, dtype)]
-    for calls, description in ((forward, "forward"), (steps, "training")):
-        results |= _time(calls, repeats, f"{name}: {description}")
+    for calls, part, description in ((forward, 2, "forward"), (steps, 1, "training")):
+        seconds = (deadline - time.perf_counter()) / part
+        results |= _time(calls, repeats, seconds, f"{name}: {description}")
         peaks.append(matmul_peak(device, dtype))
     if isinstance(model, StreamingModel):
         read_frame = _create_frame_reader(model, variables, clips)
         for _ in range(2):  # compiled in the first call, and once more for the state that it returns
             read_frame()
-        results |= _time({"frame": read_frame}, repeats * clip[0], f"{name}: stream")
+        results |= _time({"frame": read_frame}, repeats * clip[0], STREAM_SECONDS, f"{name}: stream")
     results |= _compute_fractions(results, batch, count_macs(model), max(peaks))
     results |= {f"{call}_clips_per_second": 1e3 * batch / results[f"{call}_ms"] for call in ("forward", "train_step")}
     if any(results.get(f"{call}_peak_fraction", 0) > 1 for call in ("forward", "train_step")):
@@ -167,15 +171,19 @@ def sweep(name: str, model: nn.Module, *, batch: int = 1, repeats: int = 10) -> 
             return
 
 
-def _announce(name: str, compilation: float, kinds: Iterable[Mapping[str, Call]], repeats: int) -> None:
+def _announce(
+    name: str, compilation: float, kinds: Sequence[Mapping[str, Call]], repeats: int, deadline: float
+) -> None:
     """Calls each function once, and reports how long the timed calls will take."""
-    seconds = 0.0
+    rounds = []
     for calls in kinds:
         began = time.perf_counter()
         for call in calls.values():
             call()
-        took = time.perf_counter() - began
-        seconds += min(repeats * took, max(MEASURING_SECONDS, LEAST_REPEATS * took))
+        rounds.append(time.perf_counter() - began)
+    left, seconds = deadline - time.perf_counter(), 0.0
+    for part, took in zip(range(len(rounds), 0, -1), rounds, strict=True):
+        seconds += min(repeats * took, max((left - seconds) / part, LEAST_REPEATS * took))
     print_message(f"{name}: compiled in {compilation:.0f} s; measuring takes about {seconds:.0f} s")
 
 
@@ -258,16 +266,17 @@ def _check_agreement(peer: Peer, ours: Mapping[str, Any], dtype: str) -> dict[st
     return deviations
 
 
-def _time(calls: Mapping[str, Call], repeats: int, description: str) -> dict[str, Any]:
+def _time(calls: Mapping[str, Call], repeats: int, seconds: float, description: str) -> dict[str, Any]:
     """Returns median and quartiles of each call's milliseconds, of ratios to a peer's, and the number of timed calls.
 
-    Calls take turns, in the opposite order every second round, so that none always follows the same one.
+    Calls take turns, in the opposite order every second round, so that none always follows the same one. From
+    LEAST_REPEATS on, no round starts that would end after `seconds`.
     """
     rounds: list[dict[str, float]] = []
     started = time.perf_counter()
     for number in progress_bar(range(repeats), desc=description, unit=" rounds", leave=False):
         spent = time.perf_counter() - started
-        if number >= LEAST_REPEATS and spent * (number + 1) / number > MEASURING_SECONDS:
+        if number >= LEAST_REPEATS and spent * (number + 1) / number > seconds:
             break
         milliseconds = {}
         for name, call in reversed(calls.items()) if number % 2 else calls.items():
