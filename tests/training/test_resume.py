@@ -68,15 +68,44 @@ def test_run_resumes_from_the_checkpoint_before_a_damaged_one(
     assert sorted(map(str, metrics_without_times(tmp_path))) == sorted(map(str, metrics_without_times(undisturbed)))
 
 
-def test_resume_is_bit_identical_after_sigkill_during_a_save(undisturbed, tmp_path, train_command, final_digests):
-    settings = ("--training.ema_decay", "0.9")
-    with subprocess.Popen(train_command(tmp_path, *settings), stderr=subprocess.PIPE) as process:
-        while not list(tmp_path.glob("checkpoints/*.orbax-checkpoint-tmp*")):
+def kill_during_a_save(command, workdir):
+    """Runs a command that trains until it saves for the first time, and kills it."""
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        while not list(workdir.glob("checkpoints/*.orbax-checkpoint-tmp*")):
             assert process.poll() is None, process.stderr.read().decode()
             time.sleep(0.0005)
         process.send_signal(signal.SIGKILL)
-    subprocess.run(train_command(tmp_path, *settings), check=True)
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_resume_is_bit_identical_after_sigkill_during_a_save(undisturbed, tmp_path, train_command, final_digests):
+    command = train_command(tmp_path, "--training.ema_decay", "0.9")
+    kill_during_a_save(command, tmp_path)
+    subprocess.run(command, check=True)
     assert final_digests(tmp_path) == final_digests(undisturbed)
+
+
+@pytest.mark.slow  # two whole runs in processes of their own, each of which compiles two programs
+def test_a_run_with_budgets_resumes_bit_identically_after_sigkill(
+    small_file, tmp_path, train_command, final_digests, metrics_without_times
+):
+    """Which budget a step trains follows from seed and step."""
+    file = tmp_path / "budgets.py"
+    file.write_text(
+        "from vitx.experiment import load_experiment\n"
+        "from vitx.models.budgets import Budget\n"
+        f"small = load_experiment({small_file!r})\n"
+        "experiment = small.override({'training.budgets': (Budget(), Budget(num_frames=2))})\n"
+    )
+
+    def train_file(name):
+        return [str(file) if word == small_file else word for word in train_command(tmp_path / name)]
+
+    subprocess.run(train_file("undisturbed"), check=True)
+    kill_during_a_save(train_file("killed"), tmp_path / "killed")
+    subprocess.run(train_file("killed"), check=True)
+    assert final_digests(tmp_path / "killed") == final_digests(tmp_path / "undisturbed")
+    assert metrics_without_times(tmp_path / "killed") == metrics_without_times(tmp_path / "undisturbed")
 
 
 def test_sigterm_saves_exits_with_75_and_resumes_bit_identically(
