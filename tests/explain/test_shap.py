@@ -1,6 +1,5 @@
 """KernelSHAP agrees with shap's KernelExplainer on the same network, clip and tubelets. Needs the extra peers."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,10 +17,10 @@ def test_kernel_shap_agrees_where_all_coalitions_are_computed(name, tubelet, sam
     shap = pytest.importorskip("shap")
     model, variables = cnn if name == "cnn" else transformer(name)
     tubelets = Tubelets(video.shape[:3], tubelet)
-    settings = {"model": model, "tubelets": tubelets, "batch_size": 16}
+    settings = {"tubelets": tubelets, "baseline": 0.0, "batch_size": 16}
 
     def logits(kept):  # [k, m] of 0 and 1; shap asks with several batch sizes
-        return np.asarray(score_coalitions(variables, video, TARGET, jnp.asarray(kept > 0.5), 0.0, **settings))
+        return score_coalitions(model, variables, video, TARGET, (kept > 0.5).__getitem__, len(kept), **settings)
 
     explainer = shap.KernelExplainer(logits, np.zeros((1, tubelets.count)))
     expected = explainer.shap_values(np.ones((1, tubelets.count)), nsamples=samples, l1_reg=False, silent=True)

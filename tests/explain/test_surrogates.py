@@ -142,8 +142,8 @@ def test_a_coalition_keeps_its_tubelets_and_replaces_the_others(linear, video):
     for place in (np.s_[:3, :10, :20], np.s_[3:, 20:, 20:]):
         clip[place] = np.asarray(video)[place]
     model, variables = linear
-    settings = {"model": model, "tubelets": tubelets, "batch_size": 16}
-    (found,) = score_coalitions(variables, video, TARGET, kept, 0.5, **settings)
+    settings = {"tubelets": tubelets, "baseline": 0.5, "batch_size": 16}
+    (found,) = score_coalitions(model, variables, video, TARGET, kept.__getitem__, 1, **settings)
     assert float(found) == pytest.approx(float(class_score(*linear, jnp.asarray(clip[None]), TARGET)[0]), rel=1e-5)
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from scipy.stats import spearmanr
 
 from vitx.explain.methods import relevance
-from vitx.explain.score import Clip, Target, Variables, reference_model
+from vitx.explain.score import Clip, Target, Variables, fast_model
 
 Relevance = Float[Array | np.ndarray, "t h w"]
 
@@ -66,34 +66,34 @@ def deletion_and_insertion(
         points: points of a curve.
         baseline: value that replaces pixels; 0 is the mean pixel of normalised clips.
     """
-    model, order = reference_model(model), np.argsort(-np.asarray(values), axis=None, kind="stable")
+    model, order = fast_model(model), np.argsort(-np.asarray(values), axis=None, kind="stable")
     rank = np.empty(order.size, np.int32)
     rank[order] = np.arange(order.size, dtype=np.int32)
     counts = np.linspace(0, order.size, points).round().astype(np.int32)
+    video, ranks = jnp.asarray(video), jnp.asarray(rank.reshape(values.shape))
 
-    ranks, points_at = jnp.asarray(rank.reshape(values.shape)), jnp.asarray(counts)
-    curves = _probabilities(variables, jnp.asarray(video), target, ranks, points_at, baseline, model=model)
-    deletion, insertion = np.asarray(curves, np.float32).T
+    def compute_both(count: np.int32) -> np.ndarray:
+        return np.asarray(_delete_and_insert(variables, video, target, ranks, count, baseline, model=model), np.float32)
+
+    deletion, insertion = np.stack([compute_both(count) for count in counts], axis=1)
     return Curves((counts / order.size).astype(np.float32), deletion, insertion)
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _probabilities(
+def _delete_and_insert(
     variables: Variables,
     video: Clip,
     target: Target,
     rank: Int[Array, "t h w"],
-    counts: Int[Array, "k"],
+    count: Any,
     baseline: Any,
     *,
     model: nn.Module,
-) -> Float[Array, "k 2"]:
-    def at(count: Array) -> Array:
-        first = (rank < count)[..., None]
-        both = jnp.stack([jnp.where(first, baseline, video), jnp.where(first, video, baseline)])
-        return _class_probability(variables, both, target, model=model)
-
-    return jax.lax.map(at, counts)
+) -> Float[Array, "2"]:
+    """Returns the probability of the class without the first pixels, and with them alone."""
+    first = (rank < count)[..., None]
+    both = jnp.stack([jnp.where(first, baseline, video), jnp.where(first, video, baseline)])
+    return _class_probability(variables, both, target, model=model)
 
 
 def randomisation_check(
@@ -141,7 +141,7 @@ def order_dependence(
     """
     orders = [jax.random.permutation(k, len(video)) for k in jax.random.split(key, shuffles)]
     clips = jnp.stack([jnp.asarray(video), *(jnp.asarray(video)[order] for order in orders)])
-    whole, *shuffled = np.asarray(_class_probability(variables, clips, target, model=reference_model(model)))
+    whole, *shuffled = np.asarray(_class_probability(variables, clips, target, model=fast_model(model)))
     return float(whole - np.mean(shuffled))
 
 

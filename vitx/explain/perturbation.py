@@ -4,16 +4,16 @@ In shapes: t h w c the video.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from vitx.explain.options import check_counts
-from vitx.explain.score import Clip, Target, Variables, class_score, reference_model
-from vitx.explain.tubelets import Tubelets, map_coalitions
+from vitx.explain.score import Clip, Target, Variables, class_score, fast_model
+from vitx.explain.tubelets import Tubelets, score_coalitions
 
 PARTS = 6  # along every axis: 216 tubelets, each covered once
 
@@ -40,22 +40,19 @@ def integrated_gradients(
         steps: points on the line from the baseline to the clip, at the middle of equal parts.
     """
     check_counts(steps=steps)
-    model = reference_model(model)
-    return _integrate(variables, jnp.asarray(video), target, baseline, model=model, steps=steps)
-
-
-@functools.partial(jax.jit, static_argnames=("model", "steps"))
-def _integrate(
-    variables: Variables, video: Clip, target: Target, baseline: Any, *, model: nn.Module, steps: int
-) -> Float[Array, "t h w"]:
-    difference = video - baseline
-
-    def add_gradient(total: Array, fraction: Array) -> tuple[Array, None]:
-        at = baseline + fraction * difference
-        return total + jax.grad(lambda x: class_score(model, variables, x[None], target)[0])(at), None
-
-    total, _ = jax.lax.scan(add_gradient, jnp.zeros_like(video), (jnp.arange(steps) + 0.5) / steps)
+    video, model = jnp.asarray(video), fast_model(model)
+    difference, total = video - baseline, jnp.zeros_like(video)
+    for step in range(steps):  # no loop of XLA's: see `score_coalitions`
+        at = baseline + (step + 0.5) / steps * difference
+        total += _compute_gradient(variables, at, target, model=model)
     return jnp.sum(difference * total / steps, axis=-1)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _compute_gradient(
+    variables: Variables, video: Clip, target: Target, *, model: nn.Module
+) -> Float[Array, "t h w c"]:
+    return jax.grad(lambda x: class_score(model, variables, x[None], target)[0])(video)
 
 
 def occlusion(
@@ -84,27 +81,11 @@ def occlusion(
     """
     check_counts(batch_size=batch_size)
     tubelets = Tubelets.divide(video.shape[:3], tubelet, PARTS)
-    settings = {"model": reference_model(model), "tubelets": tubelets, "batch_size": batch_size}
-    return _cover(variables, jnp.asarray(video), target, baseline, **settings)
-
-
-@functools.partial(jax.jit, static_argnames=("model", "tubelets", "batch_size"))
-def _cover(
-    variables: Variables,
-    video: Clip,
-    target: Target,
-    baseline: Any,
-    *,
-    model: nn.Module,
-    tubelets: Tubelets,
-    batch_size: int,
-) -> Float[Array, "t h w"]:
-    def score(clips: Array) -> Array:
-        return class_score(model, variables, clips, target)
-
-    def all_but(i: Array) -> Array:
-        return jnp.arange(tubelets.count) != i
-
     settings = {"tubelets": tubelets, "baseline": baseline, "batch_size": batch_size}
-    covered = map_coalitions(score, video, all_but, tubelets.count, **settings)
-    return tubelets.spread(score(video[None])[0] - covered)
+
+    def all_but(numbers: Int[np.ndarray, "b"]) -> Bool[np.ndarray, "b m"]:
+        return np.arange(tubelets.count) != numbers[:, None]
+
+    # the number after the last tubelet's covers none
+    scores = score_coalitions(model, variables, jnp.asarray(video), target, all_but, tubelets.count + 1, **settings)
+    return tubelets.spread(scores[-1] - scores[:-1])

@@ -10,6 +10,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from vitx.models import resolve_implementation
+
 Clip = Float[Array | np.ndarray, "t h w c"]
 Variables = Mapping[str, Any]
 
@@ -46,6 +48,14 @@ def class_score(
 def compute_outputs(variables: Variables, clips: Float[Array, "b t h w c"], *, model: nn.Module) -> Any:
     """Returns the outputs of clips in evaluation mode, by a program that is compiled once for each model and shape."""
     return model.apply(variables, clips, train=False)
+
+
+def fast_model(model: nn.Module) -> nn.Module:
+    """Returns the model with the implementation that suits the first device, and nothing computed again."""
+    plain = reference_model(model)
+    if not hasattr(plain, "implementation"):
+        return plain
+    return resolve_implementation(plain.copy(implementation="auto"), jax.devices()[0])
 
 
 def reference_model(model: nn.Module) -> nn.Module:

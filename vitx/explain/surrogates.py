@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from vitx.errors import UserError
 from vitx.explain.options import check_counts, check_positive
-from vitx.explain.score import Clip, Target, Variables, reference_model
+from vitx.explain.score import Clip, Target, Variables
 from vitx.explain.tubelets import Tubelets, score_coalitions
 
 Coalitions = Bool[np.ndarray, "k m"]
@@ -129,9 +129,10 @@ def _score(
     batch_size: int,
 ) -> Float[np.ndarray, "k"]:
     check_counts(batch_size=batch_size)
-    settings = {"model": reference_model(model), "tubelets": tubelets, "batch_size": batch_size}
-    scores = score_coalitions(variables, jnp.asarray(video), target, jnp.asarray(coalitions), baseline, **settings)
-    return np.asarray(scores, np.float64)  # least squares of hundreds of unknowns lose digits
+    settings = {"tubelets": tubelets, "baseline": baseline, "batch_size": batch_size}
+    kept = coalitions.__getitem__
+    scores = score_coalitions(model, variables, jnp.asarray(video), target, kept, len(coalitions), **settings)
+    return scores.astype(np.float64)  # least squares of hundreds of unknowns lose digits
 
 
 def draw_shapley_coalitions(count: int, samples: int, seed: int) -> tuple[Coalitions, Weights]:

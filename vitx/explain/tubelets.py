@@ -17,7 +17,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from vitx.errors import UserError
-from vitx.explain.score import Clip, Target, Variables, class_score
+from vitx.explain.score import Clip, Target, Variables, class_score, fast_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,51 +68,53 @@ class Tubelets:
         return jnp.asarray(values)[self.numbers()]
 
 
-def map_coalitions(
-    score: Callable[[Float[Array, "b t h w c"]], Float[Array, "b"]],
+def score_coalitions(
+    model: nn.Module,
+    variables: Variables,
     video: Clip,
-    kept: Callable[[Array], Bool[Array, "m"]],
+    target: Target,
+    kept: Callable[[Int[np.ndarray, "b"]], Bool[np.ndarray, "b m"]],
     count: int,
     *,
     tubelets: Tubelets,
     baseline: Any,
     batch_size: int,
-) -> Float[Array, "k"]:
-    """Returns the score of the clip with the tubelets of each coalition alone; for use in a compiled function.
+) -> Float[np.ndarray, "k"]:
+    """Returns the class's logit for the clip with the tubelets of each coalition alone.
 
     Args:
-        score: called with clips; returns one number for each.
-        video: one clip.
-        kept: called with the number of a coalition; returns which tubelets it keeps. A function, because a table of
-            all would have m x m entries for occlusion.
+        model: any model.
+        variables: its variables.
+        video: one clip, normalised.
+        target: what is explained.
+        kept: called with numbers of coalitions; returns which tubelets each keeps. A function, because a table of all
+            would have m x m entries for occlusion.
         count: number of coalitions.
         tubelets: the tubelets.
         baseline: value that replaces the other tubelets.
         batch_size: clips that are computed at once.
     """
-    numbers = tubelets.numbers()
+    scores, model = [], fast_model(model)
+    for start in range(
+        0, count, batch_size
+    ):  # in a loop of XLA's, convolutions would use one core (JAX 0.10.2, 2026-11)
+        # the last coalition again where a batch is not full, so that all have one compiled program
+        numbers = np.minimum(np.arange(start, start + min(batch_size, count)), count - 1)
+        batch = _score_batch(variables, video, target, kept(numbers), baseline, model=model, tubelets=tubelets)
+        scores.append(np.asarray(batch))
+    return np.concatenate(scores)[:count]
 
-    def score_one(i: Array) -> Array:
-        return score(jnp.where(kept(i)[numbers][..., None], video, baseline)[None])[0]
 
-    return jax.lax.map(score_one, jnp.arange(count), batch_size=batch_size)
-
-
-@functools.partial(jax.jit, static_argnames=("model", "tubelets", "batch_size"))
-def score_coalitions(
+@functools.partial(jax.jit, static_argnames=("model", "tubelets"))
+def _score_batch(
     variables: Variables,
     video: Clip,
     target: Target,
-    coalitions: Bool[Array | np.ndarray, "k m"],
+    kept: Bool[Array | np.ndarray, "b m"],
     baseline: Any,
     *,
     model: nn.Module,
     tubelets: Tubelets,
-    batch_size: int,
-) -> Float[Array, "k"]:
-    """Returns the class's logit for each coalition of a table; see `map_coalitions`."""
-    settings = {"tubelets": tubelets, "baseline": baseline, "batch_size": batch_size}
-    table = jnp.asarray(coalitions)
-    return map_coalitions(
-        lambda clips: class_score(model, variables, clips, target), video, lambda i: table[i], len(table), **settings
-    )
+) -> Float[Array, "b"]:
+    clips = jnp.where(kept[:, tubelets.numbers(), None], video, baseline)
+    return class_score(model, variables, clips, target)
