@@ -16,6 +16,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from vitx.console import progress_bar
 from vitx.errors import UserError
 from vitx.explain.score import Clip, Target, Variables, class_score, fast_model
 
@@ -95,9 +96,8 @@ def score_coalitions(
         batch_size: clips that are computed at once.
     """
     scores, model = [], fast_model(model)
-    for start in range(
-        0, count, batch_size
-    ):  # in a loop of XLA's, convolutions would use one core (JAX 0.10.2, 2026-11)
+    starts = progress_bar(range(0, count, batch_size), desc="passes", unit=" batches", leave=False, delay=2)
+    for start in starts:  # in a loop of XLA's, convolutions would use one core of a CPU (JAX 0.10.2, 2026-11)
         # the last coalition again where a batch is not full, so that all have one compiled program
         numbers = np.minimum(np.arange(start, start + min(batch_size, count)), count - 1)
         batch = _score_batch(variables, video, target, kept(numbers), baseline, model=model, tubelets=tubelets)
