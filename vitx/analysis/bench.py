@@ -115,14 +115,13 @@ def bench(
         forward["peer_forward"], steps["peer_train_step"] = peer.forward, peer.train_step
     _announce(name, programs.seconds, (forward, steps), repeats, deadline)
     peaks = [matmul_peak(device, dtype)]
-    for calls, part, description in ((forward, 2, "forward"), (steps, 1, "training")):
-        seconds = (deadline - time.perf_counter()) / part
+    # forward passes get half of the time that is left, steps all that is left then
+    for calls, num_waiting, description in ((forward, 2, "forward"), (steps, 1, "training")):
+        seconds = (deadline - time.perf_counter()) / num_waiting
         results |= _time(calls, repeats, seconds, f"{name}: {description}")
         peaks.append(matmul_peak(device, dtype))
     if isinstance(model, StreamingModel):
         read_frame = _create_frame_reader(model, variables, clips)
-        for _ in range(2):  # compiled in the first call, and once more for the state that it returns
-            read_frame()
         results |= _time({"frame": read_frame}, repeats * clip[0], STREAM_SECONDS, f"{name}: stream")
     results |= _compute_fractions(results, batch, count_macs(model), max(peaks))
     results |= {f"{call}_clips_per_second": 1e3 * batch / results[f"{call}_ms"] for call in ("forward", "train_step")}
@@ -182,8 +181,8 @@ def _announce(
             call()
         rounds.append(time.perf_counter() - began)
     left, seconds = deadline - time.perf_counter(), 0.0
-    for part, took in zip(range(len(rounds), 0, -1), rounds, strict=True):
-        seconds += min(repeats * took, max((left - seconds) / part, LEAST_REPEATS * took))
+    for num_waiting, took in zip(range(len(rounds), 0, -1), rounds, strict=True):
+        seconds += min(repeats * took, max((left - seconds) / num_waiting, LEAST_REPEATS * took))
     print_message(f"{name}: compiled in {compilation:.0f} s; measuring takes about {seconds:.0f} s")
 
 
@@ -302,6 +301,7 @@ def quartiles_name(name: str) -> str:
 
 
 def _create_frame_reader(model: StreamingModel, variables: Any, video: jax.Array) -> Callable[[], Any]:
+    """Returns a function that reads the next frame of a stream, compiled already."""
     step = jax.jit(lambda variables, frame, state: model.apply(variables, frame, state, method="step"))
     state, frame = model.init_state(1), video[:1, 0]
 
@@ -310,6 +310,8 @@ def _create_frame_reader(model: StreamingModel, variables: Any, video: jax.Array
         logits, state = step(variables, frame, state)
         jax.block_until_ready(logits)
 
+    for _ in range(2):  # compiled in the first call, and once more for the state that it returns
+        read_next_frame()
     return read_next_frame
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from vitx.console import progress_bar
 from vitx.explain.options import check_counts
 from vitx.explain.score import Clip, Target, Variables, class_score, fast_model
 from vitx.explain.tubelets import Tubelets, score_coalitions
@@ -42,7 +43,7 @@ def integrated_gradients(
     check_counts(steps=steps)
     video, model = jnp.asarray(video), fast_model(model)
     difference, total = video - baseline, jnp.zeros_like(video)
-    for step in range(steps):  # no loop of XLA's: see `score_coalitions`
+    for step in progress_bar(range(steps), desc="gradients", leave=False, delay=2):  # see `score_coalitions`
         at = baseline + (step + 0.5) / steps * difference
         total += _compute_gradient(variables, at, target, model=model)
     return jnp.sum(difference * total / steps, axis=-1)
