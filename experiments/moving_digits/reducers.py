@@ -10,7 +10,8 @@ r"""Accuracy against measured throughput of each reducer on moving digits.
 One run is measured with all reducers that need no training; those of `--trained` with their own. The test split is
 encoded again with predicted frames, as `vitx data prepare` does, since moving digits come as keyframes alone, in which
 nothing moves; every reducer sees these videos. Throughput is that of the compiled forward pass on 50 clips in memory,
-each setting in turn, medians of the rounds. Writes reducers.png and prints a table.
+each setting in turn, medians of the rounds. Writes reducers.png and prints a table; the picture here was drawn again
+from the numbers below when its labels changed.
 
 Two cores of an AMD EPYC beside other jobs (load 5 to 7), JAX 0.10.2, 2026-11-27, seed 0; motion top-1 on the test
 split, 1,000 clips, 1x1 views; in brackets the budget, r of TokenMerging, num_tokens of TokenLearner:
