@@ -177,21 +177,21 @@ sys.exit(main(sys.argv[1:]))
 def test_memory_does_not_grow_over_ten_thousand_steps(small_file, tmp_path):
     """Medians over 2,000 steps of the bytes in use, Python's included, and of the process's own pages.
 
-    A block of 3 or 4 MiB comes and goes, so growth is three times the median of the last three differences. What a
-    thread keeps to reuse, glibc counts as in use; it keeps nothing here. Pages grow a little longer than bytes: each
-    arena of the allocator keeps the most that it ever held, and it takes long until every arena has reached its
-    maximum. The process has none of the tests' type checks, which themselves keep 16 KiB a step.
+    Fails in about half of its runs since 2026-11-28: see note 41 of experiments/benchmarks/by_hand.md.
+
+    Pages grow a little longer than bytes: each arena of the allocator keeps the most that it ever held, and it takes
+    long until every arena has reached its maximum. The process has none of the tests' type checks, which themselves
+    keep 16 KiB a step.
     """
-    often = "--training.log_every 10 --training.checkpoint_every 1000 --training.evaluate_every 500"
+    often = "--training.log_every 10 --training.checkpoint_every 500 --training.evaluate_every 500"
     words = ["train", small_file, "--workdir", str(tmp_path), "--training.steps", "10000", "--data.batch_size", "2"]
     words = [sys.executable, "-c", WATCHED, *words, *often.split()]
-    kept = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
-    environment = os.environ | {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": kept}
+    environment = os.environ | {"PYTHONMALLOC": "malloc"}
     printed = subprocess.run(words, check=True, stdout=subprocess.PIPE, env=environment).stdout
     read = np.array(printed.split(), float).reshape(5, 20, 2)  # parts, readings, (in use, pages)
     used, pages = np.median(read, axis=1).T
     print("MiB in use:", used.round(2), "pages:", pages.round(1))
-    assert 3 * np.median(np.diff(used[1:])) < 0.005 * used[1]
+    assert used[-1] < 1.005 * used[1]
     assert pages[-1] < 1.05 * pages[1]
 
 
