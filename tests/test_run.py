@@ -18,7 +18,7 @@ from vitx.data.encoding import encode_video
 from vitx.errors import UserError
 from vitx.explain.methods import METHODS
 from vitx.layers.token_merging import TokenMerging
-from vitx.run import load_run, train
+from vitx.run import Run, load_run, train
 from vitx.training.sharding import Mesh
 
 
@@ -144,12 +144,15 @@ def test_explain_on_the_command_line_writes_pictures(run, tmp_path, capsys):
     arguments = ["explain", str(run.workdir), str(clip), "--output", str(tmp_path / "out"), "--label", "motion"]
     assert main([*arguments, "--formats", "png", "npz", "--json"]) == 0
     (answer,) = json.loads(capsys.readouterr().out).values()
-    assert answer["motion"] in run.output_names["motion"] and sum(answer["importance_over_time"]) == pytest.approx(1)
+    assert answer["label"] == "motion" and answer["class"] in run.output_names["motion"]
+    assert sum(answer["importance_over_time"]) == pytest.approx(1)
     assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".npz", ".png"]
     written = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    assert main([*arguments, "--formats", "png"]) == 2 and "--overwrite" in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "explain", None)  # is not called
+        assert main([*arguments, "--formats", "png"]) == 2 and "--overwrite" in capsys.readouterr().err
     assert written == {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    assert main([*arguments, "--formats", "png", "--overwrite", "--class", answer["motion"]]) == 0
+    assert main([*arguments, "--formats", "png", "--overwrite", "--class", answer["class"]]) == 0
     assert len(list((tmp_path / "out").iterdir())) == 3  # the class is part of the name
     assert main([*arguments, "--formats", "bmp"]) == 2 and main([*arguments, "--method", "saliency"]) == 2
     capsys.readouterr()
@@ -173,7 +176,14 @@ def test_options_of_a_method_are_words_on_the_command_line(run, tmp_path, capsys
         (tmp_path / name).parent.mkdir(exist_ok=True)
         frames = np.random.default_rng(0).integers(0, 255, (2, 24, 24, 3), np.uint8)
         (tmp_path / f"{name}.mp4").write_bytes(encode_video(frames))
-    command = ["explain", str(run.workdir), str(tmp_path / "short.mp4"), "--output", str(tmp_path / "out"), "--json"]
+    command = [
+        "explain",
+        str(run.workdir),
+        str(tmp_path / "short.mp4"),
+        "--output",
+        str(tmp_path / "out"),
+        "--overwrite",
+    ]
     method = ["--formats", "npz", "--method", "kernel_shap", "--options"]
     assert main([*command, *method, "tubelet=2,24,12", "samples=14"]) == 0
     capsys.readouterr()

@@ -60,9 +60,12 @@ def _explain(options: argparse.Namespace, _: list[str]) -> int:
         raise UserError(f"--formats has {unknown[0]}; expected some of {', '.join(name[1:] for name in WRITERS)}")
     load_parts(options.experiment)
     of_method = _parse_options(options.options)
-    run, answers, errors = load_run(options.run, options.checkpoint), {}, {}
+    run = load_run(options.run, options.checkpoint)
+    answers: dict[str, Any] = {}
+    errors: dict[str, str] = {}
     keep_own_programs(run.experiment.training.compilation_cache)
     settings = {name: getattr(options, name) for name in ("method", "label", "class_name")}
+    paths = _name_pictures(options, options.method or run.explanation_methods()[0])
     for file in options.files:
         try:
             clip = read_clip(file, run.experiment.data)
@@ -71,22 +74,18 @@ def _explain(options: argparse.Namespace, _: list[str]) -> int:
             continue
         explanation = run.explain(clip, **settings, **of_method)
         create_folder(options.output)
-        words = [file.stem, explanation.method, *([explanation.class_name] if options.class_name else [])]
-        name = re.sub(r"[^\w.-]+", "-", "_".join(words))  # names of classes may have any characters
-        paths = [options.output / f"{name}.{ending}" for ending in options.formats]
-        if not options.overwrite and (taken := [path for path in paths if path.exists()]):
-            raise UserError(f"{taken[0]} exists; expected a new file: choose another --output, or --overwrite")
-        for path in paths:
+        for path in paths[file]:
             explanation.save(path)
         over_time = explanation.over_time
         answers[str(file)] = {
             "method": explanation.method,
-            explanation.label: explanation.class_name,
+            "label": explanation.label,
+            "class": explanation.class_name,
             "probability": explanation.probability,
             "importance_over_time": over_time.tolist(),
-            "files": [str(path) for path in paths],
+            "files": [str(path) for path in paths[file]],
         }
-        print_text(f"{file}: {explanation.title}; see {', '.join(map(str, paths))}", error=True)
+        print_text(f"{file}: {explanation.title}; see {', '.join(map(str, paths[file]))}", error=True)
         if not options.json:
             most = sorted(over_time.argsort()[::-1][:MOST_FRAMES].tolist())
             print_text("  most important frames: " + ", ".join(f"{i} ({100 * over_time[i]:.0f} %)" for i in most))
@@ -104,6 +103,21 @@ def _check_names(files: Sequence[Path]) -> None:
                 f"{other} and {file} would both be written to {file.stem}_METHOD; expected different names: explain "
                 "them one by one, each with its own --output"
             )
+
+
+def _name_pictures(options: argparse.Namespace, method: str) -> dict[Path, list[Path]]:
+    """Returns {video: paths of its pictures}.
+
+    Raises:
+        UserError: one exists, and may not be overwritten.
+    """
+    named, found = [word for word in (method, options.label, options.class_name) if word], {}
+    for file in options.files:
+        name = re.sub(r"[^\w.-]+", "-", "_".join([file.stem, *named]))  # names of classes may have any characters
+        found[file] = [options.output / f"{name}.{ending}" for ending in options.formats]
+        if not options.overwrite and (taken := [path for path in found[file] if path.exists()]):
+            raise UserError(f"{taken[0]} exists; expected a new file: choose another --output, or --overwrite")
+    return found
 
 
 def _parse_options(words: Sequence[str]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from vitx.evaluation.stream import Stream
 from vitx.experiment import Experiment, load_config, save_config
 from vitx.explain.clips import explain_clip, read_clip
 from vitx.explain.explanation import Explanation
+from vitx.explain.methods import methods_for
 from vitx.interop.fill import check_layers
 from vitx.layers.partition import batch_sharding
 from vitx.models import resolve_implementation
@@ -251,12 +252,8 @@ class Run:
         logits = predict(self.variables, *batch, model=model, task=task)
         outputs = {label: np.asarray(row[0]) for label, row in task.outputs_by_label(logits, self.output_names).items()}
         presenter = presenter_for(task)
-        answer = presenter.answer(self._scale(outputs), self.output_names, top)
+        answer = presenter.answer(scale_logits(outputs, self._temperatures), self.output_names, top)
         return Prediction(answer, views[0], presenter.format_answer)
-
-    def _scale(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns the outputs of each label, calibrated where the run is."""
-        return scale_logits(outputs, self._temperatures)
 
     @property
     def _temperatures(self) -> Mapping[str, float]:
@@ -272,7 +269,7 @@ class Run:
         return model if mesh.size > 1 and getattr(resolved, "implementation", None) == "tpu" else resolved
 
     def features(self, video: Video) -> Float[np.ndarray, "d"]:
-        """Returns the vector that the head classifies, of the first view of a video; for probes and searches.
+        """Returns the vector that the head classifies, of the middle view of a video; for probes and searches.
 
         Args:
             video: path of a file, or RGB frames [frames, height, width, 3], 0 to 255.
@@ -308,24 +305,34 @@ class Run:
             UserError: the video cannot be read or is too short; an unknown label, class or method; a method that does
                 not work for the model, with those that do.
         """
-        task, model = self.experiment.task, self.experiment.model
-        if not isinstance(task, Supervised):
-            raise UserError(f"{type(task).__name__} predicts no classes; expected a run that classifies")
+        task = self._supervised_task()
         presenter, frames = presenter_for(task), read_clip(video, self.experiment.data)
-        most = max(map(len, self.output_names.values()))
+        top = max(map(len, self.output_names.values()))
         found = explain_clip(
-            model,
+            self._model_outside_mesh(),
             self.variables,
             frames,
             normalise=task.normalise,
             names=self.output_names,
-            answer=lambda logits: presenter.answer(self._scale(logits), self.output_names, most),
+            answer=lambda logits: presenter.answer(scale_logits(logits, self._temperatures), self.output_names, top),
             method=method,
             label=label,
             class_name=class_name,
             **options,
         )
         return found if presenter.predicts_probabilities else dataclasses.replace(found, probability=None)
+
+    def explanation_methods(self) -> list[str]:
+        """Returns the names of the methods that can explain the model, the default one first."""
+        data = self.experiment.data
+        clip = np.zeros((data.num_frames, *data.crop_size, data.channels), np.uint8)
+        return methods_for(self.experiment.model, self._supervised_task().normalise(clip))
+
+    def _supervised_task(self) -> Supervised:
+        task = self.experiment.task
+        if not isinstance(task, Supervised):
+            raise UserError(f"{type(task).__name__} predicts no classes; expected a run that classifies")
+        return task
 
     def forecast(self, video: Video) -> Forecast:
         """Predicts the last frames of a clip from those before them; a notebook shows the frames beside the truth.

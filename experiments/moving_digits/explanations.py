@@ -24,6 +24,7 @@ from vitx.explain.faithfulness import (
 )
 from vitx.explain.methods import methods_for, relevance
 from vitx.explain.score import Target
+from vitx.models import resolve_implementation
 from vitx.run import Run, load_run
 
 COLUMNS = ("localisation", "deletion", "insertion", "randomised")
@@ -46,17 +47,17 @@ def main() -> None:
 
 def measure(run: Run, clips: int, methods: Sequence[str] | None = None) -> tuple[str, float, dict[str, np.ndarray]]:
     """Returns (label, probability that shuffling the frames costs, {method: mean over clips of each column})."""
-    model, variables = run.experiment.model, run.variables
-    (tested,) = (row for row in run.metrics() if row["split"] == "test")
+    model, variables = resolve_implementation(run.experiment.model, jax.devices()[0]), run.variables
+    tested = next(row for row in reversed(run.metrics()) if row["split"] == "test" and "num_tokens" not in row)
     label = max(run.output_names, key=lambda name: tested[f"{name}/top1"])
-    others = random_like(variables, jax.random.key(0))
+    others = random_like(variables, jax.random.key(clips))
     config, rows, orders = run.experiment.data.dataset.clips, {}, []
     for index in range(clips):
         frames, digit, motion = render_clip(config, "test", index)
         clip = read_clip(frames, run.experiment.data)
         video = run.experiment.task.normalise(clip)
         true = run.output_names[label].index({"motion": MOTIONS[motion], "appearance": APPEARANCES[digit]}[label])
-        target = Target(true, label if len(run.output_names) > 1 else None)
+        target = Target(true, label if isinstance(model.num_classes, tuple) else None)
         orders.append(order_dependence(model, variables, video, target, jax.random.key(index)))
         mask = shrink(digit_coverage(config, "test", index), clip.shape[1:3]) > 0.5
         for method in methods or methods_for(model, video):

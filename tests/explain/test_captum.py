@@ -48,7 +48,6 @@ def attr():
 
 
 def test_integrated_gradients_agree(network, in_torch, attr, video):
-    """Last run: 2026-11-26, captum 0.9.0, PyTorch 2.13: passed."""
     torch = pytest.importorskip("torch")
     clip = torch.from_numpy(np.array(video))[None]
     method = attr.IntegratedGradients(in_torch)
@@ -59,7 +58,6 @@ def test_integrated_gradients_agree(network, in_torch, attr, video):
 
 @pytest.mark.parametrize("tubelet", [(2, 8, 8), (2, 6, 16)])
 def test_occlusion_agrees(network, in_torch, attr, video, tubelet):
-    """Last run: 2026-11-26, captum 0.9.0, PyTorch 2.13: passed."""
     torch = pytest.importorskip("torch")
     clip, window = torch.from_numpy(np.array(video))[None], (*tubelet, 3)
     expected = attr.Occlusion(in_torch).attribute(clip, sliding_window_shapes=window, strides=window, baselines=0)
@@ -71,13 +69,10 @@ TUBELETS = Tubelets((4, 24, 32), (2, 12, 32))  # 4 of them
 
 
 def test_kernel_shap_comes_near(network, in_torch, attr, video):
-    """captum draws its coalitions; with 14 of them, thousands of draws come within some percent of all.
-
-    Last run: 2026-11-26, captum 0.9.0, PyTorch 2.13: passed.
-    """
+    """captum draws its coalitions; with 14 of them, thousands of draws come within some percent of all."""
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
-    clip, features = torch.from_numpy(np.array(video))[None], torch.from_numpy(np.array(TUBELETS.numbers()))
+    clip, features = torch.from_numpy(np.array(video))[None], torch.from_numpy(np.array(TUBELETS.indices()))
     settings = {"feature_mask": features[None, ..., None], "baselines": 0, "n_samples": 3000}
     expected = attr.KernelShap(in_torch).attribute(clip, perturbations_per_eval=100, **settings).numpy()[0, ..., 0]
     found = np.asarray(kernel_shap(*network, video, TARGET, tubelet=TUBELETS.size))
@@ -85,11 +80,10 @@ def test_kernel_shap_comes_near(network, in_torch, attr, video):
 
 
 def test_lime_agrees_on_the_same_coalitions(network, in_torch, attr, video):
-    """Last run: 2026-11-26, captum 0.9.0, PyTorch 2.13: passed."""
     torch = pytest.importorskip("torch")
     linear_model = pytest.importorskip("captum._utils.models.linear_model")
     coalitions, weights = draw_lime_coalitions(TUBELETS.count, 16, seed=0)
-    clip, features = torch.from_numpy(np.array(video))[None], np.array(TUBELETS.numbers())
+    clip, features = torch.from_numpy(np.array(video))[None], np.array(TUBELETS.indices())
     remaining = [torch.from_numpy(kept.astype(np.float32))[None] for kept in coalitions]
     weight_of = dict(zip(map(bytes, coalitions), weights / weights.sum(), strict=True))
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import vitx
-from tests.explain.conftest import TARGET, exact_parts
+from tests.explain.conftest import TARGET, Linear, exact_parts
 from vitx.data.moving_digits import CONFIGS, ClipConfig, digit_coverage, render_clip
 from vitx.data.sources import MovingDigits
+from vitx.errors import UserError
 from vitx.explain.faithfulness import (
     deletion_and_insertion,
     localisation,
@@ -49,6 +50,13 @@ def test_order_matters_to_a_model_that_weighs_frames_and_not_to_their_average(li
     }
     ordered = [abs(order_dependence(model, x, video, TARGET, jax.random.key(0))) for x in (variables, average)]
     assert ordered[0] > 0.01 and ordered[1] == pytest.approx(0, abs=1e-5)
+
+
+def test_one_output_has_no_probability_to_lose(video):
+    model = Linear(num_classes=1)
+    variables = model.init(jax.random.key(0), video[None])
+    with pytest.raises(UserError, match="one output"):
+        order_dependence(model, variables, video, Target(0), jax.random.key(0))
 
 
 def test_localisation_is_the_density_of_relevance_on_the_object():

@@ -132,3 +132,21 @@ def test_an_option_that_a_method_lacks_is_refused_with_those_it_has(linear, cnn,
 def test_spread_gives_a_pixel_the_value_of_its_tubelet():
     grid = np.arange(12.0, dtype=np.float32).reshape(2, 2, 3)
     np.testing.assert_array_equal(spread(grid, (4, 6, 9)), grid.repeat(2, 0).repeat(3, 1).repeat(3, 2))
+
+
+def test_relevance_that_is_not_finite_is_refused(linear, video):
+    model, variables = linear
+    damaged = jax.tree.map(lambda x: x.at[0].set(jnp.nan), variables)
+    with pytest.raises(UserError, match=r"integrated_gradients\b.*finite"):
+        relevance(model, damaged, video, TARGET, "integrated_gradients")
+
+
+def test_options_are_numbers_of_python_or_numpy(linear, video):
+    expected = relevance(*linear, video, TARGET, "integrated_gradients", steps=2, baseline=0.5)[1]
+    found = relevance(*linear, video, TARGET, "integrated_gradients", steps=np.int64(2), baseline=np.float32(0.5))[1]
+    np.testing.assert_array_equal(found, expected)
+    for wrong in ({"steps": True}, {"baseline": False}, {"baseline": "0"}):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            relevance(*linear, video, TARGET, "integrated_gradients", **wrong)
+    with pytest.raises(UserError, match="seed"):
+        relevance(*linear, video, TARGET, "lime", seed=-(10**400))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vitx.explain.explanation import Explanation
-from vitx.explain.pictures import heads, side_by_side
+from vitx.explain.pictures import heads, side_by_side, strip
 
 
 @pytest.fixture
@@ -34,6 +34,14 @@ def test_an_animation_has_an_enlarged_pair_and_a_bar_for_each_frame(explanation)
     assert whole.shape[2] == 2 * 320  # 24 rows become at least 224
     bars = whole[:, -4:, 3 * 128 + 4 : 4 * 128 - 4]  # of frame 3, which is orange in its own picture alone
     assert [bool((bar[..., 0] > 200).all()) for bar in bars] == [False, False, False, True, False]
+
+
+@pytest.mark.parametrize("count", [1, 8, 9, 16, 25, 26, 50])
+def test_a_strip_shows_at_most_eight_frames_and_a_bar_for_every_one(count):
+    frames = np.zeros((count, 8, 8, 3), np.uint8)
+    *pictures, bars = strip(frames, frames, np.full(count, 1 / count), "title").axes
+    assert len(pictures) == 2 * len(bars.get_xticks()) <= 16 and bars.get_xticks()[-1] < count
+    assert bars.get_xlim()[0] < 0 and bars.get_xlim()[1] > count - 1
 
 
 def test_heads_are_rows_over_space_and_lines_over_time():

@@ -13,7 +13,6 @@ pytestmark = pytest.mark.peers
 @pytest.mark.parametrize(("tubelet", "samples"), [((2, 12, 16), 254), ((2, 24, 32), 2), ((4, 12, 11), 62)])
 @pytest.mark.parametrize("name", ["vivit_ti_16x2_fe", "cnn"])
 def test_kernel_shap_agrees_where_all_coalitions_are_computed(name, tubelet, samples, transformer, cnn, video):
-    """Last run: 2026-11-26, shap 0.51.0: passed."""
     shap = pytest.importorskip("shap")
     model, variables = cnn if name == "cnn" else transformer(name)
     tubelets = Tubelets(video.shape[:3], tubelet)

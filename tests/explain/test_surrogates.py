@@ -9,6 +9,7 @@ import pytest
 
 from tests.explain.conftest import TARGET, exact_parts
 from vitx.errors import UserError
+from vitx.explain.perturbation import occlusion
 from vitx.explain.score import class_score
 from vitx.explain.surrogates import (
     draw_lime_coalitions,
@@ -126,11 +127,33 @@ def test_lime_minimises_its_objective(scores):
 
 
 def test_explanations_depend_on_the_seed_alone(linear, video):
-    settings = {"tubelet": (1, 6, 8), "samples": 100}
+    settings = {"tubelet": (1, 6, 8), "samples": 300}
     for method in (lime, kernel_shap):
-        first, again, other = (method(*linear, video, TARGET, seed=seed, **settings) for seed in (0, 0, 1))
+        first, again = (method(*linear, video, TARGET, seed=0, **settings) for _ in range(2))
         np.testing.assert_array_equal(first, again)
-        assert first.shape == (4, 24, 32) and (method is kernel_shap or not np.array_equal(first, other))
+        assert first.shape == (4, 24, 32)
+    for draw in (draw_lime_coalitions, draw_shapley_coalitions):
+        assert not np.array_equal(*(draw(64, 300, seed)[0][-100:] for seed in (0, 1)))
+
+
+@pytest.mark.parametrize("samples", [64, 100, 126])
+def test_samples_that_leave_shapley_values_open_are_refused(linear, video, samples):
+    with pytest.raises(UserError, match=rf"samples is {samples}\b.*\b256\b.*tubelet"):
+        kernel_shap(*linear, video, TARGET, tubelet=(1, 6, 8), samples=samples)
+
+
+def test_a_linear_model_of_many_tubelets_is_explained_exactly(linear, video):
+    parts = exact_parts(linear, video, 0.0).reshape(4, 4, 6, 4, 8).sum((2, 4)).ravel()
+    values = kernel_shap(*linear, video, TARGET, tubelet=(1, 6, 8), samples=256)
+    np.testing.assert_allclose(np.asarray(values)[:, ::6, ::8].ravel(), parts, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 1000])
+def test_explanations_do_not_depend_on_the_batch_size(linear, video, batch_size):
+    for method in (occlusion, kernel_shap):
+        expected = method(*linear, video, TARGET, tubelet=(2, 12, 16))
+        found = method(*linear, video, TARGET, tubelet=(2, 12, 16), batch_size=batch_size)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_a_coalition_keeps_its_tubelets_and_replaces_the_others(linear, video):
@@ -143,7 +166,7 @@ def test_a_coalition_keeps_its_tubelets_and_replaces_the_others(linear, video):
         clip[place] = np.asarray(video)[place]
     model, variables = linear
     settings = {"tubelets": tubelets, "baseline": 0.5, "batch_size": 16}
-    (found,) = score_coalitions(model, variables, video, TARGET, kept.__getitem__, 1, **settings)
+    (found,) = score_coalitions(model, variables, video, TARGET, lambda i: kept[i], 1, **settings)
     assert float(found) == pytest.approx(float(class_score(*linear, jnp.asarray(clip[None]), TARGET)[0]), rel=1e-5)
 
 

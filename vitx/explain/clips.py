@@ -15,14 +15,14 @@ from vitx.data.pipeline import Data
 from vitx.errors import UserError, did_you_mean
 from vitx.explain.explanation import Explanation
 from vitx.explain.methods import relevance
-from vitx.explain.score import Target, Variables, compute_outputs, reference_model
+from vitx.explain.score import Target, Variables, compute_outputs
 from vitx.interop.preprocessing import Preprocessing
 
 Answers = Mapping[str, Mapping[str, float]]
 
 
 def read_clip(video: str | Path | np.ndarray, data: Data) -> UInt8[np.ndarray, "t h w c"]:
-    """Returns the clip of a video that a model sees: of a file the first view of evaluation.
+    """Returns one clip of a video as a model sees it: of a file the view of evaluation in the middle.
 
     Args:
         video: path of a file, or RGB frames [n, height, width, 3], 0 to 255. An array of as many frames as a clip is
@@ -35,9 +35,11 @@ def read_clip(video: str | Path | np.ndarray, data: Data) -> UInt8[np.ndarray, "
     """
     if not isinstance(video, np.ndarray):
         try:
-            return data.read_views({"video": read_video(str(video))})[0]
+            views = data.read_views({"video": read_video(str(video))})
         except (VideoError, OSError) as error:
             raise UserError(f"{error}" if str(video) in str(error) else f"{video}: {error}") from error
+        views = views.reshape(-1, data.eval_crops, *views.shape[1:])
+        return views[len(views) // 2, data.eval_crops // 2]
     if data.motion:
         expected = (data.num_frames, *data.crop_size, 4)
         if video.shape != expected or video.dtype != np.uint8:
@@ -73,7 +75,7 @@ def explain_clip(
     class_name: str | None = None,
     **options: Any,
 ) -> Explanation:
-    """Explains what a model says of one clip.
+    """Explains what a model predicts for one clip.
 
     Args:
         model: a model that classifies.
@@ -95,7 +97,7 @@ def explain_clip(
         raise UserError(f"label is {label!r}; expected one of {', '.join(names)}{did_you_mean(label, names)}")
     head = label if isinstance(model.num_classes, tuple) else None
     video = jnp.asarray(normalise(frames))
-    outputs = compute_outputs(variables, video[None], model=reference_model(model))
+    outputs = compute_outputs(variables, video[None], model=model)
     logits = outputs if head is None else outputs[head]
     answers = answer({label: np.asarray(logits[0], np.float32)})[label]
     class_name = next(iter(answers)) if class_name is None else class_name

@@ -99,7 +99,9 @@ def _to_npz(explanation: Explanation) -> bytes:
         "relevance": explanation.relevance,
         "over_time": explanation.over_time,
     }
-    np.savez_compressed(file, title=np.array(explanation.title), **arrays)
+    words = {name: getattr(explanation, name) for name in ("title", "method", "label", "class_name")}
+    probability = np.nan if explanation.probability is None else explanation.probability
+    np.savez_compressed(file, probability=probability, **words, **arrays)
     return file.getvalue()
 
 

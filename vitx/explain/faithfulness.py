@@ -14,15 +14,16 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 from scipy.stats import spearmanr
 
+from vitx.errors import UserError
 from vitx.explain.methods import relevance
-from vitx.explain.score import Clip, Target, Variables, fast_model
+from vitx.explain.score import Clip, Target, Variables
 
 Relevance = Float[Array | np.ndarray, "t h w"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Curves:
-    """Probability of a class while pixels disappear or appear, the most relevant ones first.
+    """Probability of a class, of those that exclude one another, while the most relevant pixels disappear or appear.
 
     Attributes:
         fraction: fraction of the pixels that changed, from 0 to 1.
@@ -58,15 +59,15 @@ def deletion_and_insertion(
     """Returns deletion and insertion curves (Petsiuk et al. 2018, arXiv:1806.07421, section 4.1).
 
     Args:
-        model: a model that classifies.
+        model: a model of classes that exclude one another.
         variables: its variables.
         video: one clip, normalised.
         target: the class that is explained.
-        values: relevance of every pixel; pixels of one value change together with their neighbours in memory.
+        values: relevance of every pixel; those of equal relevance change in the order of the array.
         points: points of a curve.
         baseline: value that replaces pixels; 0 is the mean pixel of normalised clips.
     """
-    model, order = fast_model(model), np.argsort(-np.asarray(values), axis=None, kind="stable")
+    order = np.argsort(-np.asarray(values), axis=None, kind="stable")
     rank = np.empty(order.size, np.int32)
     rank[order] = np.arange(order.size, dtype=np.int32)
     counts = np.linspace(0, order.size, points).round().astype(np.int32)
@@ -111,7 +112,7 @@ def randomisation_check(
     al. 2018, arXiv:1810.03292, section 3).
 
     Args:
-        model: a model that classifies.
+        model: a model of classes that exclude one another.
         variables: its variables.
         random_variables: other variables, such as `model.init` returns; heads that start at zero must be drawn, too.
         video: one clip, normalised.
@@ -132,7 +133,7 @@ def order_dependence(
     """Returns the probability of a class that is lost, on average, when the frames of a clip are shuffled.
 
     Args:
-        model: a model that classifies.
+        model: a model of classes that exclude one another.
         variables: its variables.
         video: one clip, normalised.
         target: the class.
@@ -141,7 +142,7 @@ def order_dependence(
     """
     orders = [jax.random.permutation(k, len(video)) for k in jax.random.split(key, shuffles)]
     clips = jnp.stack([jnp.asarray(video), *(jnp.asarray(video)[order] for order in orders)])
-    whole, *shuffled = np.asarray(_class_probability(variables, clips, target, model=fast_model(model)))
+    whole, *shuffled = np.asarray(_class_probability(variables, clips, target, model=model))
     return float(whole - np.mean(shuffled))
 
 
@@ -149,8 +150,10 @@ def order_dependence(
 def _class_probability(
     variables: Variables, clips: Float[Array, "b t h w c"], target: Target, *, model: nn.Module
 ) -> Float[Array, "b"]:
-    outputs = model.apply(variables, clips, train=False)
-    return jax.nn.softmax(target.of_head(outputs))[:, target.index]
+    logits = target.of_head(model.apply(variables, clips, train=False))
+    if logits.shape[-1] < 2:
+        raise UserError("found a model with one output, whose probability is always 1; expected at least two classes")
+    return jax.nn.softmax(logits)[:, target.index]
 
 
 def localisation(values: Relevance, mask: Bool[np.ndarray, "t h w"]) -> float:

@@ -93,7 +93,8 @@ def relevance(
         options: further arguments of the method, such as the `tubelet` of occlusion.
 
     Raises:
-        UserError: the method is unknown or does not work for the model, with those that do; or it lacks an option.
+        UserError: the method is unknown or does not work for the model, with those that do; it lacks an option; or
+            its result is not finite.
     """
     if method is None:
         method = next(name for name, known in METHODS.items() if known.works_for(model, video))
@@ -105,8 +106,15 @@ def relevance(
             f"{method} does not work for {type(model).__name__}, which lacks what it needs; expected one of "
             f"{', '.join(methods_for(model, video))}"
         )
+    options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
     check_options(method, METHODS[method].explain, options)
-    return method, spread(METHODS[method].explain(model, variables, video, target, **options), video.shape[:3])
+    on_grid = METHODS[method].explain(model, variables, video, target, **options)
+    if not np.isfinite(np.asarray(on_grid)).all():
+        raise UserError(
+            f"{method} found values that are not finite; expected numbers: the parameters or the options, such as a "
+            "baseline, are out of range"
+        )
+    return method, spread(on_grid, video.shape[:3])
 
 
 def spread(on_grid: Float[Array | np.ndarray, "gt gh gw"], shape: tuple[int, int, int]) -> Float[Array, "t h w"]:

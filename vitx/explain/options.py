@@ -2,18 +2,26 @@
 
 import inspect
 import math
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from vitx.errors import UserError, did_you_mean
 
-ARGUMENTS = 4  # of every method: model, variables, video, target
-
 
 def option_defaults(explain: Callable[..., Any]) -> dict[str, Any]:
-    """Returns {name: default} of the options of a method: its arguments after the target."""
-    parameters = list(inspect.signature(explain).parameters.values())[ARGUMENTS:]
-    return {parameter.name: parameter.default for parameter in parameters}
+    """Returns {name: default} of the options of a method: its keyword-only arguments."""
+    parameters = inspect.signature(explain).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+def is_whole_number(value: Any) -> bool:
+    """Returns whether a value is an integer, and neither True nor False."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return is_whole_number(value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def check_options(method: str, explain: Callable[..., Any], given: Mapping[str, Any]) -> None:
@@ -23,15 +31,14 @@ def check_options(method: str, explain: Callable[..., Any], given: Mapping[str, 
         if name not in defaults:
             expected = f"one of {', '.join(defaults)}{did_you_mean(name, defaults)}" if defaults else "none"
             raise UserError(f"{name} is no option of {method}; expected {expected}")
-        is_number = isinstance(value, int | float) and math.isfinite(value)
-        if isinstance(defaults[name], int | float) and not is_number:
+        if isinstance(defaults[name], int | float) and not _is_finite(value):
             raise UserError(f"{name} is {value!r}; expected a finite number, such as {defaults[name]}")
 
 
 def check_counts(minimum: int = 1, /, **counts: Any) -> None:
     """Raises UserError unless all are whole numbers of at least a minimum."""
     for name, count in counts.items():
-        if not isinstance(count, int) or count < minimum:
+        if not is_whole_number(count) or count < minimum:
             raise UserError(f"{name} is {count!r}; expected a whole number of at least {minimum}")
 
 

@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vitx.console import progress_bar
 from vitx.explain.options import check_counts
-from vitx.explain.score import Clip, Target, Variables, class_score, fast_model
+from vitx.explain.score import Clip, Target, Variables, class_score
 from vitx.explain.tubelets import Tubelets, score_coalitions
 
-PARTS = 6  # along every axis: 216 tubelets, each covered once
+PARTS = 6  # along every axis: at most 216 tubelets, each covered once
 
 
 def integrated_gradients(
@@ -41,11 +41,12 @@ def integrated_gradients(
         steps: points on the line from the baseline to the clip, at the middle of equal parts.
     """
     check_counts(steps=steps)
-    video, model = jnp.asarray(video), fast_model(model)
+    video = jnp.asarray(video)
     difference, total = video - baseline, jnp.zeros_like(video)
-    for step in progress_bar(range(steps), desc="gradients", leave=False, delay=2):  # see `score_coalitions`
+    # inside `lax.scan`, convolutions would use one core of a CPU (JAX 0.10.2, 2026-11)
+    for step in progress_bar(range(steps), desc="gradients", leave=False, delay=2):
         at = baseline + (step + 0.5) / steps * difference
-        total += _compute_gradient(variables, at, target, model=model)
+        total = jax.block_until_ready(total + _compute_gradient(variables, at, target, model=model))
     return jnp.sum(difference * total / steps, axis=-1)
 
 
@@ -84,9 +85,11 @@ def occlusion(
     tubelets = Tubelets.divide(video.shape[:3], tubelet, PARTS)
     settings = {"tubelets": tubelets, "baseline": baseline, "batch_size": batch_size}
 
-    def all_but(numbers: Int[np.ndarray, "b"]) -> Bool[np.ndarray, "b m"]:
-        return np.arange(tubelets.count) != numbers[:, None]
+    def select_others(indices: Int[np.ndarray, "b"]) -> Bool[np.ndarray, "b m"]:
+        return np.arange(tubelets.count) != indices[:, None]
 
-    # the number after the last tubelet's covers none
-    scores = score_coalitions(model, variables, jnp.asarray(video), target, all_but, tubelets.count + 1, **settings)
+    # index `count` covers nothing: the score of the whole clip
+    scores = score_coalitions(
+        model, variables, jnp.asarray(video), target, select_others, tubelets.count + 1, **settings
+    )
     return tubelets.spread(scores[-1] - scores[:-1])

@@ -49,7 +49,7 @@ def strip(
 ) -> Figure:
     """Draws at most eight frames, their overlays below, and under them the importance of every frame over time."""
     step = -(-len(frames) // MAX_COLUMNS)
-    shown = np.arange(step // 2, len(frames), step)
+    shown = np.minimum(np.arange(step // 2, len(frames) + step // 2, step), len(frames) - 1)
     side = 1.3
     height = side * frames.shape[1] / frames.shape[2]
     figure = Figure(figsize=(side * len(shown) + 0.7, 2 * height + 1.6), layout="constrained")

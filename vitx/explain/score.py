@@ -1,4 +1,4 @@
-"""The number that is explained: what a model says of one class of one clip. In shapes: b batch, t h w c the video."""
+"""The number that is explained: the logit of one class for one clip. In shapes: b batch, t h w c the video."""
 
 import functools
 from collections.abc import Mapping
@@ -10,18 +10,16 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from vitx.models import resolve_implementation
-
 Clip = Float[Array | np.ndarray, "t h w c"]
 Variables = Mapping[str, Any]
 
 
 @flax.struct.dataclass
 class Target:
-    """What is explained.
+    """The output of a model that is explained: one class of one head.
 
     Attributes:
-        index: class, or value, of the model's output. One compiled explanation serves all classes.
+        index: place of the class, or of the value, in the head's output. One compiled program serves all classes.
         head: name of the head, for a model with a dictionary of outputs.
     """
 
@@ -48,14 +46,6 @@ def class_score(
 def compute_outputs(variables: Variables, clips: Float[Array, "b t h w c"], *, model: nn.Module) -> Any:
     """Returns the outputs of clips in evaluation mode, by a program that is compiled once for each model and shape."""
     return model.apply(variables, clips, train=False)
-
-
-def fast_model(model: nn.Module) -> nn.Module:
-    """Returns the model with the implementation that suits the first device, and nothing computed again."""
-    plain = reference_model(model)
-    if not hasattr(plain, "implementation"):
-        return plain
-    return resolve_implementation(plain.copy(implementation="auto"), jax.devices()[0])
 
 
 def reference_model(model: nn.Module) -> nn.Module:

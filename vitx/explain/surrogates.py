@@ -48,7 +48,8 @@ def kernel_shap(
         target: what is explained.
         tubelet: (frames, height, width) of a tubelet; None divides every axis by about 4.
         baseline: value that replaces tubelets; 0 is the mean pixel of normalised clips.
-        samples: largest number of coalitions, at least that of tubelets; the clip and the baseline come on top.
+        samples: largest number of coalitions; the clip and the baseline come on top. At least about four for each
+            tubelet, since they are drawn in pairs and some are drawn twice.
         seed: draws the coalitions.
         batch_size: clips that are computed at once.
 
@@ -57,10 +58,22 @@ def kernel_shap(
     """
     tubelets = _divide(video, tubelet, samples, seed)
     coalitions, weights = draw_shapley_coalitions(tubelets.count, samples, seed)
+    _check_rank(coalitions, samples)
     nothing, everything = (np.full((1, tubelets.count), kept) for kept in (False, True))
     table = np.concatenate([coalitions, nothing, everything])
     scores = _score(model, variables, video, target, table, baseline, tubelets, batch_size)
     return tubelets.spread(fit_shapley(coalitions, weights, scores[:-2], *scores[-2:]).astype(np.float32))
+
+
+def _check_rank(coalitions: Coalitions, samples: int) -> None:
+    """Raises UserError if coalitions leave the Shapley values of some tubelets open, before the model is asked."""
+    count = coalitions.shape[1]
+    rank = np.linalg.matrix_rank(_subtract_mean(coalitions))
+    if rank < count - 1:
+        raise UserError(
+            f"samples is {samples}, which determine {rank} of {count - 1} differences between {count} tubelets; "
+            f"expected more: about {4 * count}, or a larger size in tubelet"
+        )
 
 
 def lime(
@@ -130,8 +143,8 @@ def _score(
 ) -> Float[np.ndarray, "k"]:
     check_counts(batch_size=batch_size)
     settings = {"tubelets": tubelets, "baseline": baseline, "batch_size": batch_size}
-    kept = coalitions.__getitem__
-    scores = score_coalitions(model, variables, jnp.asarray(video), target, kept, len(coalitions), **settings)
+    video, count = jnp.asarray(video), len(coalitions)
+    scores = score_coalitions(model, variables, video, target, lambda i: coalitions[i], count, **settings)
     return scores.astype(np.float64)  # least squares of hundreds of unknowns lose digits
 
 
@@ -187,10 +200,14 @@ def fit_shapley(
     equal = (everything - nothing) / coalitions.shape[1]
     # What is added to equal values must sum to 0. Rows without their mean see nothing else, and the solution of least
     # norm lies in the space of the rows: it sums to 0 without a constraint.
-    rows, root = coalitions - coalitions.mean(axis=1, keepdims=True), np.sqrt(weights)
+    rows, root = _subtract_mean(coalitions), np.sqrt(weights)
     residuals = scores - nothing - coalitions.sum(axis=1) * equal
     differences, *_ = np.linalg.lstsq(root[:, None] * rows, root * residuals)
     return equal + differences
+
+
+def _subtract_mean(coalitions: Coalitions) -> Float[np.ndarray, "k m"]:
+    return coalitions - coalitions.mean(axis=1, keepdims=True)
 
 
 def draw_lime_coalitions(count: int, samples: int, seed: int, kernel_width: float = 0.25) -> tuple[Coalitions, Weights]:

@@ -1,4 +1,4 @@
-"""Tubelets switched off and on: what a model says of a clip of which only some tubelets are kept.
+"""Tubelets switched off and on: what a model predicts for a clip of which only some tubelets are kept.
 
 A coalition is a set of tubelets that are kept; a value replaces all others. In shapes: t h w c the video, k
 coalitions, m tubelets.
@@ -18,7 +18,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vitx.console import progress_bar
 from vitx.errors import UserError
-from vitx.explain.score import Clip, Target, Variables, class_score, fast_model
+from vitx.explain.options import is_whole_number
+from vitx.explain.score import Clip, Target, Variables, class_score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +43,12 @@ class Tubelets:
         """
         size = tuple(math.ceil(length / num_parts) for length in clip) if size is None else size
         is_sequence = isinstance(size, tuple | list) and len(size) == 3
-        if not is_sequence or any(not isinstance(length, int) or length < 1 for length in size):
+        if not is_sequence or not all(is_whole_number(length) and length >= 1 for length in size):
             raise UserError(
                 f"tubelet is {size!r}; expected (frames, height, width) of at least 1 each, of a clip of "
                 f"{' x '.join(map(str, clip))}"
             )
-        return cls(tuple(clip), tuple(size))
+        return cls(tuple(clip), tuple(map(int, size)))
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -59,14 +60,14 @@ class Tubelets:
         """Number of tubelets."""
         return math.prod(self.grid)
 
-    def numbers(self) -> Int[Array, "t h w"]:
-        """Returns the number of the tubelet that every pixel belongs to."""
+    def indices(self) -> Int[Array, "t h w"]:
+        """Returns the index of the tubelet that every pixel belongs to."""
         t, h, w = (jnp.arange(length) // part for length, part in zip(self.clip, self.size, strict=True))
         return (t[:, None, None] * self.grid[1] + h[:, None]) * self.grid[2] + w
 
     def spread(self, values: Float[Array | np.ndarray, "m"]) -> Float[Array, "t h w"]:
         """Returns the value of every pixel: that of its tubelet."""
-        return jnp.asarray(values)[self.numbers()]
+        return jnp.asarray(values)[self.indices()]
 
 
 def score_coalitions(
@@ -74,7 +75,7 @@ def score_coalitions(
     variables: Variables,
     video: Clip,
     target: Target,
-    kept: Callable[[Int[np.ndarray, "b"]], Bool[np.ndarray, "b m"]],
+    select: Callable[[Int[np.ndarray, "b"]], Bool[np.ndarray, "b m"]],
     count: int,
     *,
     tubelets: Tubelets,
@@ -88,19 +89,19 @@ def score_coalitions(
         variables: its variables.
         video: one clip, normalised.
         target: what is explained.
-        kept: called with numbers of coalitions; returns which tubelets each keeps. A function, because a table of all
-            would have m x m entries for occlusion.
+        select: called with indices of coalitions; returns which tubelets each keeps. A function, because a table of
+            all would have m x m entries for occlusion.
         count: number of coalitions.
         tubelets: the tubelets.
         baseline: value that replaces the other tubelets.
         batch_size: clips that are computed at once.
     """
-    scores, model = [], fast_model(model)
-    starts = progress_bar(range(0, count, batch_size), desc="passes", unit=" batches", leave=False, delay=2)
-    for start in starts:  # in a loop of XLA's, convolutions would use one core of a CPU (JAX 0.10.2, 2026-11)
+    scores = []
+    # inside `lax.map`, convolutions would use one core of a CPU (JAX 0.10.2, 2026-11)
+    for start in progress_bar(range(0, count, batch_size), desc="explaining", unit=" batches", leave=False, delay=2):
         # the last coalition again where a batch is not full, so that all have one compiled program
-        numbers = np.minimum(np.arange(start, start + min(batch_size, count)), count - 1)
-        batch = _score_batch(variables, video, target, kept(numbers), baseline, model=model, tubelets=tubelets)
+        indices = np.minimum(np.arange(start, start + min(batch_size, count)), count - 1)
+        batch = _score_batch(variables, video, target, select(indices), baseline, model=model, tubelets=tubelets)
         scores.append(np.asarray(batch))
     return np.concatenate(scores)[:count]
 
@@ -116,5 +117,5 @@ def _score_batch(
     model: nn.Module,
     tubelets: Tubelets,
 ) -> Float[Array, "b"]:
-    clips = jnp.where(kept[:, tubelets.numbers(), None], video, baseline)
+    clips = jnp.where(kept[:, tubelets.indices(), None], video, baseline)
     return class_score(model, variables, clips, target)
