@@ -8,7 +8,7 @@
 ViViT model 1 on tubelets of 2x8x8: 216 tokens of 12 frames of 48x48, 108 of 6 frames, 96 of 32x32 pixels.
 
 One core of an AMD EPYC beside other jobs, JAX 0.10.2, 2026-11-27, seed 0: compile 44 s, train 386 s. Motion top-1, test
-split, 1,000 clips, 1x1 views; any_budget.png has the curves against GMACs.
+split, 1,000 clips, 1x1 views; any_budget.png has the curves against GMACs, drawn from these numbers.
 
     tokens   12 frames, 48x48           6 frames, 48x48            tokens   12 frames, 32x32
        216   87.5 % at 0.107 GMACs                                     96   87.4 % at 0.039

@@ -2,7 +2,7 @@
 
     vitx train experiments/moving_digits/masked_finetuning.py --workdir runs/masked_finetuning
     vitx train experiments/moving_digits/masked_finetuning.py --workdir runs/few_labels \
-        --training.initialise_from None --optimizer.layer_decay None
+        --training.initialise_from None
 
 The 200 first training clips keep their labels; validation and test stay whole. few_labels.py trains both with three
 seeds.
@@ -71,11 +71,11 @@ SHARED = ("num_frames", "image_size", "tubelet_size", "hidden_size", "num_layers
 encoder = {name: getattr(pretraining.model, name) for name in SHARED}
 experiment = two_labels.override(
     {
-        "model": VideoMAE(num_classes=two_labels.model.num_classes, drop_path_rate=0.1, **encoder),
+        "model": VideoMAE(num_classes=8, drop_path_rate=0.1, **encoder),
         "data": pretraining.data,
         "data.dataset": FewLabels(pretraining.data.dataset),
         "data.batch_size": 32,
-        "optimizer.layer_decay": 0.75,
+        "task.label": "motion",
         "training.steps": 400,
         "training.evaluate_every": 0,
         "training.initialise_from": "runs/masked_pretraining",
