@@ -28,11 +28,11 @@ COMMANDS = (
     "videomae_b_16x2 --batch 1 --against huggingface",
     "r3d_18 --batch 1 --against torchvision",
     "r2plus1d_18 --batch 1 --against torchvision",
+    "s3d --batch 1 --against torchvision",
     "slowfast_r50_8x8 --batch 1 --against pytorchvideo",
     "x3d_s --batch 1 --against pytorchvideo",
 )
-"""Words after `vitx bench`. Models 3 and 4 have no original. S3D is missing, since `vitx bench` refuses to compare it:
-an input that differs by 1e-7 changes the momentum of our own after two steps by 0.3 %."""
+"""Words after `vitx bench`. Models 3 and 4 have no original."""
 MAX_LOAD = 1.25  # load average for each core above which other jobs have run beside a benchmark
 HEADER = (
     "| command after `vitx bench` | load | forward, ms | original | ratio | training, ms | original | ratio | memory |",
