@@ -19,9 +19,12 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from vitx.layers.types import Triple, promote_to_float32
+from vitx.layers.winograd import convolve_3x3
 
 Video = Float[Array, "b t h w c"]
 Form = Callable[[Array, Array, Triple, Triple], Array]
+
+MIN_CHANNELS, MIN_PIXELS = 32, 256  # with fewer, the transforms of Winograd's algorithm cost more than they save
 
 
 def convolve_on_cpu(
@@ -29,8 +32,9 @@ def convolve_on_cpu(
 ) -> Float[Array, "b to ho wo o"]:
     """Convolves by the form that suits the kernel. Has no forward-mode derivatives.
 
-    A depthwise kernel is multiplied by shifted videos, a kernel along time is a matrix product, and any other is a sum
-    of 2D convolutions. Half precision is computed as float32, since these forms add many terms.
+    A depthwise kernel is multiplied by shifted videos, a kernel along time is a matrix product, one of 3x3 pixels goes
+    by Winograd's algorithm where that pays, and any other is a sum of 2D convolutions. Half precision is computed as
+    float32, since these forms add many terms.
     """
     dtype, x, kernel = x.dtype, promote_to_float32(x), promote_to_float32(kernel)
     is_temporal = kernel.shape[1:3] == (1, 1) and padding[1:] == (0, 0)
@@ -38,10 +42,18 @@ def convolve_on_cpu(
         out = convolve_depthwise(x, kernel, stride, padding)
     elif groups > 1:
         out = sum_2d_convolutions(x, kernel, stride, padding, groups)
+    elif suits_winograd(x, kernel, stride, padding):
+        out = convolve_3x3(x, kernel, padding)
     else:
         form = convolve_along_time if is_temporal else functools.partial(sum_2d_convolutions, groups=1)
         out = convolve_with_framewise_gradient(form, x, kernel, stride, padding)
     return out.astype(dtype)
+
+
+def suits_winograd(x: Video, kernel: Float[Array, "kt kh kw c o"], stride: Triple, padding: Triple) -> bool:
+    """Returns whether `convolve_3x3` computes the convolution, and saves more than its transforms cost."""
+    computes = kernel.shape[1:3] == (3, 3) and stride == (1, 1, 1) and padding[0] < len(kernel) and max(padding[1:]) < 3
+    return computes and min(kernel.shape[3:]) >= MIN_CHANNELS and x[..., 0].size >= MIN_PIXELS
 
 
 def output_size(size: Triple, kernel: Triple, stride: Triple, padding: Triple) -> Triple:
