@@ -149,19 +149,37 @@ def test_batch_norm_of_one_value_raises():
         BatchNorm().apply(variables, jnp.zeros((1, 1, 1, 1, 4)), train=True, mutable=["batch_stats"])
 
 
-@pytest.mark.parametrize("size", [(1, 2, 2), (2, 2, 2), (2, 1, 1), (1, 3, 4)])
-def test_max_pool_of_adjacent_windows_equals_xlas_with_its_gradient(size):
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize(
+    ("window", "stride"),
+    [
+        ((1, 2, 2), (1, 2, 2)),
+        ((2, 1, 1), (2, 1, 1)),
+        ((1, 3, 4), (1, 3, 4)),
+        ((1, 3, 3), (1, 2, 2)),
+        ((3, 3, 3), (1, 1, 1)),
+    ],
+)
+def test_max_pool_equals_xlas_with_its_gradient(window, stride, padded, ties):
     x = normal(2, 4, 7, 9, 3)
+    x = jnp.round(x) if ties else x
 
     def own(x):
-        return nn.max_pool(x, size, size)
+        return nn.max_pool(x, window, stride, [(size // 2 if padded else 0,) * 2 for size in window])
 
-    np.testing.assert_array_equal(max_pool(x, size, size, padded=False), own(x))
-    (found, expected) = (
-        jax.grad(lambda x, pool=pool: jnp.sum(pool(x) ** 3))(x)
-        for pool in (own, lambda x: max_pool(x, size, size, padded=False))
-    )
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    def ours(x):
+        return max_pool(x, window, stride, padded=padded)
+
+    np.testing.assert_array_equal(ours(x), own(x))
+    weights = normal(*own(x).shape)
+    expected, found = (jax.grad(lambda x, pool=pool: jnp.sum(weights * pool(x)))(x) for pool in (own, ours))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_max_pool_hides_no_nan():
+    x = normal(1, 3, 5, 5, 2).at[0, 1, 2, 2, 0].set(jnp.nan)
+    assert jnp.isnan(max_pool(x, (3, 3, 3), (1, 1, 1))[0, :, 1:4, 1:4, 0]).all()
 
 
 def test_max_pool_is_the_largest_value_of_each_window():

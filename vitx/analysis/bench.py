@@ -126,7 +126,10 @@ def bench(
     results |= _compute_fractions(results, batch, count_macs(model), max(peaks))
     results |= {f"{call}_clips_per_second": 1e3 * batch / results[f"{call}_ms"] for call in ("forward", "train_step")}
     if any(results.get(f"{call}_peak_fraction", 0) > 1 for call in ("forward", "train_step")):
-        print_message(f"{name}: faster than the products of its peak, so other processes took part; measure again")
+        print_message(
+            f"{name}: faster than the products of its peak: other processes took part, or its convolutions of 3x3 "
+            "pixels need fewer products than are counted; measure again"
+        )
     return {"model": name, **_describe(programs, batch, dtype), **results, **_list_memory(programs)}
 
 

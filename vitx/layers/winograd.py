@@ -3,6 +3,9 @@
 Squares of 4x4 pixels and the kernel are each transformed to 4x4 places, multiplied place by place, and the products are
 transformed to 2x2 outputs: 16 multiplications where a sum over the kernel has 36. Equation 8 has the matrices.
 
+Where all transformed frames would not fit the cache, a loop takes one frame of one clip at a time; on a mesh of several
+CPUs it gathers the clips of all of them.
+
 In shapes: b batch, t h w the video or the kernel, c channels in, o channels out; y x the squares of a frame.
 """
 
