@@ -171,6 +171,16 @@ def test_a_broken_video_does_not_keep_the_others_from_being_explained(run, tmp_p
     assert list(broken) == ["error"] and clip["files"] == [str(path) for path in (tmp_path / "out").iterdir()]
 
 
+def test_videos_whose_pictures_would_have_one_name_are_refused(run, tmp_path, capsys):
+    names = ("take 1", "take-1")
+    for name in names:
+        (tmp_path / f"{name}.mp4").write_bytes(encode_video(np.zeros((4, 24, 24, 3), np.uint8)))
+    words = ["explain", str(run.workdir), *(str(tmp_path / f"{name}.mp4") for name in names)]
+    assert main([*words, "--output", str(tmp_path / "out")]) == 2
+    assert "take-1.mp4" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_options_of_a_method_are_words_on_the_command_line(run, tmp_path, capsys):
     for name in ("short", "other/short"):  # 2 frames, of which the model needs 4: they repeat, as in training
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -50,7 +50,6 @@ def add_commands(commands: Any) -> None:
 def _explain(options: argparse.Namespace, _: list[str]) -> int:
     if missing := [str(file) for file in options.files if not file.exists()]:
         raise UserError(f"there is no video {', '.join(missing)}")
-    _check_names(options.files)
     from vitx.compiled_programs import keep_own_programs
     from vitx.explain.clips import read_clip
     from vitx.explain.explanation import WRITERS
@@ -94,30 +93,28 @@ def _explain(options: argparse.Namespace, _: list[str]) -> int:
     return report_unreadable(errors, len(options.files))
 
 
-def _check_names(files: Sequence[Path]) -> None:
-    """Raises UserError if the pictures of two videos would have one name."""
-    by_name: dict[str, Path] = {}
-    for file in files:
-        if (other := by_name.setdefault(file.stem, file)) != file:
-            raise UserError(
-                f"{other} and {file} would both be written to {file.stem}_METHOD; expected different names: explain "
-                "them one by one, each with its own --output"
-            )
-
-
 def _name_pictures(options: argparse.Namespace, method: str) -> dict[Path, list[Path]]:
     """Returns {video: paths of its pictures}.
 
     Raises:
-        UserError: one exists, and may not be overwritten.
+        UserError: one exists, and may not be overwritten; or two videos would have one name.
     """
-    named, found = [word for word in (method, options.label, options.class_name) if word], {}
+    words = [word for word in (method, options.label, options.class_name) if word]
+    by_name: dict[str, Path] = {}
     for file in options.files:
-        name = re.sub(r"[^\w.-]+", "-", "_".join([file.stem, *named]))  # names of classes may have any characters
-        found[file] = [options.output / f"{name}.{ending}" for ending in options.formats]
-        if not options.overwrite and (taken := [path for path in found[file] if path.exists()]):
-            raise UserError(f"{taken[0]} exists; expected a new file: choose another --output, or --overwrite")
-    return found
+        name = re.sub(r"[^\w.-]+", "-", "_".join([file.stem, *words]))  # names of classes may have any characters
+        if (other := by_name.setdefault(name, file)) != file:
+            raise UserError(
+                f"{other} and {file} would both be written to {name}; expected different names: explain them one by "
+                "one, each with its own --output"
+            )
+    paths = {
+        file: [options.output / f"{name}.{ending}" for ending in options.formats] for name, file in by_name.items()
+    }
+    taken = [path for of_file in paths.values() for path in of_file if path.exists()]
+    if taken and not options.overwrite:
+        raise UserError(f"{taken[0]} exists; expected a new file: choose another --output, or --overwrite")
+    return paths
 
 
 def _parse_options(words: Sequence[str]) -> dict[str, Any]:

@@ -1,5 +1,10 @@
 """Winograd's convolution against XLA's own, with all gradients."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,16 +31,27 @@ def compare(shape, kernel_shape, padding):
             np.testing.assert_allclose(a, b, atol=1e-11)
 
 
-@pytest.mark.parametrize("max_bytes", [0, 26e6])
-@pytest.mark.parametrize("time", [1, 2, 3])
-def test_all_at_once_and_frame_by_frame_compute_what_xla_does(monkeypatch, max_bytes, time):
-    monkeypatch.setattr(winograd, "MAX_BYTES", max_bytes)
-    compare((2, 4, 6, 7, 3), (time, 3, 3, 3, 5), (time // 2, 1, 1))
+@pytest.fixture(params=["frame by frame", "at once"])
+def form(request, monkeypatch):
+    for name in ("MAX_BYTES", "MAX_GRADIENT_BYTES"):
+        monkeypatch.setattr(winograd, name, 0 if request.param == "frame by frame" else 1e9)
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize(("time", "padding"), [(1, (0, 1, 1)), (2, (1, 2, 0)), (3, (1, 1, 1)), (3, (0, 0, 2))])
+def test_all_at_once_and_frame_by_frame_compute_what_xla_does(time, padding):
+    compare((2, 4, 6, 7, 3), (time, 3, 3, 3, 5), padding)
+
+
+def test_the_batch_stays_divided_on_a_mesh():
+    command = [sys.executable, str(Path(__file__).with_name("winograd_on_mesh.py"))]
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    subprocess.run(command, check=True, env=environment)
 
 
 @settings(max_examples=8, deadline=None)
 @given(
-    st.tuples(st.integers(1, 2), st.integers(3, 4), st.integers(3, 8), st.integers(3, 8), st.integers(1, 3)),
+    st.tuples(st.integers(1, 2), st.integers(3, 4), st.integers(3, 9), st.integers(3, 9), st.integers(1, 3)),
     st.tuples(st.integers(1, 3), st.integers(1, 4)),
     st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 2)),
 )

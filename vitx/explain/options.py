@@ -21,7 +21,10 @@ def is_whole_number(value: Any) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    return is_whole_number(value) or (isinstance(value, float) and math.isfinite(value))
+    try:
+        return (is_whole_number(value) or isinstance(value, float)) and math.isfinite(float(value))
+    except OverflowError:  # a whole number that no float can hold
+        return False
 
 
 def check_options(method: str, explain: Callable[..., Any], given: Mapping[str, Any]) -> None:

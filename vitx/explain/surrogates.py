@@ -68,11 +68,10 @@ def kernel_shap(
 def _check_rank(coalitions: Coalitions, samples: int) -> None:
     """Raises UserError if coalitions leave the Shapley values of some tubelets open, before the model is asked."""
     count = coalitions.shape[1]
-    rank = np.linalg.matrix_rank(_subtract_mean(coalitions))
-    if rank < count - 1:
+    if np.linalg.matrix_rank(_subtract_mean(coalitions)) < count - 1:
         raise UserError(
-            f"samples is {samples}, which determine {rank} of {count - 1} differences between {count} tubelets; "
-            f"expected more: about {4 * count}, or a larger size in tubelet"
+            f"samples is {samples}, too few to determine the Shapley values of {count} tubelets; expected more, about "
+            f"{4 * count}, or a larger size in tubelet"
         )
 
 

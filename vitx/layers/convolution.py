@@ -179,12 +179,17 @@ def max_pool(x: Video, window: Triple, stride: Triple, *, padded: bool = True) -
 
     Elementwise maxima along one axis after the other instead of XLA's windowed reduction, whose gradient takes several
     times as long on a CPU (JAX 0.10.2, 2026-11). Of equal values the first one gets the gradient, as there.
+
+    Raises:
+        ValueError: a window is larger than the padded maps.
     """
     for axis in (3, 2, 1):  # the last axis first, so that "first" is in the order of memory
         size, step = window[axis - 1], stride[axis - 1]
         sides = [(0, 0, 0)] * x.ndim
         sides[axis] = (size // 2, size // 2, 0) if padded else (0, 0, 0)
         x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), sides)
+        if x.shape[axis] < size:
+            raise ValueError(f"maps of {x.shape[1:4]} are smaller than windows of {window}; expected larger clips")
         end = (x.shape[axis] - size) // step * step + 1
         x = functools.reduce(_first_largest, (lax.slice_in_dim(x, i, i + end, step, axis) for i in range(size)))
     return x

@@ -8,6 +8,7 @@ In shapes: b batch, t h w the video or the kernel, c channels in (of a group, in
 
 import functools
 import itertools
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -53,7 +54,8 @@ def convolve_on_cpu(
 def suits_winograd(x: Video, kernel: Float[Array, "kt kh kw c o"], stride: Triple, padding: Triple) -> bool:
     """Returns whether `convolve_3x3` computes the convolution, and saves more than its transforms cost."""
     computes = kernel.shape[1:3] == (3, 3) and stride == (1, 1, 1) and padding[0] < len(kernel) and max(padding[1:]) < 3
-    return computes and min(kernel.shape[3:]) >= MIN_CHANNELS and x[..., 0].size >= MIN_PIXELS
+    pixels = len(x) * math.prod(output_size(x.shape[1:4], kernel.shape[:3], stride, padding))
+    return computes and min(kernel.shape[3:]) >= MIN_CHANNELS and pixels >= MIN_PIXELS
 
 
 def output_size(size: Triple, kernel: Triple, stride: Triple, padding: Triple) -> Triple:

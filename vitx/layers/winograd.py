@@ -1,15 +1,16 @@
 """Kernels of 3x3 pixels with fewer multiplications: Winograd's F(2x2, 3x3) (Lavin & Gray 2015, arXiv:1509.09308).
 
-Squares of 4x4 pixels and the kernel are each transformed to 4x4 places, multiplied place by place, and the products are
-transformed to 2x2 outputs: 16 multiplications where a sum over the kernel has 36. Equation 8 has the matrices.
+Squares of 4x4 pixels and the kernel are each transformed to 4x4 values, multiplied elementwise, and the products are
+transformed to 2x2 outputs: 16 multiplications where a sum over the kernel has 36.
 
-Where all transformed frames would not fit the cache, a loop takes one frame of one clip at a time; on a mesh of several
-CPUs it gathers the clips of all of them.
+Where the transformed frames would not fit the cache, a loop takes one frame at a time, of one clip or, on a mesh of
+several devices, of all clips, so that the batch stays divided.
 
 In shapes: b batch, t h w the video or the kernel, c channels in, o channels out; y x the squares of a frame.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -22,18 +23,22 @@ from vitx.layers.types import Triple
 
 Video = Float[Array, "b t h w c"]
 Kernel = Float[Array, "kt 3 3 c o"]
-Grid = list[list[Array]]  # an array for each place of a square, or for each tap of a kernel
+Grid = list[list[Array]]  # rows of a matrix whose elements are arrays, one element of all squares each
 
+# Of section 4.1, where they are called B^T, G and A^T: for squares of pixels, for kernels, and for products.
 PIXELS = np.array([[1.0, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 TAPS = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 PRODUCTS = np.array([[1.0, 1, 1, 0], [0, 1, -1, -1]])
 
-MAX_BYTES = 26e6  # of transformed frames that are multiplied at once; more is slower than frame by frame
+# Transformed frames of at most as many bytes are multiplied at once; see experiments/benchmarks/convolution.md.
+MAX_BYTES, MAX_GRADIENT_BYTES = 28e6, 15e6
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve_3x3(x: Video, kernel: Kernel, padding: Triple) -> Float[Array, "b to ho wo o"]:
     """Convolves with stride 1 by a kernel of 3x3 pixels and any number of frames.
+
+    A value that is not finite makes outputs NaN within two pixels of it.
 
     Args:
         x: the video.
@@ -55,11 +60,15 @@ def _convolve(x: Video, kernel: Kernel, padding: Triple) -> Float[Array, "b to h
     def convolve(windows: Float[Array, "*b h w tc"]) -> Float[Array, "*b ho wo o"]:
         return _join(_transform(_zip_with(jnp.matmul, _transform(_split(windows, 4), PIXELS), factors), PRODUCTS))
 
-    if _fits(x, frames, time):
+    if _count_bytes(x, frames, time) <= MAX_BYTES:
         out = convolve(jnp.concatenate([x[:, i : i + frames] for i in range(time)], axis=-1))
     else:
-        out = lax.map(lambda i: convolve(_window(x, *divmod(i, frames), time)), jnp.arange(len(x) * frames))
-        out = out.reshape(len(x), frames, *out.shape[1:])
+        together = _count_together(x)
+        out = lax.map(
+            lambda i: convolve(_window(x, i // frames, i % frames, together, time)),
+            jnp.arange(len(x) // together * frames),
+        )
+        out = out.reshape(-1, frames, *out.shape[1:]).swapaxes(1, 2).reshape(len(x), frames, *out.shape[2:])
     return out[:, :, :height, :width]
 
 
@@ -93,23 +102,30 @@ def _kernel_gradient(x: Video, gradient: Float[Array, "b to ho wo o"], time: int
             sum_products, _transform(_split(windows, 4), PIXELS), _transform(_split(gradients, 2), PRODUCTS.T)
         )
 
-    if _fits(x, frames, time):
+    if _count_bytes(x, frames, time) <= MAX_GRADIENT_BYTES:
         total = multiply(jnp.concatenate([x[:, i : i + frames] for i in range(time)], axis=-1), gradient)
     else:
+        together = _count_together(x)
 
         def add_frame(total: Grid, i: Array) -> tuple[Grid, None]:
-            clip, frame = divmod(i, frames)
-            return _zip_with(jnp.add, total, multiply(_window(x, clip, frame, time), gradient[clip, frame])), None
+            clip, frame = i // frames, i % frames
+            seen, given = _window(x, clip, frame, together, time), _window(gradient, clip, frame, together, 1)
+            return _zip_with(jnp.add, total, multiply(seen, given)), None
 
         zeros = [[jnp.zeros((time * channels, outputs), x.dtype)] * 4] * 4
-        total = lax.scan(add_frame, zeros, jnp.arange(len(x) * frames))[0]
+        total = lax.scan(add_frame, zeros, jnp.arange(len(x) // together * frames))[0]
     taps = jnp.stack([jnp.stack(row) for row in _transform(total, TAPS.T)])
     return jnp.moveaxis(taps.reshape(3, 3, time, channels, outputs), 2, 0)
 
 
-def _fits(x: Video, frames: int, time: int) -> bool:
-    """Returns whether all transformed frames may be in memory at once: four times the pixels of each window."""
-    return 4 * len(x) * frames * time * x[0, 0].size * x.dtype.itemsize <= MAX_BYTES
+def _count_bytes(x: Video, frames: int, time: int) -> int:
+    """Returns the memory of all transformed windows: four times that of their pixels."""
+    return 4 * len(x) * frames * time * math.prod(x.shape[2:]) * x.dtype.itemsize
+
+
+def _count_together(x: Video) -> int:
+    """Returns how many clips a loop takes at a time."""
+    return len(x) if jax.sharding.get_abstract_mesh().size > 1 else 1
 
 
 def _pad(x: Video, padding: Triple, height: int, width: int) -> Float[Array, "b _ _ _ c"]:
@@ -119,14 +135,14 @@ def _pad(x: Video, padding: Triple, height: int, width: int) -> Float[Array, "b 
     return jnp.pad(x, ((0, 0), (time, time), *sides, (0, 0)))
 
 
-def _window(x: Video, clip: Array, frame: Array, time: int) -> Float[Array, "h w tc"]:
-    """Returns the frames that one output sees, side by side as channels."""
-    seen = lax.dynamic_slice(x, (clip, frame, 0, 0, 0), (1, time, *x.shape[2:]))[0]
-    return jnp.concatenate(list(seen), axis=-1)
+def _window(x: Video, group: Array, frame: Array, together: int, time: int) -> Float[Array, "_ h w tc"]:
+    """Returns the frames that one output sees, side by side as channels, of a group of clips."""
+    seen = lax.dynamic_slice(x, (group * together, frame, 0, 0, 0), (together, time, *x.shape[2:]))
+    return jnp.concatenate([seen[:, i] for i in range(time)], axis=-1)
 
 
 def _split(x: Float[Array, "*b h w c"], size: int) -> Grid:
-    """Returns the pixel at each place of a square, of all squares; one begins at every second row and column."""
+    """Returns each element of all squares of a size; one begins at every second row and column."""
     rows, columns = (length - size + 2 for length in x.shape[-3:-1])
     return [[x[..., i : i + rows : 2, j : j + columns : 2, :] for j in range(size)] for i in range(size)]
 
