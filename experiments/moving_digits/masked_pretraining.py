@@ -13,9 +13,9 @@ has what it is good for: motion from 5 % of the labels, 74.6 % against 47.4 % fr
 Tried, and not kept; seed 0, 2,000 steps, then fine-tuned on 5 % of the labels. Without noise there was no gain: with
 tubelets of 1x4x4 motion 28.3 % and appearance 35.8 %, from scratch 30.0 % and 41.7 %; with tubelets of 4x4x4 87.4 % and
 18.3 %, from scratch 87.2 % and 18.9 %. With noise of 64 (a prototype on frames without a codec) motion 77 to 79 %, from
-scratch 73.6 %. Without fine-tuning: digits of 48 pixels on texture with tubelets of 2x12x12 had 14.7 dB after 700 steps,
-the mean brightness alone. Cubes are not normalised one by one, as the task does by default: most of the target would be
-noise.
+scratch 73.6 %. Without fine-tuning: digits of 48 pixels on texture with tubelets of 2x12x12 had 14.7 dB after 700
+steps, the mean brightness alone. Cubes are not normalised one by one, as the task does by default: most of the target
+would be noise.
 """
 
 from vitx.data.moving_digits import ClipConfig
