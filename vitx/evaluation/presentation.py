@@ -291,7 +291,7 @@ class MaskedPredictionPresenter(Presenter):
         reconstruct = functools.partial(self.task.reconstruct, results.model)
         predicted, visible = jax.jit(reconstruct, out_shardings=_replicated_sharding(results))(results.variables, clips)
         triples = zip(clips.astype(np.float32) / 255, np.asarray(predicted), np.asarray(visible), strict=True)
-        figure = reconstruction_strip(list(triples), results.model.tubelet_size[0])
+        figure = reconstruction_strip(list(triples))
         text = f"Grey cubes are masked, {results.model.mask_ratio:.0%} of each frame; the model predicts their pixels."
         if self.task.normalise_cubes:
             text += " Predictions of normalised pixels are drawn with the mean and deviation of the true cube."

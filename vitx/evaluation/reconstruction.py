@@ -14,18 +14,14 @@ GREY = 0.5  # value of masked pixels
 MAX_FRAMES = 8
 
 
-def reconstruction_strip(
-    clips: Sequence[tuple[Clip, Clip, Float[np.ndarray, "t h w 1"]]], frames_per_token: int
-) -> Figure:
+def reconstruction_strip(clips: Sequence[tuple[Clip, Clip, Float[np.ndarray, "t h w 1"]]]) -> Figure:
     """Draws true, masked and reconstructed frames of each clip in three rows, at most eight frames of each.
 
     Args:
         clips: (true frames, frames with masked pixels as predicted, 1 where a pixel is visible), in [0, 1].
-        frames_per_token: frames of a tubelet; of these the first is drawn.
     """
     (frames, height, width), count = clips[0][0].shape[:3], len(clips)
-    times = frames // frames_per_token
-    shown = frames_per_token * np.linspace(0, times - 1, min(times, MAX_FRAMES)).round().astype(int)
+    shown = np.linspace(0, frames - 1, min(frames, MAX_FRAMES)).round().astype(int)
     figure = Figure(figsize=(1.1 * len(shown) + 1.2, 1.1 * 3 * height / width * count + 0.5), layout="constrained")
     for axes, (true, predicted, visible) in zip(figure.subplots(count, 1, squeeze=False)[:, 0], clips, strict=True):
         masked = true * visible + GREY * (1 - visible)
