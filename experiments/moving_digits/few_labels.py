@@ -4,7 +4,7 @@
 
 Trains masked_pretraining.py, then masked_finetuning.py from it and from scratch, one run after another; resumes where
 it was stopped, and writes the table to few_labels.md in that folder. masked_finetuning.py has the result. A seed takes
-7 minutes on two idle cores of an AMD EPYC (2026-11-29).
+about 7 minutes on two idle cores of an AMD EPYC (2026-11-29).
 """
 
 import sys

@@ -137,7 +137,7 @@ def test_explanations_depend_on_the_seed_alone(linear, video):
 
 
 @pytest.mark.parametrize("samples", [64, 100, 126])
-def test_samples_that_leave_shapley_values_open_are_refused(linear, video, samples):
+def test_samples_too_few_to_determine_shapley_values_are_refused(linear, video, samples):
     with pytest.raises(UserError, match=rf"samples is {samples}\b.*\b256\b.*tubelet"):
         kernel_shap(*linear, video, TARGET, tubelet=(1, 6, 8), samples=samples)
 

@@ -45,8 +45,8 @@ def test_all_at_once_and_frame_by_frame_compute_what_xla_does(time, padding):
 
 def test_the_batch_stays_divided_on_a_mesh():
     command = [sys.executable, str(Path(__file__).with_name("winograd_on_mesh.py"))]
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    subprocess.run(command, check=True, env=environment)
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    subprocess.run(command, check=True, env=os.environ | {"XLA_FLAGS": flags})
 
 
 @settings(max_examples=8, deadline=None)

@@ -63,10 +63,10 @@ def _convolve(x: Video, kernel: Kernel, padding: Triple) -> Float[Array, "b to h
     if _count_bytes(x, frames, time) <= MAX_BYTES:
         out = convolve(jnp.concatenate([x[:, i : i + frames] for i in range(time)], axis=-1))
     else:
-        together = _count_together(x)
+        size = _count_clips_at_once(x)
         out = lax.map(
-            lambda i: convolve(_window(x, i // frames, i % frames, together, time)),
-            jnp.arange(len(x) // together * frames),
+            lambda i: convolve(_window(x, i // frames * size, size, i % frames, time)),
+            jnp.arange(len(x) // size * frames),
         )
         out = out.reshape(-1, frames, *out.shape[1:]).swapaxes(1, 2).reshape(len(x), frames, *out.shape[2:])
     return out[:, :, :height, :width]
@@ -105,15 +105,15 @@ def _kernel_gradient(x: Video, gradient: Float[Array, "b to ho wo o"], time: int
     if _count_bytes(x, frames, time) <= MAX_GRADIENT_BYTES:
         total = multiply(jnp.concatenate([x[:, i : i + frames] for i in range(time)], axis=-1), gradient)
     else:
-        together = _count_together(x)
+        size = _count_clips_at_once(x)
 
         def add_frame(total: Grid, i: Array) -> tuple[Grid, None]:
-            clip, frame = i // frames, i % frames
-            seen, given = _window(x, clip, frame, together, time), _window(gradient, clip, frame, together, 1)
-            return _zip_with(jnp.add, total, multiply(seen, given)), None
+            clip, frame = i // frames * size, i % frames
+            products = multiply(_window(x, clip, size, frame, time), _window(gradient, clip, size, frame, 1))
+            return _zip_with(jnp.add, total, products), None
 
         zeros = [[jnp.zeros((time * channels, outputs), x.dtype)] * 4] * 4
-        total = lax.scan(add_frame, zeros, jnp.arange(len(x) // together * frames))[0]
+        total = lax.scan(add_frame, zeros, jnp.arange(len(x) // size * frames))[0]
     taps = jnp.stack([jnp.stack(row) for row in _transform(total, TAPS.T)])
     return jnp.moveaxis(taps.reshape(3, 3, time, channels, outputs), 2, 0)
 
@@ -123,8 +123,8 @@ def _count_bytes(x: Video, frames: int, time: int) -> int:
     return 4 * len(x) * frames * time * math.prod(x.shape[2:]) * x.dtype.itemsize
 
 
-def _count_together(x: Video) -> int:
-    """Returns how many clips a loop takes at a time."""
+def _count_clips_at_once(x: Video) -> int:
+    """Returns the number of clips in an iteration of a loop over frames."""
     return len(x) if jax.sharding.get_abstract_mesh().size > 1 else 1
 
 
@@ -135,10 +135,10 @@ def _pad(x: Video, padding: Triple, height: int, width: int) -> Float[Array, "b 
     return jnp.pad(x, ((0, 0), (time, time), *sides, (0, 0)))
 
 
-def _window(x: Video, group: Array, frame: Array, together: int, time: int) -> Float[Array, "_ h w tc"]:
-    """Returns the frames that one output sees, side by side as channels, of a group of clips."""
-    seen = lax.dynamic_slice(x, (group * together, frame, 0, 0, 0), (together, time, *x.shape[2:]))
-    return jnp.concatenate([seen[:, i] for i in range(time)], axis=-1)
+def _window(x: Video, clip: Array, num_clips: int, frame: Array, num_frames: int) -> Float[Array, "_ h w tc"]:
+    """Returns clips from `clip` on, their frames from `frame` on side by side as channels."""
+    frames = lax.dynamic_slice(x, (clip, frame, 0, 0, 0), (num_clips, num_frames, *x.shape[2:]))
+    return jnp.concatenate([frames[:, i] for i in range(num_frames)], axis=-1)
 
 
 def _split(x: Float[Array, "*b h w c"], size: int) -> Grid:
