@@ -10,7 +10,7 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitx.layers.convolution import IMPLEMENTATIONS, BatchNorm, Convolution, average_windows, max_pool
+from vitx.layers.convolution import IMPLEMENTATIONS, Convolution, average_windows, max_pool
 
 
 def normal(*shape, key=0):
@@ -109,44 +109,6 @@ def test_convolution_is_a_weighted_sum_over_its_window():
     assert found.shape == (1, 4, 3, 6, 3)
     window = padded[0, 2:5, 4:5, 3:6]
     np.testing.assert_allclose(found[0, 2, 2, 3], np.einsum("thwc,thwco->o", window, kernel), rtol=1e-5)
-
-
-@pytest.mark.smoke
-def test_batch_norm_normalises_by_the_batch_and_updates_running_statistics():
-    x, module = 3 + 2 * normal(2, 3, 2, 2, 4), BatchNorm(eps=1e-2, momentum=0.3)
-    start = {"mean": jnp.arange(4.0), "var": jnp.arange(1.0, 5.0)}
-    params = {"scale": jnp.array([1.0, 2.0, 3.0, 4.0]), "bias": jnp.array([0.0, -1.0, 1.0, 2.0])}
-    variables = {"params": params, "batch_stats": start}
-    values = np.asarray(x, np.float64).reshape(-1, 4)
-    mean, var = values.mean(0), values.var(0)
-
-    def normalise(mean, var):
-        return (np.asarray(x) - mean) / np.sqrt(var + 1e-2) * params["scale"] + params["bias"]
-
-    np.testing.assert_allclose(
-        module.apply(variables, x, train=False), normalise(start["mean"], start["var"]), rtol=1e-4
-    )
-    found, after = module.apply(variables, x, train=True, mutable=["batch_stats"])
-    np.testing.assert_allclose(found, normalise(mean, var), rtol=1e-4, atol=1e-5)
-    unbiased = values.var(0, ddof=1)
-    np.testing.assert_allclose(after["batch_stats"]["mean"], 0.7 * start["mean"] + 0.3 * mean, rtol=1e-5)
-    np.testing.assert_allclose(after["batch_stats"]["var"], 0.7 * start["var"] + 0.3 * unbiased, rtol=1e-5)
-
-
-def test_batch_norm_takes_statistics_in_float32_in_half_precision():
-    x = jnp.asarray(100 + normal(64, 1, 1, 1, 1), jnp.bfloat16)
-    variables = BatchNorm().init(jax.random.key(0), x, train=False)
-    np.testing.assert_array_equal(variables["batch_stats"]["var"], 1)
-    found, after = BatchNorm(momentum=1.0).apply(variables, x, train=True, mutable=["batch_stats"])
-    values = np.asarray(x, np.float64)
-    assert found.dtype == jnp.bfloat16 and after["batch_stats"]["var"].dtype == jnp.float32
-    np.testing.assert_allclose(after["batch_stats"]["var"], values.var(ddof=1), rtol=1e-5)
-
-
-def test_batch_norm_of_one_value_raises():
-    variables = BatchNorm().init(jax.random.key(0), jnp.zeros((1, 1, 1, 1, 4)), train=False)
-    with pytest.raises(ValueError, match="one value for each channel"):
-        BatchNorm().apply(variables, jnp.zeros((1, 1, 1, 1, 4)), train=True, mutable=["batch_stats"])
 
 
 @pytest.mark.parametrize("ties", [False, True])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import vitx
-from vitx.layers.convolution import BatchNorm
+from vitx.layers.normalization import BatchNorm
 from vitx.layers.partition import to_devices
 from vitx.run import load_run, train
 from vitx.tasks.classification import Classification

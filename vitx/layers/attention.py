@@ -15,7 +15,6 @@ from jaxtyping import Array, Float
 
 from vitx.errors import UserError
 from vitx.layers import attention_cpu, attention_gpu, attention_tpu
-from vitx.layers.attention_cpu import attend_in_blocks
 from vitx.layers.attention_kernel import Bias, Keys, Mask, Queries, log_once
 from vitx.layers.layouts import LAYOUTS, Core, Grid
 from vitx.layers.partition import attend, attend_locally
@@ -53,8 +52,8 @@ def core(
 def core_cpu(q: Queries, k: Keys, v: Keys, *, bias: Bias = None, mask: Mask = None) -> Queries:
     """Computes what `core` does, faster on CPUs.
 
-    Long sequences are computed in blocks (`attend_in_blocks`). `core` itself computes short ones, those with a mask,
-    and those with a bias unless it is one number for each key and the queries are float32.
+    `core` itself computes sequences with a mask, and those with a bias unless it is one number for each key and the
+    queries are float32.
     """
     num_scores = q.shape[1] * k.shape[1]
     is_key_bias = bias is not None and bias.shape[1:] == (1, 1, k.shape[1]) and q.dtype == jnp.float32
@@ -65,24 +64,11 @@ def core_cpu(q: Queries, k: Keys, v: Keys, *, bias: Bias = None, mask: Mask = No
             f"attention stores all its scores: found {found}; expected no mask, and a bias of one number for each key, "
             "in float32"
         )
-    if not can_use_blocks or num_scores < attention_cpu.MIN_SCORES:
+    if not can_use_blocks:
         return core(q, k, v, bias=bias, mask=mask)
     if bias is not None:
         q, k = attention_cpu.append_bias(q, k, bias)
-    if num_scores < attention_cpu.MIN_SCORES_WITH_GRADIENTS:
-        return _attend_in_blocks_forward(q, k, v)
-    return attend_in_blocks(q, k, v)
-
-
-@jax.custom_vjp
-def _attend_in_blocks_forward(q: Array, k: Array, v: Array) -> Array:
-    """Attends in blocks; under differentiation, both passes are computed as in `core`."""
-    return attend_in_blocks(q, k, v)
-
-
-_attend_in_blocks_forward.defvjp(
-    lambda q, k, v: jax.vjp(core, q, k, v), lambda pull_back, out_gradient: pull_back(out_gradient)
-)
+    return attention_cpu.attend_on_cpu(q, k, v)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,8 @@
 XLA's CPU backend computes a batch of small matrix products far below the speed of single ones, and writes every score
 several times. Here a block of scores stays in the cache, softmax divides after the product with the values (the
 narrower array), and the backward pass computes the scores again from their log-sum-exp (Dao et al. 2022, algorithm 4,
-without its tiles of keys).
+without its tiles of keys). Where gradients of short sequences are needed, all heads are computed at once and their
+weights kept.
 
 In shapes: r rows (a head of a clip), n queries, m keys, c queries of a block, d size of a head, e of its values.
 """
@@ -20,12 +21,61 @@ MIN_SCORES = 96 * 96
 MIN_SCORES_WITH_GRADIENTS = 320 * 320
 
 
+def attend_on_cpu(
+    q: Float[Array, "b n heads d"], k: Float[Array, "b m heads d"], v: Float[Array, "b m heads e"]
+) -> Float[Array, "b n heads e"]:
+    """Computes softmax(q kᵀ / sqrt(d)) v by the form that suits the number of scores."""
+    num_scores = q.shape[1] * k.shape[1]
+    return (attend_in_blocks if num_scores >= MIN_SCORES_WITH_GRADIENTS else attend_at_once)(q, k, v)
+
+
 @jax.custom_vjp
 def attend_in_blocks(
     q: Float[Array, "b n heads d"], k: Float[Array, "b m heads d"], v: Float[Array, "b m heads e"]
 ) -> Float[Array, "b n heads e"]:
     """Computes softmax(q kᵀ / sqrt(d)) v with memory linear in the number of tokens."""
     return _forward(q, k, v)[0]
+
+
+@jax.custom_vjp
+def attend_at_once(
+    q: Float[Array, "b n heads d"], k: Float[Array, "b m heads d"], v: Float[Array, "b m heads e"]
+) -> Float[Array, "b n heads e"]:
+    """Computes what `attend_in_blocks` does, and keeps the weights where gradients are needed."""
+    if q.shape[1] * k.shape[1] >= MIN_SCORES:
+        return attend_in_blocks(q, k, v)
+    return _forward_at_once(q, k, v)[0]
+
+
+def _forward_at_once(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, ...]]:
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    scores = _product("bhqd,bhkd->bhqk", q, k) * q.shape[-1] ** -0.5
+    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+    total = weights.sum(axis=-1, keepdims=True)
+    out = _product("bhqk,bhkd->bhqd", weights.astype(v.dtype), v) / total
+    return out.swapaxes(1, 2).astype(v.dtype), (q, k, v, out, weights, total)
+
+
+def _backward_at_once(saved: tuple[Array, ...], out_gradient: Array) -> tuple[Array, Array, Array]:
+    q, k, v, out, weights, total = saved
+    # the gradient of the sums that `total` divides
+    gradient = (out_gradient.swapaxes(1, 2) / total).astype(v.dtype)
+    v_gradient = _product("bhqk,bhqd->bhkd", weights.astype(v.dtype), gradient)
+    score_gradient = _score_gradient(weights, _product("bhqd,bhkd->bhqk", gradient, v), out, gradient, q)
+    q_gradient = _product("bhqk,bhkd->bhqd", score_gradient, k)
+    k_gradient = _product("bhqk,bhqd->bhkd", score_gradient, q)
+    gradients = zip((q_gradient, k_gradient, v_gradient), (q, k, v), strict=True)
+    return tuple(gradient.swapaxes(1, 2).astype(x.dtype) for gradient, x in gradients)
+
+
+attend_at_once.defvjp(_forward_at_once, _backward_at_once)
+
+
+def _score_gradient(weights: Array, weight_gradient: Array, out: Array, out_gradient: Array, q: Array) -> Array:
+    """Returns the gradient of the products q kᵀ, in the type of the queries."""
+    # sum over keys of weight x its gradient, which equals the product of out and its gradient
+    mean = jnp.sum(out_gradient.astype(out.dtype) * out, axis=-1, keepdims=True)
+    return (weights * (weight_gradient - mean) * q.shape[-1] ** -0.5).astype(q.dtype)
 
 
 def append_bias(
@@ -89,9 +139,7 @@ def _backward_row(q: Array, k: Array, v: Array, out: Array, out_gradient: Array,
         q, out, out_gradient, log_sum = block
         weights = jnp.exp(_product("cd,md->cm", q, k) * scale - log_sum[:, None])
         v_sum = sums[1] + _product("cm,cd->md", weights.astype(v.dtype), out_gradient)
-        # sum over keys of weight x its gradient, which equals the product of out and its gradient
-        mean = _product("cd,cd->c", out_gradient.astype(out.dtype), out)[:, None]
-        score_gradient = (weights * (_product("cd,md->cm", out_gradient, v) - mean) * scale).astype(q.dtype)
+        score_gradient = _score_gradient(weights, _product("cd,md->cm", out_gradient, v), out, out_gradient, q)
         k_sum = sums[0] + _product("cm,cd->md", score_gradient, q)
         return (k_sum, v_sum), _product("cm,md->cd", score_gradient, k).astype(q.dtype)
 

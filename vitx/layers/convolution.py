@@ -1,4 +1,4 @@
-"""3D convolution, batch normalisation and the unit of both that CNNs consist of, and pooling.
+"""3D convolution, the unit of convolution and normalisation that CNNs consist of, and pooling.
 
 In shapes: b batch, t h w the video or the kernel, c channels in (of a group, in a kernel), o channels out.
 """
@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from vitx.layers.convolution_cpu import convolve_2d_as_product, convolve_on_cpu
+from vitx.layers.normalization import BatchNorm
 from vitx.layers.types import DType, Triple, promote_to_float32
 
 Video = Float[Array, "b t h w c"]
@@ -72,67 +73,6 @@ class Convolution(nn.Module):
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         padding = tuple(size // 2 for size in self.kernel_size)
         return IMPLEMENTATIONS[self.implementation](x, kernel, self.stride, padding, self.groups)
-
-
-class BatchNorm(nn.Module):
-    """Batch normalisation (Ioffe & Szegedy 2015, arXiv:1502.03167, algorithm 1) as PyTorch computes it.
-
-    Statistics are those of the global batch, over all axes but channels, in float32 at least. In training the running
-    statistics move by `momentum` towards those of the batch, with the unbiased variance; evaluation normalises by the
-    running ones. They are `mean` and `var` in the collection `batch_stats`, which no optimiser sees. If the collection
-    `moments` is mutable, it receives the mean and the biased variance of the batch, for precise batch normalisation.
-
-    Attributes:
-        eps: added to the variance.
-        momentum: weight of the batch's statistics in the new running ones.
-        zero_init: whether the scale starts at zero, so that the branch that ends here starts as the identity.
-        groups: number of equal parts of the batch, in order, each normalised by its own statistics, as recipes with
-            statistics per device have it; the running statistics move towards the parts' average.
-    """
-
-    eps: float = 1e-5
-    momentum: float = 0.1
-    zero_init: bool = False
-    groups: int = 1
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*b c"], *, train: bool) -> Float[Array, "*b c"]:
-        channels = x.shape[-1:]
-        scale_init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
-        scale = self.param("scale", scale_init, channels, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
-        if not self.has_variable("batch_stats", "mean") and not self.is_mutable_collection("batch_stats"):
-            raise ValueError(
-                'found no statistics of batch normalisation; apply expects all that init returned, {"params": ..., '
-                '"batch_stats": ...}, not the parameters alone'
-            )
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
-        running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
-        values = promote_to_float32(x)
-        groups = self.groups if train else 1
-        if len(x) % groups:
-            raise ValueError(f"found a batch of {len(x)}; expected a multiple of the {groups} groups of normalisation")
-        values = values.reshape(groups, -1, *x.shape[1:])
-        mean, var = running_mean.value, running_var.value
-        if train:
-            count = x.size // x.shape[-1] // groups
-            if count == 1:
-                raise ValueError(
-                    "found one value for each channel, of which batch normalisation cannot take statistics; train "
-                    "with more or larger clips"
-                )
-            axes = tuple(range(1, x.ndim))
-            mean, var = jnp.mean(values, axes, keepdims=True), jnp.var(values, axes, keepdims=True)
-            if not self.is_initializing():
-                batch_mean, batch_var = (jnp.mean(x.reshape(groups, -1), axis=0) for x in (mean, var))
-                running_mean.value += self.momentum * (batch_mean - running_mean.value)
-                running_var.value += self.momentum * (batch_var * count / (count - 1) - running_var.value)
-                newest = {"init_fn": lambda: None, "reduce_fn": lambda _, new: new}
-                self.sow("moments", "mean", batch_mean, **newest)
-                # variance of the whole batch: within groups and between their means
-                self.sow("moments", "var", batch_var + jnp.var(mean.reshape(groups, -1), axis=0), **newest)
-        normalised = (values - mean) * (scale * lax.rsqrt(var + self.eps)) + bias
-        return normalised.reshape(x.shape).astype(x.dtype)
 
 
 class ConvolutionUnit(nn.Module):

@@ -1,0 +1,174 @@
+"""Layer and batch normalisation, with gradients written by hand.
+
+Those that JAX derives take XLA many passes on a CPU, some of them slow (experiments/benchmarks/normalization.md).
+
+In shapes: b batch, n values of a channel, c channels.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+from vitx.layers.types import DType, promote_to_float32
+
+Channels = Float[Array, " c"]
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis (Ba et al. 2016, arXiv:1607.06450), in float32 at least.
+
+    Attributes:
+        epsilon: added to the variance.
+        dtype: type of the result; parameters are float32.
+    """
+
+    epsilon: float = 1e-6
+    dtype: DType = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
+        x, scale, bias = nn.dtypes.promote_dtype(promote_to_float32(x), scale, bias)
+        return normalize_tokens(x, scale, bias, self.epsilon).astype(self.dtype)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation (Ioffe & Szegedy 2015, arXiv:1502.03167, algorithm 1) as PyTorch computes it.
+
+    Statistics are those of the global batch, over all axes but channels, in float32 at least. In training the running
+    statistics move by `momentum` towards those of the batch, with the unbiased variance; evaluation normalises by the
+    running ones. They are `mean` and `var` in the collection `batch_stats`, which no optimiser sees. If the collection
+    `moments` is mutable, it receives the mean and the biased variance of the batch, for precise batch normalisation.
+
+    Attributes:
+        eps: added to the variance.
+        momentum: weight of the batch's statistics in the new running ones.
+        zero_init: whether the scale starts at zero, so that the branch that ends here starts as the identity.
+        groups: number of equal parts of the batch, in order, each normalised by its own statistics, as recipes with
+            statistics per device have it; the running statistics move towards the parts' average.
+    """
+
+    eps: float = 1e-5
+    momentum: float = 0.1
+    zero_init: bool = False
+    groups: int = 1
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b c"], *, train: bool) -> Float[Array, "*b c"]:
+        channels = x.shape[-1:]
+        scale_init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
+        scale = self.param("scale", scale_init, channels, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+        if not self.has_variable("batch_stats", "mean") and not self.is_mutable_collection("batch_stats"):
+            raise ValueError(
+                'found no statistics of batch normalisation; apply expects all that init returned, {"params": ..., '
+                '"batch_stats": ...}, not the parameters alone'
+            )
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        values, scale, bias = nn.dtypes.promote_dtype(promote_to_float32(x), scale, bias)
+        if not train:
+            normalised = (values - running_mean.value) * (scale * lax.rsqrt(running_var.value + self.eps)) + bias
+            return normalised.astype(x.dtype)
+        if len(x) % self.groups:
+            raise ValueError(
+                f"found a batch of {len(x)}; expected a multiple of the {self.groups} groups of normalisation"
+            )
+        count = x.size // x.shape[-1] // self.groups
+        if count == 1:
+            raise ValueError(
+                "found one value for each channel, of which batch normalisation cannot take statistics; train "
+                "with more or larger clips"
+            )
+        if self.groups == 1:
+            # without an axis of groups, whose sums XLA computes three times slower on a CPU
+            normalised, mean, var = normalize_batch(values, scale, bias, self.eps)
+        else:
+            normalize = jax.vmap(lambda x: normalize_batch(x, scale, bias, self.eps))
+            normalised, mean, var = normalize(values.reshape(self.groups, -1, *x.shape[1:]))
+        mean, var = (statistic.reshape(self.groups, -1) for statistic in (mean, var))
+        if not self.is_initializing():
+            batch_mean, batch_var = mean.mean(axis=0), var.mean(axis=0)
+            running_mean.value += self.momentum * (batch_mean - running_mean.value)
+            running_var.value += self.momentum * (batch_var * count / (count - 1) - running_var.value)
+            newest = {"init_fn": lambda: None, "reduce_fn": lambda _, new: new}
+            self.sow("moments", "mean", batch_mean, **newest)
+            # variance of the whole batch: within groups and between their means
+            self.sow("moments", "var", batch_var + mean.var(axis=0), **newest)
+        return normalised.reshape(x.shape).astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalize_tokens(x: Float[Array, "*b c"], scale: Channels, bias: Channels, eps: float) -> Float[Array, "*b c"]:
+    """Returns x with a mean of 0 and a variance of 1 over the last axis, times a scale, plus a bias."""
+    return _tokens_forward(x, scale, bias, eps)[0]
+
+
+def _tokens_forward(x: Array, scale: Channels, bias: Channels, eps: float) -> tuple[Array, tuple[Array, ...]]:
+    mean = x.mean(axis=-1, keepdims=True)
+    inverse = lax.rsqrt(jnp.square(x - mean).mean(axis=-1, keepdims=True) + eps)
+    return (x - mean) * inverse * scale + bias, (x, scale, mean, inverse)
+
+
+def _tokens_backward(eps: float, saved: tuple[Array, ...], gradient: Array) -> tuple[Array, Channels, Channels]:
+    x, scale, mean, inverse = saved
+    normalised = (x - mean) * inverse
+    product = gradient * normalised
+    means = [_weighted_sum(values, scale)[..., None] / x.shape[-1] for values in (gradient, product)]
+    by_x = inverse * (gradient * scale - means[0] - normalised * means[1])
+    by_scale, by_bias = (_flatten(values).sum(axis=0) for values in (product, gradient))
+    return by_x, by_scale, by_bias
+
+
+normalize_tokens.defvjp(_tokens_forward, _tokens_backward)
+
+
+def _weighted_sum(x: Float[Array, "*b c"], weights: Channels) -> Float[Array, "*b"]:
+    """Returns the sum over the last axis; XLA's CPU backend computes products faster than sums of products."""
+    return lax.platform_dependent(x, weights, cpu=jnp.matmul, default=lambda x, weights: (x * weights).sum(axis=-1))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalize_batch(
+    x: Float[Array, "*b c"], scale: Channels, bias: Channels, eps: float
+) -> tuple[Float[Array, "*b c"], Channels, Channels]:
+    """Returns (x with a mean of 0 and a variance of 1 over all axes but the last, then scaled and moved; mean; var)."""
+    return _batch_forward(x, scale, bias, eps)[0]
+
+
+def _batch_forward(
+    x: Array, scale: Channels, bias: Channels, eps: float
+) -> tuple[tuple[Array, Channels, Channels], tuple[Array, ...]]:
+    flat = _flatten(x)
+    mean = flat.mean(axis=0)
+    var = jnp.square(flat - mean).mean(axis=0)
+    inverse = lax.rsqrt(var + eps)
+    return ((x - mean) * (inverse * scale) + bias, mean, var), (x, scale, mean, inverse)
+
+
+def _batch_backward(
+    eps: float, saved: tuple[Array, ...], gradients: tuple[Array, Channels, Channels]
+) -> tuple[Array, Channels, Channels]:
+    x, scale, mean, inverse = saved
+    gradient, mean_gradient, var_gradient = gradients
+    flat, flat_gradient = _flatten(x), _flatten(gradient)
+    by_scale = (flat_gradient * (flat - mean)).sum(axis=0) * inverse
+    by_bias = flat_gradient.sum(axis=0)
+    factor = scale * inverse
+    # a value has a part in the mean and in the variance, whose gradients these two are
+    constant = (mean_gradient - factor * by_bias) / len(flat)
+    slope = (2 * var_gradient - factor * inverse * by_scale) / len(flat)
+    return factor * gradient + (x - mean) * slope + constant, by_scale, by_bias
+
+
+normalize_batch.defvjp(_batch_forward, _batch_backward)
+
+
+def _flatten(x: Float[Array, "*b c"]) -> Float[Array, "n c"]:
+    """Returns the values as a matrix. Only sums read it: XLA then fuses subtraction into them, and keeps no copy."""
+    return x.reshape(-1, x.shape[-1])
