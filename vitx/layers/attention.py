@@ -52,8 +52,8 @@ def core(
 def core_cpu(q: Queries, k: Keys, v: Keys, *, bias: Bias = None, mask: Mask = None) -> Queries:
     """Computes what `core` does, faster on CPUs.
 
-    `core` itself computes sequences with a mask, and those with a bias unless it is one number for each key and the
-    queries are float32.
+    `core` itself computes very short sequences, those with a mask, and those with a bias unless it is one number for
+    each key and the queries are float32.
     """
     num_scores = q.shape[1] * k.shape[1]
     is_key_bias = bias is not None and bias.shape[1:] == (1, 1, k.shape[1]) and q.dtype == jnp.float32
@@ -64,7 +64,7 @@ def core_cpu(q: Queries, k: Keys, v: Keys, *, bias: Bias = None, mask: Mask = No
             f"attention stores all its scores: found {found}; expected no mask, and a bias of one number for each key, "
             "in float32"
         )
-    if not can_use_blocks:
+    if not can_use_blocks or num_scores < attention_cpu.MIN_SCORES_AT_ONCE:
         return core(q, k, v, bias=bias, mask=mask)
     if bias is not None:
         q, k = attention_cpu.append_bias(q, k, bias)

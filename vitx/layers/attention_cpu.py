@@ -13,20 +13,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vitx.layers.types import promote_to_float32
+
 # Queries of a block. With 3,137 keys its scores take 6 MB: larger blocks leave the cache, smaller ones add calls.
 BLOCK = 512
 # Scores of a head from which blocks are faster than all heads at once (experiments/benchmarks/attention.md).
 # With fewer, the loop over heads costs more than it saves, and so does computing scores again in the backward pass.
 MIN_SCORES = 96 * 96
 MIN_SCORES_WITH_GRADIENTS = 320 * 320
+# Scores from which the gradients of `attend_at_once` are faster than derived ones.
+MIN_SCORES_AT_ONCE = 48 * 48
 
 
 def attend_on_cpu(
     q: Float[Array, "b n heads d"], k: Float[Array, "b m heads d"], v: Float[Array, "b m heads e"]
 ) -> Float[Array, "b n heads e"]:
-    """Computes softmax(q kᵀ / sqrt(d)) v by the form that suits the number of scores."""
-    num_scores = q.shape[1] * k.shape[1]
-    return (attend_in_blocks if num_scores >= MIN_SCORES_WITH_GRADIENTS else attend_at_once)(q, k, v)
+    """Computes softmax(q kᵀ / sqrt(d)) v by the form that suits the number of scores, short sequences in float32."""
+    if q.shape[1] * k.shape[1] >= MIN_SCORES_WITH_GRADIENTS:
+        return attend_in_blocks(q, k, v)
+    return attend_at_once(*map(promote_to_float32, (q, k, v))).astype(v.dtype)
 
 
 @jax.custom_vjp
@@ -49,33 +54,29 @@ def attend_at_once(
 
 def _forward_at_once(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, ...]]:
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    scores = _product("bhqd,bhkd->bhqk", q, k) * q.shape[-1] ** -0.5
-    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
-    total = weights.sum(axis=-1, keepdims=True)
-    out = _product("bhqk,bhkd->bhqd", weights.astype(v.dtype), v) / total
-    return out.swapaxes(1, 2).astype(v.dtype), (q, k, v, out, weights, total)
+    q *= q.shape[-1] ** -0.5  # not the scores, for which XLA would pass over them once more
+    weights = jax.nn.softmax(jnp.einsum("bhqd,bhkd->bhqk", q, k))
+    out = jnp.einsum("bhqk,bhkd->bhqd", weights, v)
+    return out.swapaxes(1, 2), (q, k, v, out, weights)
 
 
 def _backward_at_once(saved: tuple[Array, ...], out_gradient: Array) -> tuple[Array, Array, Array]:
-    q, k, v, out, weights, total = saved
-    # the gradient of the sums that `total` divides
-    gradient = (out_gradient.swapaxes(1, 2) / total).astype(v.dtype)
-    v_gradient = _product("bhqk,bhqd->bhkd", weights.astype(v.dtype), gradient)
-    score_gradient = _score_gradient(weights, _product("bhqd,bhkd->bhqk", gradient, v), out, gradient, q)
-    q_gradient = _product("bhqk,bhkd->bhqd", score_gradient, k)
-    k_gradient = _product("bhqk,bhqd->bhkd", score_gradient, q)
-    gradients = zip((q_gradient, k_gradient, v_gradient), (q, k, v), strict=True)
-    return tuple(gradient.swapaxes(1, 2).astype(x.dtype) for gradient, x in gradients)
+    q, k, v, out, weights = saved
+    out_gradient = out_gradient.swapaxes(1, 2)
+    v_gradient = jnp.einsum("bhqk,bhqd->bhkd", weights, out_gradient)
+    weight_gradient = jnp.einsum("bhqd,bhkd->bhqk", out_gradient, v)
+    score_gradient = weights * (weight_gradient - _mean_gradient(out, out_gradient))
+    q_gradient = jnp.einsum("bhqk,bhkd->bhqd", score_gradient, k) * q.shape[-1] ** -0.5
+    k_gradient = jnp.einsum("bhqk,bhqd->bhkd", score_gradient, q)
+    return tuple(x.swapaxes(1, 2) for x in (q_gradient, k_gradient, v_gradient))
 
 
 attend_at_once.defvjp(_forward_at_once, _backward_at_once)
 
 
-def _score_gradient(weights: Array, weight_gradient: Array, out: Array, out_gradient: Array, q: Array) -> Array:
-    """Returns the gradient of the products q kᵀ, in the type of the queries."""
-    # sum over keys of weight x its gradient, which equals the product of out and its gradient
-    mean = jnp.sum(out_gradient.astype(out.dtype) * out, axis=-1, keepdims=True)
-    return (weights * (weight_gradient - mean) * q.shape[-1] ** -0.5).astype(q.dtype)
+def _mean_gradient(out: Float[Array, "*r n d"], out_gradient: Float[Array, "*r n d"]) -> Float[Array, "*r n 1"]:
+    """Returns the sum over keys of weight x its gradient: the product of out and its gradient."""
+    return jnp.sum(out_gradient.astype(out.dtype) * out, axis=-1, keepdims=True)
 
 
 def append_bias(
@@ -139,7 +140,8 @@ def _backward_row(q: Array, k: Array, v: Array, out: Array, out_gradient: Array,
         q, out, out_gradient, log_sum = block
         weights = jnp.exp(_product("cd,md->cm", q, k) * scale - log_sum[:, None])
         v_sum = sums[1] + _product("cm,cd->md", weights.astype(v.dtype), out_gradient)
-        score_gradient = _score_gradient(weights, _product("cd,md->cm", out_gradient, v), out, out_gradient, q)
+        mean = _mean_gradient(out, out_gradient)
+        score_gradient = (weights * (_product("cd,md->cm", out_gradient, v) - mean) * scale).astype(q.dtype)
         k_sum = sums[0] + _product("cm,cd->md", score_gradient, q)
         return (k_sum, v_sum), _product("cm,md->cd", score_gradient, k).astype(q.dtype)
 
