@@ -1,10 +1,10 @@
 """Attention by the reference and by what suits the device, in turns: python experiments/benchmarks/attention.py
 
 The same command runs on a CPU (blocks of queries, or all heads at once with gradients by hand, float32), on an NVIDIA
-GPU (cuDNN, bfloat16) and on a TPU (splash attention, bfloat16). Short sequences are timed too, which models compute by
-the reference. Heads have 64 channels, as in ViT-B. "gradients" is the forward pass with the gradients of queries, keys
-and values. Both are compared before anything is timed. With --memory: bytes of the compiled training step of ViViT-B
-instead, and nothing is run. Results: attention.md.
+GPU (cuDNN, bfloat16) and on a TPU (splash attention, bfloat16). Very short sequences are timed too, which models
+compute by the reference. Heads have 64 channels, as in ViT-B. "gradients" is the forward pass with the gradients of
+queries, keys and values. Both are compared before anything is timed. With --memory: bytes of the compiled training
+step of ViViT-B instead, and nothing is run. Results: attention.md.
 """
 
 import sys
@@ -66,7 +66,10 @@ def main() -> None:
             print(f"{name}: {step_bytes(name, dtype) / 1e9:.1f} GB")
         return
     print(f"{device.device_kind}, JAX {jax.__version__}, {dtype}\n")
-    print("| clips x tokens | | reference, ms |" + "".join(f" {title}, ms (quartiles) | ratio |" for title in forms))
+    print(
+        "| clips x tokens | | reference, ms |"
+        + "".join(f" {title}, ms (quartiles) | reference / {title} |" for title in forms)
+    )
     print("| --- | --- | ---: |" + " ---: | ---: |" * len(forms))
     for batch, tokens in SHAPES:
         keys = jax.random.split(jax.random.key(0), 4)

@@ -1,4 +1,4 @@
-"""Convolution, normalisation and pooling equal their definitions, in every implementation."""
+"""Convolution and pooling equal their definitions, in every implementation."""
 
 import functools
 

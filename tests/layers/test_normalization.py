@@ -1,5 +1,10 @@
 """Normalisation: statistics, and hand-written gradients equal to derived ones."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +29,9 @@ def assert_same_pull_back(function, reference, arguments, rtol):
     with jax.enable_x64(True):
         exact = [jnp.asarray(np.asarray(x, np.float64)) for x in arguments]
         expected, pull_back_expected = jax.vjp(reference, *exact)
-        draw = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.ndim), x.shape, jnp.float32), found)
+        leaves, tree = jax.tree.flatten(found)
+        draws = [jax.random.normal(jax.random.key(10 + i), x.shape, jnp.float32) for i, x in enumerate(leaves)]
+        draw = tree.unflatten(draws)
         expected = (expected, pull_back_expected(jax.tree.map(lambda x: x.astype(jnp.float64), draw)))
     for x, y in zip(jax.tree.leaves((found, pull_back(draw))), jax.tree.leaves(expected), strict=True):
         assert x.dtype == jnp.float32
@@ -32,36 +39,41 @@ def assert_same_pull_back(function, reference, arguments, rtol):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("shape", [(2, 5, 7), (1, 1), (3, 2, 4, 16), (0, 4)])
+@pytest.mark.parametrize("shape", [(2, 5, 7), (1, 1), (3, 2, 4, 16), (9,)])
 def test_layer_norm_has_the_values_and_gradients_of_its_formula(shape):
     def formula(x, scale, bias):
         deviation = x - x.mean(-1, keepdims=True)
         return deviation / jnp.sqrt((deviation**2).mean(-1, keepdims=True) + 1e-3) * scale + bias
 
     arguments = (3 + normal(*shape), *parameters(shape[-1]))
-    if 0 in shape:
-        assert normalize_tokens(*arguments, 1e-3).shape == shape
-    else:
-        assert_same_pull_back(lambda *x: normalize_tokens(*x, 1e-3), formula, arguments, 3e-6)
+    assert_same_pull_back(lambda *x: normalize_tokens(*x, 1e-3), formula, arguments, 3e-6)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_layer_norm_is_that_of_flax(dtype):
-    x = normal(2, 3, 8).astype(dtype)
-    ours, flax = LayerNorm(dtype=dtype), nn.LayerNorm(dtype=dtype)
-    variables = ours.init(jax.random.key(0), x)
-    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, flax.init(jax.random.key(0), x))
-
-    def call(module):
-        return jax.value_and_grad(lambda variables: (module.apply(variables, x) ** 3).sum())(variables)
-
-    assert ours.apply(variables, x).dtype == dtype
-    atol = 2e-5 if dtype == "float32" else 0.3
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-2, atol=atol), call(ours), call(flax))
+def test_layer_norm_of_no_tokens_has_gradients_of_zero():
+    gradients = jax.grad(lambda *x: normalize_tokens(*x, 1e-3).sum(), argnums=(0, 1, 2))(normal(0, 4), *parameters(4))
+    assert gradients[0].shape == (0, 4)
+    np.testing.assert_array_equal(gradients[1:], np.zeros((2, 4)))
 
 
-def test_a_large_mean_does_not_take_the_digits_of_layer_norm():
-    """Unlike a variance as the difference of two means of squares."""
+@pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-13), ("float32", 3e-6), ("bfloat16", 2e-2)])
+def test_layer_norm_is_that_of_flax(dtype, rtol):
+    with jax.enable_x64(dtype == "float64"):
+        ours, flax = LayerNorm(dtype=dtype), nn.LayerNorm(dtype=dtype)
+        x = normal(2, 3, 8).astype(dtype)
+        assert jax.tree.map(jnp.shape, ours.init(jax.random.key(0), x)) == {"params": {"scale": (8,), "bias": (8,)}}
+        params = dict(zip(("scale", "bias"), parameters(8), strict=True))
+
+        def call(module):
+            out, pull_back = jax.vjp(lambda params, x: module.apply({"params": params}, x), params, x)
+            return out, *pull_back(out)
+
+        assert ours.apply({"params": params}, x).dtype == dtype
+        for found, expected in zip(jax.tree.leaves(call(ours)), jax.tree.leaves(call(flax)), strict=True):
+            found, expected = (np.asarray(x, np.float64) for x in (found, expected))
+            np.testing.assert_allclose(found, expected, atol=rtol * np.abs(expected).max())
+
+
+def test_layer_norm_is_exact_where_the_mean_is_large():
     x = normal(4, 64)
     found = LayerNorm().apply({"params": {"scale": jnp.ones(64), "bias": jnp.zeros(64)}}, 1e4 + x)
     np.testing.assert_allclose(found, (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True), atol=5e-3)
@@ -74,15 +86,34 @@ def test_only_cpus_sum_by_products(platform):
     assert ("dot_general" in text) is (platform == "cpu")
 
 
-def test_batch_norm_has_the_values_and_gradients_of_its_formula():
+def batch_formula(x, scale, bias):
+    axes = tuple(range(x.ndim - 1))
+    mean, var = x.mean(axes), x.var(axes)
+    return (x - mean) / jnp.sqrt(var + 1e-2) * scale + bias, mean, var
+
+
+@pytest.mark.parametrize("shape", [(10, 4), (2, 3, 2, 2, 4)])
+def test_batch_norm_has_the_values_and_gradients_of_its_formula(shape):
     """The gradients of the statistics, too."""
+    arguments = (2 + normal(*shape), *parameters(4))
+    assert_same_pull_back(lambda *x: normalize_batch(*x, 1e-2), batch_formula, arguments, 3e-6)
+
+
+def test_gradients_of_groups_are_those_of_each_group_alone():
+    def normalise(x, scale, bias):
+        variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": {"mean": bias, "var": scale}}
+        return BatchNorm(eps=1e-2, groups=2).apply(variables, x, train=True, mutable=["batch_stats"])[0]
 
     def formula(x, scale, bias):
-        mean, var = x.mean(0), x.var(0)
-        return (x - mean) / jnp.sqrt(var + 1e-2) * scale + bias, mean, var
+        return jnp.concatenate([batch_formula(part, scale, bias)[0] for part in jnp.split(x, 2)])
 
-    arguments = (2 + normal(10, 4), *parameters(4))
-    assert_same_pull_back(lambda *x: normalize_batch(*x, 1e-2), formula, arguments, 3e-6)
+    assert_same_pull_back(normalise, formula, (normal(6, 3, 4), *parameters(4)), 3e-6)
+
+
+def test_axes_that_a_mesh_divides_are_not_gathered():
+    command = [sys.executable, str(Path(__file__).with_name("normalization_on_mesh.py"))]
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    subprocess.run(command, check=True, env=os.environ | {"XLA_FLAGS": flags})
 
 
 @pytest.mark.smoke

@@ -53,7 +53,7 @@ def core_cpu(q: Queries, k: Keys, v: Keys, *, bias: Bias = None, mask: Mask = No
     """Computes what `core` does, faster on CPUs.
 
     `core` itself computes very short sequences, those with a mask, and those with a bias unless it is one number for
-    each key and the queries are float32.
+    each key and the queries are float32; `attention_cpu.attend_on_cpu` computes the others.
     """
     num_scores = q.shape[1] * k.shape[1]
     is_key_bias = bias is not None and bias.shape[1:] == (1, 1, k.shape[1]) and q.dtype == jnp.float32

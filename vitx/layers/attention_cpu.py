@@ -1,10 +1,10 @@
-"""Attention for CPUs: one head and one block of queries at a time, so that no whole matrix of scores is ever in memory.
+"""Attention for CPUs: of long sequences one head and one block of queries at a time, of short ones all heads at once.
 
 XLA's CPU backend computes a batch of small matrix products far below the speed of single ones, and writes every score
 several times. Here a block of scores stays in the cache, softmax divides after the product with the values (the
 narrower array), and the backward pass computes the scores again from their log-sum-exp (Dao et al. 2022, algorithm 4,
-without its tiles of keys). Where gradients of short sequences are needed, all heads are computed at once and their
-weights kept.
+without its tiles of keys), so that no whole matrix of scores is ever in memory. Where gradients of short sequences are
+needed, their weights are kept.
 
 In shapes: r rows (a head of a clip), n queries, m keys, c queries of a block, d size of a head, e of its values.
 """
@@ -21,14 +21,14 @@ BLOCK = 512
 # With fewer, the loop over heads costs more than it saves, and so does computing scores again in the backward pass.
 MIN_SCORES = 96 * 96
 MIN_SCORES_WITH_GRADIENTS = 320 * 320
-# Scores from which the gradients of `attend_at_once` are faster than derived ones.
-MIN_SCORES_AT_ONCE = 48 * 48
+# Scores of a head from which the gradients of `attend_at_once` are faster than derived ones.
+MIN_SCORES_AT_ONCE = 64 * 64
 
 
 def attend_on_cpu(
     q: Float[Array, "b n heads d"], k: Float[Array, "b m heads d"], v: Float[Array, "b m heads e"]
 ) -> Float[Array, "b n heads e"]:
-    """Computes softmax(q kᵀ / sqrt(d)) v by the form that suits the number of scores, short sequences in float32."""
+    """Computes softmax(q kᵀ / sqrt(d)) v by the form that suits the number of scores, in float32 at least."""
     if q.shape[1] * k.shape[1] >= MIN_SCORES_WITH_GRADIENTS:
         return attend_in_blocks(q, k, v)
     return attend_at_once(*map(promote_to_float32, (q, k, v))).astype(v.dtype)
@@ -46,7 +46,11 @@ def attend_in_blocks(
 def attend_at_once(
     q: Float[Array, "b n heads d"], k: Float[Array, "b m heads d"], v: Float[Array, "b m heads e"]
 ) -> Float[Array, "b n heads e"]:
-    """Computes what `attend_in_blocks` does, and keeps the weights where gradients are needed."""
+    """Computes what `attend_in_blocks` does, and keeps the weights where gradients are needed.
+
+    Queries, keys and values have one type, in which all is summed. Inside `jax.shard_map` all vary over the same axes
+    of the mesh.
+    """
     if q.shape[1] * k.shape[1] >= MIN_SCORES:
         return attend_in_blocks(q, k, v)
     return _forward_at_once(q, k, v)[0]
@@ -54,7 +58,7 @@ def attend_at_once(
 
 def _forward_at_once(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, ...]]:
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    q *= q.shape[-1] ** -0.5  # not the scores, for which XLA would pass over them once more
+    q = q * q.shape[-1] ** -0.5  # not the scores, for which XLA would pass over them once more
     weights = jax.nn.softmax(jnp.einsum("bhqd,bhkd->bhqk", q, k))
     out = jnp.einsum("bhqk,bhkd->bhqd", weights, v)
     return out.swapaxes(1, 2), (q, k, v, out, weights)
@@ -74,7 +78,7 @@ def _backward_at_once(saved: tuple[Array, ...], out_gradient: Array) -> tuple[Ar
 attend_at_once.defvjp(_forward_at_once, _backward_at_once)
 
 
-def _mean_gradient(out: Float[Array, "*r n d"], out_gradient: Float[Array, "*r n d"]) -> Float[Array, "*r n 1"]:
+def _mean_gradient(out: Float[Array, "*r n e"], out_gradient: Float[Array, "*r n e"]) -> Float[Array, "*r n 1"]:
     """Returns the sum over keys of weight x its gradient: the product of out and its gradient."""
     return jnp.sum(out_gradient.astype(out.dtype) * out, axis=-1, keepdims=True)
 

@@ -1,8 +1,10 @@
 """Layer and batch normalisation, with gradients written by hand.
 
-Those that JAX derives take XLA many passes on a CPU, some of them slow (experiments/benchmarks/normalization.md).
+XLA's CPU backend computes the gradients that JAX derives in many passes over memory, some of them slow
+(experiments/benchmarks/normalization.md). There is no forward mode: `jax.grad` and `jax.vjp` differentiate, `jax.jvp`
+and `jax.jacfwd` raise.
 
-In shapes: b batch, n values of a channel, c channels.
+In shapes: b batch, c channels.
 """
 
 import functools
@@ -33,7 +35,8 @@ class LayerNorm(nn.Module):
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
-        x, scale, bias = nn.dtypes.promote_dtype(promote_to_float32(x), scale, bias)
+        dtype = jnp.promote_types(self.dtype, jnp.float32)
+        x, scale, bias = nn.dtypes.promote_dtype(x, scale, bias, dtype=dtype)
         return normalize_tokens(x, scale, bias, self.epsilon).astype(self.dtype)
 
 
@@ -105,7 +108,10 @@ class BatchNorm(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def normalize_tokens(x: Float[Array, "*b c"], scale: Channels, bias: Channels, eps: float) -> Float[Array, "*b c"]:
-    """Returns x with a mean of 0 and a variance of 1 over the last axis, times a scale, plus a bias."""
+    """Returns (x - mean) / sqrt(variance + eps) * scale + bias, with the statistics of the last axis.
+
+    All arguments have one type. Inside `jax.shard_map` all vary over the same axes of the mesh.
+    """
     return _tokens_forward(x, scale, bias, eps)[0]
 
 
@@ -120,16 +126,15 @@ def _tokens_backward(eps: float, saved: tuple[Array, ...], gradient: Array) -> t
     normalised = (x - mean) * inverse
     product = gradient * normalised
     means = [_weighted_sum(values, scale)[..., None] / x.shape[-1] for values in (gradient, product)]
-    by_x = inverse * (gradient * scale - means[0] - normalised * means[1])
-    by_scale, by_bias = (_flatten(values).sum(axis=0) for values in (product, gradient))
-    return by_x, by_scale, by_bias
+    x_gradient = inverse * (gradient * scale - means[0] - normalised * means[1])
+    return x_gradient, _sum_over_batch(product), _sum_over_batch(gradient)
 
 
 normalize_tokens.defvjp(_tokens_forward, _tokens_backward)
 
 
 def _weighted_sum(x: Float[Array, "*b c"], weights: Channels) -> Float[Array, "*b"]:
-    """Returns the sum over the last axis; XLA's CPU backend computes products faster than sums of products."""
+    """Returns the sum over the last axis; on a CPU a matrix-vector product is faster than a sum of products."""
     return lax.platform_dependent(x, weights, cpu=jnp.matmul, default=lambda x, weights: (x * weights).sum(axis=-1))
 
 
@@ -137,16 +142,19 @@ def _weighted_sum(x: Float[Array, "*b c"], weights: Channels) -> Float[Array, "*
 def normalize_batch(
     x: Float[Array, "*b c"], scale: Channels, bias: Channels, eps: float
 ) -> tuple[Float[Array, "*b c"], Channels, Channels]:
-    """Returns (x with a mean of 0 and a variance of 1 over all axes but the last, then scaled and moved; mean; var)."""
+    """Returns ((x - mean) / sqrt(variance + eps) * scale + bias, mean, variance), with statistics of all axes but c.
+
+    All arguments have one type. Inside `jax.shard_map` all vary over the same axes of the mesh.
+    """
     return _batch_forward(x, scale, bias, eps)[0]
 
 
 def _batch_forward(
     x: Array, scale: Channels, bias: Channels, eps: float
 ) -> tuple[tuple[Array, Channels, Channels], tuple[Array, ...]]:
-    flat = _flatten(x)
-    mean = flat.mean(axis=0)
-    var = jnp.square(flat - mean).mean(axis=0)
+    count = x.size // x.shape[-1]
+    mean = _sum_over_batch(x) / count
+    var = _sum_over_batch(jnp.square(_merge_batch(x) - mean)) / count
     inverse = lax.rsqrt(var + eps)
     return ((x - mean) * (inverse * scale) + bias, mean, var), (x, scale, mean, inverse)
 
@@ -156,19 +164,27 @@ def _batch_backward(
 ) -> tuple[Array, Channels, Channels]:
     x, scale, mean, inverse = saved
     gradient, mean_gradient, var_gradient = gradients
-    flat, flat_gradient = _flatten(x), _flatten(gradient)
-    by_scale = (flat_gradient * (flat - mean)).sum(axis=0) * inverse
-    by_bias = flat_gradient.sum(axis=0)
+    count = x.size // x.shape[-1]
+    scale_gradient = _sum_over_batch(_merge_batch(gradient) * (_merge_batch(x) - mean)) * inverse
+    bias_gradient = _sum_over_batch(gradient)
     factor = scale * inverse
-    # a value has a part in the mean and in the variance, whose gradients these two are
-    constant = (mean_gradient - factor * by_bias) / len(flat)
-    slope = (2 * var_gradient - factor * inverse * by_scale) / len(flat)
-    return factor * gradient + (x - mean) * slope + constant, by_scale, by_bias
+    # each value also changes the mean and the variance
+    mean_term = (mean_gradient - factor * bias_gradient) / count
+    var_term = (2 * var_gradient - factor * inverse * scale_gradient) / count
+    return factor * gradient + (x - mean) * var_term + mean_term, scale_gradient, bias_gradient
 
 
 normalize_batch.defvjp(_batch_forward, _batch_backward)
 
 
-def _flatten(x: Float[Array, "*b c"]) -> Float[Array, "n c"]:
-    """Returns the values as a matrix. Only sums read it: XLA then fuses subtraction into them, and keeps no copy."""
-    return x.reshape(-1, x.shape[-1])
+def _merge_batch(x: Float[Array, "*b c"]) -> Float[Array, "*n c"]:
+    """Returns the values as a matrix, whose sums XLA computes faster on a CPU, and fuses with what only they read.
+
+    On several devices the array stays as it is: axes that a mesh divides would be gathered to be merged.
+    """
+    return x if jax.sharding.get_abstract_mesh().size > 1 else x.reshape(-1, x.shape[-1])
+
+
+def _sum_over_batch(x: Float[Array, "*b c"]) -> Channels:
+    x = _merge_batch(x)
+    return x.sum(axis=tuple(range(x.ndim - 1)))
