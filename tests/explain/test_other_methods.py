@@ -87,7 +87,7 @@ def test_grad_cam_weighs_each_time_index_by_itself_where_each_is_encoded_alone(t
 
     t, h, w = model.grid
     zeros = np.zeros((t, model.hidden_size), np.float32)
-    weights = jax.grad(logit)(zeros) / (h * w)
+    weights = jax.jacfwd(logit)(zeros) / (h * w)
     logit(zeros)
     tokens = np.asarray(kept["tokens"]).reshape(t, -1, model.hidden_size)[:, model.num_prefix :]
     expected = np.maximum(np.einsum("tc,tnc->tn", weights, tokens), 0).reshape(t, h, w)

@@ -1,10 +1,10 @@
-"""Layer and batch normalisation, with gradients written by hand.
+"""Batch normalisation, with gradients written by hand.
 
-XLA's CPU backend computes the gradients that JAX derives in many passes over memory, some of them slow
+XLA's CPU backend computes the gradients that JAX derives in more passes over memory
 (experiments/benchmarks/normalization.md). There is no forward mode: `jax.grad` and `jax.vjp` differentiate, `jax.jvp`
 and `jax.jacfwd` raise.
 
-In shapes: b batch, c channels.
+In shapes: b batch, n values of a channel, c channels.
 """
 
 import functools
@@ -15,29 +15,9 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from vitx.layers.types import DType, promote_to_float32
+from vitx.layers.types import promote_to_float32
 
 Channels = Float[Array, " c"]
-
-
-class LayerNorm(nn.Module):
-    """Layer normalisation over the last axis (Ba et al. 2016, arXiv:1607.06450), in float32 at least.
-
-    Attributes:
-        epsilon: added to the variance.
-        dtype: type of the result; parameters are float32.
-    """
-
-    epsilon: float = 1e-6
-    dtype: DType = "float32"
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        x, scale, bias = nn.dtypes.promote_dtype(x, scale, bias, dtype=dtype)
-        return normalize_tokens(x, scale, bias, self.epsilon).astype(self.dtype)
 
 
 class BatchNorm(nn.Module):
@@ -89,7 +69,7 @@ class BatchNorm(nn.Module):
                 "with more or larger clips"
             )
         if self.groups == 1:
-            # without an axis of groups, whose sums XLA computes three times slower on a CPU
+            # without an axis of groups, with which gradients take three times as long on a CPU
             normalised, mean, var = normalize_batch(values, scale, bias, self.eps)
         else:
             normalize = jax.vmap(lambda x: normalize_batch(x, scale, bias, self.eps))
@@ -104,38 +84,6 @@ class BatchNorm(nn.Module):
             # variance of the whole batch: within groups and between their means
             self.sow("moments", "var", batch_var + mean.var(axis=0), **newest)
         return normalised.reshape(x.shape).astype(x.dtype)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def normalize_tokens(x: Float[Array, "*b c"], scale: Channels, bias: Channels, eps: float) -> Float[Array, "*b c"]:
-    """Returns (x - mean) / sqrt(variance + eps) * scale + bias, with the statistics of the last axis.
-
-    All arguments have one type. Inside `jax.shard_map` all vary over the same axes of the mesh.
-    """
-    return _tokens_forward(x, scale, bias, eps)[0]
-
-
-def _tokens_forward(x: Array, scale: Channels, bias: Channels, eps: float) -> tuple[Array, tuple[Array, ...]]:
-    mean = x.mean(axis=-1, keepdims=True)
-    inverse = lax.rsqrt(jnp.square(x - mean).mean(axis=-1, keepdims=True) + eps)
-    return (x - mean) * inverse * scale + bias, (x, scale, mean, inverse)
-
-
-def _tokens_backward(eps: float, saved: tuple[Array, ...], gradient: Array) -> tuple[Array, Channels, Channels]:
-    x, scale, mean, inverse = saved
-    normalised = (x - mean) * inverse
-    product = gradient * normalised
-    means = [_weighted_sum(values, scale)[..., None] / x.shape[-1] for values in (gradient, product)]
-    x_gradient = inverse * (gradient * scale - means[0] - normalised * means[1])
-    return x_gradient, _sum_over_batch(product), _sum_over_batch(gradient)
-
-
-normalize_tokens.defvjp(_tokens_forward, _tokens_backward)
-
-
-def _weighted_sum(x: Float[Array, "*b c"], weights: Channels) -> Float[Array, "*b"]:
-    """Returns the sum over the last axis; on a CPU a matrix-vector product is faster than a sum of products."""
-    return lax.platform_dependent(x, weights, cpu=jnp.matmul, default=lambda x, weights: (x * weights).sum(axis=-1))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

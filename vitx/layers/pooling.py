@@ -6,7 +6,6 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vitx.layers.attention import core
-from vitx.layers.normalization import LayerNorm
 from vitx.layers.transformer import Activation, MlpBlock
 from vitx.layers.types import DType
 
@@ -32,8 +31,8 @@ class AttentionPooling(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], *, train: bool = False) -> Float[Array, "b d"]:
-        def norm(name: str) -> LayerNorm:
-            return LayerNorm(epsilon=self.layer_norm_eps, dtype=self.dtype, name=name)
+        def norm(name: str) -> nn.LayerNorm:
+            return nn.LayerNorm(epsilon=self.layer_norm_eps, dtype=self.dtype, name=name)
 
         def project(x: Float[Array, "b n d"], name: str) -> Float[Array, "b n heads _"]:
             dense = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(), name=name)

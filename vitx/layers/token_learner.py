@@ -16,7 +16,6 @@ from jaxtyping import Array, Float
 
 from vitx.configuration import register
 from vitx.layers.layouts import Grid
-from vitx.layers.normalization import LayerNorm
 from vitx.layers.reducers import BlockContext, Reducer
 from vitx.layers.types import DType, promote_to_float32
 
@@ -37,7 +36,7 @@ class PlaceWeights(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*b p d"]) -> Float[Array, "*b p s"]:
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
-        x = LayerNorm(dtype=self.dtype, name="norm")(x)
+        x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
         return dense(self.num_tokens, name="out")(jax.nn.gelu(dense(MLP_DIM, name="hidden")(x)))
 
 
@@ -62,7 +61,7 @@ class SelectTokens(nn.Module):
             scores = PlaceWeights(self.num_tokens, self.dtype, name="maps")(tokens)
             weights = jax.nn.softmax(promote_to_float32(scores), axis=-2)
         else:
-            maps = LayerNorm(dtype=self.dtype, name="norm")(x)
+            maps = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
             for i in range(4):
                 maps = jax.nn.gelu(maps) if i else maps
                 maps = nn.Conv(self.num_tokens, (3, 3), use_bias=False, dtype=self.dtype, name=f"conv_{i}")(maps)
@@ -83,7 +82,7 @@ class FuseTokens(nn.Module):
 
     @nn.compact
     def __call__(self, learned: Float[Array, "*b s d"], original: Float[Array, "*b p d"]) -> Float[Array, "*b p d"]:
-        norm = functools.partial(LayerNorm, dtype=self.dtype)
+        norm = functools.partial(nn.LayerNorm, dtype=self.dtype)
         num_tokens = learned.shape[-2]
         mixed = jnp.swapaxes(norm(name="norm")(learned), -1, -2)
         mixed = nn.Dense(num_tokens, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="mix")(mixed)

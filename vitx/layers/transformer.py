@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 
 from vitx.layers.attention import AttentionImplementation, SelfAttention
 from vitx.layers.layouts import LAYOUTS, Grid
-from vitx.layers.normalization import LayerNorm
 from vitx.layers.partition import HEADS, constrain_activations, merge_time, num_time_chunks, split_time
 from vitx.layers.reducers import BlockContext, Carry, Reducer
 from vitx.layers.types import DType
@@ -159,7 +158,7 @@ class EncoderBlock(nn.Module):
             reducer: acts between the last attention and the MLP; None keeps all tokens.
             context: block and encoder that the reducer acts in.
         """
-        norm = functools.partial(LayerNorm, epsilon=self.layer_norm_eps, dtype=self.dtype)
+        norm = functools.partial(nn.LayerNorm, epsilon=self.layer_norm_eps, dtype=self.dtype)
 
         def drop_path(branch: Float[Array, "*b _ d"]) -> Float[Array, "*b _ d"]:
             if not train or (isinstance(drop_path_rate, float) and drop_path_rate == 0):
@@ -271,7 +270,7 @@ class Encoder(nn.Module):
         x = before_norm(x)
         if not self.final_norm:
             return x
-        return LayerNorm(epsilon=self.block.layer_norm_eps, dtype=self.block.dtype, name="norm")(x)
+        return nn.LayerNorm(epsilon=self.block.layer_norm_eps, dtype=self.block.dtype, name="norm")(x)
 
     @nn.nowrap
     def _remat(self, run: Callable[..., Any]) -> Callable[..., Any]:

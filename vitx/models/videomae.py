@@ -17,7 +17,6 @@ from vitx.configuration import register, setting
 from vitx.layers.embeddings import Positions, sinusoids
 from vitx.layers.layouts import LAYOUTS, Grid
 from vitx.layers.masking import complement, count_visible_places, draw_tube_mask
-from vitx.layers.normalization import LayerNorm
 from vitx.layers.partition import Divisible
 from vitx.layers.pooling import AttentionPooling
 from vitx.layers.transformer import Activation
@@ -53,7 +52,7 @@ class VideoMAE(VideoTransformer):
                 self.num_heads, self.mlp_dim, self.layer_norm_eps, self.activation, self.dtype
             )
         else:
-            self.norm = LayerNorm(epsilon=self.final_norm_eps, dtype=self.dtype)
+            self.norm = nn.LayerNorm(epsilon=self.final_norm_eps, dtype=self.dtype)
 
     def position_tables(self) -> dict[str, tuple[int, Grid]]:
         """Returns {}: positions are not learned."""
@@ -142,7 +141,7 @@ class VideoMAEPretraining(VideoEncoder):
             num_heads=self.decoder_num_heads,
             mlp_dim=self.decoder_mlp_dim,
         )
-        self.decoder_norm = LayerNorm(epsilon=self.decoder_norm_eps, dtype=self.dtype)
+        self.decoder_norm = nn.LayerNorm(epsilon=self.decoder_norm_eps, dtype=self.dtype)
         i, j, k = self.tubelet_size
         self.to_pixels = nn.Dense(i * j * k * 3, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
 
